@@ -1,0 +1,347 @@
+"""The artifact: one trained recipe as a folder, from which the service rebuilds everything.
+
+Nothing here is pickled. Loading checks every file's hash, every width, the item vectors and the golden histories, and
+refuses with one sentence that names the file, what it holds and what was expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+from torch import nn
+
+from modeling import adapter
+from modeling.adapter import AdapterError
+from modeling.backbone import BackboneError
+from modeling.build import Model, Sources, TextVectors, build_model, state_of
+from modeling.items import Whitening
+from modeling.manifest import (
+    GOLDEN,
+    MANIFEST,
+    SCHEMA,
+    ArtifactError,
+    BackboneRecord,
+    GoldenCase,
+    Manifest,
+    check_files,
+    file_sha256,
+    one_line,
+    read_golden,
+    read_manifest,
+)
+from modeling.prompt import TitleTokens
+from modeling.spec import Capabilities, ModelSpec
+from modeling.user_encoder import UserEncoder
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "GoldenCase",
+    "Manifest",
+    "check_golden",
+    "load_artifact",
+    "read_manifest",
+    "write_golden",
+    "write_manifest",
+    "write_model",
+]
+
+GOLDEN_TOLERANCE = 2e-4
+"""Largest difference of a golden vector's element: fp32 kernels of other CPUs stay below it, another mask, a missing
+adapter or another dtype do not."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact: everything of the model. Catalog and index are opened by ``index`` from the same folder."""
+
+    folder: Path
+    manifest: Manifest
+    encoder: UserEncoder
+    item_vectors_ND: NDArray[np.float32]
+    golden: list[GoldenCase]
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
+    """Write all weights of a trained model into ``folder`` and return the item vectors [N, D].
+
+    The caller adds catalog, index and golden cases, then ``write_manifest`` seals the folder.
+    """
+    encoder, spec = model.encoder, model.spec
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    save_tensors(
+        state_of(encoder.projector) | {"log_scale": encoder.log_scale.detach()}, folder / "projector.safetensors"
+    )
+    save_tensors(state_of(encoder.items), folder / "parts" / "items.safetensors")
+    inputs = _input_maps(encoder)
+    if len(inputs):
+        save_tensors(state_of(inputs), folder / "parts" / "inputs.safetensors")
+    if model.text is not None:
+        save_arrays(
+            {
+                "vectors": model.text.vectors_NC,
+                "mean": model.text.whitening.mean_C,
+                "map": model.text.whitening.map_CD,
+            },
+            folder / "parts" / "text.safetensors",
+        )
+    if model.titles is not None:
+        save_arrays(
+            {"offsets": model.titles.offsets, "tokens": model.titles.tokens}, folder / "title_tokens.safetensors"
+        )
+    _write_backbone(model, folder)
+    with torch.inference_mode():
+        vectors: NDArray[np.float32] = encoder.items.eval().vectors().float().cpu().numpy()
+    save_arrays({"vectors": np.ascontiguousarray(vectors)}, folder / "item_vectors.safetensors")
+    if spec.adapter.kind == "lora":
+        adapter.save(encoder.backbone, folder / "adapter")
+    return vectors
+
+
+def _write_backbone(model: Model, folder: Path) -> None:
+    """Copies of what no name can bring back: own, fully trained, random and here-made backbones."""
+    spec, backbone = model.spec, model.encoder.backbone
+    if spec.backbone.own:
+        (folder / "backbone").mkdir()
+        save_tensors(state_of(backbone), folder / "backbone" / "model.safetensors")
+    elif stores_backbone(spec, model.sources):
+        body: Any = adapter.bare(backbone) if spec.adapter.kind == "lora" else backbone
+        body.save_pretrained(str(folder / "backbone"), safe_serialization=True)
+        _copy_tokenizer(model.sources.tokenizer or model.sources.backbone, spec.backbone.source, folder / "backbone")
+    text = model.sources.text_backbone
+    if text is None and spec.items.text_source is None and spec.adapter.kind == "full":
+        text = model.sources.backbone
+    if spec.needs_text_vectors and text is not None and not spec.backbone.own:
+        _copy_folder(text, folder / "parts" / "text_backbone")
+
+
+def stores_backbone(spec: ModelSpec, sources: Sources) -> bool:
+    """Whether an artifact of this model must carry its backbone's weights."""
+    return spec.adapter.kind == "full" or spec.backbone.random_weights or sources.backbone is not None
+
+
+def _copy_tokenizer(folder: Path | None, source: str, target: Path) -> None:
+    from modeling.backbone import load_tokenizer
+
+    load_tokenizer(source, folder=folder).save_pretrained(str(target))
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in {".json", ".safetensors", ".txt"}:
+            (target / file.name).write_bytes(file.read_bytes())
+
+
+def _input_maps(encoder: UserEncoder) -> nn.ModuleDict:
+    maps = {"ids": encoder.id_input, "text": encoder.text_input}
+    return nn.ModuleDict({name: m for name, m in maps.items() if isinstance(m, nn.Linear)})
+
+
+def write_golden(folder: Path, cases: Sequence[GoldenCase]) -> None:
+    """Write the histories that every later load must answer the same."""
+    text = json.dumps([case.model_dump() for case in cases], ensure_ascii=False)
+    (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
+
+
+def write_manifest(folder: Path, model: Model, **facts: Any) -> Manifest:
+    """Hash every file and write ``manifest.json``; ``facts`` are the manifest's fields that the model does not know."""
+    files = {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    content = json.dumps([files, model.spec.model_dump(mode="json")], sort_keys=True)
+    manifest = Manifest(
+        schema_version=SCHEMA,
+        version=hashlib.sha256(content.encode()).hexdigest()[:12],
+        model=model.spec,
+        backbone=BackboneRecord(**vars(model.backbone_info), stored=(folder / "backbone").is_dir()),
+        tokenizer_sha256=model.tokenizer_sha256,
+        instruction_tokens=model.instruction_tokens,
+        catalog_size=model.encoder.items.size,
+        dim=model.spec.items.dim,
+        text_dim=model.text.vectors_NC.shape[1] if model.text else 0,
+        normalize=model.spec.items.normalize,
+        temperature=float(torch.exp(-model.encoder.log_scale.detach())),
+        capabilities=Capabilities.of(model.spec),
+        files=files,
+        **facts,
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_artifact(
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    verify: bool = True,
+) -> Artifact:
+    """Rebuild a trained model from its folder, adapter merged, in evaluation mode.
+
+    Args:
+        folder: ``artifacts/<name>``.
+        device: where the model runs.
+        dtype: of the backbone's weights.
+        verify: check every file's hash and the golden vectors.
+
+    Raises:
+        ArtifactError: anything is missing, altered, of another width or another schema version.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if verify:
+        check_files(folder, manifest)
+    golden = read_golden(folder)
+    try:
+        model = _rebuild(folder, manifest, dtype)
+    except (BackboneError, AdapterError, SafetensorError, OSError, KeyError) as error:
+        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
+    encoder = model.encoder.to(device).eval().requires_grad_(False)
+    vectors = _checked_vectors(folder, manifest, encoder)
+    encoder.items.freeze()
+    return Artifact(folder, manifest, encoder, vectors, golden)
+
+
+def check_golden(artifact: Artifact, rows: Sequence[Sequence[int]]) -> None:
+    """Encode the golden histories (given as catalog rows) and compare with the stored vectors.
+
+    Raises:
+        ArtifactError: a vector differs by more than ``GOLDEN_TOLERANCE`` in an element.
+    """
+    encoder = artifact.encoder
+    exact = next(iter(encoder.parameters())).dtype == torch.float32
+    vectors = encoder.encode([encoder.prepare(list(history)) for history in rows])
+    for case, vector in zip(artifact.golden, vectors, strict=True):
+        stored = np.asarray(case.vector, np.float32)
+        difference = float(np.abs(vector - stored).max())
+        if exact and not difference <= GOLDEN_TOLERANCE:
+            raise ArtifactError(
+                f"{GOLDEN} of {artifact.folder.name}: the vector of history {case.history[-3:]} differs by "
+                f"{difference:.2g}, and at most {GOLDEN_TOLERANCE} is allowed: this is not the model that was trained"
+            )
+
+
+def _rebuild(folder: Path, manifest: Manifest, dtype: torch.dtype) -> Model:
+    spec = manifest.model
+    text, titles = None, None
+    if manifest.text_dim:
+        arrays = load_arrays(folder / "parts" / "text.safetensors")
+        text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], arrays["map"]))
+        _expect("parts/text.safetensors", "vectors", text.vectors_NC.shape, (manifest.catalog_size, manifest.text_dim))
+    if spec.history.form == "titles":
+        arrays = load_arrays(folder / "title_tokens.safetensors")
+        titles = TitleTokens(arrays["offsets"], arrays["tokens"])
+        _expect("title_tokens.safetensors", "offsets", titles.offsets.shape, (manifest.catalog_size + 1,))
+    text_folder = folder / "parts" / "text_backbone"
+    stored = folder / "backbone" if manifest.backbone.stored and not spec.backbone.own else None
+    model = build_model(
+        spec,
+        catalog_size=manifest.catalog_size,
+        text=text,
+        title_tokens=titles,
+        sources=Sources(stored, text_folder if text_folder.is_dir() else None),
+        adapter_folder=folder / "adapter",
+        dtype=dtype,
+    )
+    _check_backbone(model, manifest)
+    encoder = model.encoder
+    if spec.backbone.own:
+        _load_into(encoder.backbone, folder, "backbone/model.safetensors")
+    _load_into(encoder.items, folder, "parts/items.safetensors")
+    inputs = _input_maps(encoder)
+    if len(inputs):
+        _load_into(inputs, folder, "parts/inputs.safetensors")
+    _load_into(_Head(encoder), folder, "projector.safetensors")
+    return model
+
+
+class _Head(nn.Module):
+    """Projector and scale as they stand in ``projector.safetensors``."""
+
+    def __init__(self, encoder: UserEncoder) -> None:
+        super().__init__()
+        for name, child in encoder.projector.named_children():
+            self.add_module(name, child)
+        for name, parameter in encoder.projector.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self.log_scale = encoder.log_scale
+
+
+def _check_backbone(model: Model, manifest: Manifest) -> None:
+    found, expected = model.backbone_info, manifest.backbone
+    for name in ("architecture", "hidden_size", "layers", "vocabulary"):
+        if getattr(found, name) != getattr(expected, name):
+            raise ArtifactError(
+                f"backbone {expected.source!r}: {name} is {getattr(found, name)!r}, and {MANIFEST} expects "
+                f"{getattr(expected, name)!r}"
+            )
+    if not expected.stored and expected.sha256 and found.sha256 != expected.sha256:
+        raise ArtifactError(
+            f"backbone {expected.source!r} has weights with sha256 {str(found.sha256)[:12]}…, and {MANIFEST} expects "
+            f"{expected.sha256[:12]}…"
+        )
+    if model.tokenizer_sha256 != manifest.tokenizer_sha256:
+        raise ArtifactError(
+            f"the tokenizer of backbone {expected.source!r} has sha256 {str(model.tokenizer_sha256)[:12]}…, and "
+            f"{MANIFEST} expects {str(manifest.tokenizer_sha256)[:12]}…"
+        )
+    if model.instruction_tokens != manifest.instruction_tokens:
+        raise ArtifactError(f"the instruction becomes {model.instruction_tokens}, and {MANIFEST} holds other tokens")
+
+
+def _load_into(module: nn.Module, folder: Path, name: str) -> None:
+    """Load weights strictly: same names, same shapes."""
+    found = load_tensors(folder / name)
+    expected = dict(module.state_dict())
+    for key in expected.keys() | found.keys():
+        if key not in found or key not in expected:
+            state = "lacks" if key not in found else "holds unknown"
+            raise ArtifactError(f"{name} of {folder.name} {state} tensor {key!r}; expected are {sorted(expected)}")
+        _expect(name, key, tuple(found[key].shape), tuple(expected[key].shape))
+    module.load_state_dict(found)
+
+
+def _expect(file: str, key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise ArtifactError(f"{file}: tensor {key!r} has shape {list(found)}, expected {list(expected)}")
+
+
+def _checked_vectors(folder: Path, manifest: Manifest, encoder: UserEncoder) -> NDArray[np.float32]:
+    """The stored item vectors, which must be what the item tower computes."""
+    name = "item_vectors.safetensors"
+    try:
+        vectors: NDArray[np.float32] = load_arrays(folder / name)["vectors"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ArtifactError(f"{name} of {folder.name} cannot be read: {one_line(error)}") from error
+    _expect(name, "vectors", vectors.shape, (manifest.catalog_size, manifest.dim))
+    with torch.inference_mode():
+        computed = encoder.items.vectors().float().cpu().numpy()
+    difference = float(np.abs(computed - vectors).max())
+    if not difference <= GOLDEN_TOLERANCE:
+        raise ArtifactError(
+            f"{name} of {folder.name} differs from what the item tower computes by {difference:.2g}, "
+            f"and at most {GOLDEN_TOLERANCE} is allowed"
+        )
+    return vectors

@@ -1,0 +1,204 @@
+"""Puts a model together from its description: fresh for training, or around the weights of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from modeling import adapter
+from modeling.backbone import (
+    BackboneInfo,
+    Pieces,
+    load_backbone,
+    load_text_model,
+    load_tokenizer,
+    position_limit,
+)
+from modeling.items import ItemTower, TitleReader, Whitening
+from modeling.prompt import FreeItem, PromptBuilder, TitleTokens
+from modeling.spec import ModelSpec
+from modeling.user_encoder import UserEncoder
+
+LONGEST_PROMPT = 2048
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders that stand in for the names in a ``ModelSpec`` (an artifact's own copies, a backbone made here)."""
+
+    backbone: Path | None = None
+    text_backbone: Path | None = None
+    tokenizer: Path | None = None
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Whitened title vectors of the catalog [N, C] and the map that whitens a new title the same way."""
+
+    vectors_NC: NDArray[np.float32]
+    whitening: Whitening
+
+
+@dataclass
+class Model:
+    """A user encoder with what an artifact has to keep beside its weights."""
+
+    spec: ModelSpec
+    encoder: UserEncoder
+    backbone_info: BackboneInfo
+    sources: Sources
+    text: TextVectors | None = None
+    titles: TitleTokens | None = None
+    tokenizer_sha256: str | None = None
+    instruction_tokens: list[int] = field(default_factory=list)
+
+
+def read_titles(
+    spec: ModelSpec, titles: Sequence[str], sources: Sources, *, progress: Callable[[int], object] = lambda done: None
+) -> TextVectors | None:
+    """The text tower's offline pass over the catalog; None for a model that uses no title vectors."""
+    if not spec.needs_text_vectors:
+        return None
+    raw = title_reader(spec, sources)(titles, progress=progress)
+    whitening = Whitening.fit(raw, spec.items.text_dim)
+    return TextVectors(whitening(raw), whitening)
+
+
+def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
+    """The text backbone of a model, ready to read titles."""
+    source = spec.text_backbone
+    folder = sources.text_backbone or (sources.backbone if spec.items.text_source is None else None)
+    pieces = Pieces(load_tokenizer(source, folder=folder))
+    return TitleReader(load_text_model(source, folder=folder), pieces, wrap=pieces.wrap)
+
+
+def build_model(
+    spec: ModelSpec,
+    *,
+    catalog_size: int,
+    titles: Sequence[str] | None = None,
+    text: TextVectors | None = None,
+    title_tokens: TitleTokens | None = None,
+    sources: Sources | None = None,
+    adapter_folder: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """A user encoder for ``catalog_size`` items.
+
+    Args:
+        spec: its description.
+        catalog_size: N.
+        titles: of the catalog, in row order; read once here where the model needs their tokens or vectors.
+        text: title vectors made earlier (else made from ``titles``).
+        title_tokens: title tokens made earlier (else made from ``titles``).
+        sources: folders to load from instead of the names in ``spec``.
+        adapter_folder: a saved adapter to load and merge; None attaches a fresh one, to be trained.
+        dtype: of the backbone's weights.
+    """
+    sources = sources or Sources()
+    if text is None and titles is not None:
+        text = read_titles(spec, titles, sources)
+    backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype)
+    pieces = None
+    if not spec.backbone.own:
+        pieces = Pieces(load_tokenizer(spec.backbone.source, folder=sources.tokenizer or sources.backbone))
+    prefix = _prefix(spec, pieces)
+    if spec.history.form == "titles" and title_tokens is None:
+        assert pieces is not None and titles is not None, "the title form needs titles or their tokens"
+        title_tokens = TitleTokens.of_titles(titles, pieces, spec.history.title_tokens)
+    prompts = PromptBuilder(
+        form=spec.history.form,
+        vectors_per_item=spec.history.vectors_per_item,
+        catalog_size=catalog_size,
+        prefix=prefix,
+        titles=title_tokens,
+        item_limit=spec.history.limit,
+        position_limit=min(LONGEST_PROMPT, position_limit(backbone)),
+    )
+    items = ItemTower(spec.items, catalog_size=catalog_size, text_dim=text.vectors_NC.shape[1] if text else 0)
+    if text is not None:
+        items.set_text(text.vectors_NC)
+    encoder = UserEncoder(
+        spec,
+        backbone=backbone,
+        items=items,
+        prompts=prompts,
+        hidden_size=info.hidden_size,
+        read_titles=_free_text(spec, sources, text, pieces),
+    )
+    encoder.backbone = _adapted(backbone, spec, adapter_folder)
+    return Model(
+        spec=spec,
+        encoder=encoder,
+        backbone_info=info,
+        sources=sources,
+        text=text,
+        titles=title_tokens,
+        tokenizer_sha256=pieces.sha256 if pieces else None,
+        instruction_tokens=prefix,
+    )
+
+
+def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Path | None) -> nn.Module:
+    if spec.backbone.own:
+        return backbone
+    if folder is not None and spec.adapter.kind == "lora":
+        return adapter.merge(adapter.load(backbone, folder))
+    return adapter.attach(backbone, spec.adapter)
+
+
+def _prefix(spec: ModelSpec, pieces: Pieces | None) -> list[int]:
+    """Beginning-of-sequence token and instruction; nothing where the model reads vectors and has no instruction."""
+    if pieces is None:
+        return []
+    text = spec.history.instruction
+    if spec.history.form == "compressed" and not text:
+        return []
+    return pieces.wrap[0] + (pieces([text])[0] if text else [])
+
+
+def _free_text(
+    spec: ModelSpec, sources: Sources, text: TextVectors | None, pieces: Pieces | None
+) -> Callable[[Sequence[str]], list[FreeItem]] | None:
+    """How this model takes in a title the catalog does not know; the text backbone is loaded at the first one."""
+    if spec.history.form == "ids":
+        return None
+    if spec.history.form == "titles":
+        assert pieces is not None
+        limit = spec.history.title_tokens
+
+        def tokens(titles: Sequence[str]) -> list[FreeItem]:
+            ids = pieces(titles)
+            return [
+                FreeItem(title, tokens=np.asarray(piece[:limit], np.int32))
+                for title, piece in zip(titles, ids, strict=True)
+            ]
+
+        return tokens
+    assert text is not None
+    readers: list[TitleReader] = []
+
+    def vectors(titles: Sequence[str]) -> list[FreeItem]:
+        if not readers:
+            readers.append(title_reader(spec, sources))
+        read = text.whitening(readers[0](titles))
+        return [FreeItem(title, text_vector=vector) for title, vector in zip(titles, read, strict=True)]
+
+    return vectors
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters a recipe trains, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights on the CPU, contiguous, ready for safetensors."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in cast(Any, module).state_dict().items()}

@@ -1,0 +1,139 @@
+"""``manifest.json`` and the other facts of an artifact that can be read without loading a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modeling.spec import Capabilities, ModelSpec
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden.json"
+
+
+class ArtifactError(ValueError):
+    """An artifact folder is incomplete, altered, or from another version; the message is one sentence."""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneRecord(_Data):
+    """Which backbone the artifact was trained on; ``stored`` says whether its weights are in ``backbone/``."""
+
+    source: str
+    revision: str | None
+    architecture: str
+    sha256: str | None
+    dtype: str
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    lm_head: Literal["tied", "untied", "none"]
+    stored: bool
+
+
+class Manifest(_Data):
+    """``manifest.json``. ``files`` maps every other file to its sha256; ``version`` is a hash of them all."""
+
+    schema_version: int
+    name: str
+    version: str
+    recipe: str
+    recipe_data: dict[str, Any]
+    model: ModelSpec
+    backbone: BackboneRecord
+    tokenizer_sha256: str | None
+    instruction_tokens: list[int]
+    catalog_size: int
+    dim: int
+    text_dim: int
+    normalize: bool
+    temperature: float
+    data: str
+    data_sha256: str
+    split: str
+    fitted_on: Literal["train", "train+validation"]
+    metrics: dict[str, float]
+    training: dict[str, Any]
+    commit: str | None
+    capabilities: Capabilities
+    files: dict[str, str]
+
+
+class GoldenCase(_Data):
+    """A history, its user vector, and the ids it must be answered with (seen items left out)."""
+
+    history: list[str]
+    vector: list[float]
+    top: list[str]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse ``manifest.json`` alone.
+
+    Raises:
+        ArtifactError: it is missing, not JSON, of another schema version, or lacks a field.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} holds no {MANIFEST}: it is not an artifact") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{MANIFEST} of {folder.name} is not JSON: {one_line(error)}") from error
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if found != SCHEMA:
+        raise ArtifactError(
+            f"{MANIFEST} of {folder.name} has schema_version {found!r}, and this version reads {SCHEMA}"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{MANIFEST} of {folder.name}: field {field!r}: {first['msg']}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Every listed file is there with its hash, and no other file is; raises ``ArtifactError``."""
+    present = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
+    }
+    if missing := sorted(set(manifest.files) - present):
+        raise ArtifactError(f"artifact {folder.name} lacks {missing[0]}, which {MANIFEST} lists")
+    if extra := sorted(present - set(manifest.files)):
+        raise ArtifactError(f"artifact {folder.name} holds {extra[0]}, which {MANIFEST} does not list")
+    for name, expected in manifest.files.items():
+        found = file_sha256(folder / name)
+        if found != expected:
+            size = (folder / name).stat().st_size
+            raise ArtifactError(
+                f"{name} of {folder.name} has sha256 {found[:12]}… ({size} bytes), "
+                f"and {MANIFEST} expects {expected[:12]}…"
+            )
+
+
+def read_golden(folder: Path) -> list[GoldenCase]:
+    """The golden histories; raises ``ArtifactError``."""
+    try:
+        return [GoldenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{GOLDEN} of {folder.name} cannot be read: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks, cut to a readable length."""
+    return " ".join(str(error).split())[:300]
