@@ -28,6 +28,7 @@ def _without_peft_deprecations() -> Iterator[None]:
     """PEFT 0.21 asks transformers 5.23 for an attribute under its old name; nothing a user could do about it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*missing adapter keys.*")  # ``load`` refuses them itself
         yield
 
 
@@ -60,8 +61,16 @@ def attach(backbone: nn.Module, spec: AdapterSpec) -> nn.Module:
         return cast(nn.Module, get_peft_model(cast("PreTrainedModel", backbone), config))
 
 
-def save(adapted: nn.Module, folder: Path) -> None:
-    """Write PEFT's own format, so that ``peft.PeftModel.from_pretrained`` reads it unchanged."""
+def save(adapted: nn.Module, folder: Path, *, source: str) -> None:
+    """Write PEFT's own format, so that ``peft.PeftModel.from_pretrained`` reads it unchanged.
+
+    Args:
+        adapted: the backbone with its adapter.
+        folder: to write to.
+        source: name of the backbone, kept in the adapter's config instead of a path of this machine.
+    """
+    for config in cast(Any, adapted).peft_config.values():
+        config.base_model_name_or_path = source
     cast(Any, adapted).save_pretrained(str(folder), safe_serialization=True)
     card = folder / "README.md"
     card.unlink(missing_ok=True)  # a generated model card full of blanks

@@ -110,7 +110,7 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = encoder.items.eval().vectors().float().cpu().numpy()
     save_arrays({"vectors": np.ascontiguousarray(vectors)}, folder / "item_vectors.safetensors")
     if spec.adapter.kind == "lora":
-        adapter.save(encoder.backbone, folder / "adapter")
+        adapter.save(encoder.backbone, folder / "adapter", source=spec.backbone.source)
     return vectors
 
 

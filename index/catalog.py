@@ -1,0 +1,168 @@
+"""The catalog: what stands behind row 0..N-1 of an index: ids, titles, categories, popularity.
+
+Model, index and service speak of items by row; an item id becomes a row here, and a row an id. Row order is a
+seeded shuffle made by training, so it tells nothing about an item and may break ties of score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from index.base import RowArray
+
+_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "row": pl.Int64,
+    "item_id": pl.String,
+    "title": pl.String,
+    "categories": pl.List(pl.String),
+    "popularity": pl.Int64,
+    "popularity_counted_on": pl.String,
+}
+
+
+class CatalogError(Exception):
+    """A catalog cannot be made or read; the message is one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """All items in row order; `popularity` int64 [N] counts interactions of `popularity_counted_on`."""
+
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    categories: tuple[tuple[str, ...], ...]
+    popularity: RowArray
+    popularity_counted_on: str
+
+    def __post_init__(self) -> None:
+        """Refuse columns of different lengths, ids that stand twice, and an empty catalog."""
+        lengths = (len(self.item_ids), len(self.titles), len(self.categories), len(self.popularity))
+        if len(set(lengths)) != 1:
+            raise CatalogError(
+                "a catalog needs columns of one length; item_ids, titles, categories, popularity hold "
+                + ", ".join(map(str, lengths))
+            )
+        if not self.item_ids:
+            raise CatalogError("a catalog needs at least one item; this one holds none")
+        if len(self._row_of) != len(self.item_ids):
+            seen: set[str] = set()
+            twice = next(item for item in self.item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+            raise CatalogError(f"item id {twice!r} stands twice in the catalog; ids must be unique")
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an item id; None where the catalog has no such item."""
+        return self._row_of.get(item_id)
+
+    @property
+    def known_categories(self) -> tuple[str, ...]:
+        """Every category some item has, in alphabetical order."""
+        return tuple(sorted(self._rows_of_category))
+
+    def search(self, query: str = "", limit: int = 20, offset: int = 0) -> list[int]:
+        """Rows whose title holds every word of `query` (case ignored), most popular first; "" finds all.
+
+        `offset` rows are passed over, then at most `limit` given: ask for one more than is shown to learn
+        whether there are more.
+        """
+        if limit < 0 or offset < 0:
+            raise ValueError(f"limit is {limit} and offset {offset}; both are 0 or more")
+        words = query.casefold().split()
+        if not words:
+            return [int(row) for row in self._by_popularity[offset : offset + limit]]
+        matches: list[int] = []
+        for row in self._by_popularity.tolist():
+            if all(word in self._folded_titles[row] for word in words):
+                matches.append(row)
+                if len(matches) == offset + limit:
+                    break
+        return matches[offset:]
+
+    def popular(self, categories: Sequence[str] = ()) -> RowArray:
+        """Rows from the most popular down, ties in row order; of items in one of `categories`, if given."""
+        if not categories:
+            return self._by_popularity
+        mask_N = np.zeros(len(self), dtype=bool)
+        mask_N[self.in_categories(categories)] = True
+        return self._by_popularity[mask_N[self._by_popularity]]
+
+    def in_categories(self, categories: Iterable[str]) -> RowArray:
+        """Rows, ascending, of items in at least one of `categories` (exact names), as `allowed` takes."""
+        found = [self._rows_of_category[name] for name in categories if name in self._rows_of_category]
+        return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+
+    def write(self, path: Path | str) -> None:
+        """Write a parquet file that any reader opens; `Catalog.read` gives back an equal catalog."""
+        columns = {
+            "row": range(len(self)),
+            "item_id": self.item_ids,
+            "title": self.titles,
+            "categories": [list(names) for names in self.categories],
+            "popularity": self.popularity,
+            "popularity_counted_on": [self.popularity_counted_on] * len(self),
+        }
+        pl.DataFrame(columns, schema=_COLUMNS).write_parquet(path)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Catalog:
+        """Read what `write` wrote; raises `CatalogError` naming the file and what it lacks."""
+        try:
+            frame = pl.read_parquet(Path(path).read_bytes())
+        except FileNotFoundError:
+            raise CatalogError(f"{path} is missing") from None
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise CatalogError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        for name, kind in _COLUMNS.items():
+            if frame.schema.get(name) != kind:
+                raise CatalogError(
+                    f"{path} has column {name} of type {frame.schema.get(name)}; expected {kind}"
+                )
+        if frame.select(list(_COLUMNS)).null_count().sum_horizontal().item() or frame.is_empty():
+            raise CatalogError(
+                f"{path} holds no items or has empty cells; every column is needed for every item"
+            )
+        if frame["row"].to_list() != list(range(frame.height)):
+            raise CatalogError(f"{path} has rows out of order; column row must run 0..{frame.height - 1}")
+        counted_on = frame["popularity_counted_on"].unique().to_list()
+        if len(counted_on) != 1:
+            raise CatalogError(f"{path} counts popularity on {counted_on}; expected one part for all items")
+        try:
+            return cls(
+                item_ids=tuple(frame["item_id"].to_list()),
+                titles=tuple(frame["title"].to_list()),
+                categories=tuple(tuple(names) for names in frame["categories"].to_list()),
+                popularity=frame["popularity"].to_numpy().astype(np.int64),
+                popularity_counted_on=counted_on[0],
+            )
+        except CatalogError as error:
+            raise CatalogError(f"{path}: {error}") from None
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def _folded_titles(self) -> tuple[str, ...]:
+        return tuple(title.casefold() for title in self.titles)
+
+    @cached_property
+    def _by_popularity(self) -> RowArray:
+        order = np.argsort(-self.popularity, kind="stable").astype(np.int64)
+        order.setflags(write=False)  # handed out as it is, so no caller may sort it in place
+        return order
+
+    @cached_property
+    def _rows_of_category(self) -> dict[str, RowArray]:
+        rows: dict[str, list[int]] = {}
+        for row, names in enumerate(self.categories):
+            for name in names:
+                rows.setdefault(name, []).append(row)
+        return {name: np.array(found, dtype=np.int64) for name, found in rows.items()}

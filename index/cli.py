@@ -1,0 +1,161 @@
+"""`python -m index`: build an index for an artifact, look into one, and say what could be tuned."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from index import Catalog, CatalogError, FlatIndex, IndexFolderError, SearchError, VectorIndex, open_index
+from index.base import FloatArray
+from index.folder import ENTRY_FILE, read_entry
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build, inspect and measure item indexes.")
+_console = Console(stderr=True)
+
+VECTORS_FILE = "item_vectors.safetensors"
+CATALOG_FILE = "catalog.parquet"
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as one line of JSON.")]
+
+
+@app.command()
+def build(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder; its item_vectors.safetensors is read.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; the artifact's own index/ by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build the exact index from an artifact's item vectors (the same vectors give the same bytes)."""
+    folder = out or artifact / "index"
+    vectors_ND = _read_vectors(artifact / VECTORS_FILE)
+    try:
+        FlatIndex.build(vectors_ND).save(folder)
+    except SearchError as error:
+        _fail(f"{artifact / VECTORS_FILE}: {error}")
+    _print({"folder": str(folder), **_describe(folder)}, as_json)
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Index folder, or an artifact folder that holds one.")],
+    as_json: Json = False,
+) -> None:
+    """Open an index with every check and say what it holds."""
+    index_folder = _index_folder(folder)
+    answer = {"folder": str(index_folder), **_describe(index_folder)}
+    catalog_path = index_folder.parent / CATALOG_FILE
+    if catalog_path.is_file():
+        try:
+            answer["catalog"] = _describe_catalog(Catalog.read(catalog_path), answer["size"])
+        except CatalogError as error:
+            _fail(str(error))
+    _print(answer, as_json)
+
+
+@app.command()
+def tune(
+    folder: Annotated[Path, typer.Argument(help="Index folder, or an artifact folder that holds one.")],
+    k: Annotated[int, typer.Option(min=1, help="Items asked for per query.")] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Searches per measurement; the median is shown.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Measure what the index costs; an exact index has nothing to tune, and this says so."""
+    index = _open(_index_folder(folder))
+    answer = {
+        "factory": "Flat",
+        "recall_at_10": 1.0,
+        "size": index.size,
+        "dim": index.dim,
+        "k": k,
+        "advice": "exact search: recall is 1 by construction and there is no parameter to tune",
+        "milliseconds_one_query": _latency(index, 1, k, repeats),
+        "milliseconds_32_queries": _latency(index, 32, k, max(1, repeats // 5)),
+        "milliseconds_one_query_excluding_60": _latency(index, 1, k, repeats, excluded=60),
+    }
+    _print(answer, as_json)
+
+
+def _read_vectors(path: Path) -> FloatArray:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        _fail(f"{path} cannot be read: {error}")
+    if len(tensors) != 1:
+        _fail(
+            f"{path} holds tensors {sorted(tensors)}; expected exactly one, the item vectors [items, width]"
+        )
+    vectors: FloatArray = next(iter(tensors.values())).astype(np.float32)
+    return vectors
+
+
+def _index_folder(folder: Path) -> Path:
+    return folder if (folder / ENTRY_FILE).exists() or not (folder / "index").is_dir() else folder / "index"
+
+
+def _open(folder: Path) -> VectorIndex:
+    try:
+        return open_index(folder)
+    except IndexFolderError as error:
+        _fail(str(error))
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    index = _open(folder)
+    entry = read_entry(folder)
+    return {
+        "factory": entry.factory,
+        "metric": entry.metric,
+        "size": index.size,
+        "dim": index.dim,
+        "recall_at_10": entry.recall_at_10,
+        "bytes": entry.bytes,
+        "sha256": entry.sha256,
+    }
+
+
+def _describe_catalog(catalog: Catalog, index_size: int) -> dict[str, Any]:
+    if len(catalog) != index_size:
+        _fail(f"{CATALOG_FILE} holds {len(catalog):,} items, the index beside it {index_size:,}")
+    return {
+        "items": len(catalog),
+        "categories": len(catalog.known_categories),
+        "popularity_counted_on": catalog.popularity_counted_on,
+        "most_popular": [catalog.titles[row] for row in catalog.popular()[:3]],
+    }
+
+
+def _latency(index: VectorIndex, batch: int, k: int, repeats: int, excluded: int = 0) -> float:
+    """Median wall time of one search in milliseconds, over random unit queries."""
+    rng = np.random.default_rng(0)
+    queries_BD = rng.standard_normal((batch, index.dim)).astype(np.float32)
+    exclude = [rng.integers(0, index.size, size=excluded) for _ in range(batch)] if excluded else None
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        index.search(queries_BD, k, exclude)
+        seconds.append(time.perf_counter() - start)
+    return round(1e3 * statistics.median(seconds[1:]), 3)  # the first search warms caches and threads up
+
+
+def _print(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    width = max(map(len, answer))
+    for name, value in answer.items():
+        typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def _fail(message: str) -> NoReturn:
+    _console.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)

@@ -1,0 +1,118 @@
+"""What an index looks like on disk: `index.faiss`, and `index.json` which says what the former must be.
+
+`index.json` carries no date and no machine: the same vectors give the same bytes, and the artifact's own hash
+of these files stays valid when an index is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import faiss
+
+from index.base import IndexFolderError
+
+INDEX_FILE = "index.faiss"
+ENTRY_FILE = "index.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """The content of `index.json`; `recall_at_10` is measured against exact search."""
+
+    factory: str
+    metric: str
+    size: int
+    dim: int
+    recall_at_10: float
+    schema: int = SCHEMA
+    bytes: int = 0
+    sha256: str = ""
+
+
+def write_index_folder(folder: Path, faiss_index: Any, entry: FolderEntry) -> FolderEntry:
+    """Write both files, each under another name first; returns the entry with bytes and hash filled in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / (INDEX_FILE + ".part")
+    faiss.write_index(faiss_index, str(unfinished))
+    measured = {**asdict(entry), "bytes": unfinished.stat().st_size, "sha256": sha256_of(unfinished)}
+    _sync(unfinished)
+    unfinished_entry = folder / (ENTRY_FILE + ".part")
+    unfinished_entry.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _sync(unfinished_entry)
+    # A crash between the two renames leaves a pair that does not match, which opening refuses.
+    os.replace(unfinished, folder / INDEX_FILE)
+    os.replace(unfinished_entry, folder / ENTRY_FILE)
+    return FolderEntry(**measured)
+
+
+def read_entry(folder: Path) -> FolderEntry:
+    """`index.json` of a folder, checked field by field; raises `IndexFolderError`."""
+    path = folder / ENTRY_FILE
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise IndexFolderError(f"{folder} holds no {ENTRY_FILE}, so it is not an index folder") from None
+    except (ValueError, OSError) as error:
+        raise IndexFolderError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise IndexFolderError(f"{path} holds a {type(data).__name__}; expected an object")
+    if data.get("schema") != SCHEMA:
+        raise IndexFolderError(f"{path} has schema {data.get('schema')!r}; this version reads {SCHEMA}")
+    wanted: dict[str, tuple[type, ...]] = {
+        "factory": (str,), "metric": (str,), "size": (int,), "dim": (int,), "recall_at_10": (int, float),
+        "bytes": (int,), "sha256": (str,),
+    }  # fmt: skip
+    for name, kinds in wanted.items():
+        value = data.get(name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise IndexFolderError(
+                f"{path} has {name} = {value!r}; expected {' or '.join(k.__name__ for k in kinds)}"
+            )
+    return FolderEntry(**{field.name: data[field.name] for field in fields(FolderEntry)})
+
+
+def read_index_file(folder: Path, entry: FolderEntry, kind: type) -> Any:
+    """`index.faiss` as a faiss index of `kind`; its hash is checked before reading, its numbers after."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise IndexFolderError(f"{path} is missing, though {ENTRY_FILE} describes it")
+    if path.stat().st_size != entry.bytes:
+        raise IndexFolderError(
+            f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}"
+        )
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise IndexFolderError(f"{path} is not a faiss index: {str(error).splitlines()[0]}") from None
+    if not isinstance(index, kind):
+        raise IndexFolderError(f"{path} holds a {type(index).__name__}; {ENTRY_FILE} says {entry.factory}")
+    metric = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}.get(
+        index.metric_type, "another"
+    )
+    for name, held, said in (
+        ("size", index.ntotal, entry.size), ("dim", index.d, entry.dim), ("metric", metric, entry.metric),
+    ):  # fmt: skip
+        if held != said:
+            raise IndexFolderError(f"{path} has {name} {held}; {ENTRY_FILE} says {said}")
+    return index
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

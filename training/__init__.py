@@ -1,0 +1,1 @@
+"""Offline half of anyo: reads interactions, trains recipes, evaluates them and writes artifacts."""

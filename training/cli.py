@@ -1,0 +1,175 @@
+"""``python -m training``: train, evaluate, compare, recipes, data, floors.
+
+Heavy imports stay inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training import cli_data
+
+app = typer.Typer(
+    name="training", no_args_is_help=True, add_completion=False, help="Train, evaluate and compare recommenders."
+)
+cli_data.register(app)
+console = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on the last line.")]
+Seed = Annotated[int, typer.Option(help="Seed of initialisation, data order and dropout.")]
+Ties = Annotated[str, typer.Option(help="Order of interactions of a user at the same time: 'file' or 'shuffle'.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of the recipe; see `recipes`.")],
+    data: Annotated[str, typer.Option(help="Name of a data set or a folder; see `data --help`.")],
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="tiny, minilm, none, a Hugging Face name or a local folder.")
+    ] = None,
+    seed: Seed = 0,
+    time_budget: Annotated[
+        float | None, typer.Option(help="Stop after this many minutes and keep the best epoch so far.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="slot.field=value, e.g. optimizer.epochs=20; repeatable.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (mixed precision).")] = "fp32",
+    split: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out",
+    ties: Ties = "file",
+    refit: Annotated[
+        bool, typer.Option(help="After selecting, train anew on train + validation; for serving, not for tables.")
+    ] = False,
+    id_model: Annotated[Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on.")] = None,
+    strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
+    keep_work: Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
+    with _errors():
+        from training.recipes import RecipeError, get_recipe
+        from training.run import RunOptions, run
+
+        if precision not in ("fp32", "bf16"):
+            raise RecipeError(f"precision {precision!r} is not allowed; allowed are fp32 and bf16")
+        chosen = get_recipe(recipe, [*([f"backbone.source={backbone}"] if backbone else []), *(settings or [])])
+        dataset = cli_data.open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
+        _use_cores()
+        options = RunOptions(
+            out=out,
+            seed=seed,
+            time_budget=time_budget,
+            precision=precision,  # type: ignore[arg-type]
+            split=split,
+            refit=refit,
+            id_model=id_model,
+            keep_work=keep_work,
+        )
+        result = run(chosen, dataset, options, console)
+    record = result.manifest.training
+    console.print(
+        f"wrote {out} (version {result.manifest.version}): best epoch {record['best_epoch']:.0f} of "
+        f"{record['epochs']:.0f} in {record['seconds'] / 60:.1f} min, stopped by {record['stopped_by']}; validation "
+        f"Recall@10 {result.validation['recall@10']:.4f}, NDCG@10 {result.validation['ndcg@10']:.4f}"
+    )
+    if as_json:
+        print(json.dumps({"artifact": str(out), "version": result.manifest.version, **result.validation.to_dict()}))
+
+
+@app.command()
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    data: Annotated[str, typer.Option(help="The data set it was trained on (name or folder), or another one.")],
+    split_part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of tie-breaking and of shuffled ties.")] = 0,
+    ties: Ties = "file",
+    top: Annotated[
+        Path | None, typer.Option(help="Write each user's top-20 item ids here, one JSON line each.")
+    ] = None,
+    ledger: Annotated[bool, typer.Option(help="Append a test result to the ledger.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Rank the whole catalog for every user of a split, seen items left out."""
+    with _errors():
+        from training.compare import evaluate_artifact, write_top
+
+        dataset = cli_data.open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        _use_cores()
+        row, answers = evaluate_artifact(artifact, dataset, split_part, seed=seed, ledger=ledger, console=console)
+        if top is not None:
+            write_top(top, answers, dataset, split_part)
+    console.print(_table([row], f"{artifact.name} on {dataset.name}, {split_part}"))
+    if as_json:
+        print(json.dumps(row))
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Option(help="Name of a data set or a folder.")],
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders to put into one table.")],
+    split_part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of tie-breaking, intervals and shuffled ties.")] = 0,
+    ties: Ties = "file",
+    ledger: Annotated[bool, typer.Option(help="Append test results to the ledger.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Floors and artifacts in one table, with paired intervals against the first artifact."""
+    with _errors():
+        from training.compare import compare_artifacts
+
+        dataset = cli_data.open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        _use_cores()
+        rows = compare_artifacts(artifacts, dataset, split_part, seed=seed, ledger=ledger, console=console)
+    console.print(_table(rows, f"{dataset.name}, {split_part}, whole catalog, seen items removed"))
+    if as_json:
+        print(json.dumps(rows))
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes and what each is."""
+    from training.recipes import get_recipe, recipe_names
+
+    known = [get_recipe(name) for name in recipe_names()]
+    if as_json:
+        print(json.dumps([recipe.model_dump(mode="json") for recipe in known]))
+        return
+    table = Table("recipe", "what it is", "source", title="recipes")
+    for recipe in known:
+        table.add_row(recipe.name, recipe.summary, recipe.source)
+    Console().print(table)
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> Table:
+    columns = ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr", "coverage@20", "popularity_lift@20")
+    table = Table("method", *columns, "difference of ndcg@10", title=title)
+    for row in rows:
+        table.add_row(row["method"], *(_cell(row.get(column)) for column in columns), row.get("difference", ""))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+    return "" if value is None else f"{value:.3f}"
+
+
+def _use_cores() -> None:
+    """One torch thread a core this process may use."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
+
+
+def _errors() -> Any:
+    """Turn our own errors into one line on stderr and exit status 2; anything else is a bug and keeps its trace."""
+    return cli_data.errors_as_one_line(console)

@@ -1,0 +1,128 @@
+"""Evaluates artifacts and floors on one split and puts them into one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from index import Catalog, open_index
+from modeling.artifact import ArtifactError, load_artifact
+from training.data.dataset import Dataset
+from training.data.report import DataError
+from training.data.splits import Part, Split
+from training.evaluate import Evaluation, evaluate
+from training.evaluation.floors import FLOORS, measure_floor
+from training.evaluation.ledger import append
+from training.evaluation.metrics import paired_bootstrap
+from training.run import split_of
+
+
+def evaluate_artifact(
+    folder: Path, dataset: Dataset, part: str, *, seed: int, ledger: bool, console: Console
+) -> tuple[dict[str, Any], Evaluation]:
+    """One artifact on one part of its own split; a row for tables and the answers behind it.
+
+    Raises:
+        ArtifactError: the artifact cannot be loaded, or its catalog is not that of ``dataset``.
+    """
+    artifact = load_artifact(folder)
+    split = split_of(dataset, artifact.manifest.split)
+    _same_catalog(folder, artifact.manifest.catalog_size, dataset)
+    targets = split.targets(_part(part))
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
+        result = evaluate(
+            artifact.encoder,
+            artifact.item_vectors_ND,
+            open_index(folder / "index"),
+            targets,
+            split.popularity(),
+            seed=seed,
+            progress=lambda n: bar.advance(task, n),
+        )
+    manifest = artifact.manifest
+    row = {
+        "method": folder.name,
+        "recipe": manifest.recipe,
+        "version": manifest.version,
+        "fitted_on": manifest.fitted_on,
+        "epochs": manifest.training.get("epochs"),
+        "seconds": manifest.training.get("seconds"),
+        **result.metrics.to_dict(),
+        "served_index": result.index_metrics,
+    }
+    if ledger and part == "test":
+        config = hashlib.sha256(json.dumps(manifest.recipe_data, sort_keys=True).encode()).hexdigest()
+        append(
+            method=manifest.recipe,
+            config_sha256=config,
+            seed=int(manifest.training.get("seed", 0)),
+            data=dataset.name,
+            data_sha256=dataset.sha256,
+            split=split.name,
+            fitted_on=manifest.fitted_on,
+            result=row,
+        )
+    return row, result
+
+
+def compare_artifacts(
+    folders: Sequence[Path], dataset: Dataset, part: str, *, seed: int, ledger: bool, console: Console
+) -> list[dict[str, Any]]:
+    """Floors first, then each artifact with the interval of its NDCG@10 against the first one."""
+    split = split_of(dataset, "leave-one-out")
+    rows: list[dict[str, Any]] = []
+    for name in FLOORS:
+        with console.status(f"floor {name}"):
+            floor = measure_floor(name, split, _part(part), seed=seed)
+        rows.append({"method": name, **floor.metrics.to_dict()})
+    first: NDArray[np.int64] | None = None
+    for folder in folders:
+        row, result = evaluate_artifact(folder, dataset, part, seed=seed, ledger=ledger, console=console)
+        if first is None:
+            first = result.ranks_T
+        else:
+            against = paired_bootstrap(result.ranks_T, first, seed=seed)["ndcg@10"]
+            row["difference"] = f"{against.difference:+.4f} [{against.low:+.4f}, {against.high:+.4f}]"
+        rows.append(row)
+    return rows
+
+
+def write_top(path: Path, answers: Evaluation, dataset: Dataset, part: str) -> None:
+    """One line a user: history, target and the ids the index returned, best first."""
+    split: Split = split_of(dataset, "leave-one-out")
+    targets = split.targets(_part(part))
+    with path.open("w", encoding="utf-8") as file:
+        for question, rows_K in enumerate(answers.top_rows_TK):
+            line = {
+                "user_id": dataset.user_ids[int(targets.users_T[question])],
+                "history": [dataset.item_ids[row] for row in targets.history(question)],
+                "target": dataset.item_ids[int(targets.rows_T[question])],
+                "top": [dataset.item_ids[row] for row in rows_K if row >= 0],
+            }
+            file.write(json.dumps(line) + "\n")
+
+
+def _part(name: str) -> Part:
+    if name == "test":
+        return "test"
+    if name == "validation":
+        return "validation"
+    raise DataError(f"split part {name!r} not found; parts are test and validation")
+
+
+def _same_catalog(folder: Path, size: int, dataset: Dataset) -> None:
+    catalog = Catalog.read(folder / "catalog.parquet")
+    if catalog.item_ids != dataset.item_ids:
+        raise ArtifactError(
+            f"artifact {folder.name} was trained on another catalog ({size} items) than {dataset.name} "
+            f"({dataset.n_items} items, or in another order)"
+        )

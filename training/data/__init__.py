@@ -1,0 +1,8 @@
+"""Data sets: reading and checking them, fetching them by name, splitting them."""
+
+from __future__ import annotations
+
+from training.data.dataset import Dataset, read_dataset, shuffle_ties
+from training.data.report import DataError, DataReport
+
+__all__ = ["DataError", "DataReport", "Dataset", "read_dataset", "shuffle_ties"]

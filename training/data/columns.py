@@ -1,0 +1,211 @@
+"""Columns of a raw table given their types: each reader returns the typed column and which rows are wrong.
+
+A null is a cell that was empty or absent; a *wrong* row held a value of another kind (a number as title,
+"soon" as timestamp). What to do about either is for `training.data.format` to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from training.data.report import DataError
+
+Column = tuple[pl.Series, pl.Series]  # values, and a Boolean per row: the cell held a wrong kind of value
+
+_MICROSECONDS = 1_000_000
+
+
+def ids(column: pl.Series, file: str) -> Column:
+    """Identifiers: text as it stands, or integers (written in decimal)."""
+    if column.dtype == pl.Object:
+        return _by_value(column, pl.String, _id)
+    if column.dtype.is_integer():
+        return column.cast(pl.String), _none_wrong(column)
+    if column.dtype == pl.String:
+        return column.set(column == "", None), _none_wrong(column)
+    raise _wrong_type(column, file, "text or integers")
+
+
+def text(column: pl.Series, file: str) -> Column:
+    """Text with every run of white space as one space and none at the ends; nothing left means null."""
+    if column.dtype == pl.Object:
+        values, wrong = _by_value(column, pl.String, _text)
+    elif column.dtype in (pl.String, pl.Null):
+        values, wrong = column.cast(pl.String), _none_wrong(column)
+    else:
+        raise _wrong_type(column, file, "text")
+    values = values.str.replace_all(r"\s+", " ").str.strip_chars()
+    return values.set(values == "", None), wrong
+
+
+def times(column: pl.Series, file: str) -> Column:
+    """Times as numbers: numbers as they stand, ISO 8601 dates and times as seconds since 1970 (UTC).
+
+    Int64 where every value is whole, Float64 otherwise. Text is read as numbers unless more rows read as
+    dates.
+    """
+    if isinstance(column.dtype, pl.Datetime | pl.Date):
+        values = column.dt.epoch("us").cast(pl.Float64) / _MICROSECONDS
+        return _whole_if_possible(values), _none_wrong(column)
+    if column.dtype == pl.Object:
+        column, not_a_time = _by_value(column, pl.String, _time)
+        values, wrong = times(column, file)
+        return values, wrong | not_a_time
+    if column.dtype == pl.String:
+        return _times_from_text(column)
+    if column.dtype.is_integer():
+        return column.cast(pl.Int64), _none_wrong(column)
+    if column.dtype.is_float():
+        finite = column.is_finite().fill_null(True)
+        return _whole_if_possible(column.cast(pl.Float64).set(~finite, None)), ~finite
+    raise _wrong_type(column, file, "numbers or dates")
+
+
+def numbers(column: pl.Series, file: str) -> Column:
+    """Decimal numbers (a rating), finite."""
+    if column.dtype == pl.Object:
+        return _by_value(column, pl.Float64, _number)
+    if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
+        raise _wrong_type(column, file, "numbers")
+    values = column.cast(pl.Float64, strict=False)
+    values = values.set(~values.is_finite().fill_null(False), None)
+    return values, values.is_null() & column.is_not_null()
+
+
+def labels(column: pl.Series, file: str) -> Column:
+    """Lists of names: a list, or text with `|` between names; null means none."""
+    if column.dtype == pl.Object:
+        return _by_value(column, pl.List(pl.String), _labels)
+    if column.dtype == pl.List(pl.String):
+        values = column.fill_null([]).list.drop_nulls()
+        return values, _none_wrong(column)
+    if column.dtype in (pl.String, pl.Null):
+        return _by_value(column, pl.List(pl.String), _labels)
+    raise _wrong_type(column, file, "lists of text")
+
+
+def flags(column: pl.Series, file: str) -> Column:
+    """Yes or no: Booleans, or the words true and false; null means false."""
+    if column.dtype == pl.Boolean:
+        return column.fill_null(False), _none_wrong(column)
+    if column.dtype in (pl.Object, pl.String, pl.Null):
+        values, wrong = _by_value(column, pl.Boolean, _flag)
+        return values.fill_null(False), wrong
+    raise _wrong_type(column, file, "true or false")
+
+
+def anything(column: pl.Series) -> pl.Series | None:
+    """A column the format does not know, with the type all its values share; None where they share none."""
+    if column.dtype != pl.Object:
+        return column
+    values = column.to_list()
+    kinds = {type(value) for value in values if value is not None}
+    for wanted, dtype in (
+        ({str}, pl.String),
+        ({bool}, pl.Boolean),
+        ({int}, pl.Int64),
+        ({int, float}, pl.Float64),
+    ):
+        if kinds <= wanted:
+            return pl.Series(column.name, values, dtype=dtype)
+    if kinds == {list} and all(isinstance(name, str) for value in values for name in value or ()):
+        return pl.Series(column.name, values, dtype=pl.List(pl.String))
+    return None
+
+
+def _times_from_text(column: pl.Series) -> Column:
+    whole = column.cast(pl.Int64, strict=False)
+    if whole.null_count() == column.null_count():
+        return whole, _none_wrong(column)
+    decimal = column.cast(pl.Float64, strict=False)
+    decimal = decimal.set(~decimal.is_finite().fill_null(False), None)
+    dates, _ = _by_value(column, pl.Float64, _date)
+    if dates.null_count() < decimal.null_count():
+        decimal = dates
+    return _whole_if_possible(decimal), decimal.is_null() & column.is_not_null()
+
+
+def _whole_if_possible(values: pl.Series) -> pl.Series:
+    whole = values.cast(pl.Int64, strict=False)
+    return whole if (whole.cast(pl.Float64) == values).all() else values
+
+
+def _none_wrong(column: pl.Series) -> pl.Series:
+    return pl.repeat(False, len(column), eager=True)
+
+
+def _wrong_type(column: pl.Series, file: str, expected: str) -> DataError:
+    return DataError(f"{file}: column {column.name} has type {column.dtype}; expected {expected}")
+
+
+def _by_value(column: pl.Series, dtype: Any, read: Callable[[Any], Any]) -> Column:
+    """Apply `read` to each value; a ValueError marks the row as wrong."""
+    values: list[Any] = []
+    wrong: list[bool] = []
+    for value in column.to_list():
+        try:
+            values.append(read(value))
+            wrong.append(False)
+        except ValueError:
+            values.append(None)
+            wrong.append(True)
+    return pl.Series(column.name, values, dtype=dtype), pl.Series(wrong, dtype=pl.Boolean)
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise ValueError
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _time(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        raise ValueError
+    return None if value is None or value == "" else str(value)
+
+
+def _date(value: Any) -> float | None:
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(value)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _labels(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [name.strip() for name in value.split("|") if name.strip()]
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return [name.strip() for name in value if name.strip()]
+    raise ValueError
+
+
+def _flag(value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    words = {"true": True, "false": False, "1": True, "0": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError

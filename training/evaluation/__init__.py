@@ -1,0 +1,1 @@
+"""Measuring: ranks into metrics, floors to compare with, the test ledger, tables."""

@@ -1,0 +1,72 @@
+"""Results as people and programs read them: a table on the terminal, and one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from training.evaluation.metrics import Metrics
+
+_ACCURACY = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr")
+_BEYOND = ("coverage@10", "novelty@10", "popularity_lift@10")
+_WITH_INTERVAL = ("recall@10", "ndcg@10")
+
+
+def results_table(title: str, results: Mapping[str, Metrics], caption: str = "") -> Table:
+    """One row per run, one column per metric; Recall@10 and NDCG@10 with half the width of their 95 % interval."""
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    table.add_column("run", no_wrap=True)
+    names = [
+        name for name in (*_ACCURACY, *_BEYOND) if any(name in {**m.accuracy, **m.beyond} for m in results.values())
+    ]
+    for name in names:
+        table.add_column(_heading(name), justify="right")
+    best = {name: max((m.accuracy[name].value for m in results.values()), default=0.0) for name in _ACCURACY}
+    for run, metrics in results.items():
+        table.add_row(run, *(_cell(metrics, name, best) for name in names))
+    return table
+
+
+def print_results(
+    title: str, results: Mapping[str, Metrics], caption: str = "", console: Console | None = None
+) -> None:
+    """Print the table; without a terminal it is as wide as it needs to be, so that no figure is cut."""
+    console = console or Console()
+    table = results_table(title, results, caption)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, 160))
+    console.print(table)
+
+
+def json_line(fields: Mapping[str, Any]) -> str:
+    """One line of JSON, keys in the order given; metrics become plain data."""
+    return json.dumps({name: _plain(value) for name, value in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Metrics):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value
+
+
+def _heading(name: str) -> str:
+    return {"mrr": "MRR"}.get(name, name.replace("recall", "HR").replace("ndcg", "NDCG").replace("popularity_", ""))
+
+
+def _cell(metrics: Metrics, name: str, best: Mapping[str, float]) -> str:
+    if name in metrics.accuracy:
+        interval = metrics.accuracy[name]
+        text = f"{interval.value:.4f}"
+        if name in _WITH_INTERVAL:
+            text += f" ±{(interval.high - interval.low) / 2:.4f}"
+        return f"[bold]{text}[/bold]" if interval.value == best[name] > 0 else text
+    value = metrics.beyond.get(name)
+    if value is None:
+        return "–"
+    return f"{value:+.2f}" if name.startswith("popularity") else f"{value:.3f}"

@@ -1,0 +1,154 @@
+"""Training examples: each user's sequence once per epoch, with a target at every item boundary.
+
+Long sequences are cut into windows whose cuts move from epoch to epoch, so that every target is seen once per epoch
+and with different amounts of history. Windows of near-equal length share a batch, which keeps padding to a few
+percent, and the batches of one epoch are a fixed number, so that steps per epoch do not depend on the cuts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modeling.user_encoder import Batch, UserEncoder
+
+
+@dataclass(frozen=True)
+class Window:
+    """Item rows of a user, oldest first: inputs are ``rows[:-1]`` and the targets are ``rows[1:]``."""
+
+    rows: NDArray[np.int64]
+
+
+def windows_of(sequence: Sequence[int] | NDArray[Any], limit: int, rng: np.random.Generator) -> list[Window]:
+    """Cut one sequence so that each item but the first is a target exactly once, with at most ``limit`` inputs."""
+    rows = np.asarray(sequence, np.int64)
+    targets = len(rows) - 1
+    if targets < 1:
+        return []
+    if targets <= limit:
+        return [Window(rows)]
+    first = int(rng.integers(1, limit + 1))
+    edges = [0, *range(first, targets, limit), targets]
+    return [Window(rows[start : stop + 1]) for start, stop in itertools.pairwise(edges)]
+
+
+class EpochWindows(Dataset[Window]):
+    """All windows of one epoch; ``set_epoch`` cuts them anew, the same for the same seed and epoch."""
+
+    def __init__(self, sequences: Sequence[NDArray[Any]], *, limit: int, seed: int) -> None:
+        self._sequences = sequences
+        self._limit = limit
+        self._seed = seed
+        self._epoch = -1
+        self.windows: list[Window] = []
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut the windows of ``epoch``."""
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        rng = np.random.default_rng([self._seed, epoch, 1])
+        self.windows = [w for sequence in self._sequences for w in windows_of(sequence, self._limit, rng)]
+        if not self.windows:
+            raise ValueError("nothing to train on: no user has two items or more in the training part")
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Window:
+        return self.windows[index]
+
+
+class LengthBatches(Sampler[list[int]]):
+    """Global batches of near-equal lengths holding about ``positions`` targets, in random order.
+
+    With several processes each takes every ``world``-th window of the same global batch, so that the gradient,
+    averaged over processes, is that of one process.
+    """
+
+    def __init__(self, windows: EpochWindows, *, positions: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self._windows = windows
+        self._seed = seed
+        self._rank, self._world = rank, world
+        self._epoch = 0
+        total = sum(len(window.rows) - 1 for window in windows.windows)
+        self._count = max(1, round(total / positions))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Use the windows and the order of ``epoch``."""
+        self._epoch = epoch
+        self._windows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.global_batches():
+            yield batch[self._rank :: self._world]
+
+    def global_batches(self) -> list[list[int]]:
+        """Indices of every global batch of this epoch."""
+        rng = np.random.default_rng([self._seed, self._epoch, 2])
+        lengths = np.asarray([len(window.rows) - 1 for window in self._windows.windows])
+        order = np.argsort(lengths + rng.random(len(lengths)), kind="stable")
+        reached = np.cumsum(lengths[order]) - lengths[order] / 2
+        group = np.minimum((reached / lengths.sum() * self._count).astype(int), self._count - 1)
+        batches = [order[group == number].tolist() for number in range(self._count)]
+        batches = _none_too_small(batches, self._world)
+        rng.shuffle(batches)
+        return batches
+
+
+def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
+    """Every process needs a window in every batch: short batches borrow from the fullest."""
+    for batch in batches:
+        while len(batch) < least:
+            fullest = max(batches, key=len)
+            if len(fullest) <= least:
+                raise ValueError("too few users for this many batches and processes: lower optimizer.positions' count")
+            batch.append(fullest.pop())
+    return batches
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Prompts with a target at each boundary. ``P`` boundaries, flattened over the batch."""
+
+    prompts: Batch
+    users_P: torch.Tensor
+    boundaries_P: torch.Tensor
+    newest_P: torch.Tensor
+    targets_P: torch.Tensor
+
+
+def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
+    """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them."""
+    prompts = [encoder.prepare(window.rows[:-1].tolist()) for window in windows]
+    users, boundaries, newest, targets = [], [], [], []
+    for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
+        kept = len(prompt.boundaries_M)
+        users.append(np.full(kept, number))
+        boundaries.append(prompt.boundaries_M)
+        newest.append(window.rows[-1 - kept : -1])
+        targets.append(window.rows[-kept:])
+    as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, newest, targets)]
+    return TrainingBatch(encoder.collate(prompts), *as_tensor)
+
+
+class EpochLoader(DataLoader[Window]):
+    """A loader that passes the epoch on to its batches."""
+
+    batches: LengthBatches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer at the start of each epoch."""
+        self.batches.set_epoch(epoch)

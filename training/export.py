@@ -1,0 +1,102 @@
+"""From a trained model to an artifact folder: weights, catalog, index, golden histories, manifest."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import Catalog
+from index.flat import FlatIndex
+from modeling.artifact import GoldenCase, Manifest, write_golden, write_manifest, write_model
+from modeling.atomic import replaced_folder
+from training.data.splits import FittedOn, Split
+from training.fit import Fitted
+from training.recipes.base import Recipe
+
+GOLDEN_CASES = 10
+GOLDEN_TOP = 10
+
+
+def write_artifact(
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    fitted: Fitted,
+    *,
+    fitted_on: FittedOn,
+    metrics: dict[str, float],
+    training: dict[str, Any],
+) -> Manifest:
+    """Write the artifact beside ``folder`` and rename it into place: there is never half of one at that name."""
+    model = fitted.model
+    model.encoder.eval()
+    with replaced_folder(folder) as work:
+        vectors_ND = write_model(model, work)
+        catalog = catalog_of(split, fitted_on)
+        catalog.write(work / "catalog.parquet")
+        index = FlatIndex.build(vectors_ND)
+        index.save(work / "index")
+        write_golden(work, _golden(fitted, split, index, catalog))
+        return write_manifest(
+            work,
+            model,
+            name=folder.name,
+            recipe=recipe.name,
+            recipe_data=recipe.model_dump(mode="json"),
+            data=split.dataset.name,
+            data_sha256=split.dataset.sha256,
+            split=split.name,
+            fitted_on=fitted_on,
+            metrics=metrics,
+            training=training,
+            commit=current_commit(),
+        )
+
+
+def catalog_of(split: Split, fitted_on: FittedOn) -> Catalog:
+    """The catalog in row order, popularity counted on what the model was fitted on."""
+    data = split.dataset
+    return Catalog(data.item_ids, data.titles, data.categories, split.popularity(fitted_on), fitted_on)
+
+
+def _golden(fitted: Fitted, split: Split, index: FlatIndex, catalog: Catalog) -> list[GoldenCase]:
+    """Real histories of different lengths with the answers this very process gives."""
+    encoder = fitted.model.encoder
+    histories = _histories(split, encoder.history_limit)
+    vectors = encoder.encode([encoder.prepare(history) for history in histories])
+    _, rows_BK = index.search(vectors, GOLDEN_TOP, exclude=[np.asarray(h, np.int64) for h in histories])
+    return [
+        GoldenCase(
+            history=[catalog.item_ids[row] for row in history],
+            vector=[float(value) for value in vector],
+            top=[catalog.item_ids[row] for row in rows if row >= 0],
+        )
+        for history, vector, rows in zip(histories, vectors, rows_BK, strict=True)
+    ]
+
+
+def _histories(split: Split, limit: int) -> list[list[int]]:
+    """Training histories from the shortest to the longest, evenly by rank of length."""
+    lengths: NDArray[np.int64] = np.minimum(split.train_lengths_U, limit)
+    users = np.argsort(lengths, kind="stable")
+    users = users[lengths[users] > 0]
+    chosen: Sequence[int] = users[np.linspace(0, len(users) - 1, GOLDEN_CASES).astype(int)].tolist()
+    return [split.train_row(user)[-limit:].tolist() for user in chosen]
+
+
+def current_commit() -> str | None:
+    """The commit this runs from, with ``+`` where the tree differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+    except OSError:
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

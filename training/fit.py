@@ -1,0 +1,236 @@
+"""Trains one recipe on one split with the Hugging Face Trainer: progress, checkpoints, early stopping, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from modeling.build import Model, Sources, TextVectors, build_model, read_titles, trainable
+from training.data.splits import FittedOn, Split, Targets
+from training.evaluate import encode_users, rank_all
+from training.evaluation.metrics import question_values
+from training.examples import EpochWindows
+from training.module import RetrievalModule
+from training.recipes.base import Recipe
+from training.trainer import SELECTED_ON, RecommenderTrainer, TimeBudget, last_complete_checkpoint
+
+Precision = Literal["fp32", "bf16"]
+VALIDATION_USERS = 5000
+"""Users ranked after each epoch to select the best; the final figures are over all of them."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and how it came about."""
+
+    model: Model
+    epochs: float
+    best_epoch: float
+    steps: int
+    seconds: float
+    stopped_by: str
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a run is carried out, apart from the recipe.
+
+    Attributes:
+        work: checkpoints and TensorBoard logs go here; a run that was cut short goes on from here.
+        minutes: stop after this much training time and take the best epoch so far.
+        epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
+    """
+
+    work: Path
+    seed: int = 0
+    minutes: float | None = None
+    precision: Precision = "fp32"
+    fitted_on: FittedOn = "train"
+    epochs: int | None = None
+    anchor_ND: NDArray[np.float32] | None = None
+
+
+def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
+    """The text tower's pass over the catalog, with a progress bar."""
+    titles = split.dataset.titles
+    if not recipe.needs_text_vectors:
+        return None
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
+        return read_titles(recipe.model_spec(), titles, sources, progress=lambda n: bar.advance(task, n))
+
+
+def fit(
+    recipe: Recipe,
+    split: Split,
+    options: FitOptions,
+    *,
+    sources: Sources,
+    text: TextVectors | None,
+    console: Console,
+) -> Fitted:
+    """Train ``recipe`` on the training part of ``split``; the best epoch on validation is kept."""
+    set_seed(options.seed)
+    model = build_model(
+        recipe.model_spec(),
+        catalog_size=split.dataset.n_items,
+        titles=split.dataset.titles if recipe.history.form == "titles" else None,
+        text=text,
+        sources=sources,
+    )
+    if options.anchor_ND is not None:
+        _start_from(model, options.anchor_ND)
+    module = RetrievalModule(
+        model.encoder,
+        recipe.objective,
+        popularity_N=split.popularity(options.fitted_on),
+        anchor_ND=options.anchor_ND,
+    )
+    sequences = [split.train_row(user, options.fitted_on) for user in range(split.dataset.n_users)]
+    windows = EpochWindows(sequences, limit=recipe.history.limit, seed=options.seed)
+    resume = last_complete_checkpoint(options.work)
+    budget = TimeBudget(options.minutes, resumed_from=resume)
+    trainer = _trainer(recipe, split, options, model, module, windows, budget)
+    _say(console, recipe, module, windows, resume)
+    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    history = trainer.state.log_history
+    return Fitted(
+        model=model,
+        epochs=float(trainer.state.epoch or 0.0),
+        best_epoch=_best_epoch(history, float(trainer.state.epoch or 0.0)),
+        steps=int(result.global_step),
+        seconds=budget.seconds,
+        stopped_by=_stopped_by(trainer, budget),
+        losses=[float(entry["loss"]) for entry in history if "loss" in entry],
+    )
+
+
+def _trainer(
+    recipe: Recipe,
+    split: Split,
+    options: FitOptions,
+    model: Model,
+    module: RetrievalModule,
+    windows: EpochWindows,
+    budget: TimeBudget,
+) -> RecommenderTrainer:
+    selecting = options.epochs is None
+    callbacks: list[TrainerCallback] = [budget]
+    if selecting:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.optimizer.patience))
+    targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
+    return RecommenderTrainer(
+        module,
+        _arguments(recipe, options, selecting),
+        windows=windows,
+        optimizer=recipe.optimizer,
+        evaluate_now=lambda: quick_metrics(model, targets, options.seed),
+        callbacks=callbacks,
+    )
+
+
+def _arguments(recipe: Recipe, options: FitOptions, selecting: bool) -> TrainingArguments:
+    spec = recipe.optimizer
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(options.work / "tensorboard")
+    on_cpu = not torch.cuda.is_available()
+    schedule = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}[spec.schedule]
+    return TrainingArguments(
+        output_dir=str(options.work),
+        num_train_epochs=options.epochs or spec.epochs,
+        per_device_train_batch_size=1,
+        max_grad_norm=spec.clip,
+        lr_scheduler_type=schedule,
+        warmup_steps=spec.warmup,
+        eval_strategy="epoch" if selecting else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=selecting,
+        metric_for_best_model=SELECTED_ON,
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        logging_strategy="steps",
+        logging_steps=10,
+        report_to=["tensorboard"],
+        seed=options.seed,
+        use_cpu=on_cpu,
+        bf16=options.precision == "bf16",
+        ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+    )
+
+
+def sample_targets(targets: Targets, most: int, seed: int) -> Targets:
+    """All targets, or ``most`` of them drawn with ``seed``."""
+    if len(targets) <= most:
+        return targets
+    chosen = np.sort(np.random.default_rng([seed, 3]).choice(len(targets), most, replace=False))
+    return Targets(targets.dataset, targets.users_T[chosen], targets.positions_T[chosen])
+
+
+def quick_metrics(model: Model, targets: Targets, seed: int) -> dict[str, float]:
+    """NDCG@10 and Recall@10 over ``targets``, whole catalog, seen items removed."""
+    encoder = model.encoder
+    training = encoder.training
+    encoder.eval()
+    histories = list(targets.histories())
+    with torch.inference_mode():
+        items = encoder.items.vectors().float().cpu().numpy()
+    users = encode_users(encoder, histories)
+    values = question_values(rank_all(users, items, targets.rows_T, histories, seed=seed), cuts=(10,))
+    encoder.train(training)
+    return {name: float(values[name].mean()) for name in ("ndcg@10", "recall@10")}
+
+
+def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
+    """Put the id model's vectors into the id table; UNKNOWN starts at their mean."""
+    table = model.encoder.items.ids.weight
+    expected = (model.encoder.items.size, table.shape[1])
+    if anchor_ND.shape != expected:
+        raise ValueError(f"the required id model has vectors of shape {anchor_ND.shape}, this recipe needs {expected}")
+    with torch.no_grad():
+        table[:-1] = torch.from_numpy(anchor_ND)
+        table[-1] = table[:-1].mean(0)
+
+
+def _say(console: Console, recipe: Recipe, module: RetrievalModule, windows: EpochWindows, resume: Path | None) -> None:
+    count = sum(p.numel() for p in trainable(module).values())
+    targets = sum(len(window.rows) - 1 for window in windows.windows)
+    console.print(
+        f"recipe {recipe.name}: {count:,} trained weights, {len(windows):,} windows and {targets:,} targets an epoch, "
+        f"at most {recipe.optimizer.epochs} epochs" + (f"; going on from {resume.name}" if resume else "")
+    )
+
+
+def _best_epoch(history: list[dict[str, Any]], last: float) -> float:
+    scored = [(entry[SELECTED_ON], -entry["epoch"]) for entry in history if SELECTED_ON in entry]
+    return -max(scored)[1] if scored else last
+
+
+def _stopped_by(trainer: RecommenderTrainer, budget: TimeBudget) -> str:
+    if trainer.state.global_step >= trainer.state.max_steps:
+        return "epochs"
+    if budget.minutes is not None and budget.seconds > budget.minutes * 60:
+        return "time budget"
+    return "no better epoch on validation"
+
+
+def read_losses(work: Path) -> list[dict[str, Any]]:
+    """The log of a run that was cut short or finished, newest checkpoint."""
+    checkpoint = last_complete_checkpoint(work)
+    if checkpoint is None:
+        return []
+    log: list[dict[str, Any]] = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    return log

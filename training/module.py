@@ -1,0 +1,71 @@
+"""The trained module: user encoder plus objective, from a batch of windows to a summed loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from modeling.user_encoder import UserEncoder
+from training.examples import TrainingBatch
+from training.objectives.pull import pull_loss, pull_weight
+from training.objectives.softmax import full_softmax, sampled_softmax
+from training.recipes.base import ObjectiveSpec
+
+LARGEST_SCALE = 100.0
+"""The learned scale is kept below this: a sharper softmax over cosines only overfits."""
+
+
+class RetrievalModule(nn.Module):
+    """Loss of one recipe.
+
+    Args:
+        encoder: what is trained.
+        objective: full or sampled softmax, and the pull.
+        popularity_N: training interactions per item, for the sampled form.
+        anchor_ND: the id model's table, for the pull.
+    """
+
+    log_draws_N: Tensor
+    anchor_ND: Tensor
+
+    def __init__(
+        self,
+        encoder: UserEncoder,
+        objective: ObjectiveSpec,
+        *,
+        popularity_N: NDArray[np.int64],
+        anchor_ND: NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+        share_N = (popularity_N.astype(np.float64) + 1.0) ** objective.popularity_power
+        share_N /= share_N.sum()
+        self.register_buffer("log_draws_N", torch.from_numpy(np.log(share_N * objective.negatives)).float(), False)
+        self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
+
+    def forward(self, batch: TrainingBatch, progress: float = 0.0) -> Tensor:
+        """Summed loss over the batch's targets; ``progress`` in [0, 1] moves the pull's weight."""
+        encoder, device = self.encoder, self.encoder.device
+        table_ND = encoder.items.table()
+        states_BTH = encoder.hidden(batch.prompts)
+        states_PH = states_BTH[batch.users_P.to(device), batch.boundaries_P.to(device)]
+        users_PD = encoder.project(states_PH, batch.newest_P.to(device), table_ND)
+        items_ND = encoder.items.finish(table_ND[: encoder.items.size]).float()
+        scaled_PD = users_PD * encoder.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
+        loss = self._softmax(scaled_PD, items_ND, batch.targets_P.to(device))
+        weight = pull_weight(self.objective.pull, progress, self.objective.pull_share)
+        if weight and self.anchor_ND is not None:
+            pulled = pull_loss(encoder.items.ids.weight[: encoder.items.size], self.anchor_ND)
+            loss = loss + weight * pulled * len(batch.targets_P) * encoder.spec.items.dim
+        return loss
+
+    def _softmax(self, users_PD: Tensor, items_ND: Tensor, targets_P: Tensor) -> Tensor:
+        if self.objective.kind == "full":
+            return full_softmax(users_PD, items_ND, targets_P, label_smoothing=self.objective.label_smoothing)
+        negatives_K = torch.multinomial(self.log_draws_N.exp(), self.objective.negatives, replacement=True)
+        return sampled_softmax(users_PD, items_ND, targets_P, negatives_K, self.log_draws_N)

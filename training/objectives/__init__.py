@@ -1,0 +1,1 @@
+"""Losses over user vectors and item vectors; none of them knows a model."""

@@ -1,0 +1,29 @@
+"""The recipes: one file each, whose function ``recipe()`` returns one complete value. The file name is the name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from training.recipes.base import Recipe, RecipeError, with_settings
+
+__all__ = ["Recipe", "RecipeError", "get_recipe", "recipe_names", "with_settings"]
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def get_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe called ``name``, with ``slot.field=value`` settings applied.
+
+    Raises:
+        RecipeError: no such recipe, slot or field, or a value that is not allowed.
+    """
+    known = recipe_names()
+    if name not in known:
+        raise RecipeError(f"recipe {name!r} not found; known recipes: {', '.join(known)}")
+    recipe: Recipe = importlib.import_module(f"training.recipes.{name}").recipe()
+    return with_settings(recipe, settings)

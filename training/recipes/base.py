@@ -1,0 +1,106 @@
+"""What a recipe is: the model's description and how it is trained, as one typed, frozen value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from modeling.spec import ModelSpec, Slot
+
+
+class RecipeError(ValueError):
+    """A recipe or one of its settings does not exist, or has a value that is not allowed."""
+
+
+class ObjectiveSpec(Slot):
+    """The loss at every item boundary.
+
+    ``full``: softmax over all items. ``sampled``: over the target and ``negatives`` draws from the training
+    popularity raised to ``popularity_power``, corrected by their log probability (logQ).
+    """
+
+    kind: Literal["full", "sampled"] = "full"
+    negatives: int = Field(512, ge=1)
+    popularity_power: float = Field(1.0, ge=0, le=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    pull: float = Field(0.0, ge=0, description="start weight of the pull of the id table towards the id model's")
+    pull_share: float = Field(0.5, gt=0, le=1, description="share of the training after which the pull is zero")
+
+
+class OptimizerSpec(Slot):
+    """AdamW. ``backbone_rate`` is for pretrained weights and their adapter, ``rate`` for everything else."""
+
+    rate: float = Field(1e-3, gt=0)
+    backbone_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps with a linearly rising rate")
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    epochs: int = Field(60, ge=1)
+    patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
+    positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+
+
+class Recipe(ModelSpec):
+    """A method: seven slots for the model, then objective, optimizer, scoring and what it builds on."""
+
+    name: str
+    summary: str
+    source: str = Field(description="paper or document the method comes from")
+    objective: ObjectiveSpec = ObjectiveSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    scoring: Literal["dense"] = "dense"
+    requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
+
+    @model_validator(mode="after")
+    def _pull_needs_an_anchor(self) -> Recipe:
+        if self.objective.pull and self.requires is None:
+            raise ValueError("objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
+        return self
+
+    def model_spec(self) -> ModelSpec:
+        """The part an artifact needs at serving time."""
+        return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
+
+
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """``recipe`` with ``slot.field=value`` settings applied; values are JSON, or text where that fails.
+
+    Raises:
+        RecipeError: no such slot or field, or a value that is not allowed.
+    """
+    data = recipe.model_dump()
+    for setting in settings:
+        path, sign, text = setting.partition("=")
+        slot, _, field = path.partition(".")
+        if not sign:
+            raise RecipeError(f"setting {setting!r} is not of the form slot.field=value")
+        if not field:
+            if slot not in ("requires",):
+                raise RecipeError(f"setting {setting!r} is not of the form slot.field=value (or requires=RECIPE)")
+            data[slot] = text or None
+            continue
+        if not isinstance(data.get(slot), dict):
+            slots = ", ".join(name for name, value in data.items() if isinstance(value, dict))
+            raise RecipeError(f"setting {setting!r}: no slot {slot!r}; slots are {slots}")
+        if field not in data[slot]:
+            raise RecipeError(
+                f"setting {setting!r}: slot {slot!r} has no field {field!r}; it has {', '.join(data[slot])}"
+            )
+        data[slot][field] = _value(text)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise RecipeError(f"recipe {recipe.name!r}: {where}: {first['msg']} (given {first['input']!r:.80})") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None if text in ("None", "") else text

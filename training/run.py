@@ -1,0 +1,202 @@
+"""One training run from a recipe's name to an artifact folder; what ``train`` on the command line does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from index import Catalog
+from modeling.artifact import ArtifactError, Manifest, read_manifest
+from modeling.build import Sources, TextVectors
+from training.data.dataset import Dataset
+from training.data.splits import FittedOn, Split, global_time, leave_one_out
+from training.evaluation.metrics import Metrics
+from training.export import write_artifact
+from training.fit import FitOptions, Fitted, Precision, fit, read_text
+from training.recipes import Recipe, RecipeError
+from training.tiny import ensure_tiny
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``train`` was asked for, apart from recipe and data."""
+
+    out: Path
+    seed: int = 0
+    time_budget: float | None = None
+    precision: Precision = "fp32"
+    split: str = "leave-one-out"
+    refit: bool = False
+    id_model: Path | None = None
+    keep_work: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    manifest: Manifest
+    validation: Metrics
+    fitted: Fitted
+
+
+def split_of(dataset: Dataset, name: str) -> Split:
+    """The split called ``name``: ``leave-one-out`` or ``global-time``."""
+    splits = {"leave-one-out": leave_one_out, "global-time": global_time}
+    if name not in splits:
+        raise RecipeError(f"split {name!r} not found; known splits: {', '.join(splits)}")
+    return splits[name](dataset)
+
+
+def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console) -> RunResult:
+    """Train ``recipe`` on ``dataset`` and write its artifact to ``options.out``.
+
+    A run that was killed goes on from its last checkpoint when it is started again with the same recipe, data and
+    seed; it then ends as it would have without the kill.
+    """
+    split = split_of(dataset, options.split)
+    anchor = _id_model_vectors(recipe, dataset, options.id_model)
+    work = _work_folder(recipe, dataset, options)
+    sources = _sources(recipe, split, options, console)
+    text = read_text(recipe, split, sources, console)
+    fit_options = FitOptions(
+        work=work / "train",
+        seed=options.seed,
+        minutes=options.time_budget,
+        precision=options.precision,
+        anchor_ND=anchor,
+    )
+    fitted = fit(recipe, split, fit_options, sources=sources, text=text, console=console)
+    validation = _validate(fitted, split, options.seed, console)
+    fitted_on: FittedOn = "train"
+    if options.refit:
+        fitted_on = "train+validation"
+        fitted = _refit(recipe, split, fit_options, fitted, work, sources, text, console)
+    if int(os.environ.get("RANK", "0")):
+        raise SystemExit(0)  # under torchrun the first process writes the artifact
+    manifest = write_artifact(
+        options.out,
+        recipe,
+        split,
+        fitted,
+        fitted_on=fitted_on,
+        metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
+        training=_training_record(fitted, options),
+    )
+    if not options.keep_work:
+        shutil.rmtree(work, ignore_errors=True)
+    return RunResult(manifest, validation, fitted)
+
+
+def _refit(
+    recipe: Recipe,
+    split: Split,
+    options: FitOptions,
+    selected: Fitted,
+    work: Path,
+    sources: Sources,
+    text: TextVectors | None,
+    console: Console,
+) -> Fitted:
+    """Train anew on train + validation for the number of epochs that was best on validation."""
+    epochs = max(1, round(selected.best_epoch))
+    console.print(f"refit on train + validation for {epochs} epochs")
+    again = replace(options, work=work / "refit", fitted_on="train+validation", epochs=epochs, minutes=None)
+    return fit(recipe, split, again, sources=sources, text=text, console=console)
+
+
+def _validate(fitted: Fitted, split: Split, seed: int, console: Console) -> Metrics:
+    """Validation figures over all users."""
+    from index.flat import FlatIndex
+    from training.evaluate import evaluate
+
+    encoder = fitted.model.encoder.eval()
+    vectors_ND = encoder.items.vectors().detach().float().cpu().numpy()
+    with console.status("ranking the catalog for all validation users"):
+        result = evaluate(
+            encoder,
+            vectors_ND,
+            FlatIndex.build(vectors_ND),
+            split.validation,
+            split.popularity(),
+            seed=seed,
+        )
+    return result.metrics
+
+
+def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
+    """Backbones made here: ``tiny`` is trained (or found) beside the artifact."""
+    user, text = recipe.backbone.source == TINY, recipe.needs_text_vectors and recipe.text_backbone == TINY
+    if not user and not text:
+        return Sources()
+    folder = ensure_tiny(
+        split.dataset.titles,
+        split.dataset.categories,
+        [split.train_row(user) for user in range(split.dataset.n_users)],
+        cache=options.out.absolute().parent / ".backbones",
+        seed=options.seed,
+        console=console,
+    )
+    return Sources(backbone=folder if user else None, text_backbone=folder if text and not user else None)
+
+
+def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions) -> Path:
+    """Where checkpoints live: named by everything that decides the result, so that only the same run resumes."""
+    decides = [
+        recipe.model_dump(mode="json"),
+        dataset.sha256,
+        dataset.ties,
+        options.seed,
+        options.precision,
+        options.split,
+    ]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return options.out.absolute().parent / f".{options.out.name}.training-{digest}"
+
+
+def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> NDArray[np.float32] | None:
+    """Item vectors of the artifact this recipe builds on, in the row order of ``dataset``."""
+    if recipe.requires is None:
+        return None
+    if folder is None:
+        raise RecipeError(f"recipe {recipe.name!r} builds on {recipe.requires!r}: give its artifact with --id-model")
+    manifest = read_manifest(folder)
+    if manifest.recipe != recipe.requires:
+        raise RecipeError(f"--id-model {folder} holds recipe {manifest.recipe!r}, and {recipe.requires!r} is required")
+    catalog = Catalog.read(folder / "catalog.parquet")
+    vectors = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
+    rows = [catalog.row(item_id) for item_id in dataset.item_ids]
+    if missing := [item for item, row in zip(dataset.item_ids, rows, strict=True) if row is None]:
+        raise ArtifactError(f"--id-model {folder} lacks {len(missing)} items of {dataset.name}, first {missing[0]!r}")
+    return np.ascontiguousarray(vectors[np.asarray(rows, np.int64)])
+
+
+def _training_record(fitted: Fitted, options: RunOptions) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    return {
+        "epochs": fitted.epochs,
+        "best_epoch": fitted.best_epoch,
+        "steps": fitted.steps,
+        "seconds": round(fitted.seconds, 1),
+        "stopped_by": fitted.stopped_by,
+        "seed": options.seed,
+        "precision": options.precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "time_budget_minutes": options.time_budget,
+    }
