@@ -71,7 +71,8 @@ def save(adapted: nn.Module, folder: Path, *, source: str) -> None:
     """
     for config in cast(Any, adapted).peft_config.values():
         config.base_model_name_or_path = source
-    cast(Any, adapted).save_pretrained(str(folder), safe_serialization=True)
+    # "auto" would ask a hub for the backbone, to learn whether its vocabulary was resized; it never is
+    cast(Any, adapted).save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     card = folder / "README.md"
     card.unlink(missing_ok=True)  # a generated model card full of blanks
 
@@ -87,7 +88,7 @@ def load(backbone: nn.Module, folder: Path) -> nn.Module:
 
     with _without_peft_deprecations():
         adapted = PeftModel.from_pretrained(cast("PreTrainedModel", backbone), str(folder), is_trainable=False)
-    expected = set(get_peft_model_state_dict(adapted))
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     with safe_open(str(folder / WEIGHTS), framework="pt") as file:
         found = set(file.keys())
     if expected != found:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from training import cli_data
+from training.cli_common import errors_as_one_line, open_dataset
+from training.evaluation.table import print_results
 
 app = typer.Typer(
     name="training", no_args_is_help=True, add_completion=False, help="Train, evaluate and compare recommenders."
 )
 cli_data.register(app)
 console = Console(stderr=True)
+RANKING = "whole catalog ranked, seen items removed, ties at random; ± half of the 95 % bootstrap interval"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on the last line.")]
 Seed = Annotated[int, typer.Option(help="Seed of initialisation, data order and dropout.")]
@@ -53,14 +56,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
-    with _errors():
+    with errors_as_one_line(console):
         from training.recipes import RecipeError, get_recipe
         from training.run import RunOptions, run
 
         if precision not in ("fp32", "bf16"):
             raise RecipeError(f"precision {precision!r} is not allowed; allowed are fp32 and bf16")
         chosen = get_recipe(recipe, [*([f"backbone.source={backbone}"] if backbone else []), *(settings or [])])
-        dataset = cli_data.open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
         _use_cores()
         options = RunOptions(
             out=out,
@@ -97,15 +100,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalog for every user of a split, seen items left out."""
-    with _errors():
+    with errors_as_one_line(console):
         from training.compare import evaluate_artifact, write_top
 
-        dataset = cli_data.open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         _use_cores()
         row, answers = evaluate_artifact(artifact, dataset, split_part, seed=seed, ledger=ledger, console=console)
         if top is not None:
             write_top(top, answers, dataset, split_part)
-    console.print(_table([row], f"{artifact.name} on {dataset.name}, {split_part}"))
+    print_results(f"{artifact.name} on {dataset.name}, {split_part}", {artifact.name: answers.metrics}, RANKING)
     if as_json:
         print(json.dumps(row))
 
@@ -121,13 +124,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Floors and artifacts in one table, with paired intervals against the first artifact."""
-    with _errors():
+    with errors_as_one_line(console):
         from training.compare import compare_artifacts
 
-        dataset = cli_data.open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         _use_cores()
-        rows = compare_artifacts(artifacts, dataset, split_part, seed=seed, ledger=ledger, console=console)
-    console.print(_table(rows, f"{dataset.name}, {split_part}, whole catalog, seen items removed"))
+        rows, table = compare_artifacts(artifacts, dataset, split_part, seed=seed, ledger=ledger, console=console)
+    print_results(f"{dataset.name}, {split_part}", table, RANKING)
     if as_json:
         print(json.dumps(rows))
 
@@ -147,20 +150,6 @@ def recipes(as_json: Json = False) -> None:
     Console().print(table)
 
 
-def _table(rows: list[dict[str, Any]], title: str) -> Table:
-    columns = ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr", "coverage@20", "popularity_lift@20")
-    table = Table("method", *columns, "difference of ndcg@10", title=title)
-    for row in rows:
-        table.add_row(row["method"], *(_cell(row.get(column)) for column in columns), row.get("difference", ""))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
-    return "" if value is None else f"{value:.3f}"
-
-
 def _use_cores() -> None:
     """One torch thread a core this process may use."""
     import os
@@ -168,8 +157,3 @@ def _use_cores() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
-
-
-def _errors() -> Any:
-    """Turn our own errors into one line on stderr and exit status 2; anything else is a bug and keeps its trace."""
-    return cli_data.errors_as_one_line(console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from training.data.report import DataError
 from training.data.splits import Part, Split
 from training.evaluate import Evaluation, evaluate
 from training.evaluation.floors import FLOORS, measure_floor
-from training.evaluation.ledger import append
-from training.evaluation.metrics import paired_bootstrap
+from training.evaluation.ledger import append_entry
+from training.evaluation.metrics import Metrics, paired_bootstrap
 from training.run import split_of
 
 
@@ -60,15 +59,13 @@ def evaluate_artifact(
         "served_index": result.index_metrics,
     }
     if ledger and part == "test":
-        config = hashlib.sha256(json.dumps(manifest.recipe_data, sort_keys=True).encode()).hexdigest()
-        append(
-            method=manifest.recipe,
-            config_sha256=config,
+        append_entry(
+            config=manifest.recipe_data,
             seed=int(manifest.training.get("seed", 0)),
             data=dataset.name,
             data_sha256=dataset.sha256,
             split=split.name,
-            fitted_on=manifest.fitted_on,
+            part=part,
             result=row,
         )
     return row, result
@@ -76,14 +73,19 @@ def evaluate_artifact(
 
 def compare_artifacts(
     folders: Sequence[Path], dataset: Dataset, part: str, *, seed: int, ledger: bool, console: Console
-) -> list[dict[str, Any]]:
-    """Floors first, then each artifact with the interval of its NDCG@10 against the first one."""
+) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
+    """Floors first, then each artifact with the paired interval of its NDCG@10 against the first one.
+
+    Returns rows for programs, and the metrics by method for a table.
+    """
     split = split_of(dataset, "leave-one-out")
     rows: list[dict[str, Any]] = []
+    table: dict[str, Metrics] = {}
     for name in FLOORS:
         with console.status(f"floor {name}"):
             floor = measure_floor(name, split, _part(part), seed=seed)
         rows.append({"method": name, **floor.metrics.to_dict()})
+        table[name] = floor.metrics
     first: NDArray[np.int64] | None = None
     for folder in folders:
         row, result = evaluate_artifact(folder, dataset, part, seed=seed, ledger=ledger, console=console)
@@ -91,9 +93,14 @@ def compare_artifacts(
             first = result.ranks_T
         else:
             against = paired_bootstrap(result.ranks_T, first, seed=seed)["ndcg@10"]
-            row["difference"] = f"{against.difference:+.4f} [{against.low:+.4f}, {against.high:+.4f}]"
+            row["ndcg@10_against_first"] = {
+                "difference": round(against.difference, 6),
+                "low": round(against.low, 6),
+                "high": round(against.high, 6),
+            }
         rows.append(row)
-    return rows
+        table[folder.name] = result.metrics
+    return rows, table
 
 
 def write_top(path: Path, answers: Evaluation, dataset: Dataset, part: str) -> None:

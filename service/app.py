@@ -1,0 +1,86 @@
+"""The ASGI application: routes, middleware, errors in one shape."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.errors import CODE_OF_STATUS, AnyoError, NotAllowed, UnknownName, error_body
+from service.middleware import RequestFrame, request_info
+from service.openapi import describe, project_version
+from service.routes import items, operations, recommend, users
+from service.routes.common import input_error
+from service.service import Service
+
+DESCRIPTION = """\
+What will this user want next? A language model reads the history in one forward pass, and an item index
+answers. Every error is `{"error": {"code", "message", "field"?, "request_id"}}`; every answer carries
+`X-Request-ID` and `Server-Timing`.
+"""
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the application around a service, which whoever serves it starts and closes."""
+    app = FastAPI(
+        title="anyo",
+        version=project_version(),
+        description=DESCRIPTION,
+        # Their pages load scripts from elsewhere; `/` and `/openapi.json` are served from here.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for module in (recommend, users, items, operations):
+        app.include_router(module.router)
+    app.add_middleware(
+        RequestFrame,
+        metrics=service.metrics,
+        max_body_bytes=service.settings.max_body_bytes,
+    )
+    app.add_exception_handler(AnyoError, _own_error)
+    app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(RequestValidationError, _wrong_parameter)
+    describe(app)
+    return app
+
+
+async def _own_error(request: Request, error: Exception) -> Response:
+    return _error_answer(request, cast(AnyoError, error))
+
+
+async def _framework_error(request: Request, error: Exception) -> Response:
+    """Answer what starlette itself refuses: unknown paths, wrong methods."""
+    raised = cast(HTTPException, error)
+    path = request.url.path
+    own: AnyoError
+    if raised.status_code == 404:
+        own = UnknownName(f"there is no {path!r}; GET /openapi.json lists every path", code="unknown_path")
+    elif raised.status_code == 405:
+        allowed = (raised.headers or {}).get("Allow", "another method")
+        own = NotAllowed(f"{request.method} is not allowed on {path!r}; allowed: {allowed}")
+    else:
+        own = AnyoError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
+        own.status = raised.status_code
+    answer = _error_answer(request, own)
+    answer.headers.update(raised.headers or {})
+    return answer
+
+
+async def _wrong_parameter(request: Request, error: Exception) -> Response:
+    mistakes = [
+        # Without the part that says "query" or "path": the name is what a caller knows.
+        {**mistake, "loc": tuple(mistake["loc"][1:])}
+        for mistake in cast(RequestValidationError, error).errors()
+    ]
+    return _error_answer(request, input_error(mistakes))
+
+
+def _error_answer(request: Request, error: AnyoError) -> Response:
+    body = error_body(error.code, error.message, request_info(request).request_id, error.field)
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return Response(body, status_code=error.status, headers=headers, media_type="application/json")

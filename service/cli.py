@@ -1,0 +1,100 @@
+"""`python -m service ARTIFACT…`: checks the settings, loads, serves, and says how to ask."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.settings import Settings, SettingsError, load_settings
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EXAMPLE_ITEMS = 3
+USAGE_ERROR, FAILED = 2, 1
+
+
+@app.command()
+def serve(
+    artifacts: Annotated[
+        list[Path] | None, typer.Argument(help="Artifact folders; the first answers requests that name none.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where users' histories live: sqlite:///PATH or sqlite:///:memory:.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Say that it is ready as one JSON object.")] = False,
+) -> None:
+    """Serve POST /recommend from artifacts. Every setting is also a variable ANYO_…; docs/settings.md lists them."""
+    try:
+        settings = load_settings(artifacts=tuple(artifacts) if artifacts else None, host=host, port=port, store=store)
+    except SettingsError as error:
+        _stop(str(error), USAGE_ERROR)
+    if not settings.artifacts:
+        _stop(
+            "name at least one artifact folder, e.g. python -m service artifacts/NAME (or set ANYO_ARTIFACTS)",
+            USAGE_ERROR,
+        )
+    for folder in settings.artifacts:
+        if not folder.is_dir():
+            _stop(f"artifact folder {folder} does not exist; `python -m training train` makes one", USAGE_ERROR)
+    _run(settings, json_output)
+
+
+def _run(settings: Settings, json_output: bool) -> None:
+    from service.cores import model_threads, one_openmp_thread_by_default, set_model_threads
+
+    # Before anything imports numpy, faiss or torch: they read it once, when they are loaded.
+    one_openmp_thread_by_default()
+    threads = model_threads(settings.threads)
+    if not json_output:
+        names = ", ".join(folder.name for folder in settings.artifacts)
+        print(f"[serve] loading {names} ({threads} model {'thread' if threads == 1 else 'threads'})", flush=True)
+    from service.logs import configure_logging
+    from service.parts import LoadError
+    from service.server import serve as run_server
+    from service.service import Service
+
+    configure_logging(settings.log_level, settings.log_format)
+    set_model_threads(threads)
+    try:
+        service = Service(settings)
+        run_server(service, lambda url: _announce(service, url, json_output))
+    except (LoadError, ValueError) as error:
+        _stop(str(error), FAILED)
+    except OSError as error:
+        _stop(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --host, --port",
+            FAILED,
+        )
+
+
+def _announce(service: object, url: str, json_output: bool) -> None:
+    from service.service import Service
+
+    assert isinstance(service, Service)
+    parts = service.recommender(None).parts
+    history = parts.golden[0].history[-EXAMPLE_ITEMS:]
+    body = json.dumps({"history": list(history), "k": 5}, ensure_ascii=False)
+    curl = f"curl -s {url}/recommend -H 'content-type: application/json' -d {shlex.quote(body)}"
+    if json_output:
+        print(
+            json.dumps({"ready": True, "url": url, "artifacts": list(service.recommenders), "curl": curl}), flush=True
+        )
+        return
+    print(
+        f"[serve] ready: {parts.name} ({parts.recipe}, {len(parts.catalog)} items) on {url}\n"
+        f"[serve] the page for people is {url}/   Ctrl-C ends it\n"
+        f"[serve] try:\n\n{curl}\n",
+        flush=True,
+    )
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)

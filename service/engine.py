@@ -1,0 +1,304 @@
+"""The engine: from prepared work to found items, in batches, on threads of its own.
+
+Three steps surround the device so that it never waits for Python:
+
+    event loop     admit → queue            … resolve the waiters
+    device thread          take a batch → forward
+    search thread                          search → hand back
+
+While one batch is in its forward pass, the next requests are being prepared on the event loop and the batch
+before it is searched. The device thread takes its batch at the last moment, so that everything that arrived
+during a forward pass can be in the next. Work whose vector is known already goes to the search thread alone.
+
+A failing batch is computed again row by row, so that only the request at fault sees the error. If a thread
+itself dies, every waiter gets an error, the engine refuses further work and `trouble()` tells liveness and
+readiness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import structlog
+
+from service.batcher import Batch, Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
+from service.errors import AnyoError, DeadlineExceeded, ModelError, NotReady, Overloaded, TooLarge
+from service.metrics import Metrics
+from service.work import Encode, Found, Search, Work, one_by_one_on_failure
+
+log = structlog.get_logger(__name__)
+
+# Batches between the end of their forward pass and their answers: enough to overlap, few enough to push back.
+SEARCH_BACKLOG = 2
+# Requests with a known vector that may wait for the search thread, in full batches.
+CACHED_BACKLOG_BATCHES = 16
+LONGEST_RETRY_AFTER_S = 60
+
+Ticket = asyncio.Future[Found]
+WorkEntry = Entry[Work, Ticket]
+
+
+@dataclass(slots=True, eq=False)
+class _Computed:
+    """Entries on their way to the search thread: a vector or an error each, and when the forward pass ran."""
+
+    entries: Sequence[WorkEntry]
+    vectors: list[np.ndarray | Exception]
+    started: float
+    finished: float
+    batch: Batch[Work, Ticket] | None  # None: the vector came from the cache
+
+
+class Engine:
+    """Runs `encode` and `search` for many requests at once; `start`, then `run`, then `close`."""
+
+    def __init__(
+        self, encode: Encode, search: Search, limits: Limits, metrics: Metrics, *, stall_seconds: float = 60.0
+    ) -> None:
+        self._encode = encode
+        self._search = search
+        self._metrics = metrics
+        self._stall_seconds = stall_seconds
+        self._batcher: Batcher[Work, Ticket] = Batcher(limits, time.monotonic)
+        self._wake = threading.Condition()  # guards the batcher
+        self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
+        self._backlog = threading.Semaphore(SEARCH_BACKLOG)
+        self._cached: set[WorkEntry] = set()  # on their way to the search thread, vector known
+        self._stopping = False
+        self._dead: str | None = None
+        self._forward_since: float | None = None
+        self._tokens_per_second = 0.0
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- from the event loop ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the threads; call it from the event loop that will call `run`."""
+        self._loop = asyncio.get_running_loop()
+        for name, target in (("device", self._device_loop), ("search", self._search_loop)):
+            thread = threading.Thread(target=self._supervised, args=(name, target), name=f"anyo-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    async def run(self, work: Work, key: Hashable, deadline: float) -> Found:
+        """Compute one request; `key` names identical work, `deadline` is a time of `time.monotonic`.
+
+        Raises TooLarge, Overloaded, DeadlineExceeded, ModelError, NotReady. Cancelling it takes the request
+        out of the queue.
+        """
+        self._refuse_if_down()
+        loop = asyncio.get_running_loop()
+        waiter: Waiter[Ticket] = Waiter(loop.create_future(), deadline)
+        entry = self._admit(work, key, waiter) if work.vector_D is None else self._admit_cached(work, waiter)
+        try:
+            async with asyncio.timeout_at(loop.time() + deadline - time.monotonic()):
+                return await waiter.ticket
+        except TimeoutError:
+            raise DeadlineExceeded("the request was not answered within its deadline") from None
+        finally:
+            if not waiter.ticket.done() or waiter.ticket.cancelled():
+                with self._wake:
+                    self._batcher.leave(entry, waiter)
+
+    def trouble(self) -> str | None:
+        """Return why this engine answers nothing, or None; a stalled forward pass counts."""
+        since = self._forward_since
+        if self._dead is not None:
+            return self._dead
+        if since is not None and time.monotonic() - since > self._stall_seconds:
+            return f"a forward pass has been running for more than {self._stall_seconds:g} s"
+        return None
+
+    def load(self) -> tuple[int, int]:
+        """Return the entries and the positions that wait for the device."""
+        return self._batcher.depth, self._batcher.queued_tokens
+
+    async def close(self, within: float) -> None:
+        """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the threads."""
+        end = time.monotonic() + within
+        while self._dead is None and time.monotonic() < end and not self._idle():
+            await asyncio.sleep(0.01)
+        self._fail_waiters("the service is shutting down", "draining")
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        self._backlog.release()
+        self._inbox.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, 1.0)
+
+    def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket]) -> WorkEntry:
+        assert work.prompt is not None
+        with self._wake:
+            try:
+                entry = self._batcher.admit(key, work.prompt.length, work, waiter)
+            except QueueFull as full:
+                self._metrics.rejected("queue_full").inc()
+                raise self._overloaded(f"the queue is full ({full})", full.queued) from None
+            except EntryTooLong as long:
+                self._metrics.rejected("too_long").inc()
+                raise TooLarge(
+                    f"this history takes {long.length} positions, a batch may hold {long.limit}; "
+                    "send a shorter history, or raise ANYO_MAX_BATCH_TOKENS",
+                    field="history",
+                ) from None
+            self._wake.notify()
+        return entry
+
+    def _admit_cached(self, work: Work, waiter: Waiter[Ticket]) -> WorkEntry:
+        limits = self._batcher.limits
+        if len(self._cached) >= CACHED_BACKLOG_BATCHES * limits.max_batch_requests:
+            self._metrics.rejected("search_full").inc()
+            raise self._overloaded(f"{len(self._cached)} requests wait for a search", 0)
+        now = time.monotonic()
+        entry: WorkEntry = Entry(None, 1, work, now, [waiter], running=True)
+        assert work.vector_D is not None
+        self._cached.add(entry)
+        self._inbox.put(_Computed([entry], [work.vector_D], now, now, None))
+        return entry
+
+    def _idle(self) -> bool:
+        return self._batcher.idle and not self._cached
+
+    def _overloaded(self, message: str, queued: int) -> Overloaded:
+        wait = math.ceil(queued / self._tokens_per_second) if self._tokens_per_second else 1
+        return Overloaded(message, retry_after=max(1, min(LONGEST_RETRY_AFTER_S, wait)))
+
+    def _refuse_if_down(self) -> None:
+        if self._dead is not None:
+            raise NotReady(self._dead, code="engine_dead")
+        if self._stopping:
+            raise NotReady("the service is shutting down", code="draining")
+
+    # -- device thread ---------------------------------------------------------------------------------------
+
+    def _device_loop(self) -> None:
+        while (batch := self._take()) is not None:
+            started = time.monotonic()
+            vectors = one_by_one_on_failure(self._forward, [entry.work.prompt for entry in batch.entries])
+            self._forward_since = None
+            finished = time.monotonic()
+            self._note(batch, finished - started)
+            self._inbox.put(_Computed(batch.entries, vectors, started, finished, batch))
+
+    def _take(self) -> Batch[Work, Ticket] | None:
+        """Wait for work and take a batch of it; None means stop. Late, so that the batch is as full as can be."""
+        self._backlog.acquire()
+        with self._wake:
+            while not self._stopping:
+                batch = self._batcher.next_batch()
+                if batch is not None:
+                    return batch
+                self._wake.wait()
+        return None
+
+    def _forward(self, prompts: Sequence[Any]) -> list[np.ndarray]:
+        """Return user_BD; a wrong shape or a value that is not finite is an error, not somebody's answer."""
+        self._forward_since = time.monotonic()
+        user_BD = np.asarray(self._encode(prompts), dtype=np.float32)
+        if user_BD.ndim != 2 or len(user_BD) != len(prompts):
+            raise RuntimeError(f"the encoder returned shape {user_BD.shape} for {len(prompts)} prompts")
+        if not np.isfinite(user_BD).all():
+            raise RuntimeError("the encoder returned a user vector that is not finite")
+        return list(user_BD)
+
+    def _note(self, batch: Batch[Work, Ticket], seconds: float) -> None:
+        self._metrics.batch_requests.observe(len(batch.entries))
+        self._metrics.batch_tokens.observe(batch.padded_tokens)
+        self._metrics.batch_padding_ratio.observe(batch.padding)
+        rate = batch.tokens / max(seconds, 1e-6)
+        self._tokens_per_second = 0.8 * self._tokens_per_second + 0.2 * rate if self._tokens_per_second else rate
+
+    # -- search thread ---------------------------------------------------------------------------------------
+
+    def _search_loop(self) -> None:
+        while (computed := self._inbox.get()) is not None:
+            started = time.monotonic()
+            results = self._search_all(computed)
+            finished = time.monotonic()
+            if computed.batch is not None:
+                self._backlog.release()
+            self._on_loop(self._deliver, computed, results, started, finished)
+
+    def _search_all(self, computed: _Computed) -> list[Any]:
+        """Return (rows_K, scores_K), an exception, or None (nobody waits any more) for each entry."""
+        results: list[Any] = list(computed.vectors)
+        if computed.batch is None and not computed.entries[0].wanted(time.monotonic()):
+            return [None]
+        places = [place for place, result in enumerate(results) if not isinstance(result, Exception)]
+
+        def search(some: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+            return self._search(np.stack([results[i] for i in some]), [computed.entries[i].work for i in some])
+
+        if places:
+            for place, found in zip(places, one_by_one_on_failure(search, places), strict=True):
+                results[place] = found
+        return results
+
+    # -- back on the event loop ------------------------------------------------------------------------------
+
+    def _deliver(self, computed: _Computed, results: list[Any], search_started: float, finished: float) -> None:
+        """Resolve the waiters; identical requests join an entry up to this very moment."""
+        if computed.batch is not None:
+            with self._wake:
+                self._batcher.done(computed.batch)
+        else:
+            self._cached.difference_update(computed.entries)
+        for entry, vector, result in zip(computed.entries, computed.vectors, results, strict=True):
+            if result is None:
+                continue
+            answer: Found | AnyoError
+            if isinstance(result, Exception):
+                log.error("request failed", error=repr(result), exc_info=result)
+                answer = ModelError("the model failed on this request; others are not affected")
+            else:
+                taken = search_started if computed.batch is None else computed.started
+                seconds = {"queue": max(0.0, taken - entry.arrived)}
+                if computed.batch is not None:
+                    seconds["forward"] = computed.finished - computed.started
+                seconds["search"] = finished - search_started
+                rows_K, scores_K = result
+                answer = Found(rows_K, scores_K, cast(np.ndarray, vector), seconds)
+            self._resolve(entry, answer)
+
+    @staticmethod
+    def _resolve(entry: WorkEntry, answer: Found | AnyoError) -> None:
+        for waiter in entry.waiters:
+            if waiter.ticket.done():
+                continue
+            if isinstance(answer, Found):
+                waiter.ticket.set_result(answer)
+            else:
+                waiter.ticket.set_exception(answer)
+
+    def _fail_waiters(self, reason: str, code: str) -> None:
+        with self._wake:
+            entries = [*self._batcher.entries(), *self._cached]
+        for entry in entries:
+            self._resolve(entry, NotReady(reason, code=code))
+
+    # -- supervision -----------------------------------------------------------------------------------------
+
+    def _supervised(self, name: str, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except BaseException as error:
+            log.critical("thread died", thread=name, error=repr(error), exc_info=error)
+            self._dead = f"the {name} thread died: {error!r}"
+            self._on_loop(self._fail_waiters, self._dead, "engine_dead")
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop is not None
+        # A loop that is closed has no waiters left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)

@@ -1,0 +1,109 @@
+"""What stands between a loaded artifact and its first user: golden answers, and a warm-up.
+
+Both go the way of real requests, through batching, forward pass and search, so that whatever is wrong there
+(a missing adapter key, another mask, another dtype, a padded batch that differs from a single row) shows
+before readiness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from modeling.artifact import GOLDEN_TOLERANCE, GoldenCase
+from service.errors import AnyoError
+from service.metrics import Metrics
+from service.parts import LoadError, Parts
+from service.recommender import Recommendation, Recommender
+from service.schemas import FreeTitle, RecommendRequest
+from service.settings import Settings
+from service.store import GuardedStore
+
+PATIENCE_S = 300.0  # first passes may compile kernels
+SPARE = 5  # items asked for beyond a golden top list: candidates for a near tie at its end
+GROUP = 8  # warm-up requests that are sent together
+ROOM = 2**40  # queued positions: the rehearsal is not to be refused for overload
+WARM_UP_TITLE = "A title that is in no catalog"
+
+
+async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> None:
+    """Check the golden answers and warm up, with a recommender of their own; raises LoadError.
+
+    Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
+    that nobody reads, so that the real ones count users only.
+    """
+    roomy = settings.model_copy(update={"user_cache_entries": 0, "max_queued_tokens": ROOM})
+    recommender = Recommender(parts, store, roomy, Metrics())
+    recommender.start()
+    try:
+        await check_golden(recommender)
+        await warm_up(recommender, settings.warmup_requests)
+    except AnyoError as error:
+        raise LoadError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
+    finally:
+        await recommender.close(0)
+
+
+async def check_golden(recommender: Recommender) -> None:
+    """Compare the answers to the golden histories with what the artifact says; raises LoadError, one sentence."""
+    golden = recommender.parts.golden
+    if not golden:
+        raise LoadError(f"artifact {recommender.parts.name}: golden.json holds no history to check")
+    # The first alone, the others together: a single row and a batch must both be right.
+    answers = [await _ask(recommender, golden[0].history, len(golden[0].top) + SPARE)]
+    answers += await asyncio.gather(*(_ask(recommender, case.history, len(case.top) + SPARE) for case in golden[1:]))
+    for case, answer in zip(golden, answers, strict=True):
+        _compare(recommender.parts, case, answer)
+
+
+async def warm_up(recommender: Recommender, requests: int) -> None:
+    """Answer `requests` requests made from the golden histories, of all lengths, some of them together."""
+    histories = [case.history for case in recommender.parts.golden if case.history]
+    made: list[Sequence[str]] = []
+    for number in range(requests):
+        history = histories[number % len(histories)]
+        made.append(history[-(1 + number % len(history)) :])
+    for start in range(0, len(made), GROUP):
+        await asyncio.gather(*(_ask(recommender, history, 10) for history in made[start : start + GROUP]))
+    if requests and "text" in recommender.parts.reads:
+        ask = RecommendRequest(history=[FreeTitle(title=WARM_UP_TITLE)])
+        await recommender.recommend(ask, time.monotonic() + PATIENCE_S)
+
+
+async def _ask(recommender: Recommender, history: Sequence[str], k: int) -> Recommendation:
+    return await recommender.recommend(RecommendRequest(history=list(history), k=k), time.monotonic() + PATIENCE_S)
+
+
+def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
+    name = f"golden.json of {parts.name}: history {case.history[-3:]}"
+    stored_D = np.asarray(case.vector, np.float32)
+    if answer.vector_D is None or answer.vector_D.shape != stored_D.shape:
+        shape = None if answer.vector_D is None else answer.vector_D.shape
+        raise LoadError(f"{name} gives a vector of shape {shape}, and {stored_D.shape} is stored")
+    difference = float(np.abs(answer.vector_D - stored_D).max())
+    if not difference <= GOLDEN_TOLERANCE:
+        raise LoadError(
+            f"{name} gives a vector that differs from the stored one by {difference:.2g}, and at most "
+            f"{GOLDEN_TOLERANCE} is allowed: the model is not the one that was trained"
+        )
+    found = [parts.catalog.item_ids[row] for row in answer.rows[: len(case.top)]]
+    if found != case.top and not _near_ties(answer, [parts.catalog.row(item) for item in case.top], difference):
+        raise LoadError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")
+
+
+def _near_ties(answer: Recommendation, expected_rows: Sequence[int | None], difference: float) -> bool:
+    """Return whether the answer is the expected one but for items whose scores differ by what rounding
+    explains.
+
+    Other processors round otherwise, and what that may swap are items with nearly equal scores.
+    """
+    score_of: dict[int | None, float] = dict(zip(answer.rows, answer.scores, strict=True))
+    largest = max((abs(score) for score in answer.scores), default=1.0)
+    allowed = 1e-5 * max(1.0, largest) + 10 * difference
+    return all(
+        row in score_of and abs(score_of[row] - score) <= allowed
+        for row, score in zip(expected_rows, answer.scores, strict=False)
+    )

@@ -1,0 +1,125 @@
+"""Every metric of the service: its name, its labels, its meaning. `docs/metrics.md` has a row for each of
+them.
+
+Label values come from closed sets (routes, stages, loaded artifacts, …), never from what a client sends, so
+the number of series is bounded. Children are bound once and kept, because looking one up by label costs more
+than counting.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+SECONDS = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
+    1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0,
+)  # fmt: skip
+STAGE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, *SECONDS)
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+NO_RECIPE = "none"  # label of requests that no model answers
+SOURCES = ("model", "cache", "popular")
+REASONS = ("queue_full", "too_long", "search_full", "titles_full")
+CACHES = ("user_vector", "title")
+
+# A second series for each counter and histogram, with the time of its birth; nobody asked for it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The metrics of one process, in a registry of its own so that two apps in one test do not collide."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._requests()
+        self._batches()
+        self._data()
+        # Series that exist from the start can be seen to be zero; one that is missing says nothing.
+        for source in SOURCES:
+            self.answers(source)
+        for reason in REASONS:
+            self.rejected(reason)
+        for name in CACHES:
+            for result in ("hit", "miss"):
+                self.cache_requests(name, result)
+
+    def _requests(self) -> None:
+        self.requests = self._counter(
+            "requests_total", "Requests answered, by route, recipe and HTTP status.", "endpoint", "recipe", "status"
+        )
+        self.request_seconds = self._histogram(
+            "request_seconds",
+            "Seconds from the first byte of a request to the last of its answer.",
+            SECONDS,
+            "endpoint",
+            "recipe",
+        )
+        self.stage_seconds = self._histogram(
+            "stage_seconds", "Seconds of one request in one stage.", STAGE_SECONDS, "endpoint", "stage"
+        )
+        self.answers = self._counter("answers_total", "Recommendations answered, by where they came from.", "source")
+        self.rejected = self._counter("rejected_total", "Requests refused before any work, by reason.", "reason")
+        self.deadline_exceeded = self._counter("deadline_exceeded_total", "Requests that ran out of time (504).")
+        self.cancelled = self._counter("cancelled_total", "Requests whose client left before the answer.")
+        self.event_loop_lag = self._histogram(
+            "event_loop_lag_seconds", "How much later than asked the event loop came back.", STAGE_SECONDS
+        )
+
+    def _batches(self) -> None:
+        self.queue_depth = self._gauge("queue_depth", "Entries waiting for the device.")
+        self.queue_tokens = self._gauge("queue_tokens", "Positions waiting for the device.")
+        self.queue_tokens_limit = self._gauge("queue_tokens_limit", "Positions that may wait.")
+        self.batch_requests_limit = self._gauge("batch_requests_limit", "Entries that a batch may hold.")
+        self.batch_tokens_limit = self._gauge("batch_tokens_limit", "Positions that a batch may hold, padding counted.")
+        self.batch_requests = self._histogram("batch_requests", "Entries in a forward pass.", COUNTS)
+        self.batch_tokens = self._histogram("batch_tokens", "Positions in a forward pass, padding counted.", TOKENS)
+        self.batch_padding_ratio = self._histogram(
+            "batch_padding_ratio", "Share of padding among the positions of a forward pass.", SHARES
+        )
+
+    def _data(self) -> None:
+        self.cache_requests = self._counter(
+            "cache_requests_total", "Look-ups in a cache, by result.", "cache", "result"
+        )
+        self.store_up = self._gauge("store_up", "1 while the store of histories answers, 0 after a failure.")
+        self.store_seconds = self._histogram(
+            "store_seconds", "Seconds of one operation of the store.", STAGE_SECONDS, "op"
+        )
+        self.index_items = self._gauge("index_items", "Items in the index of the default artifact.")
+        self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
+
+    def _counter(self, name: str, help: str, *labels: str) -> Any:
+        return self._bound(Counter(f"anyo_{name}", help, labels, registry=self.registry), labels)
+
+    def _gauge(self, name: str, help: str, *labels: str) -> Any:
+        return self._bound(Gauge(f"anyo_{name}", help, labels, registry=self.registry), labels)
+
+    def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Any:
+        return self._bound(Histogram(f"anyo_{name}", help, labels, buckets=buckets, registry=self.registry), labels)
+
+    @staticmethod
+    def _bound(metric: Any, labels: tuple[str, ...]) -> Any:
+        """Return a metric without labels as it is, one with labels as a function from values to a kept child."""
+        return cache(metric.labels) if labels else metric
+
+    def page(self) -> bytes:
+        """Return the page for Prometheus."""
+        return generate_latest(self.registry)

@@ -1,0 +1,199 @@
+"""What surrounds every request: its id, its size limit, its times, its metrics, and the last net for errors.
+
+Plain ASGI, because a middleware that wraps `receive` in its own task hides a client's disconnect from the
+handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ClientGone, TooLarge, error_body
+from service.metrics import NO_RECIPE, Metrics
+
+log = structlog.get_logger(__name__)
+
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+UNKNOWN_PATH = "other"
+SCOPE_KEY = "anyo.request"
+
+# A request's id is a number behind a random name of this process: unique, and without a system call each
+# time.
+PROCESS_ID = uuid.uuid4().hex[:20]
+_numbers = itertools.count(1)
+
+request_id_of_this_task: ContextVar[str] = ContextVar("request_id_of_this_task", default="")
+
+
+@dataclass(slots=True)
+class RequestInfo:
+    """What is known of the request in progress; routes add the recipe and the seconds of their stages."""
+
+    request_id: str
+    started: float
+    recipe: str = NO_RECIPE
+    seconds: dict[str, float] = field(default_factory=dict)
+    status: int = 0
+    client_left: bool = False
+
+    def timings_ms(self) -> dict[str, float]:
+        """Return the stages so far and the total up to now, in milliseconds."""
+        timings = {name: round(1000 * seconds, 3) for name, seconds in self.seconds.items()}
+        return timings | {"total": round(1000 * (time.monotonic() - self.started), 3)}
+
+    def server_timing(self) -> str:
+        """Return the value of the Server-Timing header: stages in ms, then everything up to now."""
+        return ", ".join(f"{name};dur={ms}" for name, ms in self.timings_ms().items())
+
+
+def request_info(request: Request) -> RequestInfo:
+    """Return what the middleware knows of a request."""
+    info: RequestInfo = request.scope[SCOPE_KEY]
+    return info
+
+
+class RequestFrame:
+    """The one middleware of the service."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        info = RequestInfo(_accepted_id(headers.get(b"x-request-id", b"")), time.monotonic())
+        scope[SCOPE_KEY] = info
+        request_id_of_this_task.set(info.request_id)
+        framed_send = _framed(send, info)
+        try:
+            if _declared_length(headers) > self._max_body_bytes:
+                await _refuse(framed_send, info, self._too_large())
+            else:
+                await self._app(scope, self._limited(receive), framed_send)
+        except asyncio.CancelledError:
+            # The client left just as its answer became ready: nobody is there to be cancelled for.
+            if not info.client_left:
+                raise
+        except Exception as error:
+            log.error("unhandled error", path=scope["path"], error=repr(error), exc_info=error)
+            if not info.status:
+                await _answer(
+                    framed_send, info, 500, "internal_error", "an error in the service; its log has the request_id"
+                )
+        finally:
+            self._record(scope, info)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Count a body that came without a declared length."""
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise self._too_large()
+            return message
+
+        return limited
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._max_body_bytes} bytes (ANYO_MAX_BODY_BYTES)")
+
+    def _record(self, scope: Scope, info: RequestInfo) -> None:
+        route = scope.get("route")
+        endpoint = getattr(route, "path_format", UNKNOWN_PATH)
+        seconds = time.monotonic() - info.started
+        status = ClientGone.status if info.client_left or not info.status else info.status
+        metrics = self._metrics
+        metrics.requests(endpoint, info.recipe, str(status)).inc()
+        metrics.request_seconds(endpoint, info.recipe).observe(seconds)
+        for stage, stage_seconds in info.seconds.items():
+            metrics.stage_seconds(endpoint, stage).observe(stage_seconds)
+        if info.client_left:
+            metrics.cancelled.inc()
+        elif status == 504:
+            metrics.deadline_exceeded.inc()
+        log.debug("request", method=scope["method"], endpoint=endpoint, status=status, ms=round(1000 * seconds, 3))
+
+
+@contextlib.asynccontextmanager
+async def cancelled_when_client_leaves(request: Request) -> AsyncIterator[None]:
+    """Cancel the body of this block when the client closes its connection; raises ClientGone then.
+
+    For use after the request's body has been read: the next message can then only be the disconnect.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    info = request_info(request)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        info.client_left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if info.client_left and task.uncancel() == 0:
+            raise ClientGone("the client closed its connection") from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+def _framed(send: Send, info: RequestInfo) -> Send:
+    async def framed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            info.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", info.request_id.encode()),
+                (b"server-timing", info.server_timing().encode()),
+            ]
+        await send(message)
+
+    return framed
+
+
+def _accepted_id(sent: bytes) -> str:
+    """Return the client's own request id where it is harmless to print and log, else a new one."""
+    given = sent.decode("latin-1")
+    return given if ACCEPTED_ID.fullmatch(given) else f"{PROCESS_ID}{next(_numbers):012x}"
+
+
+def _declared_length(headers: dict[bytes, bytes]) -> int:
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+async def _refuse(send: Send, info: RequestInfo, error: TooLarge) -> None:
+    await _answer(send, info, error.status, error.code, error.message)
+
+
+async def _answer(send: Send, info: RequestInfo, status: int, code: str, message: str) -> None:
+    body = error_body(code, message, info.request_id)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    # The rest of the request may not have been read; the connection cannot be used again.
+    headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,60 @@
+"""The catalog: find items by title, look one up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from index import Catalog
+from service.errors import UnknownName
+from service.openapi import answers
+from service.routes.common import Page, json_answer, page_of, service_of
+from service.schemas import Item, ItemList
+
+router = APIRouter(tags=["items"])
+
+
+class ItemsPage(Page):
+    """The query of the item list."""
+
+    artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
+
+
+@router.get("/items", responses=answers(ItemList, 404, 422, 503))
+async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Response:
+    """List items whose title holds every word of `query`, the most popular first."""
+    catalog = service_of(request).recommender(page.artifact).parts.catalog
+    # A rare word walks through every title of the catalog: not on the event loop.
+    rows = await asyncio.to_thread(catalog.search, page.query, page.limit + 1, page.offset)
+    shown, following = page_of(rows, page)
+    return json_answer({"items": [item_at(catalog, row) for row in shown], "next": following})
+
+
+@router.get("/items/{item_id:path}", responses=answers(Item, 404, 422, 503))
+async def item(
+    request: Request, item_id: Annotated[str, Path()], artifact: Annotated[str | None, Query()] = None
+) -> Response:
+    """Look one item up."""
+    parts = service_of(request).recommender(artifact).parts
+    row = parts.catalog.row(item_id)
+    if row is None:
+        raise UnknownName(
+            f"item {item_id!r} is not in the catalog of {parts.name!r} ({len(parts.catalog)} items); "
+            "GET /items?query=… finds items by title",
+            code="unknown_item",
+        )
+    return json_answer(item_at(parts.catalog, row))
+
+
+def item_at(catalog: Catalog, row: int) -> dict[str, Any]:
+    """Return one item as it is answered."""
+    return {
+        "item_id": catalog.item_ids[row],
+        "title": catalog.titles[row],
+        "categories": catalog.categories[row],
+        "popularity": int(catalog.popularity[row]),
+    }

@@ -1,0 +1,103 @@
+"""What operators and programs around the service ask: artifacts, probes, metrics; and the page for people."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from service.errors import NotReady
+from service.openapi import answers
+from service.recommender import Recommender
+from service.routes.common import json_answer, service_of
+from service.schemas import ArtifactList, Status
+
+router = APIRouter(tags=["operations"])
+
+PAGE = Path(__file__).parent.parent / "page" / "index.html"
+EXAMPLES_SHOWN = 5
+CATEGORIES_SHOWN = 200
+
+
+@router.get("/artifacts", responses=answers(ArtifactList, 503))
+async def artifacts(request: Request) -> Response:
+    """List the loaded artifacts, the default one first, with histories to try them with."""
+    service = service_of(request)
+    default = service.recommender(None)
+    rows = [_artifact(each, each is default) for each in service.recommenders.values()]
+    return json_answer({"items": rows, "next": None})
+
+
+@router.get("/livez", responses=answers(Status, 503))
+async def livez(request: Request) -> Response:
+    """Answer 503 only where a restart is what helps; loading is no such case."""
+    if (reason := service_of(request).broken()) is not None:
+        raise NotReady(reason, code="broken")
+    return json_answer({"status": "alive"})
+
+
+@router.get("/readyz", responses=answers(Status, 503))
+async def readyz(request: Request) -> Response:
+    """Answer 200 while requests may be sent here: artifacts loaded, golden answers right, model warm, not draining."""
+    if (reason := service_of(request).not_ready()) is not None:
+        raise NotReady(reason, retry_after=1)
+    return json_answer({"status": "ready"})
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Return all metrics in Prometheus' text format."""
+    return Response(service_of(request).metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Return the page that lets a person compose a history and see recommendations."""
+    html, policy = _page()
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return Response(html, media_type="text/html; charset=utf-8", headers=headers)
+
+
+@cache
+def _page() -> tuple[bytes, str]:
+    """Return the page and a policy under which only its own script and style can run, whatever a title holds."""
+    html = PAGE.read_bytes()
+    sources = {}
+    for tag in ("script", "style"):
+        found = re.search(rb"<%s>(.*?)</%s>" % (tag.encode(), tag.encode()), html, re.DOTALL)
+        assert found is not None, f"{PAGE.name} has no <{tag}>"
+        sources[tag] = base64.b64encode(hashlib.sha256(found.group(1)).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{sources['script']}'; style-src "
+        f"'sha256-{sources['style']}'; connect-src 'self'; img-src data:; base-uri 'none'; form-action "
+        "'none'; frame-ancestors 'none'"
+    )
+    return html, policy
+
+
+def _artifact(recommender: Recommender, default: bool) -> dict[str, Any]:
+    parts = recommender.parts
+    return {
+        "name": parts.name,
+        "version": parts.version,
+        "recipe": parts.recipe,
+        "default": default,
+        "reads": parts.reads,
+        "items": parts.index.size,
+        "dim": parts.index.dim,
+        "history_limit": parts.encoder.history_limit,
+        "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],
+        "examples": [case.history for case in parts.golden[:EXAMPLES_SHOWN]],
+    }

@@ -1,0 +1,52 @@
+"""`POST /recommend`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.middleware import RequestInfo, cancelled_when_client_leaves, request_info
+from service.openapi import answers, takes
+from service.parts import Parts
+from service.recommender import Recommendation
+from service.routes.common import json_answer, read_body, service_of
+from service.schemas import RecommendAnswer, RecommendRequest
+
+router = APIRouter(tags=["recommend"])
+
+
+@router.post(
+    "/recommend",
+    responses=answers(RecommendAnswer, 400, 404, 409, 413, 422, 429, 503, 504),
+    openapi_extra=takes(RecommendRequest),
+)
+async def recommend(request: Request) -> Response:
+    """Recommend items for a history, a stored user, or both."""
+    service, info = service_of(request), request_info(request)
+    ask = await read_body(request, RecommendRequest)
+    recommender = service.recommender(ask.artifact)
+    info.recipe = recommender.parts.recipe
+    deadline = info.started + service.settings.deadline_ms / 1000
+    async with cancelled_when_client_leaves(request):
+        recommendation = await recommender.recommend(ask, deadline)
+    info.seconds = recommendation.seconds
+    service.metrics.answers(recommendation.source).inc()
+    return json_answer(_answer(recommendation, recommender.parts, info))
+
+
+def _answer(recommendation: Recommendation, parts: Parts, info: RequestInfo) -> dict[str, Any]:
+    catalog = parts.catalog
+    return {
+        "request_id": info.request_id,
+        "items": [
+            {"rank": rank, "item_id": catalog.item_ids[row], "title": catalog.titles[row], "score": score}
+            for rank, (row, score) in enumerate(zip(recommendation.rows, recommendation.scores, strict=True), 1)
+        ],
+        "artifact": {"name": parts.name, "version": parts.version, "recipe": parts.recipe},
+        "timings_ms": info.timings_ms(),
+        "source": recommendation.source,
+        "ignored_items": recommendation.ignored,
+        "degraded": recommendation.degraded,
+    }

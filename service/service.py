@@ -1,0 +1,153 @@
+"""One service process: its artifacts, its store, whether it is ready, and how it starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from service.errors import NotReady, UnknownName
+from service.loader import rehearse
+from service.metrics import Metrics
+from service.parts import LoadError, Parts, open_parts
+from service.recommender import Recommender
+from service.settings import Settings
+from service.store import GuardedStore, open_store
+
+log = structlog.get_logger(__name__)
+
+LAG_INTERVAL_S = 0.25
+OpenParts = Callable[[Path, str], Parts]
+
+
+class Service:
+    """Holds what the routes need. `start` (loads in the background), `drain` when told to end, `close` last.
+
+    `open_parts` can be replaced, so that a whole service can run on parts made in memory.
+    """
+
+    def __init__(self, settings: Settings, *, open_parts: OpenParts = open_parts) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._inner_store = open_store(settings.store, settings.store_history)
+        self.store = GuardedStore(
+            self._inner_store,
+            self.metrics,
+            read_timeout_s=settings.store_timeout_ms / 1000,
+            write_timeout_s=settings.deadline_ms / 1000,
+        )
+        self.recommenders: dict[str, Recommender] = {}
+        self.loading: asyncio.Task[None] | None = None
+        self._open_parts = open_parts
+        self._not_ready: str | None = "starting"
+        self._tasks: list[asyncio.Task[None]] = []
+        self._state_gauges()
+
+    # -- asked by the routes ---------------------------------------------------------------------------------
+
+    def recommender(self, name: str | None) -> Recommender:
+        """Return the recommender of a loaded artifact (None: the default one); raises NotReady, UnknownName."""
+        if not self.recommenders:
+            raise NotReady(self._not_ready or "no artifact is loaded", retry_after=1)
+        if name is None:
+            return next(iter(self.recommenders.values()))
+        try:
+            return self.recommenders[name]
+        except KeyError:
+            raise UnknownName(
+                f"artifact {name!r} is not loaded; loaded are {', '.join(self.recommenders)}",
+                field="artifact",
+                code="unknown_artifact",
+            ) from None
+
+    def broken(self) -> str | None:
+        """Return what only a restart can mend, or None: the answer of liveness."""
+        for recommender in self.recommenders.values():
+            if (reason := recommender.engine.trouble()) is not None:
+                return reason
+        return None
+
+    def not_ready(self) -> str | None:
+        """Return why no traffic should come here now, or None: the answer of readiness."""
+        return self._not_ready or self.broken()
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store and begin to load; the port can answer probes meanwhile. Await `loading` for its end."""
+        try:
+            await self._inner_store.open()
+            self.metrics.store_up.set(1)
+        except Exception as error:
+            raise LoadError(f"the store {self.settings.store!r} cannot be opened: {error}") from error
+        self._tasks.append(asyncio.create_task(self._watch_lag()))
+        self.loading = asyncio.create_task(self._load())
+
+    def begin_draining(self) -> None:
+        """Turn readiness red and go on answering."""
+        self._not_ready = "the service is shutting down"
+
+    async def drain(self, within: float) -> None:
+        """Answer what is in flight for at most `within` seconds, then fail the rest."""
+        self.begin_draining()
+        await asyncio.gather(*(recommender.close(within) for recommender in self.recommenders.values()))
+
+    async def close(self) -> None:
+        """Stop everything that is left; `drain` comes first where there are waiters."""
+        self.begin_draining()
+        tasks = [*self._tasks, *([self.loading] if self.loading else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.drain(0)
+        await self._inner_store.close()
+
+    async def _load(self) -> None:
+        for folder in self.settings.artifacts:
+            self._not_ready = f"loading {folder.name}"
+            started = time.monotonic()
+            parts = await asyncio.to_thread(self._open_parts, folder, self.settings.device)
+            if parts.name in self.recommenders:
+                raise LoadError(f"two of the artifacts are called {parts.name!r}; names must differ")
+            self._not_ready = f"checking and warming up {parts.name}"
+            await rehearse(parts, self.store, self.settings)
+            recommender = Recommender(parts, self.store, self.settings, self.metrics)
+            recommender.start()
+            self._add(recommender)
+            log.info("artifact ready", name=parts.name, version=parts.version, recipe=parts.recipe,
+                     items=len(parts.catalog), seconds=round(time.monotonic() - started, 2))  # fmt: skip
+        # What was loaded lives as long as the process: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        self._not_ready = None
+
+    def _add(self, recommender: Recommender) -> None:
+        parts = recommender.parts
+        if not self.recommenders:
+            self.metrics.index_items.set(parts.index.size)
+        self.recommenders[parts.name] = recommender
+        self.metrics.artifact_info(parts.name, parts.version, parts.recipe).set(1)
+
+    # -- gauges ----------------------------------------------------------------------------------------------
+
+    def _state_gauges(self) -> None:
+        metrics, settings = self.metrics, self.settings
+        metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads()))
+        metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads()))
+        metrics.queue_tokens_limit.set(settings.max_queued_tokens)
+        metrics.batch_tokens_limit.set(settings.max_batch_tokens)
+        metrics.batch_requests_limit.set(settings.max_batch_requests)
+
+    def _loads(self) -> list[tuple[int, int]]:
+        return [recommender.engine.load() for recommender in list(self.recommenders.values())]
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(LAG_INTERVAL_S)
+            self.metrics.event_loop_lag.observe(max(0.0, loop.time() - before - LAG_INTERVAL_S))

@@ -1,0 +1,197 @@
+"""Every setting of the service, each with its consequence; filled from `ANYO_…` variables and the command
+line.
+
+`docs/settings.md` has a row for each of them, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "ANYO_"
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it, what was given and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """The settings of one service process. An unknown variable that starts with `ANYO_` is refused."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    artifacts: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="Artifact folders to serve, separated by commas in the variable; the first is the one "
+        "that answers requests that name none.",
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on; 0.0.0.0 lets other machines in, and there is no login.",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    store: str = Field(
+        default="sqlite:///data/histories.sqlite",
+        description="Where users' histories live, as a URL (sqlite:///PATH, or sqlite:///:memory: which "
+        "forgets them at exit); a relative path starts at the working directory.",
+    )
+    store_timeout_ms: int = Field(
+        default=500,
+        ge=1,
+        le=60_000,
+        description="Longest wait for the store; a later history counts as missing and the answer says "
+        "`store` in `degraded`.",
+    )
+    store_history: int = Field(
+        default=500,
+        ge=1,
+        le=10_000,
+        description="Events kept for one user; the oldest are deleted beyond it, and are recommended again.",
+    )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="Where the model runs: cpu, cuda or cuda:1; a device that is not there stops the start.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of one forward pass; 0 takes the cores really available (quota too) minus one, "
+        "and more than that makes every request slower as soon as anything else runs.",
+    )
+    max_batch_tokens: int = Field(
+        default=2048,
+        ge=1,
+        le=1_048_576,
+        description="Positions of one forward pass, padding counted; higher (16384) fills a GPU better, and "
+        "on a CPU only adds waiting. A history that takes more is refused with 413.",
+    )
+    max_batch_requests: int = Field(
+        default=32,
+        ge=1,
+        le=4096,
+        description="Requests of one forward pass; higher helps short histories on a GPU.",
+    )
+    max_batch_padding: float = Field(
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="Largest share of padding in a batch; lower makes batches smaller and purer, higher "
+        "computes more for nothing.",
+    )
+    max_queued_tokens: int = Field(
+        default=65_536,
+        ge=1,
+        le=67_108_864,
+        description="Positions that may wait; beyond them a request gets 429 with Retry-After at once. "
+        "Higher means longer waits under overload, lower means earlier refusals.",
+    )
+    deadline_ms: int = Field(
+        default=10_000,
+        ge=1,
+        le=600_000,
+        description="Time a request may take; then it gets 504, and if it was still queued it is never computed.",
+    )
+    drain_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        le=600,
+        description="Time that requests in progress get after SIGTERM; what is left then is answered with 503.",
+    )
+    shutdown_delay_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Time between SIGTERM (readiness goes red) and refusing connections, for load balancers "
+        "that notice late.",
+    )
+    stall_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="A forward pass that takes longer turns liveness and readiness red, so that an "
+        "orchestrator restarts the process.",
+    )
+    user_cache_entries: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="User vectors kept, each dim × 4 bytes; a repeated history skips the model and answers "
+        'with source "cache". 0 turns the cache off.',
+    )
+    title_cache_entries: int = Field(
+        default=4096,
+        ge=0,
+        le=1_000_000,
+        description="Free titles kept in their read form; a session sends the same ones again and again. 0 "
+        "turns it off.",
+    )
+    max_body_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=268_435_456,
+        description="Largest request body; a larger one gets 413 without being read to its end.",
+    )
+    warmup_requests: int = Field(
+        default=32,
+        ge=0,
+        le=10_000,
+        description="Requests answered before readiness, made from the artifact's golden histories; 0 leaves "
+        "the first user to pay for first-time costs.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line that is logged; debug adds one line a request."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="json: one object a line on standard error; console: the same for eyes."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_and_split(cls, given: Any) -> Any:
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        if unknown:
+            raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        if isinstance(given, dict) and isinstance(given.get("artifacts"), str):
+            given["artifacts"] = tuple(part.strip() for part in given["artifacts"].split(",") if part.strip())
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.max_queued_tokens < self.max_batch_tokens:
+            raise ValueError(
+                f"max_queued_tokens ({self.max_queued_tokens}) is less than max_batch_tokens "
+                f"({self.max_batch_tokens}): no batch could ever be full; raise the first or lower the second"
+            )
+        if self.store_timeout_ms > self.deadline_ms:
+            raise ValueError(
+                f"store_timeout_ms ({self.store_timeout_ms}) is more than deadline_ms ({self.deadline_ms}): "
+                "a slow store would end every request with 504 before it could be answered without the store"
+            )
+        return self
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings from the environment, overruled by `given` (None means not given).
+
+    Raises SettingsError with one line a mistake: the setting, what was given, what is allowed.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(mistake) for mistake in error.errors())) from None
+
+
+def _sentence(mistake: Any) -> str:
+    message = mistake["msg"].removeprefix("Value error, ")
+    if not mistake["loc"]:
+        return str(message)
+    name = str(mistake["loc"][0])
+    return f"setting {name} ({PREFIX}{name.upper()}): {message}; given: {mistake['input']!r}"

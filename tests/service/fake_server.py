@@ -1,0 +1,32 @@
+"""A whole service on parts made in memory, as a program: `python -m tests.service.fake_server PORT STORE
+DELAY_MS …`.
+
+For tests that must kill a real process, and for measuring what the service itself costs a request.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from service.logs import configure_logging
+from service.server import serve
+from service.service import Service
+from service.settings import load_settings
+from tests.service.fake_parts import make_parts, opener
+
+
+def main() -> None:
+    port, store, hold = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    given = dict(argument.split("=", 1) for argument in sys.argv[4:])
+    settings = load_settings(artifacts=(Path("fake"),), port=port, store=store, **given)
+    configure_logging(settings.log_level, settings.log_format)
+    parts = make_parts()
+    parts.encoder.hold = hold  # type: ignore[attr-defined]
+    service = Service(settings, open_parts=opener(parts))  # type: ignore[arg-type]
+    serve(service, lambda url: print(json.dumps({"url": url}), flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Services for tests: in the test's own event loop behind httpx, or as real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.app import create_app
+from service.parts import Parts
+from service.service import Service
+from service.settings import load_settings
+from tests.service.fake_parts import TableEncoder, make_parts, opener
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass
+class Running:
+    """A started service, a client for it, and its parts."""
+
+    service: Service
+    client: httpx.AsyncClient
+    parts: Parts
+
+    @property
+    def encoder(self) -> TableEncoder:
+        return self.parts.encoder  # type: ignore[return-value]
+
+    async def recommend(self, **body: Any) -> httpx.Response:
+        return await self.client.post("/recommend", json=body)
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def running(parts: Parts | None = None, **given: Any) -> AsyncIterator[Running]:
+    """Start a service on `parts`; `given` are settings."""
+    parts = parts or make_parts()
+    given = {"store": "sqlite:///:memory:", "warmup_requests": 2, **given}
+    service = Service(load_settings(artifacts=(Path("fake"),), **given), open_parts=opener(parts))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(create_app(service))
+    await service.start()
+    try:
+        assert service.loading is not None
+        await service.loading
+        encoder: Any = parts.encoder
+        encoder.batches.clear()
+        async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+            yield Running(service, client, parts)
+    finally:
+        await service.close()
+
+
+class Process:
+    """A fake server as a real process on a free port of 127.0.0.1; while `hold` exists its device waits."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.hold = folder / "hold"
+        store = f"sqlite:///{folder}/histories.sqlite"
+        arguments = [f"{name}={value}" for name, value in settings.items()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.service.fake_server", "0", store, str(self.hold), *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server did not start: {self.process.communicate()[1]}")
+        self.url = json.loads(line)["url"]
+
+    def end(self, number: int = signal.SIGTERM, patience_s: float = 30) -> tuple[int, str]:
+        """Send a signal, wait for the end; returns the exit code and the log."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, log = self.process.communicate(timeout=patience_s)
+        return self.process.returncode, log
+
+
+@contextlib.contextmanager
+def process(folder: Path, **settings: Any) -> Iterator[Process]:
+    """Run a fake server whose store lives in `folder`."""
+    server = Process(folder, **settings)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.communicate()

@@ -1,0 +1,218 @@
+"""The engine: batching, isolation of failures, deadlines, cancellation, death of a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from service.batcher import Limits
+from service.engine import Engine
+from service.errors import DeadlineExceeded, ModelError, NotReady, Overloaded, TooLarge
+from service.metrics import Metrics
+from service.work import Found, Hits, Work
+from tests.service.fake_parts import TableEncoder
+
+NO_ROWS = np.empty(0, np.int64)
+TABLE = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+
+
+def search(user_BD: np.ndarray, works: Sequence[Work]) -> list[Hits]:
+    if any(work.k == 13 for work in works):
+        raise RuntimeError("this search fails")
+    return [(np.argsort(-TABLE @ user)[: work.k], user[:1]) for user, work in zip(user_BD, works, strict=True)]
+
+
+class Bench:
+    def __init__(self, **limits: int) -> None:
+        self.encoder = TableEncoder(TABLE, limit=50, reads_text=False)
+        given = {"max_batch_tokens": 256, "max_batch_requests": 8, "max_queued_tokens": 1024, **limits}
+        self.engine = Engine(self.encoder.encode, search, Limits(**given), Metrics(), stall_seconds=0.2)
+
+    async def __aenter__(self) -> Bench:
+        self.engine.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.encoder.gate.set()
+        await self.engine.close(1)
+
+    def ask(self, rows: list[int], k: int = 3, patience_s: float = 5.0) -> asyncio.Task[Found]:
+        work = Work(self.encoder.prepare(rows), k, NO_ROWS)
+        return asyncio.create_task(self.engine.run(work, (tuple(rows), k), time.monotonic() + patience_s))
+
+    async def hold(self) -> asyncio.Task[Found]:
+        """Close the device with one request on it, so that everything else queues up."""
+        self.encoder.gate.clear()
+        first = self.ask([49])
+        while self.engine.load()[0] or self.engine._forward_since is None:
+            await asyncio.sleep(0.001)
+        return first
+
+
+async def test_what_queues_during_a_forward_pass_shares_the_next_one() -> None:
+    async with Bench() as bench:
+        first = await bench.hold()
+        waiting = [bench.ask([row, row + 1]) for row in range(6)]
+        await asyncio.sleep(0)
+        bench.encoder.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert bench.encoder.batches == [[1], [2] * 6]
+
+
+async def test_a_row_in_a_batch_gets_the_answer_it_gets_alone() -> None:
+    async with Bench() as bench:
+        alone = [await bench.ask([row, 3, row + 2]) for row in range(10)]
+        together = await asyncio.gather(*(bench.ask([row, 3, row + 2]) for row in range(10)))
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one.rows_K, other.rows_K)
+            np.testing.assert_array_equal(one.vector_D, other.vector_D)
+
+
+async def test_identical_requests_in_flight_are_computed_once() -> None:
+    async with Bench() as bench:
+        first = await bench.hold()
+        twins = [bench.ask([1, 2]) for _ in range(5)]
+        on_device = bench.ask([49])
+        await asyncio.sleep(0)
+        bench.encoder.gate.set()
+        answers = await asyncio.gather(*twins)
+        assert (await on_device) is (await first), "joined the one that was on the device already"
+        assert bench.encoder.batches == [[1], [2]]
+        assert all(answer is answers[0] for answer in answers)
+
+
+async def test_one_bad_request_fails_alone_and_the_loop_goes_on() -> None:
+    async with Bench() as bench:
+        bench.encoder.poison = 13
+        first = await bench.hold()
+        good, bad = [bench.ask([row, 1]) for row in range(4)], bench.ask([13, 1])
+        await asyncio.sleep(0)
+        bench.encoder.gate.set()
+        await asyncio.gather(first, *good)
+        with pytest.raises(ModelError):
+            await bad
+        bench.encoder.poison = None
+        assert len((await bench.ask([13, 1])).rows_K) == 3
+
+
+async def test_a_failing_search_fails_alone_too() -> None:
+    async with Bench() as bench:
+        first = await bench.hold()
+        good, bad = [bench.ask([row, 1]) for row in range(4)], bench.ask([5, 1], k=13)
+        await asyncio.sleep(0)
+        bench.encoder.gate.set()
+        await asyncio.gather(first, *good)
+        with pytest.raises(ModelError):
+            await bad
+
+
+async def test_a_vector_that_is_not_finite_is_nobodys_answer() -> None:
+    async with Bench() as bench:
+        bench.encoder.table_ND = TABLE.copy()
+        bench.encoder.table_ND[7] = np.nan
+        good, bad = bench.ask([1]), bench.ask([7])
+        await good
+        with pytest.raises(ModelError):
+            await bad
+
+
+async def test_past_its_deadline_a_request_is_answered_and_never_computed() -> None:
+    async with Bench() as bench:
+        first = await bench.hold()
+        late = bench.ask([1, 2, 3], patience_s=0.05)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert bench.engine.load() == (0, 0)
+        bench.encoder.gate.set()
+        await first
+        assert [3] not in bench.encoder.batches
+
+
+async def test_a_cancelled_request_never_reaches_the_device() -> None:
+    async with Bench() as bench:
+        first = await bench.hold()
+        gone, kept = bench.ask([1, 2, 3]), bench.ask([1, 2])
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        bench.encoder.gate.set()
+        await asyncio.gather(first, kept)
+        assert bench.encoder.batches == [[1], [2]]
+
+
+async def test_a_full_queue_says_when_to_come_back() -> None:
+    async with Bench(max_batch_tokens=8, max_queued_tokens=8) as bench:
+        await bench.ask([1])
+        first = await bench.hold()
+        waiting = bench.ask([1] * 8)
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            await bench.ask([1])
+        assert refused.value.retry_after is not None and refused.value.retry_after >= 1
+        with pytest.raises(TooLarge, match="ANYO_MAX_BATCH_TOKENS"):
+            await bench.ask([1] * 9)
+        bench.encoder.gate.set()
+        await asyncio.gather(first, waiting)
+
+
+async def test_a_dead_thread_fails_its_waiters_and_says_so() -> None:
+    async with Bench() as bench:
+        bench.encoder.fatal = 13
+        doomed, queued = bench.ask([13]), bench.ask([1, 2, 3, 4, 5])
+        for task in (doomed, queued):
+            with pytest.raises(NotReady, match="device thread died"):
+                await task
+        assert "device thread died" in (bench.engine.trouble() or "")
+        with pytest.raises(NotReady):
+            await bench.ask([1])
+
+
+async def test_a_stalled_forward_pass_is_trouble_until_it_ends() -> None:
+    async with Bench() as bench:
+        first = await bench.hold()
+        await asyncio.sleep(0.3)
+        assert "forward pass" in (bench.engine.trouble() or "")
+        bench.encoder.gate.set()
+        await first
+        assert bench.engine.trouble() is None
+
+
+async def test_a_known_vector_goes_past_a_busy_device() -> None:
+    async with Bench() as bench:
+        known = await bench.ask([1, 2])
+        first = await bench.hold()
+        work = Work(None, 3, NO_ROWS, vector_D=known.vector_D)
+        again = await bench.engine.run(work, "unused", time.monotonic() + 5)
+        np.testing.assert_array_equal(again.rows_K, known.rows_K)
+        assert "forward" not in again.seconds and not first.done()
+        bench.encoder.gate.set()
+        await first
+
+
+async def test_closing_answers_what_is_in_flight_and_fails_the_rest_in_time() -> None:
+    async with Bench() as bench:
+        quick = bench.ask([1])
+        await asyncio.sleep(0)
+        await bench.engine.close(1)
+        assert len((await quick).rows_K) == 3
+    async with Bench() as bench:
+        stuck = await bench.hold()
+        started = time.monotonic()
+        closing = asyncio.create_task(bench.engine.close(0.1))
+        with pytest.raises(NotReady, match="shutting down"):
+            await stuck
+        assert time.monotonic() - started < 1
+        bench.encoder.gate.set()
+        await closing
+
+
+async def test_an_idle_engine_costs_nothing() -> None:
+    async with Bench() as bench:
+        await bench.ask([1])
+        before = time.process_time()
+        await asyncio.sleep(0.5)
+        assert time.process_time() - before < 0.05

@@ -1,0 +1,102 @@
+"""The page in a real browser: a person composes a history and sees recommendations, on a desk and on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.browser import NAMES, Browser, find_browser
+from tests.service.running import Process, process
+
+EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"needs one of {', '.join(NAMES)} on the PATH (on Debian: apt-get install chromium)")
+    with Browser(program, tmp_path / "profile") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with process(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+def count(selector: str) -> str:
+    return f"document.querySelectorAll('{selector}').length"
+
+
+def texts(browser: Browser, selector: str) -> list[str]:
+    return list(browser.evaluate(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)"))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desk", "phone"])
+def test_compose_a_history_and_see_recommendations(browser: Browser, server: Process, width: int, height: int) -> None:
+    user = f"visitor {width}/ü"
+    browser.size(width, height)
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "the most popular items")
+    browser.type("#query", "TITLE 177")
+    browser.wait_for(count("#results li") + " == 1", "the item that was searched for")
+    browser.click("#results li button")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert texts(browser, "#history .title") == ["Title 177 of the mystery shelf"]
+
+    shown = texts(browser, "#items .title")
+    answer = httpx.post(server.url + "/recommend", json={"history": ["item-0177"]}).json()
+    assert shown == [item["title"] for item in answer["items"]]
+    scores = texts(browser, "#items .score")
+    assert scores == [f"{item['score']:.4f}" for item in answer["items"]]
+    assert "search" in "".join(texts(browser, "#legend span"))
+
+    browser.click("#items li button")
+    browser.wait_for(count("#history li") + " == 2", "the recommended item in the history")
+    browser.wait_for(f"document.querySelector('#items .title').textContent != {shown[0]!r}", "a new answer")
+    browser.click("#categories .chip")
+    browser.wait_for(
+        "[...document.querySelectorAll('#items .title')].every(e => e.textContent.includes('cooking'))", "the filter"
+    )
+    browser.type("#free-title", EVIL)
+    browser.click("#free-add")
+    browser.wait_for(count("#history li") + " == 3", "the free title")
+    assert texts(browser, "#history .title")[2] == EVIL, "shown as the text it is"
+    assert browser.evaluate(count("#history img") + " + " + count("#history script")) == 0
+
+    browser.type("#user", user)
+    browser.click("#user-save")
+    browser.wait_for("document.querySelector('#user-state').textContent.includes('chosen')", "the user")
+    browser.wait_for("document.querySelector('#user-events').textContent.includes('2 stored')", "the stored history")
+    browser.wait_for(count("#items li") + " == 10", "an answer for the stored user")
+    assert any(row["user_id"] == user for row in httpx.get(server.url + "/users").json()["items"])
+
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert browser.evaluate("document.title") == "anyo: what next?"
+    assert browser.log == []
+
+
+def test_an_error_is_shown_and_the_page_goes_on(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    browser.evaluate("""(() => { const k = document.querySelector('#user'); k.value = 'nobody at all';
+        document.querySelector('#user-use').click(); })()""")
+    browser.wait_for("document.querySelector('#source').textContent == 'popular items'", "popular items")
+    browser.wait_for("document.querySelector('#user-events').textContent.includes('Nothing is stored')", "a word on it")
+    browser.click("#user-none")
+    browser.wait_for("document.querySelector('#source').hidden", "no answer without a question")
+    browser.click("#user-save")
+    browser.wait_for("!document.querySelector('#note').hidden", "what is missing")
+
+
+def test_the_page_needs_nothing_from_elsewhere(server: Process) -> None:
+    answer = httpx.get(server.url)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    for forbidden in ('src="', "@import", "url(", "innerHTML", "insertAdjacentHTML", "document.write"):
+        assert forbidden not in answer.text, forbidden

@@ -1,0 +1,53 @@
+"""Settings: where they come from, what is refused, and that each is documented."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.settings import PREFIX, Settings, SettingsError, load_settings
+
+
+def test_the_command_line_overrules_the_environment_which_overrules_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYO_PORT", "9001")
+    monkeypatch.setenv("ANYO_ARTIFACTS", "artifacts/a, artifacts/b")
+    settings = load_settings(port=None, deadline_ms=700)
+    assert (settings.port, settings.deadline_ms, settings.host) == (9001, 700, "127.0.0.1")
+    assert settings.artifacts == (Path("artifacts/a"), Path("artifacts/b"))
+    assert load_settings(port=9002, artifacts=(Path("c"),)).artifacts == (Path("c"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ANYO_MAX_BATCH_TOKEN", "5", "unknown variable ANYO_MAX_BATCH_TOKEN; known are ANYO_ARTIFACTS"),
+        ("ANYO_PORT", "http", "ANYO_PORT"),
+        ("ANYO_PORT", "70000", "65535"),
+        ("ANYO_DEVICE", "gpu", "ANYO_DEVICE"),
+        ("ANYO_LOG_LEVEL", "loud", "'debug', 'info'"),
+        ("ANYO_MAX_BATCH_PADDING", "1.0", "less than 1"),
+        ("ANYO_MAX_QUEUED_TOKENS", "100", "max_batch_tokens (2048)"),
+        ("ANYO_STORE_TIMEOUT_MS", "20000", "deadline_ms (10000)"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        load_settings()
+
+
+def test_every_setting_has_its_row(repository: Path) -> None:
+    rows = {}
+    for line in (repository / "docs" / "settings.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"| `{PREFIX}"):
+            variable, default, consequence = (cell.strip() for cell in line.strip("| ").split(" | "))
+            rows[variable.strip("`")] = (default, consequence)
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        default = field.default if field.default != () else "(none)"
+        expected[PREFIX + name.upper()] = (f"`{default}`", field.description)
+    assert rows == expected

