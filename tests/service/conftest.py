@@ -1,10 +1,17 @@
-"""Settings of the machine the tests run on must not reach them."""
+"""Settings of the machine the tests run on must not reach them; logs are plain lines."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> None:
+    # The default renders every traceback in colours, which takes longer than most tests.
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
 
 
 @pytest.fixture(autouse=True)

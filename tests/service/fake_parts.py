@@ -40,6 +40,7 @@ class TableEncoder:
         self.poison: int | None = None  # a row whose prompts fail
         self.fatal: int | None = None  # a row that kills the thread
         self.batches: list[list[int]] = []  # prompt lengths, as they reached the device
+        self.entered = 0  # forward passes begun
         self.gate = threading.Event()  # closed: the device waits
         self.gate.set()
         self.hold: Path | None = None  # a file; while it is there the device waits, and says so in a file beside it
@@ -64,6 +65,7 @@ class TableEncoder:
         return [FreeItem(title, text_vector=_vector_of(title)) for title in titles]
 
     def encode(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        self.entered += 1
         self.gate.wait()
         while self.hold is not None and self.hold.exists():
             self.hold.with_suffix(".on").touch()

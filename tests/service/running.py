@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,7 +20,7 @@ from service.app import create_app
 from service.parts import Parts
 from service.service import Service
 from service.settings import load_settings
-from tests.service.fake_parts import TableEncoder, make_parts, opener
+from tests.service.fake_parts import TableEncoder, item_id, make_parts, opener
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -38,6 +39,15 @@ class Running:
 
     async def recommend(self, **body: Any) -> httpx.Response:
         return await self.client.post("/recommend", json=body)
+
+    async def occupy_device(self) -> asyncio.Task[httpx.Response]:
+        """Close the device with one request on it, so that what comes now queues up; `encoder.gate.set()` opens it."""
+        before = self.encoder.entered
+        self.encoder.gate.clear()
+        first = asyncio.create_task(self.recommend(history=[item_id(199)]))
+        while self.encoder.entered == before:
+            await asyncio.sleep(0.002)
+        return first
 
     def metric(self, name: str, /, **labels: str) -> float:
         return self.service.metrics.registry.get_sample_value(name, labels) or 0.0

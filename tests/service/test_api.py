@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.app import create_app
 from tests.service.fake_parts import item_id, make_parts
 from tests.service.running import Running, running
 
@@ -144,6 +145,21 @@ async def test_a_repeated_history_comes_from_the_cache_with_the_same_answer(anyo
             assert (await without.recommend(history=[item_id(1)])).json()["source"] == "model"
 
 
+async def test_requests_share_a_computation_only_if_everything_is_the_same(anyo: Running) -> None:
+    blocker = await anyo.occupy_device()
+    same: dict[str, Any] = {"history": [item_id(1), item_id(2)]}
+    others = [{"k": 3}, {"categories": ["travel"]}, {"exclude": [item_id(30)]}, {"exclude_seen": False}, {}, {}]
+    asked = [asyncio.create_task(anyo.recommend(**same, **other)) for other in others]
+    while anyo.service.recommender(None).engine.load()[0] < 5:
+        await asyncio.sleep(0.005)
+    anyo.encoder.gate.set()
+    together = [ids(answer) for answer in await asyncio.gather(*asked)]
+    await blocker
+    assert sum(map(len, anyo.encoder.batches)) <= 1 + 5, "the two that are the same are one entry"
+    assert together == [ids(await anyo.recommend(**same, **other)) for other in others]
+    assert len({tuple(answer) for answer in together}) >= 4
+
+
 async def test_free_titles_are_read_beside_ids(anyo: Running) -> None:
     plain = await anyo.recommend(history=[item_id(1)])
     mixed = await anyo.recommend(history=[{"title": "A brand new thing"}, item_id(1)])
@@ -182,12 +198,12 @@ async def test_a_store_that_is_away_degrades_the_answer_and_fails_the_append(
 
 async def test_a_full_queue_is_429_with_retry_after_and_the_service_recovers() -> None:
     async with running(max_batch_tokens=12, max_queued_tokens=12, user_cache_entries=0) as anyo:
-        anyo.encoder.gate.clear()
-        asked = [asyncio.create_task(anyo.recommend(history=[item_id(row)] * 7)) for row in range(8)]
+        first = await anyo.occupy_device()
+        asked = [asyncio.create_task(anyo.recommend(history=[item_id(row)] * 7)) for row in range(7)]
         while sum(task.done() for task in asked) < 6:
             await asyncio.sleep(0.01)
         anyo.encoder.gate.set()
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(first, *asked)
         assert sorted(answer.status_code for answer in answers) == [200] * 2 + [429] * 6
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert int(refused.headers["retry-after"]) >= 1
@@ -281,6 +297,21 @@ async def test_bodies_that_cannot_be_read(anyo: Running) -> None:
 
     answer = await post("/recommend", content=chunks(), headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+async def test_a_body_declared_too_large_is_refused_unread(anyo: Running) -> None:
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
+    scope = {"type": "http", "method": "POST", "path": "/recommend", "raw_path": b"/recommend", "query_string": b""}
+    await create_app(anyo.service)({**scope, "headers": headers}, receive, send)
+    assert sent[0]["status"] == 413 and b"too_large" in sent[1]["body"]
 
 
 async def test_every_answer_carries_its_id_and_its_times(anyo: Running) -> None:

@@ -46,9 +46,10 @@ class Bench:
 
     async def hold(self) -> asyncio.Task[Found]:
         """Close the device with one request on it, so that everything else queues up."""
+        before = self.encoder.entered
         self.encoder.gate.clear()
         first = self.ask([49])
-        while self.engine.load()[0] or self.engine._forward_since is None:
+        while self.encoder.entered == before:
             await asyncio.sleep(0.001)
         return first
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from training.data.dataset import Dataset, read_dataset, shuffle_ties
+from training.data.named import known_names, load_dataset
 from training.data.report import DataError, DataReport
 
-__all__ = ["DataError", "DataReport", "Dataset", "read_dataset", "shuffle_ties"]
+__all__ = [
+    "DataError",
+    "DataReport",
+    "Dataset",
+    "known_names",
+    "load_dataset",
+    "read_dataset",
+    "shuffle_ties",
+]

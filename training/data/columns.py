@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from training.data.report import DataError
@@ -136,7 +137,7 @@ def _whole_if_possible(values: pl.Series) -> pl.Series:
 
 
 def _none_wrong(column: pl.Series) -> pl.Series:
-    return pl.repeat(False, len(column), eager=True)
+    return pl.Series(np.zeros(len(column), dtype=bool))
 
 
 def _wrong_type(column: pl.Series, file: str, expected: str) -> DataError:

@@ -73,8 +73,11 @@ class Library:
         self.stories = tuple(stories)
         self.cells: dict[tuple[int, int], list[Story]] = {}
         self.volumes = {(story.series, story.volume): story for story in stories if story.volume}
+        self.volume_before: dict[str, str] = {}  # by item id; the first volume and single stories have none
         for story in stories:
             self.cells.setdefault((story.genre, story.mood), []).append(story)
+            if story.volume > 1:
+                self.volume_before[story.item_id] = self.volumes[story.series, story.volume - 1].item_id
 
 
 @dataclass
@@ -189,17 +192,17 @@ def _from_cell(reader: Reader, library: Library, dice: Dice) -> Story:
             genre = reader.read[-2].genre
         if dice.chance(FOLLOW_MOOD):
             mood = (reader.read[-1].mood + 1) % len(MOODS)
+    read, publishers, before = reader.read_ids, reader.publishers, library.volume_before
     choices = library.cells[genre, mood]
-    return choices[dice.weighted([_liking(reader, story, library) for story in choices])]
-
-
-def _liking(reader: Reader, story: Story, library: Library) -> float:
-    if story.item_id in reader.read_ids:
-        return 0.0
-    liking = story.weight * (FAVOURITE_WEIGHT if story.publisher in reader.publishers else 1.0)
-    if story.volume > 1 and library.volumes[story.series, story.volume - 1].item_id not in reader.read_ids:
-        liking *= OUT_OF_TURN
-    return liking
+    likings = [
+        0.0
+        if story.item_id in read
+        else story.weight
+        * (FAVOURITE_WEIGHT if story.publisher in publishers else 1.0)
+        * (OUT_OF_TURN if story.volume > 1 and before[story.item_id] not in read else 1.0)
+        for story in choices
+    ]
+    return choices[dice.weighted(likings)]
 
 
 def _reading(library: Library, dice: Dice) -> Iterator[str]:

@@ -62,7 +62,6 @@ class Sieve:
 
     def leave_out(self, kind: str, hit: pl.Series, column: str, what: str) -> None:
         """Take out the rows marked in `hit` and remember them as `kind`."""
-        hit = hit.fill_null(False)
         if hit.any():
             self._remember(kind, int(hit.sum()), what, "left out", self._places(hit, column))
             self.frame = self.frame.filter(~hit)

@@ -28,7 +28,7 @@ from training.evaluation.metrics import Floats, Ints, Metrics, rank_report, targ
 LAST = 10
 DECAY = 0.8
 BATCH = 512
-TOP = 10
+TOP = 20
 
 Histories = Sequence[npt.NDArray[np.int32]]
 Scorer = Callable[[Histories], Floats]  # histories of B users to scores [B, N]

@@ -12,7 +12,7 @@ from rich.table import Table
 from training.evaluation.metrics import Metrics
 
 _ACCURACY = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr")
-_BEYOND = ("coverage@10", "novelty@10", "popularity_lift@10")
+_BEYOND = ("coverage", "novelty", "popularity_lift")
 _WITH_INTERVAL = ("recall@10", "ndcg@10")
 
 
@@ -20,9 +20,7 @@ def results_table(title: str, results: Mapping[str, Metrics], caption: str = "")
     """One row per run, one column per metric; Recall@10 and NDCG@10 with half the width of their 95 % interval."""
     table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
     table.add_column("run", no_wrap=True)
-    names = [
-        name for name in (*_ACCURACY, *_BEYOND) if any(name in {**m.accuracy, **m.beyond} for m in results.values())
-    ]
+    names = _columns(results)
     for name in names:
         table.add_column(_heading(name), justify="right")
     best = {name: max((m.accuracy[name].value for m in results.values()), default=0.0) for name in _ACCURACY}
@@ -45,6 +43,13 @@ def print_results(
 def json_line(fields: Mapping[str, Any]) -> str:
     """One line of JSON, keys in the order given; metrics become plain data."""
     return json.dumps({name: _plain(value) for name, value in fields.items()})
+
+
+def _columns(results: Mapping[str, Metrics]) -> list[str]:
+    """The metrics some run has: accuracy first, then what is beside it."""
+    held = dict.fromkeys(name for metrics in results.values() for name in (*metrics.accuracy, *metrics.beyond))
+    beyond = [name for start in _BEYOND for name in held if name.startswith(start + "@")]
+    return [name for name in _ACCURACY if name in held] + beyond
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,49 @@
+"""The whole way as a user goes it: train, evaluate, serve, ask; the service answers what the evaluation said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_fit import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["items.dim=32", "optimizer.epochs=3", "optimizer.positions=200"]
+
+
+def _run(*arguments: str, folder: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("recipe", ["sasrec", "anyo"])
+def test_train_evaluate_serve(recipe: str, tmp_path: Path) -> None:
+    data, artifact, top = write_dataset(tmp_path / "ring", users=80), tmp_path / "model", tmp_path / "top.jsonl"
+    settings = [*SMALL, "backbone.width=32"] if recipe == "sasrec" else SMALL
+    backbone = ["--backbone", "minilm"] if recipe == "anyo" else []
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    _run(
+        *("-m", "training", "train", recipe, "--data", str(data), "--out", str(artifact), *backbone, *chosen),
+        folder=tmp_path,
+    )
+    printed = _run(
+        *("-m", "training", "evaluate", str(artifact), "--data", str(data), "--top", str(top), "--json"),
+        folder=tmp_path,
+    )
+    row = json.loads(printed.splitlines()[-1])
+    assert row["questions"] == 80
+    assert row["served_index"]["ndcg@10"] == pytest.approx(row["ndcg@10"]["value"], abs=1e-6)
+    ledger = [json.loads(line) for line in (tmp_path / "test-ledger.jsonl").read_text().splitlines()]
+    assert len(ledger) == 1
+    assert ledger[0]["result"]["ndcg@10"] == row["ndcg@10"]
+    served = _run(str(ROOT / "benchmarks" / "parity.py"), str(artifact), str(top), "--users", "80", folder=tmp_path)
+    assert json.loads(served.splitlines()[-1])["different"] == 0

@@ -1,0 +1,102 @@
+"""The commands about data: `data` fetches or generates a named data set, `floors` measures what to clear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from training.cli_common import errors_as_one_line, open_dataset
+from training.data import DataError, Dataset, known_names, read_dataset
+from training.data.named import DEFAULT_CACHE, ensure_named
+from training.data.splits import Part, Split, global_time, leave_one_out
+from training.evaluation.floors import FLOORS, Floor, measure_floor
+from training.evaluation.ledger import append_entry
+from training.evaluation.table import json_line, print_results
+
+console = Console(stderr=True)
+PROTOCOLS = {"leave-one-out": leave_one_out, "global-time": global_time}
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on the last line.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands `data` and `floors` to the program."""
+    app.command()(data)
+    app.command()(floors)
+
+
+def data(
+    name: Annotated[str | None, typer.Argument(help="Name of a data set; without one, the known names.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; data/NAME by default.")] = None,
+    strict: Annotated[bool, typer.Option(help="Refuse any oddity in what was fetched.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch (with checksum and resume) or generate a data set, check it, and say what is in it."""
+    with errors_as_one_line(console):
+        if name is None:
+            typer.echo(json_line({"names": known_names()}) if as_json else "\n".join(known_names()))
+            return
+        if name not in known_names():
+            raise DataError(f"data set {name!r} is not known; known: {', '.join(known_names())}")
+        folder = ensure_named(name, DEFAULT_CACHE, folder=out, console=console)
+        dataset = read_dataset(folder, strict=strict)
+    facts = {"folder": str(folder), **dataset.statistics(), "sha256": dataset.sha256}
+    if as_json:
+        typer.echo(json_line({"name": name, **facts, "report": dataset.report.to_dict()}))
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key.ljust(22)} {value}")
+    for line in dataset.report.lines():
+        typer.echo(line)
+
+
+def floors(
+    data: Annotated[str, typer.Option(help="Name of a data set or a folder.")],
+    part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    protocol: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out",
+    ties: Annotated[str, typer.Option(help="Interactions of a user at the same time: file or shuffle.")] = "file",
+    seed: Annotated[int, typer.Option(help="Seed of tie-breaking, intervals and shuffled ties.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
+    ledger: Annotated[bool, typer.Option(help="Append test results to the ledger.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Popularity, Markov, item kNN and title TF-IDF on one data set, by the protocol of every other table."""
+    with errors_as_one_line(console):
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
+        if part not in ("test", "validation"):
+            raise DataError(f"split is {part!r}; it is test or validation")
+        if protocol not in PROTOCOLS:
+            raise DataError(f"protocol is {protocol!r}; it is {' or '.join(PROTOCOLS)}")
+        split = PROTOCOLS[protocol](dataset)
+        chosen: Part = "test" if part == "test" else "validation"
+        results = {}
+        for name in FLOORS:
+            with console.status(f"{name} on {dataset.name}"):
+                results[name] = measure_floor(name, split, chosen, seed=seed)
+            if ledger and chosen == "test":
+                _enter(results[name], dataset, split, seed)
+    metrics = {name: floor.metrics for name, floor in results.items()}
+    caption = (
+        f"{split.name}, {part}; fitted on train; whole catalog ranked, seen items removed, ties at random (seed "
+        f"{seed}); ± half of the 95 % bootstrap interval over {len(split.targets(chosen)):,} users"
+    )
+    print_results(f"floors on {dataset.name} ({dataset.sha256[:12]})", metrics, caption)
+    if as_json:
+        rows = [{"method": name, "fitted_on": "train", **metrics[name].to_dict()} for name in metrics]
+        about = {"data": dataset.name, "data_sha256": dataset.sha256, "split": split.name, "part": part}
+        typer.echo(json_line({**about, "ties": dataset.ties, "seed": seed, "rows": rows}))
+
+
+def _enter(floor: Floor, dataset: Dataset, split: Split, seed: int) -> None:
+    append_entry(
+        config={"method": floor.name, "fitted_on": floor.fitted_on, "ties": dataset.ties},
+        seed=seed,
+        data=dataset.name,
+        data_sha256=dataset.sha256,
+        split=split.name,
+        part="test",
+        result=floor.metrics.to_dict(),
+    )
