@@ -1,8 +1,8 @@
 """Does the service answer what the offline evaluation said? Same ids, same order, for test users of a data set.
 
-Starts ``python -m service ARTIFACT`` on 127.0.0.1, sends the histories of ``evaluate --top FILE`` over HTTP, several at a
-time so that they are batched, and compares each answer with the file's list. The last line is one JSON object;
-the exit status is 1 when an answer differs.
+Starts ``python -m service ARTIFACT`` on 127.0.0.1, sends the histories of ``evaluate --top FILE`` over HTTP, several at
+a time so that they are batched, and compares each answer with the file's list. The last line is one JSON object; the
+exit status is 1 when an answer differs.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from modeling.build import Model, TextVectors, build_model
 from modeling.items import Whitening
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
-from training.examples import EpochWindows, LengthBatches, TrainingBatch, Window, collate
+from training.examples import EpochWindows, TrainingBatch, Window, collate
 from training.module import RetrievalModule
 from training.recipes import Recipe, get_recipe
 from training.trainer import RecommenderTrainer
@@ -197,7 +197,8 @@ def main() -> None:
         rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
         for _ in range(options.rounds):
             rounds["plain"].append(measure_plain(recipe, split, options.steps, options.precision, options.work))
-            rounds["ours"].append(measure_ours(recipe, split, max(4, options.steps // 3), options.precision, options.work))
+            ours = max(4, options.steps // 3)
+            rounds["ours"].append(measure_ours(recipe, split, ours, options.precision, options.work))
         medians = {
             loop: {name: statistics.median(one[name] for one in found) for name in found[0]}
             for loop, found in rounds.items()

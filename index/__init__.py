@@ -29,9 +29,7 @@ def open_index(folder: Path | str) -> VectorIndex:
     folder = Path(folder)
     entry = read_entry(folder)
     if entry.metric != METRIC:
-        raise IndexFolderError(
-            f"{folder} has metric {entry.metric!r}; scores here are inner products ({METRIC!r})"
-        )
+        raise IndexFolderError(f"{folder} has metric {entry.metric!r}; scores here are inner products ({METRIC!r})")
     if entry.factory != FLAT:
         raise IndexFolderError(f"{folder} has factory {entry.factory!r}; this version opens: {FLAT}")
     return FlatIndex.open(folder, entry)

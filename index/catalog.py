@@ -122,13 +122,9 @@ class Catalog:
             raise CatalogError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
         for name, kind in _COLUMNS.items():
             if frame.schema.get(name) != kind:
-                raise CatalogError(
-                    f"{path} has column {name} of type {frame.schema.get(name)}; expected {kind}"
-                )
+                raise CatalogError(f"{path} has column {name} of type {frame.schema.get(name)}; expected {kind}")
         if frame.select(list(_COLUMNS)).null_count().sum_horizontal().item() or frame.is_empty():
-            raise CatalogError(
-                f"{path} holds no items or has empty cells; every column is needed for every item"
-            )
+            raise CatalogError(f"{path} holds no items or has empty cells; every column is needed for every item")
         if frame["row"].to_list() != list(range(frame.height)):
             raise CatalogError(f"{path} has rows out of order; column row must run 0..{frame.height - 1}")
         counted_on = frame["popularity_counted_on"].unique().to_list()

@@ -27,9 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as one line
 @app.command()
 def build(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder; its item_vectors.safetensors is read.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; the artifact's own index/ by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; the artifact's own index/ by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Build the exact index from an artifact's item vectors (the same vectors give the same bytes)."""
@@ -91,9 +89,7 @@ def _read_vectors(path: Path) -> FloatArray:
     except (OSError, SafetensorError) as error:
         _fail(f"{path} cannot be read: {error}")
     if len(tensors) != 1:
-        _fail(
-            f"{path} holds tensors {sorted(tensors)}; expected exactly one, the item vectors [items, width]"
-        )
+        _fail(f"{path} holds tensors {sorted(tensors)}; expected exactly one, the item vectors [items, width]")
     vectors: FloatArray = next(iter(tensors.values())).astype(np.float32)
     return vectors
 

@@ -38,14 +38,10 @@ class FlatIndex:
         """An index over the rows of `vectors_ND`; `SearchError` if it is empty or not finite."""
         vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
         if vectors_ND.ndim != 2 or 0 in vectors_ND.shape:
-            raise SearchError(
-                f"item vectors have shape {vectors_ND.shape}; an index needs [items, width], both over 0"
-            )
+            raise SearchError(f"item vectors have shape {vectors_ND.shape}; an index needs [items, width], both over 0")
         if not np.isfinite(vectors_ND).all():
             row = int(np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))[0])
-            raise SearchError(
-                f"the vector of item row {row} holds NaN or infinity; only finite values can be ranked"
-            )
+            raise SearchError(f"the vector of item row {row} holds NaN or infinity; only finite values can be ranked")
         faiss_index = faiss.IndexFlatIP(vectors_ND.shape[1])
         faiss_index.add(vectors_ND)
         return cls(faiss_index)
@@ -119,9 +115,7 @@ class FlatIndex:
     def _checked_rows(self, rows: npt.NDArray[np.integer], name: str) -> RowArray:
         rows = np.asarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
-            raise SearchError(
-                f"{name} holds {rows.dtype} values; rows are integers from 0 to {self.size - 1}"
-            )
+            raise SearchError(f"{name} holds {rows.dtype} values; rows are integers from 0 to {self.size - 1}")
         rows = rows.astype(np.int64, copy=False).ravel()
         if rows.size and (rows.min() < 0 or rows.max() >= self.size):
             odd = rows[(rows < 0) | (rows >= self.size)][0]
@@ -144,9 +138,7 @@ class FlatIndex:
         """Queries that may be searched in one call, with the rows open to them (None: all rows)."""
         together: list[int] = []
         for query in range(batch):
-            excluded = (
-                self._checked_rows(exclude[query], f"exclude[{query}]") if exclude is not None else None
-            )
+            excluded = self._checked_rows(exclude[query], f"exclude[{query}]") if exclude is not None else None
             if excluded is None or excluded.size == 0:
                 together.append(query)
                 continue
@@ -165,9 +157,7 @@ class FlatIndex:
         while True:
             scores, rows = self._index.search(queries_BD, wide, params=parameters)
             if (rows < 0).any() or not np.isfinite(scores).all():  # found >= wide, so a hole is a NaN score
-                raise SearchError(
-                    "an inner product overflows float32; item vectors or queries are far too large"
-                )
+                raise SearchError("an inner product overflows float32; item vectors or queries are far too large")
             if wide == found or (scores[:, k - 1] > scores[:, wide - 1]).all():
                 break
             wide = min(2 * wide, found)

@@ -72,9 +72,7 @@ def read_entry(folder: Path) -> FolderEntry:
     for name, kinds in wanted.items():
         value = data.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise IndexFolderError(
-                f"{path} has {name} = {value!r}; expected {' or '.join(k.__name__ for k in kinds)}"
-            )
+            raise IndexFolderError(f"{path} has {name} = {value!r}; expected {' or '.join(k.__name__ for k in kinds)}")
     return FolderEntry(**{field.name: data[field.name] for field in fields(FolderEntry)})
 
 
@@ -84,9 +82,7 @@ def read_index_file(folder: Path, entry: FolderEntry, kind: type) -> Any:
     if not path.is_file():
         raise IndexFolderError(f"{path} is missing, though {ENTRY_FILE} describes it")
     if path.stat().st_size != entry.bytes:
-        raise IndexFolderError(
-            f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}"
-        )
+        raise IndexFolderError(f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
     found = sha256_of(path)
     if found != entry.sha256:
         raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
@@ -96,9 +92,7 @@ def read_index_file(folder: Path, entry: FolderEntry, kind: type) -> Any:
         raise IndexFolderError(f"{path} is not a faiss index: {str(error).splitlines()[0]}") from None
     if not isinstance(index, kind):
         raise IndexFolderError(f"{path} holds a {type(index).__name__}; {ENTRY_FILE} says {entry.factory}")
-    metric = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}.get(
-        index.metric_type, "another"
-    )
+    metric = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}.get(index.metric_type, "another")
     for name, held, said in (
         ("size", index.ntotal, entry.size), ("dim", index.d, entry.dim), ("metric", metric, entry.metric),
     ):  # fmt: skip

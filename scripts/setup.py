@@ -57,9 +57,7 @@ def pip_install(*arguments: str | Path, what: str) -> None:
 def output(*command: str | Path) -> str | None:
     """Return what a command prints, or None if it is missing or fails."""
     try:
-        finished = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, check=False
-        )
+        finished = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     except OSError:
         return None
     return finished.stdout.strip() if finished.returncode == 0 else None
@@ -227,9 +225,7 @@ def setup(asked: str, extras: list[str]) -> None:
 def main() -> int:
     """Parse the command line and set up."""
     parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
-    parser.add_argument(
-        "--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch"
-    )
+    parser.add_argument("--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch")
     parser.add_argument("--extra", action="append", default=[], choices=["dev", "minilm"], help="repeatable")
     options = parser.parse_args()
     try:

@@ -21,6 +21,7 @@ from service.store import GuardedStore, open_store
 log = structlog.get_logger(__name__)
 
 LAG_INTERVAL_S = 0.25
+GC_ALLOCATIONS = 20_000  # between collections; the default of a few hundred costs each request some percent
 OpenParts = Callable[[Path, str], Parts]
 
 
@@ -123,6 +124,7 @@ class Service:
         # What was loaded lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
         self._not_ready = None
 
     def _add(self, recommender: Recommender) -> None:

@@ -46,7 +46,8 @@ def open_dataset(name: str, *, ties: str, seed: int, strict: bool, console: Cons
         dataset = shuffle_ties(dataset, seed)
     facts = dataset.statistics()
     console.print(
-        f"data {dataset.name}: {facts['users']:,} users, {facts['items']:,} items, {facts['interactions']:,} interactions"
+        f"data {dataset.name}: {facts['users']:,} users, {facts['items']:,} items, "
+        f"{facts['interactions']:,} interactions"
     )
     for line in dataset.report.lines():
         console.print(line, highlight=False, markup=False)

@@ -39,11 +39,7 @@ def searches(draw):
 def test_the_answer_is_the_dense_product_sorted_by_score_then_row(search):
     vectors, queries, k, exclude, allowed = search
     scores, rows = FlatIndex.build(vectors).search(queries, k, exclude, allowed)
-    assert (
-        scores.dtype == np.float32
-        and rows.dtype == np.int64
-        and scores.shape == rows.shape == (len(queries), k)
-    )
+    assert scores.dtype == np.float32 and rows.dtype == np.int64 and scores.shape == rows.shape == (len(queries), k)
     for b, query in enumerate(queries):
         closed = set(exclude[b].tolist()) if exclude is not None else set()
         if allowed is not None:
@@ -67,9 +63,7 @@ def test_a_query_alone_scores_the_same_bits_as_in_a_batch_with_others_excluding(
     rng = np.random.default_rng(1)
     index = FlatIndex.build(rng.standard_normal((3000, 48)))
     queries = rng.standard_normal((40, 48)).astype(np.float32)
-    exclude = [
-        rng.integers(0, 3000, size=20) if b % 3 == 0 else np.empty(0, dtype=np.int64) for b in range(40)
-    ]
+    exclude = [rng.integers(0, 3000, size=20) if b % 3 == 0 else np.empty(0, dtype=np.int64) for b in range(40)]
     scores, rows = index.search(queries, 10, exclude)
     for b in range(40):
         alone_scores, alone_rows = index.search(queries[b : b + 1], 10, [exclude[b]])

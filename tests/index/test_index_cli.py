@@ -48,6 +48,4 @@ def test_errors_are_one_line_and_exit_with_one(artifact):
     run("build", artifact)
     Catalog(("a",), ("A",), ((),), np.array([1]), "train").write(artifact / "catalog.parquet")
     mismatch = run("inspect", artifact)
-    assert (
-        mismatch.exit_code == 1 and "catalog.parquet holds 1 items, the index beside it 30" in mismatch.stderr
-    )
+    assert mismatch.exit_code == 1 and "catalog.parquet holds 1 items, the index beside it 30" in mismatch.stderr

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from index import Catalog, open_index
 from modeling.artifact import load_artifact
+from tests.training.test_fit import write_dataset
 from training import tiny
 from training.data.dataset import Dataset, read_dataset
 from training.recipes import get_recipe
 from training.run import RunOptions, run
-from tests.training.test_fit import write_dataset
 
 QUIET = Console(quiet=True)
 
