@@ -192,8 +192,7 @@ def main() -> None:
     results: dict[str, Any] = {"data": split.dataset.name, "backbone": options.backbone, "torch": torch.__version__}
     results |= {"threads": torch.get_num_threads(), "precision": options.precision, "rounds": options.rounds}
     for form in options.forms.split(","):
-        settings = [f"backbone.source={options.backbone}", f"history.form={form}", "history.limit=30"]
-        recipe = get_recipe("anyo", settings)
+        recipe = get_recipe("anyo", [f"history.form={form}", "history.limit=30"], backbone=options.backbone)
         rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
         for _ in range(options.rounds):
             rounds["plain"].append(measure_plain(recipe, split, options.steps, options.precision, options.work))

@@ -55,8 +55,8 @@ def _run(settings: Settings, json_output: bool) -> None:
     if not json_output:
         names = ", ".join(folder.name for folder in settings.artifacts)
         print(f"[serve] loading {names} ({threads} model {'thread' if threads == 1 else 'threads'})", flush=True)
+    from service.errors import StartError
     from service.logs import configure_logging
-    from service.parts import LoadError
     from service.server import serve as run_server
     from service.service import Service
 
@@ -65,13 +65,8 @@ def _run(settings: Settings, json_output: bool) -> None:
     try:
         service = Service(settings)
         run_server(service, lambda url: _announce(service, url, json_output))
-    except (LoadError, ValueError) as error:
+    except StartError as error:
         _stop(str(error), FAILED)
-    except OSError as error:
-        _stop(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --host, --port",
-            FAILED,
-        )
 
 
 def _announce(service: object, url: str, json_output: bool) -> None:

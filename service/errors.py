@@ -144,6 +144,10 @@ class DeadlineExceeded(AnyoError):
     code = "deadline_exceeded"
 
 
+class StartError(Exception):
+    """The service cannot start; the message is one sentence for whoever started it."""
+
+
 def error_body(code: str, message: str, request_id: str, field: str | None = None) -> bytes:
     """Return the one JSON shape of every error, as bytes."""
     error = {"code": code, "message": message, "request_id": request_id}

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from modeling.artifact import GOLDEN_TOLERANCE, GoldenCase
-from service.errors import AnyoError
+from service.errors import AnyoError, StartError
 from service.metrics import Metrics
-from service.parts import LoadError, Parts
+from service.parts import Parts
 from service.recommender import Recommendation, Recommender
 from service.schemas import FreeTitle, RecommendRequest
 from service.settings import Settings
@@ -30,7 +30,7 @@ WARM_UP_TITLE = "A title that is in no catalog"
 
 
 async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> None:
-    """Check the golden answers and warm up, with a recommender of their own; raises LoadError.
+    """Check the golden answers and warm up, with a recommender of their own; raises StartError.
 
     Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
     that nobody reads, so that the real ones count users only.
@@ -42,16 +42,16 @@ async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> Non
         await check_golden(recommender)
         await warm_up(recommender, settings.warmup_requests)
     except AnyoError as error:
-        raise LoadError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
+        raise StartError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
     finally:
         await recommender.close(0)
 
 
 async def check_golden(recommender: Recommender) -> None:
-    """Compare the answers to the golden histories with what the artifact says; raises LoadError, one sentence."""
+    """Compare the answers to the golden histories with what the artifact says; raises StartError, one sentence."""
     golden = recommender.parts.golden
     if not golden:
-        raise LoadError(f"artifact {recommender.parts.name}: golden.json holds no history to check")
+        raise StartError(f"artifact {recommender.parts.name}: golden.json holds no history to check")
     # The first alone, the others together: a single row and a batch must both be right.
     answers = [await _ask(recommender, golden[0].history, len(golden[0].top) + SPARE)]
     answers += await asyncio.gather(*(_ask(recommender, case.history, len(case.top) + SPARE) for case in golden[1:]))
@@ -82,16 +82,16 @@ def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
     stored_D = np.asarray(case.vector, np.float32)
     if answer.vector_D is None or answer.vector_D.shape != stored_D.shape:
         shape = None if answer.vector_D is None else answer.vector_D.shape
-        raise LoadError(f"{name} gives a vector of shape {shape}, and {stored_D.shape} is stored")
+        raise StartError(f"{name} gives a vector of shape {shape}, and {stored_D.shape} is stored")
     difference = float(np.abs(answer.vector_D - stored_D).max())
     if not difference <= GOLDEN_TOLERANCE:
-        raise LoadError(
+        raise StartError(
             f"{name} gives a vector that differs from the stored one by {difference:.2g}, and at most "
             f"{GOLDEN_TOLERANCE} is allowed: the model is not the one that was trained"
         )
     found = [parts.catalog.item_ids[row] for row in answer.rows[: len(case.top)]]
     if found != case.top and not _near_ties(answer, [parts.catalog.row(item) for item in case.top], difference):
-        raise LoadError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")
+        raise StartError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")
 
 
 def _near_ties(answer: Recommendation, expected_rows: Sequence[int | None], difference: float) -> bool:

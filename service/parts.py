@@ -10,10 +10,7 @@ from pathlib import Path
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
 from modeling.artifact import ArtifactError, GoldenCase, load_artifact
 from modeling.user_encoder import UserEncoder
-
-
-class LoadError(Exception):
-    """An artifact cannot be served; the message is one sentence."""
+from service.errors import StartError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +28,23 @@ class Parts:
 
 
 def open_parts(folder: Path, device: str) -> Parts:
-    """Load the artifact in `folder`; raises LoadError, one sentence. Takes seconds and blocks: use a thread."""
+    """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread."""
     try:
         artifact = load_artifact(folder, device=device)
         catalog = Catalog.read(folder / "catalog.parquet")
         index = open_index(folder / "index")
-    except (ArtifactError, CatalogError, IndexFolderError) as error:
-        raise LoadError(str(error)) from error
+    except (ArtifactError, CatalogError, IndexFolderError, OSError) as error:
+        raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
-        raise LoadError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
+        raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
     manifest = artifact.manifest
     if not len(catalog) == index.size == manifest.catalog_size:
-        raise LoadError(
+        raise StartError(
             f"artifact {folder.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
             f"and manifest.json expects {manifest.catalog_size}"
         )
     if index.dim != manifest.dim:
-        raise LoadError(
+        raise StartError(
             f"artifact {folder.name}: index/ has width {index.dim}, and manifest.json expects {manifest.dim}"
         )
     return Parts(

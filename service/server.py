@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 
 from service.app import create_app
+from service.errors import StartError
 from service.service import Service
 
 log = structlog.get_logger(__name__)
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
 def serve(service: Service, on_ready: OnReady = lambda url: None) -> None:
     """Serve until a signal; `on_ready` gets the base URL once every artifact is warm.
 
-    Raises LoadError (an artifact or the store cannot be opened), OSError (the address cannot be listened on).
+    Raises StartError: an artifact or the store cannot be opened, or the address cannot be listened on.
     """
     settings = service.settings
     with _listen(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -111,8 +112,10 @@ async def _serve(service: Service, listener: socket.socket, on_ready: OnReady) -
             if not serving.done():
                 service.loading.result()  # raises what loading raised
                 on_ready(_url(service.settings.host, listener))
+        except BaseException:
+            server.should_exit = True
+            raise
         finally:
-            server.should_exit = server.should_exit or not service.recommenders
             await serving
     finally:
         await service.close()
@@ -124,9 +127,12 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except BaseException:
+        listener.listen(BACKLOG)
+    except OSError as error:
         listener.close()
-        raise
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another address with --host, --port"
+        ) from error
     return listener
 
 

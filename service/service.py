@@ -10,10 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from service.errors import NotReady, UnknownName
+from service.errors import NotReady, StartError, UnknownName
 from service.loader import rehearse
 from service.metrics import Metrics
-from service.parts import LoadError, Parts, open_parts
+from service.parts import Parts, open_parts
 from service.recommender import Recommender
 from service.settings import Settings
 from service.store import GuardedStore, open_store
@@ -84,7 +84,7 @@ class Service:
             await self._inner_store.open()
             self.metrics.store_up.set(1)
         except Exception as error:
-            raise LoadError(f"the store {self.settings.store!r} cannot be opened: {error}") from error
+            raise StartError(f"the store {self.settings.store!r} cannot be opened: {error}") from error
         self._tasks.append(asyncio.create_task(self._watch_lag()))
         self.loading = asyncio.create_task(self._load())
 
@@ -113,7 +113,7 @@ class Service:
             started = time.monotonic()
             parts = await asyncio.to_thread(self._open_parts, folder, self.settings.device)
             if parts.name in self.recommenders:
-                raise LoadError(f"two of the artifacts are called {parts.name!r}; names must differ")
+                raise StartError(f"two of the artifacts are called {parts.name!r}; names must differ")
             self._not_ready = f"checking and warming up {parts.name}"
             await rehearse(parts, self.store, self.settings)
             recommender = Recommender(parts, self.store, self.settings, self.metrics)

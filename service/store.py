@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from service.errors import AnyoError, Conflict, StoreUnavailable
+from service.errors import AnyoError, Conflict, StartError, StoreUnavailable
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -71,13 +71,13 @@ class HistoryStore(Protocol):
 
 
 def open_store(url: str, keep: int) -> HistoryStore:
-    """Return the (not yet opened) store of a URL, keeping `keep` events a user; raises ValueError for others."""
+    """Return the (not yet opened) store of a URL, keeping `keep` events a user; raises StartError for others."""
     scheme, separator, rest = url.partition(":///")
     if scheme == "sqlite" and separator and rest:
         from service.store_sqlite import SqliteStore
 
         return SqliteStore(rest, keep)
-    raise ValueError(f"store URL {url!r} is not known; known are sqlite:///PATH and sqlite:///:memory:")
+    raise StartError(f"store URL {url!r} is not known; known are sqlite:///PATH and sqlite:///:memory:")
 
 
 class GuardedStore:

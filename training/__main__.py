@@ -6,7 +6,7 @@ import os
 # for each other sleep instead of spinning, which on a machine that is also used for something else is many times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from training.cli import app  # noqa: E402
+from training.cli import app
 
 if __name__ == "__main__":
     app()

@@ -62,7 +62,7 @@ def train(
 
         if precision not in ("fp32", "bf16"):
             raise RecipeError(f"precision {precision!r} is not allowed; allowed are fp32 and bf16")
-        chosen = get_recipe(recipe, [*([f"backbone.source={backbone}"] if backbone else []), *(settings or [])])
+        chosen = get_recipe(recipe, settings or [], backbone=backbone)
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
         _use_cores()
         options = RunOptions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from index import FlatIndex
 from service.app import create_app
-from service.parts import LoadError, Parts
+from service.errors import StartError
+from service.parts import Parts
+from service.server import _listen, _serve
 from service.service import Service
 from service.settings import load_settings
 from tests.service.fake_parts import make_parts, opener
@@ -46,7 +49,7 @@ async def test_another_model_than_the_trained_one_is_refused() -> None:
     parts = make_parts()
     encoder: Any = parts.encoder
     encoder.table_ND = encoder.table_ND + 1e-3
-    with pytest.raises(LoadError, match="not the one that was trained"):
+    with pytest.raises(StartError, match="not the one that was trained"):
         await load(parts)
 
 
@@ -60,14 +63,14 @@ async def test_a_model_that_is_right_alone_and_wrong_in_a_batch_is_refused() -> 
         return vectors + 0.01 * vectors.sum(0) if len(prompts) > 1 else vectors
 
     encoder.encode = leaking
-    with pytest.raises(LoadError, match="not the one that was trained"):
+    with pytest.raises(StartError, match="not the one that was trained"):
         await load(parts)
 
 
 async def test_another_index_is_refused() -> None:
     parts = make_parts()
     other = np.roll(parts.encoder.table_ND, 1, axis=0)  # type: ignore[attr-defined]
-    with pytest.raises(LoadError, match="index or catalog is another one"):
+    with pytest.raises(StartError, match="index or catalog is another one"):
         await load(dataclasses.replace(parts, index=FlatIndex.build(other)))
 
 
@@ -77,7 +80,7 @@ async def test_a_near_tie_may_swap_but_another_item_may_not() -> None:
     first, second = (parts.catalog.row(item) for item in parts.golden[3].top[:2])
     top = list(parts.golden[3].top)
     top[0], top[1] = top[1], top[0]
-    with pytest.raises(LoadError, match="index or catalog is another one"):
+    with pytest.raises(StartError, match="index or catalog is another one"):
         await load(changed_golden(parts, 3, top=top))
     # Twins: their scores differ by less than processors round.
     encoder.table_ND[second] = encoder.table_ND[first] * (1 + 1e-7)
@@ -92,9 +95,9 @@ async def test_a_near_tie_may_swap_but_another_item_may_not() -> None:
 
 
 async def test_parts_without_golden_answers_and_twin_names_are_refused() -> None:
-    with pytest.raises(LoadError, match=r"golden\.json"):
+    with pytest.raises(StartError, match=r"golden\.json"):
         await load(dataclasses.replace(make_parts(), golden=()))
-    with pytest.raises(LoadError, match="two of the artifacts are called 'fake'"):
+    with pytest.raises(StartError, match="two of the artifacts are called 'fake'"):
         await load(make_parts(), make_parts())
 
 
@@ -121,6 +124,16 @@ async def test_two_artifacts_answer_by_name_and_the_first_by_default() -> None:
         titles = await client.get("/items/item-0001?artifact=second")
         assert titles.status_code == 200
     await service.close()
+
+
+async def test_a_second_artifact_that_fails_ends_the_server() -> None:
+    """Never half of what was asked for: an orchestrator would see a server that is up and lacks an artifact."""
+    first, second = make_parts(name="first"), dataclasses.replace(make_parts(name="second"), golden=())
+    queue = [first, second]
+    settings = load_settings(artifacts=(Path("a"), Path("b")), store="sqlite:///:memory:", port=0)
+    service = Service(settings, open_parts=lambda folder, device: queue.pop(0))
+    with _listen("127.0.0.1", 0) as listener, pytest.raises(StartError, match="second"):
+        await asyncio.wait_for(_serve(service, listener, lambda url: pytest.fail("it said that it was ready")), 30)
 
 
 async def test_before_it_is_ready_it_says_so() -> None:

@@ -26,7 +26,8 @@ from modeling.atomic import replaced_folder
 from modeling.build import build_model
 from modeling.spec import BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.app import create_app
-from service.parts import LoadError, open_parts
+from service.errors import StartError
+from service.parts import open_parts
 from service.service import Service
 from service.settings import load_settings
 from tests.service.running import ROOT
@@ -113,7 +114,7 @@ def test_an_altered_artifact_is_refused_in_one_sentence(artifact: Path, tmp_path
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(LoadError, match=re.escape(name)) as refused:
+    with pytest.raises(StartError, match=re.escape(name)) as refused:
         open_parts(folder, "cpu")
     assert "\n" not in str(refused.value)
 
@@ -123,7 +124,7 @@ def test_a_device_that_is_not_there_is_refused_in_one_sentence(artifact: Path) -
         device = f"cuda:{torch.cuda.device_count()}"
     else:
         device = "cuda"
-    with pytest.raises(LoadError, match=f"cannot run on device '{device}'") as refused:
+    with pytest.raises(StartError, match=f"cannot run on device '{device}'") as refused:
         open_parts(artifact, device)
     assert "\n" not in str(refused.value)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import Conflict, Overloaded, StoreUnavailable
+from service.errors import Conflict, Overloaded, StartError, StoreUnavailable
 from service.metrics import Metrics
 from service.store import Appended, Event, EventConflict, GuardedStore, HistoryStore, UserSummary, open_store
 from service.store_sqlite import MAX_WAITING, SqliteStore
@@ -144,7 +144,7 @@ async def test_a_store_that_is_behind_refuses_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["redis://localhost", "sqlite:h.sqlite", "sqlite:///", "nonsense"])
 def test_an_unknown_url_is_refused_with_what_is_known(url: str) -> None:
-    with pytest.raises(ValueError, match=r"sqlite:///PATH"):
+    with pytest.raises(StartError, match=r"sqlite:///PATH"):
         open_store(url, 5)
 
 

@@ -335,6 +335,7 @@ def test_ties_keep_file_order_or_are_shuffled_with_a_seed_within_their_second(tm
     assert any("shuffle ties" in note for note in dataset.report.notes)
     shuffled = read_dataset(tmp_path, ties="shuffle", seed=1)
     assert content(shuffled)[0] == content(shuffle_ties(dataset, 1))[0] != content(shuffle_ties(dataset, 2))[0]
+    assert "put in random order, seed 1" in shuffled.report.notes[-1]
     assert shuffled.ties == "shuffled with seed 1" and dataset.ties == "file"
     for sequence in content(shuffled)[0].values():
         assert sorted(sequence[:10]) == sorted(in_file[:10]) and sequence != in_file

@@ -172,9 +172,10 @@ MOVIES = ["Matrix, The (1999)", "Amélie (Fabuleux destin d'Amélie Poulain, Le)
 
 
 def ratings(join, users=6):
-    """Six users rate movies 1 to 5 in one second each; movie 6 has too few ratings, user 99 rates too little."""
+    """Six users rate movies 1 to 5 in one second each; user 99 rates too little, user 98 too little without movie 6."""
     rows = [(u, m, 4, 1000 + u) for u in range(1, users + 1) for m in range(1, 6)]
-    return "".join(join.join(map(str, row)) + "\n" for row in [*rows, (99, 6, 5, 7), (99, 1, 5, 8)])
+    rows += [(99, 6, 5, 7), (99, 1, 5, 8), *((98, m, 5, 9) for m in (1, 2, 3, 4, 6))]
+    return "".join(join.join(map(str, row)) + "\n" for row in rows)
 
 
 def movielens_1m():

@@ -17,6 +17,13 @@ def test_every_recipe_file_gives_a_whole_recipe_of_its_name() -> None:
         assert recipe.source
 
 
+def test_a_recipe_fits_itself_to_its_backbone() -> None:
+    assert get_recipe("anyo", backbone="tiny").backbone.source == "tiny"
+    assert get_recipe("anyo", backbone="minilm").backbone.layers == 3
+    with pytest.raises(RecipeError, match="'sasrec' has no language model: backbone 'minilm' is not allowed"):
+        get_recipe("sasrec", backbone="minilm")
+
+
 def test_settings_change_one_field() -> None:
     recipe = get_recipe("anyo", ["history.form=titles", "optimizer.epochs=3", "backbone.source=some/folder"])
     assert (recipe.history.form, recipe.optimizer.epochs, recipe.backbone.source) == ("titles", 3, "some/folder")

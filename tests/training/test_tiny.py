@@ -31,11 +31,12 @@ def root(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "TOKEN_BUDGET", 40_000)
-        recipe = get_recipe("anyo", ["backbone.source=tiny", "optimizer.epochs=2", "optimizer.positions=100"])
+        recipe = get_recipe("anyo", ["optimizer.epochs=2", "optimizer.positions=100"], backbone="tiny")
         run(recipe, dataset, RunOptions(out=folder / "compressed"), QUIET)
         titles = get_recipe(
             "anyo",
-            ["backbone.source=tiny", "history.form=titles", "optimizer.epochs=2", "optimizer.positions=100"],
+            ["history.form=titles", "optimizer.epochs=2", "optimizer.positions=100"],
+            backbone="tiny",
         )
         run(titles, dataset, RunOptions(out=folder / "titles"), QUIET)
     return folder

@@ -180,7 +180,14 @@ def shuffle_ties(dataset: Dataset, seed: int) -> Dataset:
     users = np.repeat(np.arange(dataset.n_users), dataset.lengths_U)
     chance = np.random.default_rng(seed).random(dataset.n_interactions)
     order = np.lexsort((chance, dataset.timestamps, users))
-    return replace(dataset, rows=dataset.rows[order], columns=dataset.columns[order], ties=f"shuffled with seed {seed}")
+    note = f"interactions of one user at the same time were put in random order, seed {seed}"
+    return replace(
+        dataset,
+        rows=dataset.rows[order],
+        columns=dataset.columns[order],
+        report=replace(dataset.report, notes=(*dataset.report.notes, note)),
+        ties=f"shuffled with seed {seed}",
+    )
 
 
 def _seeded(sha256: str, purpose: str) -> np.random.Generator:
@@ -206,8 +213,8 @@ def _notes(dataset: Dataset) -> list[str]:
         ascending = _share_ascending(dataset, tied)
         telling = ascending > 0.6 and len(tied) >= 50
         notes.append(
-            f"{len(tied):,} interactions ({share}) have the same time as the one before and stand "
-            f"in file order, {100 * ascending:.0f} % of them in ascending item id order"
+            f"{len(tied):,} interactions ({share}) have the same time as the one before; in the "
+            f"file {100 * ascending:.0f} % of these stand in ascending item id order"
             + (": that order says something about ids, so shuffle ties" if telling else "")
         )
     pairs = dataset.rows.astype(np.int64) + dataset.n_items * np.repeat(np.arange(dataset.n_users), dataset.lengths_U)

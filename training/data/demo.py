@@ -2,16 +2,14 @@
 
 What there is to learn, and by whom:
 
-- *Two items at once.* Readers alternate between genres, so the next story mostly has the genre of the one
-before last,
-  while its mood follows from the mood of the last one, along a cycle (after something dark, something
+- *Two items at once.* Readers alternate between genres, so the next story mostly has the genre of the one before
+  last, while its mood follows from the mood of the last one, along a cycle (after something dark, something
   funny). Who looks at the last item only misses the genre, who looks for likeness misses the mood.
 - *Series.* Volume 2 follows volume 1, more surely for a reader who has just read two volumes of it.
-- *Titles* tell genre, mood, series and volume in words that related stories share: a model that reads can
-place a story
-  it has hardly seen.
+- *Titles* tell genre, mood, series and volume in words that related stories share: a model that reads can place
+  a story it has hardly seen.
 - *Publishers* stand in no title, and each reader has favourites: only who reads what can tell a model about
-those.
+  those.
 - *Noise.* Readers wander off, after their taste in genres and what is popular.
 
 Only `random.Random.random` is drawn from, whose sequence Python guarantees for a seed, so the files are the

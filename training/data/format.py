@@ -1,8 +1,7 @@
 """The folder format: what items and interactions must hold, and what is done about rows that do not.
 
-    items.{jsonl,csv,parquet}         item_id, title; optional categories, brand, description,
-    title_missing, … interactions.{csv,jsonl,parquet}  user_id, item_id, timestamp; optional rating, review,
-    summary
+    items.{jsonl,csv,parquet}         item_id, title; optional categories, brand, description, title_missing, …
+    interactions.{csv,jsonl,parquet}  user_id, item_id, timestamp; optional rating, review, summary
 
 (`.jsonl` and `.csv` also gzipped.) Ids are text or integers and are kept as they stand; titles have white
 space evened out; categories are a list, or text with `|` between names; a timestamp is a number in any unit

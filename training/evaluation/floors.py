@@ -4,11 +4,9 @@ All are fitted on the training part, rank the whole catalog, and never return wh
 
 - popularity: how often an item was taken.
 - markov-1: how often an item came right after the user's last one; where nothing did, popularity decides.
-- item-knn: cosine between items over users, where a user with many items counts less (each user's row has
-length 1),
-  summed over the last ten items, each step back counting 0.8 as much.
-- title-tfidf: the same sum over the cosine of titles (tf = 1 + ln count, idf = ln(1 + N / titles with the
-word)).
+- item-knn: cosine between items over users, where a user with many items counts less (each user's row has length
+  1), summed over the last ten items, each step back counting 0.8 as much.
+- title-tfidf: the same sum over the cosine of titles (tf = 1 + ln count, idf = ln(1 + N / titles with the word)).
 """
 
 from __future__ import annotations

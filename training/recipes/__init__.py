@@ -1,10 +1,10 @@
-"""The recipes: one file each, whose function ``recipe()`` returns one complete value. The file name is the name."""
+"""The recipes: one file each, whose function ``recipe(backbone)`` returns one complete value; the file name is its name."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from training.recipes.base import Recipe, RecipeError, with_settings
 
@@ -16,8 +16,8 @@ def recipe_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
-def get_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe called ``name``, with ``slot.field=value`` settings applied.
+def get_recipe(name: str, settings: Sequence[str] = (), *, backbone: str | None = None) -> Recipe:
+    """The recipe called ``name`` for ``backbone`` (None: its usual one), with ``slot.field=value`` settings applied.
 
     Raises:
         RecipeError: no such recipe, slot or field, or a value that is not allowed.
@@ -25,5 +25,5 @@ def get_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     known = recipe_names()
     if name not in known:
         raise RecipeError(f"recipe {name!r} not found; known recipes: {', '.join(known)}")
-    recipe: Recipe = importlib.import_module(f"training.recipes.{name}").recipe()
-    return with_settings(recipe, settings)
+    make: Callable[..., Recipe] = importlib.import_module(f"training.recipes.{name}").recipe
+    return with_settings(make() if backbone is None else make(backbone), settings)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ProjectorSpec
-from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe
+from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
 
 
-def recipe() -> Recipe:
+def recipe(backbone: str = "none") -> Recipe:
     """Ids in, ids out: a two-layer causal transformer whose item table is both its input and its output.
 
     Against the paper: softmax over all items at every position instead of one negative and BCE (which costs half the
     accuracy, Klenitskiy and Vasilev 2023), pre-normalised blocks, cosine scores with a learned scale.
     """
+    if backbone != "none":
+        raise RecipeError(f"recipe 'sasrec' has no language model: backbone {backbone!r} is not allowed, only 'none'")
     return Recipe(
         name="sasrec",
         summary="id model: self-attention over item ids, softmax over all items",
