@@ -1,4 +1,4 @@
-"""The recipes: one file each, whose function ``recipe(backbone)`` returns one complete value; the file name is its name."""
+"""The recipes: one file each, whose function ``recipe(backbone)`` returns one complete value; the file gives the name."""
 
 from __future__ import annotations
 
