@@ -2,8 +2,8 @@
 
 import os
 
-# Read when torch's thread pool is loaded, so it stands before every import that brings torch: threads that wait for each
-# other sleep instead of spinning, which is many times faster on a machine that is also used for something else.
+# Read when torch's thread pool is loaded, so it stands before every import that brings torch: threads that wait for
+# each other sleep instead of spinning, which is many times faster on a machine that is also used for something else.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from training.cli import app

@@ -1,4 +1,4 @@
-"""The recipes: one file each, whose function ``recipe(backbone)`` returns one complete value; the file gives the name."""
+"""The recipes: one file each, whose function ``recipe(backbone)`` returns one complete value. Files name them."""
 
 from __future__ import annotations
 
