@@ -33,6 +33,8 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Metrics and logs are our own; FastAPI would look for OpenTelemetry's on every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
     for module in (recommend, users, items, operations):

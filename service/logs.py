@@ -51,6 +51,7 @@ def configure_logging(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # Libraries may warn; what they do step by step is not ours to log.
     for library in ("httpx", "httpcore", "urllib3", "asyncio", "filelock", "huggingface_hub", "transformers"):
         logging.getLogger(library).setLevel(logging.WARNING)

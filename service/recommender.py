@@ -10,7 +10,7 @@ import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import structlog
@@ -51,6 +51,7 @@ class History:
     """A history as rows and free titles, oldest first; `seen` are all its rows, also those too old to be read."""
 
     parts: list[int | str]
+    titles: list[str]
     seen: list[int]
     ignored: list[str]
 
@@ -154,12 +155,14 @@ class Recommender:
 
     def _resolve(self, stored: Sequence[str], given: Sequence[str | FreeTitle]) -> History:
         parts: list[int | str] = []
+        titles: dict[str, None] = {}
         seen: list[int] = []
         ignored: dict[str, None] = {}
         row_of = self.parts.catalog.row
         for item in (*stored, *given):
             if isinstance(item, FreeTitle):
                 parts.append(item.title)
+                titles[item.title] = None
                 continue
             row = row_of(item)
             if row is None:
@@ -167,7 +170,7 @@ class Recommender:
             else:
                 parts.append(row)
                 seen.append(row)
-        return History(parts[-self.parts.encoder.history_limit :], seen, list(ignored))
+        return History(parts[-self.parts.encoder.history_limit :], list(titles), seen, list(ignored))
 
     def _nothing_usable(self, ask: RecommendRequest) -> NothingUsable:
         if not ask.history:
@@ -200,7 +203,7 @@ class Recommender:
             self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()
         prompt = None
         if vector_D is None:
-            prompt = self.parts.encoder.prepare(await self._read_free_titles(history.parts, deadline))
+            prompt = self.parts.encoder.prepare(await self._readable(history, deadline))
         work = Work(prompt, k, exclude, await self._allowed_rows(categories), vector_D)
         return work, (vector_key, k, exclude.tobytes(), categories), vector_key
 
@@ -210,12 +213,13 @@ class Recommender:
             rows += history.seen
         return np.array(sorted(set(rows)), np.int64) if rows else NO_ROWS
 
-    async def _read_free_titles(self, parts: Sequence[int | str], deadline: float) -> list[int | FreeItem]:
-        titles = list(dict.fromkeys(part for part in parts if isinstance(part, str)))
-        if not titles:
-            return [part for part in parts if not isinstance(part, str)]
+    async def _readable(self, history: History, deadline: float) -> Sequence[int | FreeItem]:
+        """Return the history as the encoder takes it, its free titles read."""
+        if not history.titles:
+            return cast(list[int], history.parts)
+        titles = [part for part in dict.fromkeys(history.parts) if isinstance(part, str)]
         if "text" not in self.parts.reads:
-            raise self._cannot_read_text(titles[0])
+            raise self._cannot_read_text(history.titles[0])
         read = {title: item for title in titles if (item := self._titles.get(title)) is not None}
         missing = [title for title in titles if title not in read]
         if missing:
@@ -224,7 +228,7 @@ class Recommender:
                 self._titles.put(item.title, item)
         if self._titles.capacity:
             self._metrics.cache_requests("title", "miss" if missing else "hit").inc()
-        return [read[part] if isinstance(part, str) else part for part in parts]
+        return [read[part] if isinstance(part, str) else part for part in history.parts]
 
     async def _read_on_thread(self, titles: list[str], deadline: float) -> list[FreeItem]:
         if self._titles_waiting >= TITLE_READINGS_WAITING:

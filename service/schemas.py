@@ -43,7 +43,7 @@ class RecommendRequest(Body):
     """Whom to recommend for, how many, and what to leave out."""
 
     history: list[str | FreeTitle] = Field(
-        default=[],
+        default_factory=list,
         max_length=MAX_HISTORY,
         description='Items the user took, oldest first: ids of the catalog, or {"title": …} for free text. '
         "Ids that are not in the catalog are ignored and listed in `ignored_items`.",
@@ -57,10 +57,10 @@ class RecommendRequest(Body):
     )
     exclude_seen: bool = Field(default=True, description="Leave out the items of the history.")
     exclude: list[str] = Field(
-        default=[], max_length=MAX_EXCLUDE, description="More item ids to leave out; unknown ones do nothing."
+        default_factory=list, max_length=MAX_EXCLUDE, description="More item ids to leave out; unknown ones do nothing."
     )
     categories: list[str] = Field(
-        default=[], max_length=MAX_CATEGORIES, description="Only items in at least one of these categories."
+        default_factory=list, max_length=MAX_CATEGORIES, description="Only items in at least one of these categories."
     )
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
     rerank: None = Field(default=None, description="Not in this version: only null is allowed.")
