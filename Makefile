@@ -14,6 +14,7 @@ HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
 ARGS     ?=
+BENCH    ?= training
 
 # A waiting OpenMP thread sleeps instead of spinning: with two threads on two cores that have other work to do as well,
 # a training step took 6 s so and 86 s otherwise.
@@ -67,8 +68,8 @@ types: setup ## check the types with mypy, strictly
 	@$(PY) -m mypy
 
 .PHONY: bench
-bench: setup ## run every program in benchmarks/; the last line of each is one JSON object
-	@for program in benchmarks/*.py; do echo "[bench] $$program"; $(PY) "$$program" $(ARGS); done
+bench: setup ## run a program of benchmarks/ (BENCH=training); ARGS='--help' says what it takes
+	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
 .PHONY: clean
 clean: ## remove what tools left behind (not .venv, artifacts/ or data/)
