@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--forms", default="titles,compressed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12, help="steps of the plain loop a round; ours takes a third")
+    parser.add_argument("--positions", type=int, default=1280, help="targets in a batch of ours")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--work", type=Path, default=Path("artifacts/.bench-training"))
     options = parser.parse_args()
@@ -192,7 +193,11 @@ def main() -> None:
     results: dict[str, Any] = {"data": split.dataset.name, "backbone": options.backbone, "torch": torch.__version__}
     results |= {"threads": torch.get_num_threads(), "precision": options.precision, "rounds": options.rounds}
     for form in options.forms.split(","):
-        recipe = get_recipe("anyo", [f"history.form={form}", "history.limit=30"], backbone=options.backbone)
+        recipe = get_recipe(
+            "anyo",
+            [f"history.form={form}", "history.limit=30", f"optimizer.positions={options.positions}"],
+            backbone=options.backbone,
+        )
         rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
         for _ in range(options.rounds):
             rounds["plain"].append(measure_plain(recipe, split, options.steps, options.precision, options.work))

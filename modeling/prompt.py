@@ -131,6 +131,11 @@ class PromptBuilder:
         return self._mixed(history)
 
     @property
+    def item_lengths(self) -> NDArray[np.int64] | None:
+        """Positions each catalog item takes, [N]; None where all take the same."""
+        return np.diff(self.titles.offsets) + len(self.slots) if self.titles is not None else None
+
+    @property
     def _items_that_fit(self) -> int:
         return min(self.item_limit, (self.position_limit - len(self.prefix)) // len(self.slots))
 

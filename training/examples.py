@@ -72,11 +72,22 @@ class LengthBatches(Sampler[list[int]]):
     """Global batches of near-equal lengths holding about ``positions`` targets, in random order.
 
     With several processes each takes every ``world``-th window of the same global batch, so that the gradient,
-    averaged over processes, is that of one process.
+    averaged over processes, is that of one process. ``item_lengths_N`` are the positions each item takes in a prompt
+    (its title's tokens, say); without them every item counts one.
     """
 
-    def __init__(self, windows: EpochWindows, *, positions: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        windows: EpochWindows,
+        *,
+        positions: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        item_lengths_N: NDArray[np.int64] | None = None,
+    ) -> None:
         self._windows = windows
+        self._item_lengths_N = item_lengths_N
         self._seed = seed
         self._rank, self._world = rank, world
         self._epoch = 0
@@ -99,7 +110,10 @@ class LengthBatches(Sampler[list[int]]):
         """Indices of every global batch of this epoch."""
         rng = np.random.default_rng([self._seed, self._epoch, 2])
         lengths = np.asarray([len(window.rows) - 1 for window in self._windows.windows])
-        order = np.argsort(lengths + rng.random(len(lengths)), kind="stable")
+        costs = lengths
+        if self._item_lengths_N is not None:
+            costs = np.asarray([self._item_lengths_N[window.rows[:-1]].sum() for window in self._windows.windows])
+        order = np.argsort(costs + rng.random(len(costs)), kind="stable")
         reached = np.cumsum(lengths[order]) - lengths[order] / 2
         group = np.minimum((reached / lengths.sum() * self._count).astype(int), self._count - 1)
         batches = [order[group == number].tolist() for number in range(self._count)]

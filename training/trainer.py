@@ -67,6 +67,7 @@ class RecommenderTrainer(Trainer):
             seed=self.args.seed,
             rank=self.args.process_index,
             world=self.args.world_size,
+            item_lengths_N=cast(RetrievalModule, self.model).encoder.prompts.item_lengths,
         )
         loader = EpochLoader(self._windows, batch_sampler=batches, collate_fn=self._collate)
         loader.batches = batches
