@@ -109,7 +109,7 @@ def load_backbone(
         hidden_size=int(config.hidden_size),
         layers=int(config.num_hidden_layers),
         vocabulary=int(config.vocab_size),
-        lm_head=_lm_head(config, Path(place)),
+        lm_head=_lm_head(config),
     )
     model.eval()
     prove_attention(model, causal=spec.attention == "causal")
@@ -310,9 +310,9 @@ def _weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _lm_head(config: Any, folder: Path) -> HeadKind:
+def _lm_head(config: Any) -> HeadKind:
     """What dropping the head saved: nothing but compute where it is tied to the input embeddings."""
     names = " ".join(config.architectures or ())
-    if "LM" not in names and "MaskedLM" not in names:
+    if "LM" not in names:
         return "none"
     return "tied" if getattr(config, "tie_word_embeddings", False) else "untied"

@@ -107,7 +107,7 @@ def evaluate(
         _use_cores()
         row, answers = evaluate_artifact(artifact, dataset, split_part, seed=seed, ledger=ledger, console=console)
         if top is not None:
-            write_top(top, answers, dataset, split_part)
+            write_top(top, answers, dataset)
     print_results(f"{artifact.name} on {dataset.name}, {split_part}", {artifact.name: answers.metrics}, RANKING)
     if as_json:
         print(json.dumps(row))

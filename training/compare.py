@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from index import Catalog, open_index
-from modeling.artifact import ArtifactError, load_artifact
+from modeling.artifact import ArtifactError, Manifest, load_artifact, read_manifest
 from training.data.dataset import Dataset
 from training.data.report import DataError
-from training.data.splits import Part, Split
+from training.data.splits import Part
 from training.evaluate import Evaluation, evaluate
 from training.evaluation.floors import FLOORS, measure_floor
 from training.evaluation.ledger import append_entry
@@ -34,7 +34,7 @@ def evaluate_artifact(
     """
     artifact = load_artifact(folder)
     split = split_of(dataset, artifact.manifest.split)
-    _same_catalog(folder, artifact.manifest.catalog_size, dataset)
+    _same_questions(folder, artifact.manifest, dataset, part)
     targets = split.targets(_part(part))
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
@@ -78,7 +78,12 @@ def compare_artifacts(
 
     Returns rows for programs, and the metrics by method for a table.
     """
-    split = split_of(dataset, "leave-one-out")
+    names = sorted({read_manifest(folder).split for folder in folders})
+    if len(names) > 1:
+        raise ArtifactError(
+            f"these artifacts were trained on different splits ({', '.join(names)}): no common questions"
+        )
+    split = split_of(dataset, names[0])
     rows: list[dict[str, Any]] = []
     table: dict[str, Metrics] = {}
     for name in FLOORS:
@@ -103,10 +108,9 @@ def compare_artifacts(
     return rows, table
 
 
-def write_top(path: Path, answers: Evaluation, dataset: Dataset, part: str) -> None:
+def write_top(path: Path, answers: Evaluation, dataset: Dataset) -> None:
     """One line a user: history, target and the ids the index returned, best first."""
-    split: Split = split_of(dataset, "leave-one-out")
-    targets = split.targets(_part(part))
+    targets = answers.targets
     with path.open("w", encoding="utf-8") as file:
         for question, rows_K in enumerate(answers.top_rows_TK):
             line = {
@@ -126,10 +130,19 @@ def _part(name: str) -> Part:
     raise DataError(f"split part {name!r} not found; parts are test and validation")
 
 
-def _same_catalog(folder: Path, size: int, dataset: Dataset) -> None:
+def _same_questions(folder: Path, manifest: Manifest, dataset: Dataset, part: str) -> None:
+    """Refuse what would rank other items than were trained, or ask what was trained on."""
     catalog = Catalog.read(folder / "catalog.parquet")
     if catalog.item_ids != dataset.item_ids:
         raise ArtifactError(
-            f"artifact {folder.name} was trained on another catalog ({size} items) than {dataset.name} "
-            f"({dataset.n_items} items, or in another order)"
+            f"artifact {folder.name} was trained on another catalog ({manifest.catalog_size} items) than "
+            f"{dataset.name} ({dataset.n_items} items, or in another order)"
         )
+    ties = manifest.training.get("ties", dataset.ties)
+    if ties != dataset.ties:
+        raise ArtifactError(
+            f"artifact {folder.name} was trained with ties {ties!r}, and the data was read with {dataset.ties!r}: "
+            "targets would have been trained on; give the same --ties and --seed"
+        )
+    if part == "validation" and manifest.fitted_on != "train":
+        raise ArtifactError(f"artifact {folder.name} was fitted on {manifest.fitted_on}: validation was trained on")

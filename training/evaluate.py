@@ -33,6 +33,7 @@ class Evaluation:
     top_rows_TK: NDArray[np.int64]
     metrics: Metrics
     index_metrics: dict[str, float]
+    targets: Targets
 
 
 def encode_users(
@@ -101,7 +102,7 @@ def evaluate(
         history_popularity_T=profile_T,
         seed=seed,
     )
-    return Evaluation(ranks_T, top_rows_TK, metrics, _of_lists(top_rows_TK, targets.rows_T))
+    return Evaluation(ranks_T, top_rows_TK, metrics, _of_lists(top_rows_TK, targets.rows_T), targets)
 
 
 def _of_lists(top_rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], cut: int = 10) -> dict[str, float]:

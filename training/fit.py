@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,12 +224,3 @@ def _stopped_by(trainer: RecommenderTrainer, budget: TimeBudget) -> str:
     if budget.minutes is not None and budget.seconds > budget.minutes * 60:
         return "time budget"
     return "no better epoch on validation"
-
-
-def read_losses(work: Path) -> list[dict[str, Any]]:
-    """The log of a run that was cut short or finished, newest checkpoint."""
-    checkpoint = last_complete_checkpoint(work)
-    if checkpoint is None:
-        return []
-    log: list[dict[str, Any]] = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    return log

@@ -53,11 +53,15 @@ class RunResult:
 
 
 def split_of(dataset: Dataset, name: str) -> Split:
-    """The split called ``name``: ``leave-one-out`` or ``global-time``."""
+    """The split called ``name``: ``leave-one-out``, ``global-time``, or the full name a manifest holds."""
     splits = {"leave-one-out": leave_one_out, "global-time": global_time}
-    if name not in splits:
+    kind = name.partition(" ")[0]
+    if kind not in splits:
         raise RecipeError(f"split {name!r} not found; known splits: {', '.join(splits)}")
-    return splits[name](dataset)
+    split = splits[kind](dataset)
+    if name not in (kind, split.name):
+        raise RecipeError(f"split {name!r} has other shares than this version's {split.name!r}")
+    return split
 
 
 def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console) -> RunResult:
@@ -93,7 +97,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         fitted,
         fitted_on=fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training=_training_record(fitted, options),
+        training={**_training_record(fitted, options), "ties": dataset.ties},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
