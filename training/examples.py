@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modeling.user_encoder import Batch, UserEncoder
+from training.data import DataError
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class EpochWindows(Dataset[Window]):
         rng = np.random.default_rng([self._seed, epoch, 1])
         self.windows = [w for sequence in self._sequences for w in windows_of(sequence, self._limit, rng)]
         if not self.windows:
-            raise ValueError("nothing to train on: no user has two items or more in the training part")
+            raise DataError("nothing to train on: no user has two items or more in the training part of the split")
+
+    def batches(self, positions: int) -> int:
+        """Global batches of about ``positions`` targets that make one epoch: the same number in every epoch."""
+        return max(1, round(sum(len(window.rows) - 1 for window in self.windows) / positions))
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -91,8 +96,7 @@ class LengthBatches(Sampler[list[int]]):
         self._seed = seed
         self._rank, self._world = rank, world
         self._epoch = 0
-        total = sum(len(window.rows) - 1 for window in windows.windows)
-        self._count = max(1, round(total / positions))
+        self._count = windows.batches(positions)
 
     def set_epoch(self, epoch: int) -> None:
         """Use the windows and the order of ``epoch``."""

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from modeling.build import Model, Sources, TextVectors, build_model, read_titles, trainable
+from training.average import WeightAverage
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import question_values
@@ -103,6 +104,8 @@ def fit(
     trainer = _trainer(recipe, split, options, model, module, windows, budget)
     _say(console, recipe, module, windows, resume)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if options.epochs is not None:
+        trainer.keep_average()
     history = trainer.state.log_history
     return Fitted(
         model=model,
@@ -129,6 +132,8 @@ def _trainer(
     if selecting:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.optimizer.patience))
     targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
+    steps = windows.batches(recipe.optimizer.positions)
+    length = recipe.optimizer.average_epochs
     return RecommenderTrainer(
         module,
         _arguments(recipe, options, selecting),
@@ -136,6 +141,7 @@ def _trainer(
         optimizer=recipe.optimizer,
         evaluate_now=lambda: quick_metrics(model, targets, options.seed),
         callbacks=callbacks,
+        average=WeightAverage(module, length * steps) if length else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modeling.build import trainable
+from training.average import WeightAverage
 from training.examples import EpochLoader, EpochWindows, LengthBatches, TrainingBatch, Window, collate
 from training.module import RetrievalModule
 from training.recipes.base import OptimizerSpec
@@ -33,6 +35,7 @@ class RecommenderTrainer(Trainer):
         windows: training examples.
         optimizer: the recipe's slot.
         evaluate_now: validation metrics of the model as it stands, by name.
+        average: the weights' running average, which is what is evaluated and kept; None keeps the plain weights.
     """
 
     def __init__(
@@ -44,11 +47,12 @@ class RecommenderTrainer(Trainer):
         optimizer: OptimizerSpec,
         evaluate_now: Evaluate,
         callbacks: list[TrainerCallback],
+        average: WeightAverage | None = None,
     ) -> None:
         super().__init__(
             model=model,
             args=arguments,
-            callbacks=callbacks,
+            callbacks=[average, *callbacks] if average else callbacks,
             data_collator=self._collate,
             train_dataset=windows,
             eval_dataset=windows,  # the Trainer wants one; `evaluate` ranks the catalog instead
@@ -56,6 +60,7 @@ class RecommenderTrainer(Trainer):
         self._windows = windows
         self._optimizer_spec = optimizer
         self._evaluate_now = evaluate_now
+        self._average = average
 
     # -- batches ----------------------------------------------------------------------------------------------------
 
@@ -120,10 +125,17 @@ class RecommenderTrainer(Trainer):
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Full ranking on validation."""
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluate_now().items()}
+        with self._average.applied() if self._average else contextlib.nullcontext():
+            values = self._evaluate_now()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def keep_average(self) -> None:
+        """End of a run that selects no epoch: the average is the result."""
+        if self._average:
+            self._average.apply()
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -134,12 +146,20 @@ class RecommenderTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: p.detach().cpu().contiguous() for name, p in trainable(cast(nn.Module, self.model)).items()}
         save_file(weights, folder / WEIGHTS)
+        if self._average:
+            self._average.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(cast(nn.Module, model or self.model), Path(resume_from_checkpoint))
+        if self._average:
+            self._average.load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_trained(cast(nn.Module, self.model), Path(cast(str, self.state.best_model_checkpoint)))
+        best = Path(cast(str, self.state.best_model_checkpoint))
+        load_trained(cast(nn.Module, self.model), best)
+        if self._average:
+            self._average.load(best)
+            self._average.apply()
 
 
 def load_trained(model: nn.Module, checkpoint: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 
 from modeling.artifact import check_golden, load_artifact
+from training.data import DataError
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.evaluate import encode_users, rank_all
@@ -115,7 +116,8 @@ def _final_weights(options: FitOptions, dataset: Dataset) -> dict[str, torch.Ten
     from modeling.build import Sources
     from training.data.splits import leave_one_out
 
-    recipe = get_recipe("sasrec", [*SMALL, "optimizer.epochs=4", "backbone.dropout=0.2"])
+    settings = ["optimizer.epochs=4", "backbone.dropout=0.2", "optimizer.average_epochs=1"]
+    recipe = get_recipe("sasrec", [*SMALL, *settings])
     fitted = fit(recipe, leave_one_out(dataset), options, sources=Sources(), text=None, console=QUIET)
     assert fitted.losses
     return fitted.model.encoder.state_dict()
@@ -259,3 +261,12 @@ def test_quick_metrics_leave_the_mode_as_it_was(dataset: Dataset) -> None:
     metrics = quick_metrics(model, leave_one_out(dataset).validation, 0)
     assert model.encoder.training
     assert 0 <= metrics["ndcg@10"] <= 1
+
+
+def test_data_without_a_single_training_pair_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """Three interactions a user leave one for training: there are targets, and nothing to learn them from."""
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps({"item_id": i, "title": i * 3}) + "\n" for i in "abc"))
+    rows = [f"{user},{item},{step}" for user in "uv" for step, item in enumerate("abc")]
+    (tmp_path / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    with pytest.raises(DataError, match="no user has two items or more in the training part"):
+        run(get_recipe("sasrec", SMALL), read_dataset(tmp_path), RunOptions(out=tmp_path / "model"), QUIET)

@@ -42,6 +42,9 @@ class OptimizerSpec(Slot):
     patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
     positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    average_epochs: float = Field(
+        0.0, ge=0, description="length of the running average of the weights, in epochs; 0 keeps the plain weights"
+    )
 
 
 class Recipe(ModelSpec):
