@@ -110,14 +110,18 @@ def test_nothing_as_wide_as_the_vocabulary_is_computed(form: str, small_model: B
     assert VOCABULARY not in widths
 
 
-def test_only_what_the_recipe_trains_gets_a_gradient(small_model: Build) -> None:
-    encoder = small_model("compressed").encoder.train()
+@pytest.mark.parametrize("kind", ["none", "lora", "full"])
+def test_only_what_the_recipe_trains_gets_a_gradient(kind: str, small_model: Build) -> None:
+    encoder = small_model("compressed", adapter=AdapterSpec(kind=kind)).encoder.train()
     encoder(encoder.collate([encoder.prepare(history) for history in HISTORIES])).square().sum().backward()
     moved = {name for name, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved <= set(trainable(encoder))
-    assert not [name for name in moved if name.startswith("backbone.") and "lora_" not in name]
     assert {"projector.map.weight", "text_input.weight", "id_input.weight", "items.ids.weight"} <= moved
-    assert [name for name in moved if "lora_B" in name]
+    inside = {name for name in moved if name.startswith("backbone.")}
+    assert bool(inside) == (kind != "none")
+    assert "embed" not in " ".join(inside), "rows of words that no title holds would only decay"
+    if kind == "lora":
+        assert all("lora_" in name for name in inside) and [name for name in inside if "lora_B" in name]
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_merged_one_the_same(small_model: Build) -> None:

@@ -1,0 +1,445 @@
+"""The generator: beam search with a causal language model, free or along the paths of a trie.
+
+A prompt is read once, whatever the number of beams, and a static instruction prefix once for all prompts
+(``beams.py``). Nothing is sampled and nothing is taken from a checkpoint's generation settings: the same prompts give
+the same answers, alone or in a batch.
+
+The search is that of Hugging Face ``generate(num_beams=W, do_sample=False)``: of the 2 W best continuations those that
+end go to the finished list with their score divided by length ** length_penalty, the best W others go on, and a
+prompt is done when no running beam can overtake its finished ones.
+
+Shape legend: B prompts, W beams, V vocabulary, H width, C children of a trie state, K candidates a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from modeling.beams import GrowingLayer, Tree, new_cache
+
+LOW = -1.0e9
+"""Score of what may not be chosen: finite, so that differences and quotients of it stay numbers."""
+
+
+class GenerationError(ValueError):
+    """A search was asked for something that cannot be generated."""
+
+
+class Paths(Protocol):
+    """Allowed continuations as plain arrays, as `index.trie.TokenTrie.arrays` gives them.
+
+    State 0 is the start. The children of state s are ``tokens[starts[s] : starts[s] + counts[s]]``, and each leads to
+    the state at the same place in ``targets``. Every path ends with an end token.
+    """
+
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BeamSettings:
+    """How to search.
+
+    Attributes:
+        beams: W.
+        max_new_tokens: longest text, its end token included.
+        length_penalty: exponent of the length by which a score is divided; 0 ranks by the sum of log probabilities.
+        early_stopping: True: a prompt is done as soon as W texts have ended; False: when the best running beam, at its
+            present length, is behind the worst of them.
+        renormalize: divide probabilities among the allowed children of a state. Off by default: a text's score is then
+            its probability under the model. On, it is the probability of being reached when only allowed texts exist,
+            which favours prefixes with few continuations.
+    """
+
+    beams: int = 4
+    max_new_tokens: int = 48
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    renormalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if self.beams < 1 or self.max_new_tokens < 1:
+            raise GenerationError(
+                f"beams is {self.beams} and max_new_tokens {self.max_new_tokens}; both must be 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Text:
+    """One generated text: its tokens without the end token, its score, whether it ended or was cut, and the trie
+    state it reached (-1 in a free search)."""
+
+    tokens: tuple[int, ...]
+    score: float
+    ended: bool
+    state: int = -1
+
+
+@dataclass
+class Counts:
+    """What a search did: prompt positions read, decoding steps, tokens written (all beams)."""
+
+    prompt_tokens: int = 0
+    steps: int = 0
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Sees:
+    """What new tokens may look at.
+
+    Attributes:
+        positions_BT: their own positions.
+        mask_BXTS: which of the S entries of the cache each may see, [B, 1, T, S], themselves included.
+        places_BS: the position of each of these entries.
+    """
+
+    positions_BT: Tensor
+    mask_BXTS: Tensor
+    places_BS: Tensor
+
+
+OnStep = Callable[[int, list[tuple[int, ...]]], None]
+
+
+class Generator:
+    """Beam search over one causal language model.
+
+    Args:
+        body: the model without its head, called with ``input_ids`` or ``inputs_embeds``; a Hugging Face decoder.
+        head_VH: the head's weights (the input embeddings where they are tied).
+        end_tokens: ids that end a text.
+        bias_V: the head's bias, where it has one.
+        prefix: token ids that begin every prompt; their keys and values are computed once, here.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        head_VH: Tensor,
+        *,
+        end_tokens: Sequence[int],
+        bias_V: Tensor | None = None,
+        prefix: Sequence[int] = (),
+    ) -> None:
+        self.body = body.eval()
+        self.head_VH, self.bias_V = head_VH, bias_V
+        self.device = head_VH.device
+        self.end_tokens = torch.tensor(sorted(set(end_tokens)), device=self.device)
+        self._config = cast(Any, body).config
+        self._layers = int(self._config.num_hidden_layers)
+        self.prefix = tuple(prefix)
+        self._prefix_kv = self._read_prefix()
+
+    @classmethod
+    def of_model(cls, model: nn.Module, *, end_tokens: Sequence[int], prefix: Sequence[int] = ()) -> Generator:
+        """A generator over a Hugging Face model for causal language modelling."""
+        head = cast(Any, model).get_output_embeddings()
+        body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
+        return cls(body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix)
+
+    @torch.inference_mode()
+    def search(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: BeamSettings,
+        *,
+        paths: Paths | None = None,
+        on_step: OnStep | None = None,
+        counts: Counts | None = None,
+    ) -> list[list[Text]]:
+        """The best texts for each prompt, at most ``settings.beams`` of them, best first.
+
+        Args:
+            prompts: token ids after the prefix; at least one each where there is no prefix.
+            settings: how to search.
+            paths: the only texts allowed; None: any.
+            on_step: called after each step with its number and the best beam so far of every prompt; what it raises
+                ends the search.
+            counts: filled with what was done.
+
+        Raises:
+            GenerationError: an empty prompt, or more positions than the model has.
+        """
+        self._check(prompts, settings)
+        run = _Run(self, prompts, settings, None if paths is None else _PathTensors(paths, self.device))
+        return run.all_steps(on_step, counts or Counts())
+
+    def logits(self, states_PH: Tensor) -> Tensor:
+        """Head over states, [P, V] in fp32."""
+        return nn.functional.linear(states_PH, self.head_VH, self.bias_V).float()
+
+    def _check(self, prompts: Sequence[Sequence[int]], settings: BeamSettings) -> None:
+        if not prompts or not all(len(prompt) for prompt in prompts):
+            raise GenerationError("a prompt is empty: give each at least one token after the prefix")
+        longest = len(self.prefix) + max(map(len, prompts)) + settings.max_new_tokens
+        limit = getattr(self._config, "max_position_embeddings", None) or getattr(self._config, "n_positions", None)
+        if limit is not None and longest > limit:
+            raise GenerationError(
+                f"prompt and answer may take {longest} positions and the model has {limit}: shorten the history, or "
+                "lower max_new_tokens"
+            )
+
+    @torch.inference_mode()
+    def _read_prefix(self) -> list[tuple[Tensor, Tensor]]:
+        if not self.prefix:
+            return []
+        cache = new_cache(self._layers, len(self.prefix))
+        self.run_body(torch.tensor([self.prefix], device=self.device), cache)
+        return [(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)]
+
+    def new_cache(self, rows: int, positions: int) -> Any:
+        """A cache that begins with the prefix and has room for ``positions`` more."""
+        cache = new_cache(self._layers, len(self.prefix) + positions)
+        for layer, (keys, values) in zip(cast(list[GrowingLayer], cache.layers), self._prefix_kv, strict=False):
+            layer.preset(keys, values, rows)
+        return cache
+
+    def run_body(self, ids_BT: Tensor, cache: Any, sees: Sees | None = None) -> Tensor:
+        """States [B, T, H] of new tokens; `sees` says what they may look at, None: everything before them."""
+        options: dict[str, Any] = {}
+        if sees is not None:
+            options = {"position_ids": sees.positions_BT, "attention_mask": self._masks(sees)}
+        out = self.body(input_ids=ids_BT, past_key_values=cache, use_cache=True, **options)
+        return cast(Tensor, out.last_hidden_state)
+
+    def _masks(self, sees: Sees) -> Any:
+        """One mask, or one for each kind of layer where some see a window only (Gemma 3)."""
+        window, kinds = getattr(self._config, "sliding_window", None), getattr(self._config, "layer_types", None)
+        if window is None or (kinds is not None and "sliding_attention" not in kinds):
+            return sees.mask_BXTS
+        near_BXTS = sees.mask_BXTS & (sees.positions_BT[:, None, :, None] - sees.places_BS[:, None, None] < window)
+        if kinds is None:
+            return near_BXTS
+        return {"full_attention": sees.mask_BXTS, "sliding_attention": near_BXTS}
+
+
+class _PathTensors:
+    """The arrays of a trie on the device."""
+
+    def __init__(self, paths: Paths, device: torch.device) -> None:
+        self.starts, self.counts, self.tokens, self.targets = (
+            torch.as_tensor(array, device=device) for array in (paths.starts, paths.counts, paths.tokens, paths.targets)
+        )
+        if not int(self.counts[0]):
+            raise GenerationError("the trie holds no text: add an item before searching it")
+
+    def children(self, states_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, next states and validity of the children of states, [P, C] each; C is the largest number of them."""
+        counts_P = self.counts[states_P]
+        offsets_C = torch.arange(int(counts_P.max()), device=states_P.device)
+        valid_PC = offsets_C < counts_P[:, None]
+        places_PC = torch.where(valid_PC, self.starts[states_P][:, None] + offsets_C, 0)
+        return self.tokens[places_PC], self.targets[places_PC], valid_PC
+
+
+@dataclass
+class _Candidates:
+    """The K best continuations of every prompt, best first: [B, K]."""
+
+    scores: Tensor
+    parents: Tensor
+    tokens: Tensor
+    states: Tensor
+
+
+class _Run:
+    """One search over one batch of prompts. Rows are dropped from the batch as they are done."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        prompts: Sequence[Sequence[int]],
+        settings: BeamSettings,
+        paths: _PathTensors | None,
+    ) -> None:
+        self.generator, self.settings, self.paths = generator, settings, paths
+        rows, beams, device = len(prompts), settings.beams, generator.device
+        self.keep = max(2, 1 + len(generator.end_tokens)) * beams
+        self.prompts = prompts
+        self.lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self.number_B = torch.arange(rows, device=device)  # which prompt a row of the batch is
+        self.tree = Tree(rows, beams, device)
+        self.scores_BW = torch.full((rows, beams), LOW, device=device)
+        self.tokens_BWT = torch.zeros(rows, beams, 0, dtype=torch.long, device=device)
+        self.states_BW = torch.zeros(rows, beams, dtype=torch.long, device=device)
+        self.finished = [_Finished(beams, settings) for _ in prompts]
+
+    def all_steps(self, on_step: OnStep | None, counts: Counts) -> list[list[Text]]:
+        """Prefill, then step until every prompt is done."""
+        settings = self.settings
+        logits_PV = self._prefill()
+        counts.prompt_tokens += int(self.lengths_B.sum())
+        for step in range(1, settings.max_new_tokens + 1):
+            candidates = self._candidates(logits_PV, first=step == 1)
+            alive_B = self._advance(candidates, step)
+            counts.steps += 1
+            counts.new_tokens += alive_B.numel() * settings.beams
+            if on_step is not None:
+                on_step(step, self._best_so_far())
+            if not bool(alive_B.any()):
+                break
+            self._drop(alive_B)
+            logits_PV = self._decode(step)
+        return [finished.texts() for finished in self.finished]
+
+    # -- the model ---------------------------------------------------------------------------------------------------
+
+    def _prefill(self) -> Tensor:
+        """Read the prompts, padded on the right, and return the logits at their last tokens, [B, V]."""
+        generator, rows = self.generator, len(self.prompts)
+        longest = int(self.lengths_B.max())
+        ids_BT = torch.zeros(rows, longest, dtype=torch.long)
+        for row, prompt in enumerate(self.prompts):
+            ids_BT[row, : len(prompt)] = torch.as_tensor(prompt)
+        before = len(generator.prefix)
+        written = self.settings.beams * (self.settings.max_new_tokens - 1)
+        self.cache = generator.new_cache(rows, longest + written)
+        self.places_BS = torch.arange(before + longest, device=generator.device).expand(rows, -1)
+        self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
+        sees = None
+        if before:  # else the model's own causal mask does, and takes the fast kernel: padding comes last
+            positions_BT = self.places_BS[:, before:]
+            sees = Sees(positions_BT, self.places_BS[:, None, None] <= positions_BT[:, None, :, None], self.places_BS)
+        states_BTH = generator.run_body(ids_BT.to(generator.device), self.cache, sees)
+        return generator.logits(states_BTH[torch.arange(rows), self.lengths_B - 1])
+
+    def _decode(self, step: int) -> Tensor:
+        """Feed the newest token of every beam and return the logits [B * W, V]."""
+        rows, beams = self.scores_BW.shape
+        positions_BW = (len(self.generator.prefix) + self.lengths_B + step - 1)[:, None].expand(-1, beams)
+        self.places_BS = torch.cat([self.places_BS, positions_BW], dim=-1)
+        prompt_BWS = self.prompt_BS[:, None].expand(-1, beams, -1)
+        mask_BXWS = torch.cat([prompt_BWS, self.tree.passed_BWS], dim=-1)[:, None]
+        states_BWH = self.generator.run_body(
+            self.tokens_BWT[..., -1], self.cache, Sees(positions_BW, mask_BXWS, self.places_BS)
+        )
+        return self.generator.logits(states_BWH.reshape(rows * beams, -1))
+
+    # -- the search --------------------------------------------------------------------------------------------------
+
+    def _candidates(self, logits_PV: Tensor, *, first: bool) -> _Candidates:
+        """The best continuations; at the first step all beams are one."""
+        rows = len(self.scores_BW)
+        beams = 1 if first else self.settings.beams
+        before_BW = self.scores_BW.new_zeros(rows, 1) if first else self.scores_BW
+        if self.paths is None:
+            scores_PC, tokens_PC = logits_PV.topk(min(self.keep, logits_PV.shape[-1]), dim=-1)
+            scores_PC = scores_PC - logits_PV.logsumexp(-1, keepdim=True)
+            states_PC = torch.full_like(tokens_PC, -1)
+        else:
+            tokens_PC, states_PC, valid_PC = self.paths.children(self.states_BW[:, :beams].reshape(-1))
+            raw_PC = logits_PV.gather(1, tokens_PC).masked_fill(~valid_PC, -torch.inf)
+            whole = raw_PC if self.settings.renormalize else logits_PV
+            # A state without children belongs to a beam that only fills its place.
+            scores_PC = (raw_PC - whole.logsumexp(-1, keepdim=True)).nan_to_num(nan=LOW, neginf=LOW)
+        width = scores_PC.shape[-1]
+        total_BX = (scores_PC.view(rows, beams, width) + before_BW[..., None]).view(rows, -1).clamp(min=2 * LOW)
+        scores_BK, places_BK = total_BX.topk(min(self.keep, total_BX.shape[-1]), dim=-1)
+        tokens_BK, states_BK = (part.view(rows, -1).gather(1, places_BK) for part in (tokens_PC, states_PC))
+        return _Candidates(*self._filled(scores_BK, places_BK // width, tokens_BK, states_BK))
+
+    def _filled(self, scores: Tensor, *others: Tensor) -> list[Tensor]:
+        """Where a trie has fewer continuations than beams, places that can never be chosen."""
+        missing = self.keep - scores.shape[-1]
+        if missing <= 0:
+            return [scores, *others]
+        pad = nn.functional.pad
+        return [pad(scores, (0, missing), value=2 * LOW), *(pad(other, (0, missing)) for other in others)]
+
+    def _advance(self, found: _Candidates, step: int) -> Tensor:
+        """Move ended candidates to the finished lists, the best others into the beams; returns who goes on, [B]."""
+        settings = self.settings
+        ends_BK = torch.isin(found.tokens, self.generator.end_tokens)
+        last = step == settings.max_new_tokens
+        stops_BK = torch.ones_like(ends_BK) if last else ends_BK
+        _, chosen_BW = (found.scores + stops_BK * LOW).topk(settings.beams, dim=-1)
+        past_BKT = self.tokens_BWT.gather(1, found.parents[..., None].expand(-1, -1, step - 1))
+        texts_BKT = torch.cat([past_BKT, found.tokens[..., None]], dim=-1)
+        self._collect(found, texts_BKT, stops_BK, ends_BK)
+        if step > 1:
+            parents_BW = found.parents.gather(1, chosen_BW)
+        else:
+            parents_BW = torch.zeros_like(chosen_BW)
+        self.tree.step(parents_BW)
+        self.scores_BW = (found.scores + stops_BK * LOW).gather(1, chosen_BW)
+        self.states_BW = found.states.gather(1, chosen_BW)
+        self.tokens_BWT = texts_BKT.gather(1, chosen_BW[..., None].expand(-1, -1, step))
+        best_B = (self.scores_BW[:, 0] / step**settings.length_penalty).tolist()
+        alive = [
+            not last and self.finished[number].can_improve(best) and best > LOW / 2
+            for number, best in zip(self.number_B.tolist(), best_B, strict=True)
+        ]
+        return torch.tensor(alive, device=self.scores_BW.device)
+
+    def _collect(self, found: _Candidates, texts_BKT: Tensor, stops_BK: Tensor, ends_BK: Tensor) -> None:
+        """Only the best W candidates may finish; the others are there to keep W beams running."""
+        beams, length = self.settings.beams, texts_BKT.shape[-1]
+        may_BW = stops_BK[:, :beams] & (found.scores[:, :beams] > LOW / 2)
+        for row, place in may_BW.nonzero().tolist():
+            ended = bool(ends_BK[row, place])
+            tokens = texts_BKT[row, place].tolist()
+            score = float(found.scores[row, place]) / length**self.settings.length_penalty
+            text = Text(tuple(tokens[:-1] if ended else tokens), score, ended, int(found.states[row, place]))
+            self.finished[int(self.number_B[row])].add(text)
+
+    def _drop(self, alive_B: Tensor) -> None:
+        """Go on with the rows that are not done: their number decides what every further step costs."""
+        if bool(alive_B.all()):
+            return
+        rows_R = alive_B.nonzero()[:, 0]
+        for layer in self.cache.layers:
+            layer.keep_rows(rows_R)
+        self.tree.keep_rows(rows_R)
+        for name in ("lengths_B", "number_B", "scores_BW", "tokens_BWT", "states_BW", "prompt_BS", "places_BS"):
+            setattr(self, name, getattr(self, name).index_select(0, rows_R))
+
+    def _best_so_far(self) -> list[tuple[int, ...]]:
+        best = [finished.best.tokens if finished.best else () for finished in self.finished]
+        for row, number in enumerate(self.number_B.tolist()):
+            running = float(self.scores_BW[row, 0]) / self.tokens_BWT.shape[-1] ** self.settings.length_penalty
+            done = self.finished[number].best
+            if done is None or running > done.score:
+                best[number] = tuple(self.tokens_BWT[row, 0].tolist())
+        return best
+
+
+class _Finished:
+    """The ended texts of one prompt, at most W, best first."""
+
+    def __init__(self, beams: int, settings: BeamSettings) -> None:
+        self._beams, self._settings = beams, settings
+        self._texts: list[Text] = []
+
+    @property
+    def best(self) -> Text | None:
+        return self._texts[0] if self._texts else None
+
+    @property
+    def full(self) -> bool:
+        return len(self._texts) == self._beams
+
+    def add(self, text: Text) -> None:
+        self._texts.append(text)
+        self._texts.sort(key=lambda each: -each.score)
+        del self._texts[self._beams :]
+
+    def can_improve(self, best_running: float) -> bool:
+        """Whether a running beam may still enter: not all places are taken, or the worst taken one is behind it."""
+        if not self.full:
+            return True
+        done: Literal[True] | bool = self._settings.early_stopping
+        return not done and best_running > self._texts[-1].score
+
+    def texts(self) -> list[Text]:
+        return self._texts
