@@ -1,0 +1,231 @@
+"""Generation: our beam search against Hugging Face `generate`, and what a trie costs a step.
+
+Both write titles with the same model from the same prompts: a fixed decoder (`small`: Qwen3, 8 layers, 512 wide, 8,192
+tokens) that was trained here, briefly, to write the next title after a history and to end it, since without real end
+tokens every text would be as long as allowed. Texts and scores of both are compared first; where they differ, no time
+is printed. Rounds alternate, medians are quoted. The last line is one JSON object.
+
+    python -m benchmarks.generative --data DIR [--beams 4] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from index.trie import TokenTrie
+from modeling.atomic import replaced_folder
+from modeling.generator import BeamSettings, Counts, Generator, Text, _Run
+from training.cli_common import open_dataset
+from training.data.splits import Split, leave_one_out
+
+LAYERS, WIDTH, HEADS, VOCABULARY = 8, 512, 8, 8192
+END = 0
+HISTORY = 10  # titles in a prompt, as in BIGRec (Bao et al. 2023)
+TITLE_TOKENS = 40
+LENGTH, BATCH = 256, 8
+
+
+def tokenizer_of(titles: Sequence[str]) -> Any:
+    """Byte-level BPE over the catalog's titles."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(titles, trainer)
+    return backend
+
+
+def trained_small(folder: Path, split: Split, tokens: list[list[int]], steps: int, console: Console) -> Any:
+    """`small`, taught to write titles that end; trained once and kept in `folder`."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    if (folder / "config.json").exists():
+        return Qwen3ForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2, head_dim=WIDTH // HEADS, intermediate_size=3 * WIDTH,
+        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=END, eos_token_id=END,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    stream = np.concatenate(
+        [[*tokens[row], END] for user in range(split.dataset.n_users) for row in split.train_row(user)]
+    )
+    rng, optimizer = np.random.default_rng(0), torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in range(steps):
+        starts = rng.integers(0, len(stream) - LENGTH, size=BATCH)
+        ids = torch.from_numpy(np.stack([stream[start : start + LENGTH] for start in starts]).astype(np.int64))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 20 == 0:
+            console.print(f"training small: step {step} of {steps}, loss {float(loss):.2f}")
+    with replaced_folder(folder) as work:
+        model.save_pretrained(str(work))
+    return model.eval()
+
+
+def prompts_of(split: Split, tokens: list[list[int]], count: int) -> list[list[int]]:
+    """Histories of validation users as prompts, titles closed with the end token as in training; distinct users."""
+    users = np.random.default_rng(1).permutation(split.dataset.n_users)[:count]
+    return [[token for row in split.train_row(user)[-HISTORY:] for token in (*tokens[row], END)] for user in users]
+
+
+def hugging_face(
+    model: Any, prompts: list[list[int]], search: BeamSettings
+) -> tuple[list[tuple[int, ...]], list[float]]:
+    """Best text and score of each prompt from `generate`, prompts padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[END] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, num_beams=search.beams, num_return_sequences=1, do_sample=False,
+            max_new_tokens=search.max_new_tokens, length_penalty=search.length_penalty, eos_token_id=END,
+            pad_token_id=END, early_stopping=False, output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    texts = []
+    for row in out.sequences[:, width:].tolist():
+        texts.append(tuple(row[: row.index(END)] if END in row else row))
+    return texts, out.sequences_scores.tolist()
+
+
+def check_same(ours: list[list[Text]], theirs: tuple[list[tuple[int, ...]], list[float]]) -> None:
+    """Stop unless both wrote the same: times of different work are no comparison."""
+    for our, text, score in zip(ours, *theirs, strict=True):
+        if our[0].tokens != text or abs(our[0].score - score) > 1e-3:
+            raise SystemExit(f"the two searches differ: {our[0]} and {text}, {score}; no times are printed")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def against_hugging_face(
+    model: Any, generator: Generator, prompts: list[list[int]], search: BeamSettings, batch: int, rounds: int
+) -> dict[str, float]:
+    """Requests per second of both, in alternating rounds over the same batches."""
+    ours, theirs = [], []
+    lengths: list[int] = []
+    for number in range(rounds + 1):
+        chosen = [prompts[(number * batch + place) % len(prompts)] for place in range(batch)]
+        found = generator.search(chosen, search)
+        if number == 0:
+            check_same(found, hugging_face(model, chosen, search))
+            continue
+        lengths += [len(texts[0].tokens) for texts in found]
+        theirs.append(batch / seconds(lambda chosen=chosen: hugging_face(model, chosen, search)))
+        ours.append(batch / seconds(lambda chosen=chosen: generator.search(chosen, search)))
+    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
+    return {
+        "batch": batch,
+        "beams": search.beams,
+        "ours_per_second": round(statistics.median(ours), 3),
+        "hugging_face_per_second": round(statistics.median(theirs), 3),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_lowest": round(min(ratios), 2),
+        "ratio_highest": round(max(ratios), 2),
+        "tokens_of_best_text": round(statistics.mean(lengths), 1),
+    }
+
+
+class TimedRun(_Run):
+    """A search that notes how long choosing continuations takes, apart from the model."""
+
+    chosen_s: float = 0.0
+
+    def _candidates(self, logits_PV: torch.Tensor, *, first: bool) -> Any:
+        started = time.perf_counter()
+        found = super()._candidates(logits_PV, first=first)
+        if not first:
+            self.chosen_s += time.perf_counter() - started
+        return found
+
+
+def constraint_cost(
+    generator: Generator, trie: TokenTrie, prompts: list[list[int]], beams: int, rounds: int
+) -> dict[str, float]:
+    """Milliseconds a step, free and along the trie, and what choosing costs in each."""
+    from modeling.generator import _PathTensors
+
+    paths = _PathTensors(trie.arrays(), generator.device)
+    search = BeamSettings(beams=beams, max_new_tokens=12, length_penalty=0.0)
+    rows: dict[str, list[float]] = {name: [] for name in ("free", "trie", "choosing_free", "choosing_trie")}
+    for number in range(rounds):
+        for name, given in (("free", None), ("trie", paths)):
+            run, counts = TimedRun(generator, [prompts[number]], search, given), Counts()
+            with torch.inference_mode():
+                total = seconds(lambda run=run, counts=counts: run.all_steps(None, counts))
+            rows[name].append(1000 * total / counts.steps)
+            rows[f"choosing_{name}"].append(1000 * run.chosen_s / max(1, counts.steps - 1))
+    medians = {name: statistics.median(values) for name, values in rows.items()}
+    extra = medians["choosing_trie"] - medians["choosing_free"]
+    return {
+        "beams": beams,
+        "titles": len(trie),
+        "step_free_ms": round(medians["free"], 3),
+        "step_trie_ms": round(medians["trie"], 3),
+        "choosing_free_ms": round(medians["choosing_free"], 3),
+        "choosing_trie_ms": round(medians["choosing_trie"], 3),
+        "constraint_share_of_step": round(extra / medians["trie"], 4),
+    }
+
+
+def main() -> None:
+    """Train or load `small`, then both comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="demo")
+    parser.add_argument("--beams", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=120, help="training steps of small")
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    torch.set_num_threads(options.threads)
+    split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
+    titles = split.dataset.titles
+    backend = tokenizer_of(titles)
+    tokens = [encoded.ids[:TITLE_TOKENS] for encoded in backend.encode_batch(list(titles), add_special_tokens=False)]
+    folder = Path("artifacts") / ".benchmarks" / f"small-{split.dataset.sha256[:8]}-{options.steps}"
+    model = trained_small(folder, split, tokens, options.steps, console)
+    generator = Generator.of_model(model, end_tokens=[END])
+    prompts = prompts_of(split, tokens, 64)
+    search = BeamSettings(beams=options.beams, max_new_tokens=options.max_new_tokens)
+    result: dict[str, Any] = {"threads": options.threads, "prompt_tokens": round(statistics.mean(map(len, prompts)), 1)}
+    result["against_hugging_face"] = []
+    for batch in (1, 8):
+        row = against_hugging_face(model, generator, prompts, search, batch, options.rounds)
+        console.print(row)
+        result["against_hugging_face"].append(row)
+    trie = TokenTrie.build(tokens, END)
+    result["constraint"] = []
+    for beams in (10, 50):
+        row = constraint_cost(generator, trie, prompts, beams, max(3, options.rounds))
+        console.print(row)
+        result["constraint"].append(row)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
