@@ -15,7 +15,7 @@ from service.loader import rehearse
 from service.metrics import Metrics
 from service.parts import Parts, open_parts
 from service.recommender import Recommender
-from service.settings import Settings
+from service.settings import Settings, without_password
 from service.store import GuardedStore, open_store
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ class Service:
     def __init__(self, settings: Settings, *, open_parts: OpenParts = open_parts) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self._inner_store = open_store(settings.store, settings.store_history)
+        self._inner_store = open_store(settings.store, settings, self.metrics)
         self.store = GuardedStore(
             self._inner_store,
             self.metrics,
@@ -81,10 +81,10 @@ class Service:
     async def start(self) -> None:
         """Open the store and begin to load; the port can answer probes meanwhile. Await `loading` for its end."""
         try:
+            self.metrics.store_up.set(1)  # a Redis that is still away sets it to 0
             await self._inner_store.open()
-            self.metrics.store_up.set(1)
         except Exception as error:
-            raise StartError(f"the store {self.settings.store!r} cannot be opened: {error}") from error
+            raise StartError(f"the store {without_password(self.settings.store)!r} cannot be opened: {error}") from error
         self._tasks.append(asyncio.create_task(self._watch_lag()))
         self.loading = asyncio.create_task(self._load())
 
