@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -28,7 +29,7 @@ class RedisCache:
         """Return the values of keys, in one question; raises CacheDown."""
 
         async def ask(redis: Redis) -> list[bytes | None]:
-            values = await redis.mget([PREFIX + key for key in keys])
+            values: Any = await redis.mget([PREFIX + key for key in keys])
             if len(values) != len(keys) or not all(isinstance(value, bytes | None) for value in values):
                 raise ValueError(repr(values)[:80])
             return list(values)

@@ -9,6 +9,7 @@ artifact, counts as `garbage` and is otherwise a miss. Where the cache does not 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,10 +129,9 @@ class SharedCache:
         await self._backend.close()
 
     async def _put(self, values: Mapping[bytes, tuple[bytes, int]]) -> None:
-        try:
+        # Logged where it arose; the value is computed again.
+        with contextlib.suppress(CacheDown):
             await self._backend.put(values)
-        except CacheDown:
-            pass  # logged where it arose; the value is computed again
 
 
 class ArtifactCache:

@@ -118,7 +118,7 @@ class RedisLink:
         self._logged = -LOG_INTERVAL_S
 
     async def open(self) -> bool:
-        """Return whether Redis answers; if not, the breaker is open and probes. Raises StartError: it lets us not in."""
+        """Return whether Redis answers; else it is probed from now on. Raises StartError if it does not let us in."""
         try:
             await self._within_limit(self._ping())
         except (AuthenticationError, AuthorizationError) as error:
@@ -201,7 +201,7 @@ class RedisLink:
         return await ask(self._redis)
 
     async def _ping(self) -> None:
-        if await self._redis.execute_command("PING") not in (True, b"PONG"):
+        if await self._redis.ping() is not True:
             raise ConnectionError("PING was answered with something else")
 
     def _failure(self, error: Exception, *, maybe_done: bool) -> LinkFailed:

@@ -86,7 +86,9 @@ class Service:
             self.metrics.store_up.set(1)  # a Redis that is still away sets it to 0
             await self._inner_store.open()
         except Exception as error:
-            raise StartError(f"the store {without_password(self.settings.store)!r} cannot be opened: {error}") from error
+            raise StartError(
+                f"the store {without_password(self.settings.store)!r} cannot be opened: {error}"
+            ) from error
         if self._cache is not None:
             await self._cache.open()
         self._tasks.append(asyncio.create_task(self._watch_lag()))

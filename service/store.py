@@ -106,8 +106,8 @@ def open_store(url: str, settings: Settings, metrics: Metrics) -> HistoryStore:
 
         return RedisStore(url, settings, metrics)
     raise StartError(
-        f"store URL {without_password(url)!r} is not known; known are sqlite:///PATH, sqlite:///:memory:, redis://HOST:PORT/DB, "
-        "rediss://HOST:PORT/DB and unix://PATH"
+        f"store URL {without_password(url)!r} is not known; known are sqlite:///PATH, sqlite:///:memory:, "
+        "redis://HOST:PORT/DB, rediss://HOST:PORT/DB and unix://PATH"
     )
 
 

@@ -15,7 +15,7 @@ so this is for one Redis (with replicas, if you like), not for Redis Cluster.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -153,7 +153,7 @@ class RedisStore:
         key = _keys(user_id)[0]
 
         async def ask(redis: Redis) -> list[Event]:
-            rows = await redis.zrange(key, 0, -1, withscores=True)
+            rows: Any = await redis.zrange(key, 0, -1, withscores=True)
             return [_event(member, timestamp) for member, timestamp in rows]
 
         return await self._do(self._reads, ask, repeatable=True)
@@ -224,16 +224,16 @@ def _appended(reply: Any) -> Appended | EventConflict:
     if kind == b"stored":
         stored, duplicates, total = (int(number) for number in rest)
         return Appended(stored, duplicates, total)
-    if kind == b"conflict":
-        event_id, before, now = (text.decode() for text in rest)
-        return EventConflict.between(event_id, before, now)
-    _no_answer(reply)
+    if kind != b"conflict":
+        raise _no_answer(reply)
+    event_id, before, now = (text.decode() for text in rest)
+    return EventConflict.between(event_id, before, now)
 
 
 def _event(member: bytes, timestamp: float) -> Event:
     item_id, event_id = orjson.loads(member[ARRIVAL_DIGITS:])
     if not isinstance(item_id, str) or not isinstance(event_id, str | None):
-        _no_answer(member)
+        raise _no_answer(member)
     return Event(item_id, timestamp, event_id)
 
 
@@ -242,5 +242,5 @@ def _summaries(reply: Any) -> tuple[int, list[UserSummary]]:
     return int(looked_at), [UserSummary(user.decode(), int(count), -float(score)) for user, count, score in rows]
 
 
-def _no_answer(reply: Any) -> NoReturn:
-    raise ValueError(repr(reply)[:80])
+def _no_answer(reply: Any) -> ValueError:
+    return ValueError(repr(reply)[:80])

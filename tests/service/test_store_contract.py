@@ -161,9 +161,7 @@ async def test_the_stores_agree_on_random_histories(redis: RedisServer) -> None:
             event(f"i{chance.randrange(4)}", chance.randrange(6) / 4, chance.choice([None, f"e{chance.randrange(9)}"]))
             for _ in range(chance.randrange(1, 9))
         ]
-        outcomes = await asyncio.gather(
-            one.append(user, events), other.append(user, events), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(one.append(user, events), other.append(user, events), return_exceptions=True)
         assert str(outcomes[0]) == str(outcomes[1]) and type(outcomes[0]) is type(outcomes[1])
         assert await one.history(user) == await other.history(user)
         assert await one.users("", 9, 0) == await other.users("", 9, 0)

@@ -103,7 +103,9 @@ async def test_a_killed_redis_degrades_and_comes_back(redis: RedisServer) -> Non
 
 
 async def test_a_stopped_redis_costs_a_time_out_and_then_nothing(redis: RedisServer) -> None:
-    async with running(store=redis.url, **limits(breaker_seconds=2.0, redis_timeout_ms=300, redis_write_timeout_ms=400)) as anyo:
+    async with running(
+        store=redis.url, **limits(breaker_seconds=2.0, redis_timeout_ms=300, redis_write_timeout_ms=400)
+    ) as anyo:
         assert await append(anyo, "u", *HISTORY) == 200
         redis.signal(signal.SIGSTOP)
         await until_open(anyo)
