@@ -237,16 +237,15 @@ class Settings(BaseSettings):
                 "a slow store would end every request with 504 before it could be answered without the store"
             )
         if not self.store.startswith("sqlite:"):
-            # The outer limit would cut a call before the breaker could count it.
-            self._at_most("redis_timeout_ms", "store_timeout_ms")
-            self._at_most("redis_write_timeout_ms", "deadline_ms")
+            self._at_most_half("redis_timeout_ms", "store_timeout_ms")
+            self._at_most_half("redis_write_timeout_ms", "deadline_ms")
         return self
 
-    def _at_most(self, inner: str, outer: str) -> None:
-        if getattr(self, inner) > getattr(self, outer):
+    def _at_most_half(self, inner: str, outer: str) -> None:
+        if 2 * getattr(self, inner) > getattr(self, outer):
             raise ValueError(
-                f"{inner} ({getattr(self, inner)}) is more than {outer} ({getattr(self, outer)}), which ends the "
-                "same operation; raise the second or lower the first"
+                f"{inner} ({getattr(self, inner)}) is more than half of {outer} ({getattr(self, outer)}), which "
+                "would end the operation before it counts as a failure of Redis; raise the second or lower the first"
             )
 
 

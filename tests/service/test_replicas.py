@@ -27,7 +27,7 @@ CALLERS = 6
 def replicas(tmp_path: Path) -> Iterator[list[Process]]:
     with redis_server(tmp_path / "redis") as redis:
         # Longer limits than by default: the machine that runs this may be busy with other things.
-        given = {"store_timeout_ms": 5000, "redis_timeout_ms": 5000, "redis_write_timeout_ms": 5000}
+        given = {"store_timeout_ms": 5000, "redis_timeout_ms": 2500, "redis_write_timeout_ms": 5000}
         shared = {"store": redis.url, "cache": redis.url, "shutdown_delay_seconds": 3.0, "user_cache_entries": 1}
         with processes(REPLICAS, tmp_path, **shared, **given) as servers:
             yield servers

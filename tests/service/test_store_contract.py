@@ -27,7 +27,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 def opened(url: str) -> HistoryStore:
     settings = load_settings(
-        store=url, store_history=KEEP, store_timeout_ms=10_000, redis_timeout_ms=10_000, redis_write_timeout_ms=10_000
+        store=url, store_history=KEEP, store_timeout_ms=10_000, redis_timeout_ms=5000, redis_write_timeout_ms=5000
     )
     return open_store(url, settings, Metrics())
 

@@ -288,7 +288,7 @@ async def test_idle_users_expire_if_asked_to(redis: RedisServer) -> None:
 async def test_acknowledged_events_survive_kill_9_with_appendfsync_always(tmp_path: Path) -> None:
     acknowledged: dict[str, int] = {}
     with redis_server(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always") as redis:
-        async with store_at(redis.url, store_history=10_000, redis_write_timeout_ms=10_000) as store:
+        async with store_at(redis.url, store_history=10_000, redis_write_timeout_ms=5000) as store:
 
             async def write(user: str) -> None:
                 for number in range(10_000):
@@ -302,7 +302,7 @@ async def test_acknowledged_events_survive_kill_9_with_appendfsync_always(tmp_pa
             redis.kill()
             await asyncio.gather(*writers, return_exceptions=True)
         redis.start()
-        async with store_at(redis.url, store_history=10_000, redis_timeout_ms=10_000) as store:
+        async with store_at(redis.url, store_history=10_000, redis_timeout_ms=5000) as store:
             assert sum(acknowledged.values()) >= 300
             for user, count in acknowledged.items():
                 kept = await store.history(user)
@@ -326,8 +326,8 @@ def test_limits_in_the_url_are_refused(url: str, says: str) -> None:
 
 def test_limits_that_contradict_each_other_are_refused() -> None:
     url = f"redis://127.0.0.1:{free_port()}"
-    with pytest.raises(SettingsError, match="redis_timeout_ms"):
-        load_settings(store=url, redis_timeout_ms=600)
-    with pytest.raises(SettingsError, match="deadline_ms"):
-        load_settings(store=url, redis_write_timeout_ms=20_000)
+    with pytest.raises(SettingsError, match="half of store_timeout_ms"):
+        load_settings(store=url, redis_timeout_ms=251)
+    with pytest.raises(SettingsError, match="half of deadline_ms"):
+        load_settings(store=url, redis_write_timeout_ms=5001)
     load_settings(redis_timeout_ms=600)
