@@ -122,6 +122,7 @@ async def test_garbage_in_the_cache_is_counted_and_never_answered(server: RedisS
         good_vector[:-4],
         good_vector[:9] + bytes([good_vector[9] ^ 1]) + good_vector[10:],
         good_result,
+        sealed(b"anyo:1:vector:of another history", np.ones(DIM, np.float32).tobytes()),
         sealed(vector, np.ones(DIM + 1, np.float32).tobytes()),
         sealed(vector, np.full(DIM, np.nan, np.float32).tobytes()),
     ]
