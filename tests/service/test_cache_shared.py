@@ -111,6 +111,10 @@ def sealed(key: bytes, content: bytes) -> bytes:
 
 
 async def test_garbage_in_the_cache_is_counted_and_never_answered(server: RedisServer, redis: Redis) -> None:
+    async with running(**sharing(server)) as one:
+        await one.recommend(history=[item_id(100)])
+        of_another_history = redis.get((await until_keys(redis, 1))[0])
+        redis.flushall()
     async with running(**sharing(server, cache_result_seconds=60)) as one:
         right = (await one.recommend(history=HISTORY)).json()["items"]
     result, vector = await until_keys(redis, 2)
@@ -122,7 +126,7 @@ async def test_garbage_in_the_cache_is_counted_and_never_answered(server: RedisS
         good_vector[:-4],
         good_vector[:9] + bytes([good_vector[9] ^ 1]) + good_vector[10:],
         good_result,
-        sealed(b"anyo:1:vector:of another history", np.ones(DIM, np.float32).tobytes()),
+        of_another_history,
         sealed(vector, np.ones(DIM + 1, np.float32).tobytes()),
         sealed(vector, np.full(DIM, np.nan, np.float32).tobytes()),
     ]
