@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 def limits(**given: Any) -> dict[str, Any]:
     """Settings for a machine under heavy load: longer limits than by default, but probes in quick succession."""
     return {
+        "store_timeout_ms": 10_000,
         "redis_timeout_ms": 400,
         "redis_write_timeout_ms": 1500,
         "breaker_failures": 3,
@@ -44,7 +46,7 @@ def limits(**given: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def store_at(url: str, **given: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, load_settings(store=url, store_timeout_ms=10_000, **limits(**given)), Metrics())
+    store = RedisStore(url, load_settings(store=url, **limits(**given)), Metrics())
     await store.open()
     try:
         yield store
@@ -253,6 +255,37 @@ async def test_a_busy_event_loop_is_not_mistaken_for_a_slow_redis(redis: RedisSe
                 await asyncio.sleep(0)
             time.sleep(0.35)  # whatever keeps a loop busy: before the question is sent, or while the answer waits
             assert [event.item_id for event in await asked] == ["a"]
+
+
+async def test_late_answers_reach_nobody_else(redis: RedisServer) -> None:
+    users = [f"u{number}" for number in range(12)]
+    given = {"redis_connections": 3, "redis_timeout_ms": 150, "breaker_failures": 1_000_000}
+    async with store_at(redis.url, **given) as store:
+        for user in users:
+            await store.append(user, [Event(f"of {user}", 1)])
+
+        async def read(user: str) -> str:
+            try:
+                events = await store.history(user)
+            except StoreDown:
+                return "late"
+            assert [event.item_id for event in events] == [f"of {user}"]
+            return "right"
+
+        assert redis.tell("CLIENT", "PAUSE", "450", "ALL") == "+OK"
+        slow = await asyncio.gather(*(read(user) for user in users))
+        assert "late" in slow
+        end = time.monotonic() + PATIENCE_S
+        while "late" in await asyncio.gather(*(read(user) for user in users)):
+            assert time.monotonic() < end
+
+
+async def test_a_socket_file_is_a_way_too() -> None:
+    # A folder of its own: the path of a socket may be about a hundred characters long, and a test's is longer.
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), "--unixsocket", f"{folder}/r"):
+        async with store_at(f"unix://{folder}/r?db=3") as store:
+            assert await store.append("u", [Event("a", 1)]) == Appended(1, 0, 1)
+            assert await store.history("u") == [Event("a", 1)]
 
 
 async def test_callers_that_leave_take_no_connection_with_them(redis: RedisServer) -> None:
