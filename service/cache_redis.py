@@ -19,7 +19,7 @@ class RedisCache:
     def __init__(self, url: str, settings: Settings, metrics: Metrics) -> None:
         check_url(url, "cache URL")
         limits = RedisLimits.of(settings)
-        self._link = RedisLink(url, "cache", limits.read_s, limits, metrics)
+        self._link = RedisLink(url, "cache", limits.read_s, limits, metrics, turn_s=limits.read_s)
 
     async def open(self) -> None:
         """Look whether Redis is there; it may also come later. Raises StartError where it does not let us in."""

@@ -1,11 +1,15 @@
 """One way to Redis with short limits: a pool, a time limit for every call, a circuit breaker, a background
 probe.
 
-redis-py's own defaults wait 5 s and repeat ten times. Here a call has one limit for everything (taking a
-connection, connecting, the answer), is repeated at most once, and only after a broken connection. The limit
-is not redis-py's: that one also fires when this process was busy although the answer had long arrived, and
-then drops the connection. A call that is past its limit goes on in the background, so that its connection
-comes back to the pool in order, until `BACKSTOP` times the limit ends it.
+redis-py's own defaults wait 5 s and repeat ten times. Here a call has one limit for everything (connecting, the
+answer), is repeated at most once, and only after a broken connection. The limit is not redis-py's: that one
+also fires when this process was busy although the answer had long arrived, and then drops the connection. A
+call that is past its limit goes on in the background, so that its connection comes back to the pool in order,
+until `BACKSTOP` times the limit ends it.
+
+Our own load must not look like a fault of Redis. Calls beyond the number of connections wait for their turn
+before their limit begins, and the limit is counted in slices of time, of which those in which the event loop was
+busy elsewhere do not count (up to as many again).
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ T = TypeVar("T")
 SCHEMES = ("redis", "rediss", "unix")
 PREFIX = b"anyo:1:"  # of every key; the number changes with what is stored under it
 BACKSTOP = 4  # times the limit, after which a call in the background is ended
-GRACE_S = 0.001  # beyond the limit, to take an answer that has already arrived
+SLICES = 5  # of a limit
 LOG_INTERVAL_S = 1.0  # between two lines about failing calls of one link
 
 
@@ -95,7 +99,10 @@ class Script:
 
 
 class RedisLink:
-    """A pool of connections behind a breaker. `part` names it in metrics; `on_up` is told when a probe succeeds."""
+    """A pool of connections behind a breaker.
+
+    `part` names it in metrics, `turn_s` is the longest wait for a turn, `on_up` is told when a probe succeeds.
+    """
 
     def __init__(
         self,
@@ -105,12 +112,15 @@ class RedisLink:
         limits: RedisLimits,
         metrics: Metrics,
         *,
+        turn_s: float,
         on_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.breaker = Breaker(limits.failures, limits.cooldown_s, time.monotonic)
         self._part = part
         self._limit_s = limit_s
         self._metrics = metrics
+        self._turn_s = turn_s
+        self._turns = asyncio.Semaphore(limits.connections)
         self._on_up = on_up
         self._redis: Redis = Redis.from_pool(_pool(url, limit_s, limits.connections))
         self._running: set[asyncio.Task[Any]] = set()
@@ -136,14 +146,20 @@ class RedisLink:
         `repeatable` says that doing it twice does no harm. `ask` also reads the reply, so that a reply that
         makes no sense counts as a failure of Redis.
         """
+        self._enter()
         try:
-            ticket = self.breaker.enter()
-        except BreakerOpen as refusal:
-            raise LinkFailed(
-                f"Redis has failed; it is tried again in {refusal.retry_s:.1f} s",
-                maybe_done=False,
-                retry_s=refusal.retry_s,
-            ) from None
+            async with asyncio.timeout(self._turn_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise LinkFailed("too many calls wait for their turn", maybe_done=False) from None
+        try:
+            return await self._call(ask, repeatable)
+        finally:
+            self._turns.release()
+
+    async def _call(self, ask: Callable[[Redis], Coroutine[Any, Any, T]], repeatable: bool) -> T:
+        # Again: those who waited for their turn while Redis failed need not find that out one by one.
+        ticket = self._enter()
         try:
             result = await self._within_limit(self._tries(ask, repeatable))
         except Exception as error:
@@ -155,6 +171,16 @@ class RedisLink:
         self.breaker.record(ticket, True)
         self._watch()
         return result
+
+    def _enter(self) -> int:
+        try:
+            return self.breaker.enter()
+        except BreakerOpen as refusal:
+            raise LinkFailed(
+                f"Redis has failed; it is tried again in {refusal.retry_s:.1f} s",
+                maybe_done=False,
+                retry_s=refusal.retry_s,
+            ) from None
 
     async def close(self) -> None:
         """End what runs and disconnect."""
@@ -170,16 +196,18 @@ class RedisLink:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._forget)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._limit_s
-        await asyncio.wait({task}, timeout=self._limit_s)
-        if not task.done():
-            # Time in which the event loop was busy elsewhere is given back: it is no fault of Redis.
-            late = loop.time() - end
-            await asyncio.wait({task}, timeout=min(late + GRACE_S, self._limit_s))
-        if not task.done():
-            raise TimeoutError(f"Redis did not answer within {1000 * self._limit_s:g} ms")
-        return task.result()
+        loop, slice_s = asyncio.get_running_loop(), self._limit_s / SLICES
+        left = SLICES
+        for _ in range(2 * SLICES):
+            before = loop.time()
+            await asyncio.wait({task}, timeout=slice_s)
+            if task.done():
+                return task.result()
+            # A slice that took so much longer than asked was taken up by others.
+            left -= loop.time() - before < 2 * slice_s
+            if not left:
+                break
+        raise TimeoutError(f"Redis did not answer within {1000 * self._limit_s:g} ms")
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -154,7 +154,7 @@ class GuardedStore:
             self._metrics.store_up.set(0)
             raise StoreUnavailable(
                 f"the store is not available for '{op}'" + _what_became_of(op, maybe_done=down.maybe_done),
-                retry_after=None if down.retry_s is None else math.ceil(down.retry_s),
+                retry_after=None if down.retry_s is None else max(1, math.ceil(down.retry_s)),
             ) from down
         except Exception as error:
             self._metrics.store_up.set(0)

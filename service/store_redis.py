@@ -118,8 +118,9 @@ class RedisStore:
         self._idle = settings.store_idle_seconds
         self._metrics = metrics
         limits = RedisLimits.of(settings)
-        self._reads = RedisLink(url, "store_read", limits.read_s, limits, metrics, on_up=self._up)
-        self._writes = RedisLink(url, "store_write", limits.write_s, limits, metrics)
+        turn_s = settings.store_timeout_ms / 1000
+        self._reads = RedisLink(url, "store_read", limits.read_s, limits, metrics, turn_s=turn_s, on_up=self._up)
+        self._writes = RedisLink(url, "store_write", limits.write_s, limits, metrics, turn_s=turn_s)
 
     async def open(self) -> None:
         """Look whether Redis is there; it may also come later. Raises StartError where it does not let us in."""

@@ -257,6 +257,13 @@ async def test_a_busy_event_loop_is_not_mistaken_for_a_slow_redis(redis: RedisSe
             assert [event.item_id for event in await asked] == ["a"]
 
 
+async def test_a_burst_of_our_own_is_not_mistaken_for_a_slow_redis(redis: RedisServer) -> None:
+    async with store_at(redis.url, redis_connections=4, redis_timeout_ms=200, breaker_failures=1) as store:
+        await store.append("u", [Event(f"i{number}", number) for number in range(300)])
+        histories = await asyncio.gather(*(store.history("u") for _ in range(1500)))
+        assert {len(history) for history in histories} == {300}
+
+
 async def test_late_answers_reach_nobody_else(redis: RedisServer) -> None:
     users = [f"u{number}" for number in range(12)]
     given = {"redis_connections": 3, "redis_timeout_ms": 150, "breaker_failures": 1_000_000}
