@@ -79,8 +79,8 @@ class Settings(BaseSettings):
         default=32,
         ge=1,
         le=10_000,
-        description="Connections to Redis of each part (reads, writes, cache); beyond them operations wait for one, "
-        "within their time-out.",
+        description="Connections to Redis of each part (reads, writes, cache); operations beyond them wait for their "
+        "turn, for at most ANYO_STORE_TIMEOUT_MS (cache: ANYO_REDIS_TIMEOUT_MS).",
     )
     breaker_failures: int = Field(
         default=5,
