@@ -26,7 +26,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     store: Annotated[
-        str | None, typer.Option(help="Where users' histories live: sqlite:///PATH or sqlite:///:memory:.")
+        str | None, typer.Option(help="Where users' histories live: sqlite:///PATH, sqlite:///:memory: or redis://….")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Say that it is ready as one JSON object.")] = False,
 ) -> None:

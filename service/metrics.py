@@ -36,6 +36,8 @@ NO_RECIPE = "none"  # label of requests that no model answers
 SOURCES = ("model", "cache", "popular")
 REASONS = ("queue_full", "too_long", "search_full", "titles_full")
 CACHES = ("user_vector", "title")
+SHARED_CACHES = ("shared_vector", "shared_result")
+REDIS_PARTS = ("store_read", "store_write", "cache")
 
 # A second series for each counter and histogram, with the time of its birth; nobody asked for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -60,6 +62,12 @@ class Metrics:
         for name in CACHES:
             for result in ("hit", "miss"):
                 self.cache_requests(name, result)
+        for name in SHARED_CACHES:
+            for result in ("hit", "miss", "garbage", "unavailable"):
+                self.cache_requests(name, result)
+        for part in REDIS_PARTS:
+            self.breaker_state(part)
+            self.breaker_opened(part)
 
     def _requests(self) -> None:
         self.requests = self._counter(
@@ -103,6 +111,10 @@ class Metrics:
         self.store_seconds = self._histogram(
             "store_seconds", "Seconds of one operation of the store.", STAGE_SECONDS, "op"
         )
+        self.breaker_state = self._gauge(
+            "breaker_state", "Circuit breaker of a part of Redis: 0 closed, 1 half-open, 2 open.", "part"
+        )
+        self.breaker_opened = self._counter("breaker_opened_total", "Times that a circuit breaker opened.", "part")
         self.index_items = self._gauge("index_items", "Items in the index of the default artifact.")
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
 

@@ -20,6 +20,7 @@ from modeling.prompt import FreeItem
 from modeling.user_encoder import CannotReadText
 from service.batcher import Limits
 from service.cache import LruCache
+from service.cache_shared import ArtifactCache, Known, Question
 from service.engine import Engine
 from service.errors import (
     Conflict,
@@ -44,6 +45,7 @@ IDS_SHOWN = 5  # in messages
 
 Source = Literal["model", "cache", "popular"]
 NO_ROWS = np.empty(0, np.int64)
+NOTHING_KNOWN = Known()
 
 
 @dataclass(slots=True)
@@ -72,9 +74,17 @@ class Recommendation:
 class Recommender:
     """Answers requests with one artifact; `start` before the first, `close` after the last."""
 
-    def __init__(self, parts: Parts, store: GuardedStore, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        store: GuardedStore,
+        settings: Settings,
+        metrics: Metrics,
+        shared: ArtifactCache | None = None,
+    ) -> None:
         self.parts = parts
         self._store = store
+        self._shared = shared
         self._metrics = metrics
         self._vectors: LruCache[NDArray[np.float32]] = LruCache(settings.user_cache_entries)
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
@@ -116,13 +126,19 @@ class Recommender:
                 raise self._nothing_usable(ask)
             return await self._popular_items(ask, history, degraded, seconds)
         started = time.monotonic()
-        work, key, vector_key = await self._assemble(ask, history, deadline)
+        work, key, vector_key, question, known = await self._assemble(ask, history, deadline)
         seconds["assemble"] = time.monotonic() - started
+        if known.result is not None:
+            return Recommendation(*known.result, "cache", history.ignored, degraded, seconds)
         found = await self.engine.run(work, key, deadline)
         if work.vector_D is None:
             # A copy: the vector is a row of its batch and would keep the whole batch in memory.
             self._vectors.put(vector_key, found.vector_D.copy())
-        return self._answer(found, history, degraded, seconds, "model" if work.vector_D is None else "cache")
+        answer = self._answer(found, history, degraded, seconds, "model" if work.vector_D is None else "cache")
+        if self._shared is not None and question is not None:
+            computed_D = found.vector_D if work.vector_D is None else None
+            self._shared.remember(question, computed_D, answer.rows, answer.scores)
+        return answer
 
     def search(self, user_BD: NDArray[np.float32], works: Sequence[Work]) -> list[Hits]:
         """Search the index for several requests; one call for each category filter among them. Blocks."""
@@ -192,8 +208,8 @@ class Recommender:
 
     async def _assemble(
         self, ask: RecommendRequest, history: History, deadline: float
-    ) -> tuple[Work, Hashable, Hashable]:
-        """Return the work, a key that identical requests share, and the key of the user vector."""
+    ) -> tuple[Work, Hashable, Hashable, Question | None, Known]:
+        """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
         exclude = self._excluded(ask, history)
         categories = tuple(sorted(set(ask.categories)))
         k = min(ask.k, len(self.parts.catalog))
@@ -201,11 +217,18 @@ class Recommender:
         vector_D = self._vectors.get(vector_key)
         if self._vectors.capacity:
             self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()
+        question, known = None, NOTHING_KNOWN
+        if self._shared is not None and (vector_D is None or self._shared.shares_answers):
+            question = self._shared.question(history.parts, k, exclude, categories)
+            known = await self._shared.look_up(question, want_vector=vector_D is None)
+            if known.vector_D is not None:
+                vector_D = known.vector_D
+                self._vectors.put(vector_key, vector_D)
         prompt = None
-        if vector_D is None:
+        if vector_D is None and known.result is None:
             prompt = self.parts.encoder.prepare(await self._readable(history, deadline))
         work = Work(prompt, k, exclude, await self._allowed_rows(categories), vector_D)
-        return work, (vector_key, k, exclude.tobytes(), categories), vector_key
+        return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
 
     def _excluded(self, ask: RecommendRequest, history: History) -> NDArray[np.int64]:
         rows = [row for row in map(self.parts.catalog.row, ask.exclude) if row is not None]

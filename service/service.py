@@ -10,12 +10,13 @@ from pathlib import Path
 
 import structlog
 
+from service.cache_shared import open_cache
 from service.errors import NotReady, StartError, UnknownName
 from service.loader import rehearse
 from service.metrics import Metrics
 from service.parts import Parts, open_parts
 from service.recommender import Recommender
-from service.settings import Settings
+from service.settings import Settings, without_password
 from service.store import GuardedStore, open_store
 
 log = structlog.get_logger(__name__)
@@ -34,13 +35,14 @@ class Service:
     def __init__(self, settings: Settings, *, open_parts: OpenParts = open_parts) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self._inner_store = open_store(settings.store, settings.store_history)
+        self._inner_store = open_store(settings.store, settings, self.metrics)
         self.store = GuardedStore(
             self._inner_store,
             self.metrics,
             read_timeout_s=settings.store_timeout_ms / 1000,
             write_timeout_s=settings.deadline_ms / 1000,
         )
+        self._cache = open_cache(settings, self.metrics)
         self.recommenders: dict[str, Recommender] = {}
         self.loading: asyncio.Task[None] | None = None
         self._open_parts = open_parts
@@ -81,10 +83,14 @@ class Service:
     async def start(self) -> None:
         """Open the store and begin to load; the port can answer probes meanwhile. Await `loading` for its end."""
         try:
+            self.metrics.store_up.set(1)  # a Redis that is still away sets it to 0
             await self._inner_store.open()
-            self.metrics.store_up.set(1)
         except Exception as error:
-            raise StartError(f"the store {self.settings.store!r} cannot be opened: {error}") from error
+            raise StartError(
+                f"the store {without_password(self.settings.store)!r} cannot be opened: {error}"
+            ) from error
+        if self._cache is not None:
+            await self._cache.open()
         self._tasks.append(asyncio.create_task(self._watch_lag()))
         self.loading = asyncio.create_task(self._load())
 
@@ -106,6 +112,8 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.drain(0)
         await self._inner_store.close()
+        if self._cache is not None:
+            await self._cache.close()
 
     async def _load(self) -> None:
         for folder in self.settings.artifacts:
@@ -116,7 +124,8 @@ class Service:
                 raise StartError(f"two of the artifacts are called {parts.name!r}; names must differ")
             self._not_ready = f"checking and warming up {parts.name}"
             await rehearse(parts, self.store, self.settings)
-            recommender = Recommender(parts, self.store, self.settings, self.metrics)
+            shared = self._cache.of(parts) if self._cache is not None else None
+            recommender = Recommender(parts, self.store, self.settings, self.metrics, shared)
             recommender.start()
             self._add(recommender)
             log.info("artifact ready", name=parts.name, version=parts.version, recipe=parts.recipe,

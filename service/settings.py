@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -37,21 +38,81 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     store: str = Field(
         default="sqlite:///data/histories.sqlite",
-        description="Where users' histories live, as a URL (sqlite:///PATH, or sqlite:///:memory: which "
-        "forgets them at exit); a relative path starts at the working directory.",
+        description="Where users' histories live, as a URL: sqlite:///PATH (a relative path starts at the working "
+        "directory), sqlite:///:memory: which forgets them at exit, or redis://HOST:PORT/DB, rediss://… (TLS), "
+        "unix://PATH?db=DB, which several replicas can share.",
     )
     store_timeout_ms: int = Field(
         default=500,
         ge=1,
         le=60_000,
         description="Longest wait for the store; a later history counts as missing and the answer says "
-        "`store` in `degraded`.",
+        "`store` in `degraded`. With Redis, ANYO_REDIS_TIMEOUT_MS ends a read before.",
     )
     store_history: int = Field(
         default=500,
         ge=1,
         le=10_000,
         description="Events kept for one user; the oldest are deleted beyond it, and are recommended again.",
+    )
+    store_idle_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=3_153_600_000,
+        description="With Redis: a user to whom nothing was appended for so long is forgotten; 0 keeps users for ever.",
+    )
+    redis_timeout_ms: int = Field(
+        default=50,
+        ge=1,
+        le=60_000,
+        description="Longest wait for Redis in one read of a history or of the shared cache, connecting included; a "
+        "request waits no longer, and goes on without. Lower it to 20 where Redis is near.",
+    )
+    redis_write_timeout_ms: int = Field(
+        default=1000,
+        ge=1,
+        le=600_000,
+        description="Longest wait for Redis to acknowledge an append or a deletion, its flush to the disk included; "
+        "then it is answered with 503.",
+    )
+    redis_connections: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Connections to Redis of each part (reads, writes, cache); operations beyond them wait for their "
+        "turn, for at most ANYO_STORE_TIMEOUT_MS (cache: ANYO_REDIS_TIMEOUT_MS).",
+    )
+    breaker_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1_000_000,
+        description="Failures of Redis in a row after which it is not asked at all, so that requests do not wait for "
+        "time-outs; counted for reads, writes and cache apart.",
+    )
+    breaker_seconds: float = Field(
+        default=1.0,
+        ge=0.05,
+        le=3600,
+        description="Time between the probes (PING) of a Redis that is not asked; after one that succeeds it is asked "
+        "again.",
+    )
+    cache: str = Field(
+        default="",
+        description="Redis URL of a cache that replicas share, behind each one's own memory; empty means memory "
+        "only. It may be the store's Redis, but a memory limit that evicts belongs on one of its own.",
+    )
+    cache_vector_seconds: int = Field(
+        default=86_400,
+        ge=1,
+        le=31_536_000,
+        description="Time that a user vector stays in the shared cache.",
+    )
+    cache_result_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=31_536_000,
+        description="Time that a whole answer stays in the shared cache, so that the same request need not even be "
+        "searched; 0 shares no answers. Keep it short: within it an answer does not change.",
     )
     device: str = Field(
         default="cpu",
@@ -175,7 +236,17 @@ class Settings(BaseSettings):
                 f"store_timeout_ms ({self.store_timeout_ms}) is more than deadline_ms ({self.deadline_ms}): "
                 "a slow store would end every request with 504 before it could be answered without the store"
             )
+        if not self.store.startswith("sqlite:"):
+            self._at_most_half("redis_timeout_ms", "store_timeout_ms")
+            self._at_most_half("redis_write_timeout_ms", "deadline_ms")
         return self
+
+    def _at_most_half(self, inner: str, outer: str) -> None:
+        if 2 * getattr(self, inner) > getattr(self, outer):
+            raise ValueError(
+                f"{inner} ({getattr(self, inner)}) is more than half of {outer} ({getattr(self, outer)}), which "
+                "would end the operation before it counts as a failure of Redis; raise the second or lower the first"
+            )
 
 
 def load_settings(**given: Any) -> Settings:
@@ -187,6 +258,15 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(mistake) for mistake in error.errors())) from None
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may stand in messages and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{place}"))
 
 
 def _sentence(mistake: Any) -> str:

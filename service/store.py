@@ -1,12 +1,14 @@
 """Users' histories: what a store must do, opening one by URL, and the guard around it.
 
 A store keeps, for every user, the newest events in order of their time (then of arrival). An append that has
-returned is on the disk: it survives the process and the machine.
+returned is as safe as the store can make it: on the disk (SQLite), or acknowledged by Redis, which is on the
+disk where Redis runs with `appendfsync always`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -15,6 +17,7 @@ import structlog
 
 from service.errors import AnyoError, Conflict, StartError, StoreUnavailable
 from service.metrics import Metrics
+from service.settings import Settings, without_password
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -47,15 +50,35 @@ class UserSummary(NamedTuple):
 class EventConflict(Exception):
     """An event_id was used before for another item; the message names all three."""
 
+    @classmethod
+    def between(cls, event_id: str, before: str, now: str) -> EventConflict:
+        """Return the conflict of an event_id that was stored with item `before` and is sent with `now`."""
+        return cls(
+            f"event_id {event_id!r} was stored with item {before!r} and is now sent with {now!r}; use a new "
+            "event_id for another event"
+        )
+
+
+class StoreDown(Exception):
+    """The store cannot be reached or refuses; known and logged where it arose.
+
+    `maybe_done` says that the operation may nevertheless have been carried out, `retry_s` when to come back.
+    """
+
+    def __init__(self, message: str, *, maybe_done: bool, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.maybe_done = maybe_done
+        self.retry_s = retry_s
+
 
 class HistoryStore(Protocol):
     """What the service needs of a store. None of the methods blocks the event loop."""
 
     async def open(self) -> None:
-        """Connect, and create what is missing; raises OSError or the backend's own error."""
+        """Connect, and create what is missing; raises OSError, StartError or the backend's own error."""
 
     async def append(self, user_id: str, events: Sequence[Event]) -> Appended:
-        """Store all events or none; raises EventConflict. Returning means they are on the disk."""
+        """Store all events or none; raises EventConflict. Returning means that the backend acknowledged them."""
 
     async def history(self, user_id: str) -> list[Event]:
         """Return what is kept of a user, oldest first; empty for an unknown user."""
@@ -70,14 +93,22 @@ class HistoryStore(Protocol):
         """Finish what was begun and disconnect."""
 
 
-def open_store(url: str, keep: int) -> HistoryStore:
-    """Return the (not yet opened) store of a URL, keeping `keep` events a user; raises StartError for others."""
-    scheme, separator, rest = url.partition(":///")
-    if scheme == "sqlite" and separator and rest:
+def open_store(url: str, settings: Settings, metrics: Metrics) -> HistoryStore:
+    """Return the (not yet opened) store of a URL, as `settings` say; raises StartError for an unknown URL."""
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator and rest[:1] == "/" and rest[1:]:
         from service.store_sqlite import SqliteStore
 
-        return SqliteStore(rest, keep)
-    raise StartError(f"store URL {url!r} is not known; known are sqlite:///PATH and sqlite:///:memory:")
+        return SqliteStore(rest[1:], settings.store_history)
+    if scheme in ("redis", "rediss", "unix") and separator and rest:
+        # Imported late, like the other backend: a process loads only the one that it uses.
+        from service.store_redis import RedisStore
+
+        return RedisStore(url, settings, metrics)
+    raise StartError(
+        f"store URL {without_password(url)!r} is not known; known are sqlite:///PATH, sqlite:///:memory:, "
+        "redis://HOST:PORT/DB, rediss://HOST:PORT/DB and unix://PATH"
+    )
 
 
 class GuardedStore:
@@ -117,10 +148,14 @@ class GuardedStore:
         except TimeoutError:
             self._metrics.store_up.set(0)
             raise StoreUnavailable(
-                f"the store did not finish '{op}' within {timeout_s:g} s"
-                + ("; what was sent may or may not be stored: send it again with the same event_id"
-                   if op == "append" else "")
-            ) from None  # fmt: skip
+                f"the store did not finish '{op}' within {timeout_s:g} s" + _what_became_of(op, maybe_done=True)
+            ) from None
+        except StoreDown as down:
+            self._metrics.store_up.set(0)
+            raise StoreUnavailable(
+                f"the store is not available for '{op}'" + _what_became_of(op, maybe_done=down.maybe_done),
+                retry_after=None if down.retry_s is None else max(1, math.ceil(down.retry_s)),
+            ) from down
         except Exception as error:
             self._metrics.store_up.set(0)
             log.error("store failed", op=op, error=repr(error), exc_info=error)
@@ -128,3 +163,11 @@ class GuardedStore:
         self._metrics.store_up.set(1)
         self._metrics.store_seconds(op).observe(time.perf_counter() - started)
         return result
+
+
+def _what_became_of(op: str, *, maybe_done: bool) -> str:
+    if op != "append":
+        return ""
+    if maybe_done:
+        return "; what was sent may or may not be stored: send it again with the same event_id"
+    return "; nothing was stored: send it again later"

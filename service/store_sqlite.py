@@ -216,10 +216,7 @@ def _is_duplicate(connection: sqlite3.Connection, user_id: str, event: Event) ->
         "SELECT item_id FROM events WHERE user_id = ? AND event_id = ?", (user_id, event.event_id)
     ).fetchone()
     if row is not None and row[0] != event.item_id:
-        raise EventConflict(
-            f"event_id {event.event_id!r} was stored with item {row[0]!r} and is now sent with "
-            f"{event.item_id!r}; use a new event_id for another event"
-        )
+        raise EventConflict.between(event.event_id, row[0], event.item_id)
     return row is not None
 
 

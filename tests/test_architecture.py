@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "modeling": {"modeling"},
     "index": {"index"},
 }
-ONLY_SERVICE = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "prometheus_client"}
+ONLY_SERVICE = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "redis", "hiredis"}
 NOT_IN_INDEX = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FOLDERS_INSIDE_A_PACKAGE = 2
@@ -57,7 +57,7 @@ def import_violations(package: str, source: str, module: str = "", is_package: b
         if top in OURS and top not in MAY_IMPORT[package]:
             found.append(f"line {line}: {package} must not import {name}")
         if top in ONLY_SERVICE and package != "service":
-            found.append(f"line {line}: only service knows HTTP, but {package} imports {name}")
+            found.append(f"line {line}: only service knows HTTP and Redis, but {package} imports {name}")
         if package == "index" and (top in NOT_IN_INDEX or name.endswith(".torch")):
             found.append(f"line {line}: index is numpy, faiss and polars, but imports {name}")
         if top in UNSAFE_MODULES:
@@ -111,6 +111,7 @@ def test_no_import_crosses_a_wall(path: Path) -> None:
         ("index", "from modeling.artifact import load_artifact"),
         ("index", "import importlib\nimportlib.import_module('modeling.artifact')"),
         ("training", "from fastapi import FastAPI"),
+        ("index", "import redis.asyncio"),
         ("index", "import torch.nn.functional as F"),
         ("index", "from safetensors.torch import load_file"),
         ("service", "import pickle"),
@@ -174,7 +175,7 @@ def test_every_import_is_a_declared_dependency_and_every_dependency_is_pinned_an
     assert _external(TEST_SOURCES) - base - optional == set(), "the extra dev must name what tests import"
     assert (base | optional) - pinned == set(), "constraints.txt must pin every direct dependency"
     # These are reached by name, from inside another package, rather than imported.
-    by_name = {"accelerate", "tensorboard", "uvloop", "httptools"}
+    by_name = {"accelerate", "hiredis", "tensorboard", "uvloop", "httptools"}
     assert base - imported - by_name == set(), "declared but never imported"
 
 

@@ -34,7 +34,7 @@ async def users(request: Request, page: PageQuery) -> Response:
     openapi_extra=takes(AppendRequest),
 )
 async def append(request: Request, user_id: UserPath) -> Response:
-    """Append events to a user's history; the answer means that they are on the disk."""
+    """Append events to a user's history; the answer means that the store has acknowledged them."""
     service = service_of(request)
     body = await read_body(request, AppendRequest)
     catalog = service.recommender(None).parts.catalog

@@ -73,11 +73,14 @@ async def running(parts: Parts | None = None, **given: Any) -> AsyncIterator[Run
 
 
 class Process:
-    """A fake server as a real process on a free port of 127.0.0.1; while `hold` exists its device waits."""
+    """A fake server as a real process on a free port of 127.0.0.1; while `hold` exists its device waits.
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    It has a `url` once `wait_ready` has returned.
+    """
+
+    def __init__(self, folder: Path, *, store: str | None = None, **settings: Any) -> None:
         self.hold = folder / "hold"
-        store = f"sqlite:///{folder}/histories.sqlite"
+        store = store or f"sqlite:///{folder}/histories.sqlite"
         arguments = [f"{name}={value}" for name, value in settings.items()]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.service.fake_server", "0", store, str(self.hold), *arguments],
@@ -87,6 +90,9 @@ class Process:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        self.url = ""
+
+    def wait_ready(self) -> None:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -103,11 +109,21 @@ class Process:
 
 @contextlib.contextmanager
 def process(folder: Path, **settings: Any) -> Iterator[Process]:
-    """Run a fake server whose store lives in `folder`."""
-    server = Process(folder, **settings)
-    try:
+    """Run a fake server whose store lives in `folder`, or where the setting `store` says."""
+    with processes(1, folder, **settings) as (server,):
         yield server
+
+
+@contextlib.contextmanager
+def processes(number: int, folder: Path, **settings: Any) -> Iterator[list[Process]]:
+    """Run several, started together."""
+    servers = [Process(folder, **settings) for _ in range(number)]
+    try:
+        for server in servers:
+            server.wait_ready()
+        yield servers
     finally:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.communicate()
+        for server in servers:
+            if server.process.poll() is None:
+                server.process.kill()
+            server.process.communicate()

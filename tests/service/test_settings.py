@@ -48,6 +48,6 @@ def test_every_setting_has_its_row(repository: Path) -> None:
             rows[variable.strip("`")] = (default, consequence)
     expected = {}
     for name, field in Settings.model_fields.items():
-        default = field.default if field.default != () else "(none)"
+        default = "(none)" if field.default in ((), "") else field.default
         expected[PREFIX + name.upper()] = (f"`{default}`", field.description)
     assert rows == expected
