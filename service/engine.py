@@ -123,6 +123,11 @@ class Engine:
         """Return the entries and the positions that wait for the device."""
         return self._batcher.depth, self._batcher.queued_tokens
 
+    def running_seconds(self) -> float:
+        """Return how long the forward pass in progress has been running, 0 without one."""
+        since = self._forward_since
+        return 0.0 if since is None else time.monotonic() - since
+
     async def close(self, within: float) -> None:
         """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the threads."""
         end = time.monotonic() + within

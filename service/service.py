@@ -138,6 +138,9 @@ class Service:
 
     def _state_gauges(self) -> None:
         metrics, settings = self.metrics, self.settings
+        metrics.ready.set_function(lambda: self.not_ready() is None)
+        metrics.forward_running_seconds.set_function(lambda: max(self._running_seconds(), default=0.0))
+        metrics.watch_device(settings.device)
         metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads()))
         metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads()))
         metrics.queue_tokens_limit.set(settings.max_queued_tokens)
@@ -146,6 +149,9 @@ class Service:
 
     def _loads(self) -> list[tuple[int, int]]:
         return [recommender.engine.load() for recommender in list(self.recommenders.values())]
+
+    def _running_seconds(self) -> list[float]:
+        return [recommender.engine.running_seconds() for recommender in list(self.recommenders.values())]
 
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()
