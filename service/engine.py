@@ -105,6 +105,10 @@ class Engine:
                 return await waiter.ticket
         except TimeoutError:
             raise DeadlineExceeded("the request was not answered within its deadline") from None
+        except ModelError as error:
+            # Logged here and not where it happened: this task knows the request's id.
+            log.error("request failed", error=repr(error.__cause__), exc_info=error.__cause__)
+            raise
         finally:
             if not waiter.ticket.done() or waiter.ticket.cancelled():
                 with self._wake:
@@ -264,8 +268,8 @@ class Engine:
                 continue
             answer: Found | AnyoError
             if isinstance(result, Exception):
-                log.error("request failed", error=repr(result), exc_info=result)
                 answer = ModelError("the model failed on this request; others are not affected")
+                answer.__cause__ = result
             else:
                 taken = search_started if computed.batch is None else computed.started
                 seconds = {"queue": max(0.0, taken - entry.arrived)}

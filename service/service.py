@@ -17,6 +17,7 @@ from service.parts import Parts, open_parts
 from service.recommender import Recommender
 from service.settings import Settings
 from service.store import GuardedStore, open_store
+from service.tracing import open_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ class Service:
     def __init__(self, settings: Settings, *, open_parts: OpenParts = open_parts) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.tracing = open_tracing(settings.otlp_endpoint)
         self._inner_store = open_store(settings.store, settings.store_history)
         self.store = GuardedStore(
             self._inner_store,
@@ -106,6 +108,8 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.drain(0)
         await self._inner_store.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     async def _load(self) -> None:
         for folder in self.settings.artifacts:
