@@ -42,7 +42,8 @@ COPY scripts/load.py scripts/
 COPY index index
 COPY modeling modeling
 COPY service service
-RUN python -m compileall -q index modeling service
+# What a relative path would write into data/ goes to the volume.
+RUN ln -s /data data && python -m compileall -q index modeling service
 USER 10001
 ENV ANYO_HOST=0.0.0.0 \
     ANYO_PORT=8000 \
@@ -60,7 +61,7 @@ COPY pyproject.toml constraints.txt anyo.py ./
 COPY index index
 COPY modeling modeling
 COPY training training
-RUN python -m compileall -q index modeling training
+RUN ln -s /data data && python -m compileall -q index modeling training
 USER 10001
-VOLUME ["/artifacts"]
+VOLUME ["/artifacts", "/data"]
 ENTRYPOINT ["python", "-m", "training"]

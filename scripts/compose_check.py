@@ -163,7 +163,9 @@ def main() -> int:
         sizes = images(check)
         names = ["service", "prometheus", *([] if options.no_grafana else ["grafana"])]
         code, output = check.compose("up", "-d", *names, limit_s=LONGEST_TRAINING_S)
-        check.say(code == 0, "started " + ("" if code == 0 else output[-2000:]))
+        check.say(code == 0, f"started after {time.monotonic() - started:.0f} s")
+        if code != 0:
+            raise SystemExit("\n".join([output[-1000:], check.compose("logs", "--tail", "40")[1]]))
         check.say(wait_for(url + "/readyz", PATIENCE_S), f"ready after {time.monotonic() - started:.0f} s")
         endpoints(check, url)
         inside(check)

@@ -138,13 +138,18 @@ def test_every_alert_fires_for_its_fault_alone_and_clears(tmp_path: Path) -> Non
             lambda: len(server.query("job_source:anyo_answers:ratio_rate5m")) == 2 * len(jobs),
             lambda: "no data: " + (tmp_path / "log").read_text(),
         )
-        assert server.firing() == set()
+        wait_for(lambda: not server.firing(), lambda: f"firing although all is well: {server.firing()}")
         for name, fault in FAULTS.items():
             replica = jobs[f"anyo-{name}"][0]
             replica.change(fault.series)
             replica.up, replica.young = not fault.down, fault.young
-        wait_for(lambda: server.firing() >= expected, lambda: f"not firing: {expected - server.firing()}")
-        assert server.firing() == expected
+        # Waited for, not looked at once: a scrape that a busy machine misses looks like a replica that is down.
+        wait_for(
+            lambda: server.firing() == expected,
+            lambda: (
+                f"not firing: {expected - server.firing()}; firing for somebody else's fault: {server.firing() - expected}"
+            ),
+        )
         for group in jobs.values():
             for replica in group:
                 replica.heal()
