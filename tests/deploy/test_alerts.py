@@ -146,9 +146,7 @@ def test_every_alert_fires_for_its_fault_alone_and_clears(tmp_path: Path) -> Non
         # Waited for, not looked at once: a scrape that a busy machine misses looks like a replica that is down.
         wait_for(
             lambda: server.firing() == expected,
-            lambda: (
-                f"not firing: {expected - server.firing()}; firing for somebody else's fault: {server.firing() - expected}"
-            ),
+            lambda: f"not firing: {expected - server.firing()}; for another's fault: {server.firing() - expected}",
         )
         for group in jobs.values():
             for replica in group:
