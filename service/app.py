@@ -43,6 +43,7 @@ def create_app(service: Service) -> FastAPI:
         RequestFrame,
         metrics=service.metrics,
         max_body_bytes=service.settings.max_body_bytes,
+        tracing=service.tracing,
     )
     app.add_exception_handler(AnyoError, _own_error)
     app.add_exception_handler(HTTPException, _framework_error)

@@ -105,6 +105,10 @@ class Engine:
                 return await waiter.ticket
         except TimeoutError:
             raise DeadlineExceeded("the request was not answered within its deadline") from None
+        except ModelError as error:
+            # Logged here and not where it happened: this task knows the request's id.
+            log.error("request failed", error=repr(error.__cause__), exc_info=error.__cause__)
+            raise
         finally:
             if not waiter.ticket.done() or waiter.ticket.cancelled():
                 with self._wake:
@@ -122,6 +126,11 @@ class Engine:
     def load(self) -> tuple[int, int]:
         """Return the entries and the positions that wait for the device."""
         return self._batcher.depth, self._batcher.queued_tokens
+
+    def running_seconds(self) -> float:
+        """Return how long the forward pass in progress has been running, 0 without one."""
+        since = self._forward_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def close(self, within: float) -> None:
         """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the threads."""
@@ -259,8 +268,8 @@ class Engine:
                 continue
             answer: Found | AnyoError
             if isinstance(result, Exception):
-                log.error("request failed", error=repr(result), exc_info=result)
                 answer = ModelError("the model failed on this request; others are not affected")
+                answer.__cause__ = result
             else:
                 taken = search_started if computed.batch is None else computed.started
                 seconds = {"queue": max(0.0, taken - entry.arrived)}

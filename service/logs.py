@@ -1,4 +1,4 @@
-"""Logging: one JSON object a line on standard error, with the id of the request it belongs to."""
+"""Logging: one JSON object a line on standard error, with the ids of the request and the trace it belongs to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from service.middleware import request_id_of_this_task
+from service.tracing import trace_id_of_this_task
 
 
-def _add_request_id(logger: Any, method: str, event: EventDict) -> EventDict:
+def _add_ids(logger: Any, method: str, event: EventDict) -> EventDict:
     if request_id := request_id_of_this_task.get():
         event.setdefault("request_id", request_id)
+    if trace_id := trace_id_of_this_task.get():
+        event.setdefault("trace_id", trace_id)
     return event
 
 
@@ -29,7 +32,7 @@ def configure_logging(level: str, form: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_request_id,
+        _add_ids,
     ]
     last: list[Processor]
     if form == "json":

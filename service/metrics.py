@@ -8,6 +8,8 @@ than counting.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -19,9 +21,11 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 SECONDS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
@@ -92,6 +96,10 @@ class Metrics:
         )
 
     def _batches(self) -> None:
+        self.ready = self._gauge("ready", "1 while requests may be sent here (readiness), 0 otherwise.")
+        self.forward_running_seconds = self._gauge(
+            "forward_running_seconds", "Seconds that the forward pass in progress has been running, 0 without one."
+        )
         self.queue_depth = self._gauge("queue_depth", "Entries waiting for the device.")
         self.queue_tokens = self._gauge("queue_tokens", "Positions waiting for the device.")
         self.queue_tokens_limit = self._gauge("queue_tokens_limit", "Positions that may wait.")
@@ -135,3 +143,34 @@ class Metrics:
     def page(self) -> bytes:
         """Return the page for Prometheus."""
         return generate_latest(self.registry)
+
+    def watch_device(self, device: str) -> None:
+        """Show the memory of a CUDA device from now on; nothing is shown of the CPU."""
+        self.registry.register(DeviceMemory(device))
+
+
+class DeviceMemory(Collector):
+    """What PyTorch has taken of a CUDA device and what the device has, read when somebody asks.
+
+    Without a CUDA device, and before the first tensor is on it, there are no samples: asking must neither
+    import torch nor start CUDA.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the two gauges, or nothing."""
+        torch = sys.modules.get("torch")
+        if torch is None or not self._device.startswith("cuda") or not torch.cuda.is_initialized():
+            return
+        yield GaugeMetricFamily(
+            "anyo_device_memory_bytes",
+            "Bytes of the device that PyTorch has taken.",
+            value=torch.cuda.memory_reserved(self._device),
+        )
+        yield GaugeMetricFamily(
+            "anyo_device_memory_limit_bytes",
+            "Bytes that the device has.",
+            value=torch.cuda.get_device_properties(self._device).total_memory,
+        )

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ClientGone, TooLarge, error_body
 from service.metrics import NO_RECIPE, Metrics
+from service.tracing import Span, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class RequestInfo:
     seconds: dict[str, float] = field(default_factory=dict)
     status: int = 0
     client_left: bool = False
+    span: Span | None = None
 
     def timings_ms(self) -> dict[str, float]:
         """Return the stages so far and the total up to now, in milliseconds."""
@@ -67,9 +69,10 @@ def request_info(request: Request) -> RequestInfo:
 class RequestFrame:
     """The one middleware of the service."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +84,8 @@ class RequestFrame:
         info = RequestInfo(_accepted_id(headers.get(b"x-request-id", b"")), time.monotonic())
         scope[SCOPE_KEY] = info
         request_id_of_this_task.set(info.request_id)
+        if self._tracing is not None:
+            info.span = self._tracing.begin(scope["method"], scope["path"], headers, info.request_id)
         framed_send = _framed(send, info)
         try:
             if _declared_length(headers) > self._max_body_bytes:
@@ -131,6 +136,8 @@ class RequestFrame:
             metrics.cancelled.inc()
         elif status == 504:
             metrics.deadline_exceeded.inc()
+        if info.span is not None:
+            info.span.end(endpoint, status, info.recipe, info.seconds)
         log.debug("request", method=scope["method"], endpoint=endpoint, status=status, ms=round(1000 * seconds, 3))
 
 

@@ -18,6 +18,7 @@ from service.parts import Parts, open_parts
 from service.recommender import Recommender
 from service.settings import Settings, without_password
 from service.store import GuardedStore, open_store
+from service.tracing import open_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self._inner_store = open_store(settings.store, settings, self.metrics)
+        self.tracing = open_tracing(settings.otlp_endpoint)
         self.store = GuardedStore(
             self._inner_store,
             self.metrics,
@@ -114,6 +116,8 @@ class Service:
         await self._inner_store.close()
         if self._cache is not None:
             await self._cache.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     async def _load(self) -> None:
         for folder in self.settings.artifacts:
@@ -147,6 +151,9 @@ class Service:
 
     def _state_gauges(self) -> None:
         metrics, settings = self.metrics, self.settings
+        metrics.ready.set_function(lambda: self.not_ready() is None)
+        metrics.forward_running_seconds.set_function(lambda: max(self._running_seconds(), default=0.0))
+        metrics.watch_device(settings.device)
         metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads()))
         metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads()))
         metrics.queue_tokens_limit.set(settings.max_queued_tokens)
@@ -155,6 +162,9 @@ class Service:
 
     def _loads(self) -> list[tuple[int, int]]:
         return [recommender.engine.load() for recommender in list(self.recommenders.values())]
+
+    def _running_seconds(self) -> list[float]:
+        return [recommender.engine.running_seconds() for recommender in list(self.recommenders.values())]
 
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()

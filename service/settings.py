@@ -213,6 +213,13 @@ class Settings(BaseSettings):
         default="json", description="json: one object a line on standard error; console: the same for eyes."
     )
 
+    otlp_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where traces go, as the address of an OTLP/HTTP receiver (http://collector:4318); nothing is "
+        "traced, and nothing is paid for it, while it is empty. Needs the extra otel.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _known_and_split(cls, given: Any) -> Any:

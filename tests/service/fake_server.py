@@ -20,10 +20,12 @@ from tests.service.fake_parts import make_parts, opener
 def main() -> None:
     port, store, hold = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     given = dict(argument.split("=", 1) for argument in sys.argv[4:])
+    poison = given.pop("poison", None)  # a row on which the encoder fails
     settings = load_settings(artifacts=(Path("fake"),), port=port, store=store, **given)
     configure_logging(settings.log_level, settings.log_format)
     parts = make_parts()
     parts.encoder.hold = hold  # type: ignore[attr-defined]
+    parts.encoder.poison = None if poison is None else int(poison)  # type: ignore[attr-defined]
     service = Service(settings, open_parts=opener(parts))  # type: ignore[arg-type]
     serve(service, lambda url: print(json.dumps({"url": url}), flush=True))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
+import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
@@ -76,7 +79,45 @@ async def test_every_metric_has_its_row_with_its_labels(repository: Path) -> Non
         cells = line.split("|")
         if len(cells) > 4 and "`anyo_" in cells[1]:
             rows[cells[1].strip(" `")] = tuple(sorted(re.findall(r"`(\w+)`", cells[3])))
+    only_with_cuda = {name: rows.pop(name) for name in ("anyo_device_memory_bytes", "anyo_device_memory_limit_bytes")}
     assert rows == shown
+    assert set(only_with_cuda.values()) == {()}
+
+
+async def test_readiness_and_a_forward_pass_that_runs_on_can_be_seen() -> None:
+    async with running(stall_seconds=1) as anyo:
+        assert anyo.metric("anyo_ready") == 1
+        assert anyo.metric("anyo_forward_running_seconds") == 0
+        first = await anyo.occupy_device()
+        await asyncio.sleep(0.05)
+        assert 0.05 <= anyo.metric("anyo_forward_running_seconds") < 60
+        await asyncio.sleep(1)
+        assert anyo.metric("anyo_ready") == 0, "stalled"
+        anyo.encoder.gate.set()
+        await first
+        assert anyo.metric("anyo_forward_running_seconds") == 0
+        assert anyo.metric("anyo_ready") == 1
+        anyo.service.begin_draining()
+        assert anyo.metric("anyo_ready") == 0
+
+
+def test_asking_for_device_memory_neither_starts_cuda_nor_shows_the_cpu() -> None:
+    for device in ("cpu", "cuda"):
+        metrics = Metrics()
+        metrics.watch_device(device)
+        assert "anyo_device_memory" not in metrics.page().decode()
+    assert not torch.cuda.is_initialized()
+
+
+@pytest.mark.gpu
+def test_device_memory_is_what_torch_has_taken() -> None:
+    metrics = Metrics()
+    metrics.watch_device("cuda")
+    held = torch.zeros(2**26, device="cuda")
+    taken = metrics.registry.get_sample_value("anyo_device_memory_bytes")
+    limit = metrics.registry.get_sample_value("anyo_device_memory_limit_bytes")
+    assert taken is not None and limit is not None
+    assert held.numel() * 4 <= taken < limit
 
 
 def test_buckets_span_a_millisecond_to_thirty_seconds() -> None:
