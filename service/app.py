@@ -12,8 +12,9 @@ from starlette.responses import Response
 from service.errors import CODE_OF_STATUS, AnyoError, NotAllowed, UnknownName, error_body
 from service.middleware import RequestFrame, request_info
 from service.openapi import describe, project_version
-from service.routes import items, operations, recommend, users
+from service.routes import artifacts, feedback, items, operations, recommend, users
 from service.routes.common import input_error
+from service.security import AnswerHeaders, Gate
 from service.service import Service
 
 DESCRIPTION = """\
@@ -37,12 +38,16 @@ def create_app(service: Service) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for module in (recommend, users, items, operations):
-        app.include_router(module.router)
+    routers = [module.router for module in (recommend, users, items, feedback, artifacts, operations)]
+    for router in routers:
+        app.include_router(router)
+    routes = [route for router in routers for route in router.routes]
+    app.add_middleware(Gate, settings=service.settings, metrics=service.metrics, routes=routes)
     app.add_middleware(
         RequestFrame,
         metrics=service.metrics,
         max_body_bytes=service.settings.max_body_bytes,
+        headers=AnswerHeaders(service.settings.cors_origins),
     )
     app.add_exception_handler(AnyoError, _own_error)
     app.add_exception_handler(HTTPException, _framework_error)

@@ -58,6 +58,10 @@ class _Computed:
     batch: Batch[Work, Ticket] | None  # None: the vector came from the cache
 
 
+def _closed(*_: Any) -> Any:
+    raise RuntimeError("the engine is closed")
+
+
 class Engine:
     """Runs `encode` and `search` for many requests at once; `start`, then `run`, then `close`."""
 
@@ -136,6 +140,9 @@ class Engine:
         self._inbox.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 1.0)
+        # The recommender holds this engine, and these hold the recommender: without the circle, counting
+        # references gives the model's memory back at once.
+        self._encode = self._search = _closed
 
     def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket]) -> WorkEntry:
         assert work.prompt is not None
@@ -294,7 +301,7 @@ class Engine:
             target()
         except BaseException as error:
             log.critical("thread died", thread=name, error=repr(error), exc_info=error)
-            self._dead = f"the {name} thread died: {error!r}"
+            self._dead = f"the {name} thread died; the log says why"  # what it died of is not for clients
             self._on_loop(self._fail_waiters, self._dead, "engine_dead")
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:

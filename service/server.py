@@ -18,6 +18,8 @@ import uvicorn
 
 from service.app import create_app
 from service.errors import StartError
+from service.http import LimitedHttp
+from service.security import is_loopback
 from service.service import Service
 
 log = structlog.get_logger(__name__)
@@ -40,7 +42,7 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             loop="uvloop" if os.name == "posix" else "asyncio",
-            http="httptools",
+            http=LimitedHttp,
             ws="none",
             lifespan="off",  # `serve` starts and closes the service, so that what fails there can be said plainly
             access_log=False,
@@ -97,6 +99,9 @@ def serve(service: Service, on_ready: OnReady = lambda url: None) -> None:
     Raises StartError: an artifact or the store cannot be opened, or the address cannot be listened on.
     """
     settings = service.settings
+    if not settings.api_keys and not is_loopback(settings.host):
+        log.warning("other machines can reach this port and no API key is asked for; set ANYO_API_KEYS, or keep the "
+                    "port behind something that checks who asks", host=settings.host)  # fmt: skip
     with _listen(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(service, listener, on_ready))
 
