@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import AnyoError, ClientGone, TooLarge, error_body
 from service.metrics import NO_RECIPE, Metrics
+from service.paths import mark_encoded_slashes, readable
 from service.security import AnswerHeaders
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,7 @@ class RequestFrame:
             return
         headers = dict(scope["headers"])
         info = RequestInfo(_accepted_id(headers.get(b"x-request-id", b"")), time.monotonic())
+        mark_encoded_slashes(scope)
         scope[SCOPE_KEY] = info
         request_id_of_this_task.set(info.request_id)
         framed_send = _framed(send, info, self._headers.of(headers.get(b"origin")))
@@ -102,7 +104,7 @@ class RequestFrame:
         except AnyoError as error:  # from a middleware; what a route raises has been answered
             await _answer(framed_send, info, error)
         except Exception as error:
-            log.error("unhandled error", path=scope["path"], error=repr(error), exc_info=error)
+            log.error("unhandled error", path=readable(scope["path"]), error=repr(error), exc_info=error)
             if not info.status:
                 own = AnyoError("an error in the service; its log has the request_id")
                 await _answer(framed_send, info, own, close=True)

@@ -32,7 +32,8 @@ from service.store import GuardedStore
 log = structlog.get_logger(__name__)
 
 OpenParts = Callable[[Path, str], Parts]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+FOLDER_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+NAME = re.compile(FOLDER_NAME, re.ASCII)
 LAST_ANSWERS_S = 2.0  # beyond the deadline of the requests that an old artifact still answers
 
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from service.errors import InvalidInput
 from service.openapi import answers, takes
 from service.recommender import Recommender
+from service.registry import FOLDER_NAME
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import (
     MAX_ID,
@@ -32,6 +33,7 @@ EXAMPLES_SHOWN = 5
 CATEGORIES_SHOWN = 200
 
 NamePath = Annotated[str, Path(min_length=1, max_length=MAX_ID)]
+FolderPath = Annotated[str, Path(pattern=FOLDER_NAME)]
 
 
 @router.get("/artifacts", responses=answers(ArtifactList, 503))
@@ -57,8 +59,8 @@ async def artifacts(request: Request) -> Response:
     })  # fmt: skip
 
 
-@router.post("/artifacts/{name}/load", responses=answers(LoadAnswer, 404, 409, 422, 503))
-async def load(request: Request, name: NamePath) -> Response:
+@router.post("/artifacts/{name:id}/load", responses=answers(LoadAnswer, 404, 409, 422, 503))
+async def load(request: Request, name: FolderPath) -> Response:
     """Load an artifact beside what serves, or the version that took its folder's place; answers when it is warm."""
     service = service_of(request)
     service.recommender(None)  # not before the start is over
@@ -69,7 +71,7 @@ async def load(request: Request, name: NamePath) -> Response:
     return json_answer({"name": name, "version": version, "changed": changed, "bytes": service.registry.bytes()})
 
 
-@router.post("/artifacts/{name}/unload", responses=answers(UnloadAnswer, 404, 409, 422, 503))
+@router.post("/artifacts/{name:id}/unload", responses=answers(UnloadAnswer, 404, 409, 422, 503))
 async def unload(request: Request, name: NamePath) -> Response:
     """Unload an artifact that is neither the default one nor in the traffic; answers when its memory came back."""
     service = service_of(request)
@@ -79,7 +81,7 @@ async def unload(request: Request, name: NamePath) -> Response:
     return json_answer({"name": name, "freed_bytes": freed, "bytes": service.registry.bytes()})
 
 
-@router.post("/artifacts/{name}/activate", responses=answers(ActivateAnswer, 404, 422, 503))
+@router.post("/artifacts/{name:id}/activate", responses=answers(ActivateAnswer, 404, 422, 503))
 async def activate(request: Request, name: NamePath) -> Response:
     """Let a loaded artifact answer everything that names none, from the next request on; ends a split."""
     service = service_of(request)

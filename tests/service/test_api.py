@@ -377,6 +377,27 @@ async def test_users_are_appended_to_read_listed_and_forgotten(anyo: Running) ->
     assert (await client.delete(user)).json()["deleted"] == 0
 
 
+async def test_only_encoded_slashes_belong_to_an_id(anyo: Running) -> None:
+    client, events = anyo.client, {"events": [{"item_id": "item-0001"}]}
+    for path in ("/users/a%2fevents/events", "/users/%2F/events", "/users/%25%2F%E3%81%82/events"):
+        assert (await client.post(path, json=events)).status_code == 200
+    names = {row["user_id"] for row in (await client.get("/users")).json()["items"]}
+    assert names == {"a/events", "/", "%/あ"}
+    deleted = await client.delete("/users/a/events")
+    assert deleted.status_code == 405 and deleted.headers["allow"] == "POST", "it is not the user 'a/events'"
+    assert len((await client.get("/users/a%2Fevents")).json()["events"]) == 1
+    unknown = await client.get("/users/a/b%2Fc")
+    assert unknown.status_code == 404 and "'/users/a/b/c'" in unknown.json()["error"]["message"]
+    assert (await client.get("/items/a%2Fb")).json()["error"]["message"].startswith("item 'a/b'")
+
+
+async def test_a_wrong_method_is_told_all_that_there_are(anyo: Running) -> None:
+    for path, allowed in {"/users/x": "DELETE, GET", "/traffic": "GET, PUT", "/recommend": "POST"}.items():
+        answer = await anyo.client.patch(path)
+        assert answer.status_code == 405 and answer.headers["allow"] == allowed
+        assert f"allowed: {allowed}" in answer.json()["error"]["message"]
+
+
 async def test_artifacts_say_what_they_can_do(anyo: Running) -> None:
     row = (await anyo.client.get("/artifacts")).json()["items"][0]
     assert row["default"] and row["reads"] == ["ids", "text"] and row["items"] == 200 and row["history_limit"] == 50
