@@ -58,6 +58,10 @@ class _Computed:
     batch: Batch[Work, Ticket] | None  # None: the vector came from the cache
 
 
+def _smoothed(before: float, now: float) -> float:
+    return 0.8 * before + 0.2 * now if before else now
+
+
 def _closed(*_: Any) -> Any:
     raise RuntimeError("the engine is closed")
 
@@ -66,12 +70,20 @@ class Engine:
     """Runs `encode` and `search` for many requests at once; `start`, then `run`, then `close`."""
 
     def __init__(
-        self, encode: Encode, search: Search, limits: Limits, metrics: Metrics, *, stall_seconds: float = 60.0
+        self,
+        encode: Encode,
+        search: Search,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        stall_seconds: float = 60.0,
+        queue_seconds: float = 0.0,
     ) -> None:
         self._encode = encode
         self._search = search
         self._metrics = metrics
         self._stall_seconds = stall_seconds
+        self._queue_seconds = queue_seconds
         self._batcher: Batcher[Work, Ticket] = Batcher(limits, time.monotonic)
         self._wake = threading.Condition()  # guards the batcher
         self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
@@ -81,6 +93,8 @@ class Engine:
         self._dead: str | None = None
         self._forward_since: float | None = None
         self._tokens_per_second = 0.0
+        self._busy_rate = 0.0  # the same of batches that left others waiting: what the device really manages
+        self._left_some = False
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -147,6 +161,7 @@ class Engine:
     def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket]) -> WorkEntry:
         assert work.prompt is not None
         with self._wake:
+            self._refuse_if_slow()
             try:
                 entry = self._batcher.admit(key, work.prompt.length, work, waiter)
             except QueueFull as full:
@@ -161,6 +176,15 @@ class Engine:
                 ) from None
             self._wake.notify()
         return entry
+
+    def _refuse_if_slow(self) -> None:
+        """Refuse what would wait too long. Small batches say little of how fast full ones are, hence `_busy_rate`."""
+        queued = self._batcher.queued_tokens
+        if not self._queue_seconds or not self._busy_rate or queued < self._batcher.limits.max_batch_tokens:
+            return
+        if (wait := queued / self._busy_rate) > self._queue_seconds:
+            self._metrics.rejected("queue_slow").inc()
+            raise self._overloaded(f"the {queued} positions that wait take about {wait:.1f} s", queued)
 
     def _admit_cached(self, work: Work, waiter: Waiter[Ticket]) -> WorkEntry:
         limits = self._batcher.limits
@@ -205,6 +229,7 @@ class Engine:
             while not self._stopping:
                 batch = self._batcher.next_batch()
                 if batch is not None:
+                    self._left_some = self._batcher.depth > 0
                     return batch
                 self._wake.wait()
         return None
@@ -224,7 +249,9 @@ class Engine:
         self._metrics.batch_tokens.observe(batch.padded_tokens)
         self._metrics.batch_padding_ratio.observe(batch.padding)
         rate = batch.tokens / max(seconds, 1e-6)
-        self._tokens_per_second = 0.8 * self._tokens_per_second + 0.2 * rate if self._tokens_per_second else rate
+        self._tokens_per_second = _smoothed(self._tokens_per_second, rate)
+        if self._left_some:
+            self._busy_rate = _smoothed(self._busy_rate, rate)
 
     # -- search thread ---------------------------------------------------------------------------------------
 

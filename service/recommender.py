@@ -90,7 +90,14 @@ class Recommender:
             settings.max_queued_tokens,
             settings.max_batch_padding,
         )
-        self.engine = Engine(parts.encoder.encode, self.search, limits, metrics, stall_seconds=settings.stall_seconds)
+        self.engine = Engine(
+            parts.encoder.encode,
+            self.search,
+            limits,
+            metrics,
+            stall_seconds=settings.stall_seconds,
+            queue_seconds=settings.max_queue_seconds,
+        )
 
     def start(self) -> None:
         """Start the engine on the running event loop."""

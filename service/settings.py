@@ -108,6 +108,13 @@ class Settings(BaseSettings):
         description="Positions that may wait; beyond them a request gets 429 with Retry-After at once. "
         "Higher means longer waits under overload, lower means earlier refusals.",
     )
+    max_queue_seconds: float = Field(
+        default=1.5,
+        ge=0,
+        le=600,
+        description="Time for which the device may be booked out; beyond it a request gets 429 at once, so that after "
+        "an overload the next request is fast again. Never below one full batch; 0 leaves it to the positions alone.",
+    )
     deadline_ms: int = Field(
         default=10_000,
         ge=1,
