@@ -93,8 +93,10 @@ class Engine:
         self._dead: str | None = None
         self._forward_since: float | None = None
         self._tokens_per_second = 0.0
-        self._busy_rate = 0.0  # the same of batches that left others waiting: what the device really manages
-        self._left_some = False
+        self._busy_s = self._busy_tokens = 0.0  # from one batch to the next while others wait: what gets through
+        self._last_take: tuple[float, int] | None = (
+            None  # when a batch that left others waiting was taken, its positions
+        )
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -178,11 +180,11 @@ class Engine:
         return entry
 
     def _refuse_if_slow(self) -> None:
-        """Refuse what would wait too long. Small batches say little of how fast full ones are, hence `_busy_rate`."""
-        queued = self._batcher.queued_tokens
-        if not self._queue_seconds or not self._busy_rate or queued < self._batcher.limits.max_batch_tokens:
+        """Refuse what would wait too long, once the device has been seen busy for that long: a burst says little."""
+        queued, patience = self._batcher.queued_tokens, self._queue_seconds
+        if not patience or self._busy_s < patience or queued < self._batcher.limits.max_batch_tokens:
             return
-        if (wait := queued / self._busy_rate) > self._queue_seconds:
+        if (wait := queued * self._busy_s / self._busy_tokens) > patience:
             self._metrics.rejected("queue_slow").inc()
             raise self._overloaded(f"the {queued} positions that wait take about {wait:.1f} s", queued)
 
@@ -229,10 +231,21 @@ class Engine:
             while not self._stopping:
                 batch = self._batcher.next_batch()
                 if batch is not None:
-                    self._left_some = self._batcher.depth > 0
+                    self._note_taken(batch)
                     return batch
                 self._wake.wait()
         return None
+
+    def _note_taken(self, batch: Batch[Work, Ticket]) -> None:
+        """Learn how fast a queue shrinks. The forward pass alone would not tell: other threads take their share."""
+        now = time.monotonic()
+        if self._last_take is not None:
+            then, tokens = self._last_take
+            self._busy_s += now - then
+            self._busy_tokens += tokens
+            if self._busy_s > 2 * self._queue_seconds:  # half of it is forgotten, so that the rate follows the times
+                self._busy_s, self._busy_tokens = self._busy_s / 2, self._busy_tokens / 2
+        self._last_take = (now, batch.tokens) if self._batcher.depth else None
 
     def _forward(self, prompts: Sequence[Any]) -> list[np.ndarray]:
         """Return user_BD; a wrong shape or a value that is not finite is an error, not somebody's answer."""
@@ -250,8 +263,6 @@ class Engine:
         self._metrics.batch_padding_ratio.observe(batch.padding)
         rate = batch.tokens / max(seconds, 1e-6)
         self._tokens_per_second = _smoothed(self._tokens_per_second, rate)
-        if self._left_some:
-            self._busy_rate = _smoothed(self._busy_rate, rate)
 
     # -- search thread ---------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 NO_RECIPE = "none"  # label of requests that no model answers
 SOURCES = ("model", "cache", "popular")
-REASONS = ("queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited")
+REASONS = ("queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited", "loop_behind")
 CACHES = ("user_vector", "title")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
 LOG_RESULTS = ("written", "dropped")

@@ -6,6 +6,7 @@ slow hash made for passwords would cost every request milliseconds for nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import math
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import AnyoError, Forbidden, RateLimited, Unauthorized
+from service.errors import AnyoError, Forbidden, Overloaded, RateLimited, Unauthorized
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -35,6 +36,25 @@ def new_key() -> tuple[str, str]:
     """Return a new key and the hash that goes into the settings."""
     key = "anyo_" + secrets.token_urlsafe(KEY_BYTES)
     return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+class TurnClock:
+    """Tells how long the event loop's present turn has lasted: what was ready at its last look is handled in one go."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self) -> float:
+        """Return the seconds since the first call of this turn."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            # Comes first in the next turn, before whatever becomes ready from now on.
+            asyncio.get_running_loop().call_soon(self._end)
+        return now - self._since
+
+    def _end(self) -> None:
+        self._since = None
 
 
 def is_loopback(host: str) -> bool:
@@ -104,9 +124,12 @@ class Gate:
         metrics: Metrics,
         routes: Sequence[BaseRoute] = (),
         clock: Callable[[], float] = time.monotonic,
+        loop_delay: Callable[[], float] | None = None,
     ) -> None:
         self._app = app
         self._routes = routes
+        self._loop_delay = loop_delay or TurnClock()
+        self._longest_delay_s = settings.max_loop_delay_ms / 1000
         self._metrics = metrics
         self._api, self._admin = Keys(settings.api_keys), Keys(settings.admin_keys)
         self._limit = (
@@ -130,6 +153,9 @@ class Gate:
         if method not in READING and (path.startswith("/artifacts") or path == "/traffic"):
             self._check_admin(headers)
             return
+        if self._longest_delay_s and (delay := self._loop_delay()) > self._longest_delay_s:
+            self._metrics.rejected("loop_behind").inc()
+            raise Overloaded(f"requests arrive faster than they can be read (by {1000 * delay:.0f} ms)", retry_after=1)
         caller = self._check_key(headers) if self._api else "everyone"
         if self._limit is not None:
             try:

@@ -115,6 +115,13 @@ class Settings(BaseSettings):
         description="Time for which the device may be booked out; beyond it a request gets 429 at once, so that after "
         "an overload the next request is fast again. Never below one full batch; 0 leaves it to the positions alone.",
     )
+    max_loop_delay_ms: int = Field(
+        default=100,
+        ge=0,
+        le=60_000,
+        description="Time that one turn of the event loop may take before the requests behind it get 429 unread; "
+        "lower refuses bursts that could be served, higher lets everyone wait. 0 turns it off.",
+    )
     deadline_ms: int = Field(
         default=10_000,
         ge=1,

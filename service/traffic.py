@@ -25,13 +25,13 @@ from service.schemas import RecommendRequest
 log = structlog.get_logger(__name__)
 
 SHADOW_BACKLOG = 64  # answered requests that may wait for the shadow
-HASH_BYTES = 8
+HASH_BITS = 64
 
 
 def draw(name: str, key: str) -> float:
     """Return a number above 0 and at most 1 that follows from an artifact's name and a user or request."""
-    digest = hashlib.blake2b(f"{name}\0{key}".encode(), digest_size=HASH_BYTES).digest()
-    return (int.from_bytes(digest, "big") + 1) / 2 ** (8 * HASH_BYTES)
+    digest = hashlib.blake2b(f"{name}\0{key}".encode(), digest_size=HASH_BITS // 8).digest()
+    return (int.from_bytes(digest, "big") + 1) / 2.0**HASH_BITS
 
 
 def choose(weights: Mapping[str, float], key: str) -> str:

@@ -80,6 +80,17 @@ def test_a_client_that_leaves_is_never_computed(tmp_path: Path) -> None:
         assert metric(server.url, "anyo_batch_requests_sum") == 2, "the first and the last, none between"
 
 
+def test_new_connections_are_taken_in_numbers_while_the_loop_is_busy(tmp_path: Path) -> None:
+    """One a turn, as uvloop does it alone, would let a probe wait for all the connections before it."""
+    with process(tmp_path, max_loop_delay_ms=0, user_cache_entries=0) as server:
+        clients = [send(server, [row % 200, 3]) for row in range(300)]
+        started = time.monotonic()
+        assert httpx.get(server.url + "/livez", timeout=PATIENCE_S).status_code == 200
+        probed = time.monotonic() - started
+        assert [status(client) for client in clients] == [200] * 300
+        assert probed < PATIENCE_S / 2
+
+
 def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
     with process(tmp_path, shutdown_delay_seconds=1.5, max_batch_requests=4) as server:
         assert httpx.get(server.url + "/readyz").status_code == 200

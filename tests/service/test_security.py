@@ -8,16 +8,18 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvloop
 
 from service.app import create_app
-from service.errors import RateLimited
-from service.security import OPEN_PATHS, Keys, TokenBuckets, is_loopback, new_key
+from service.errors import Overloaded, RateLimited
+from service.security import OPEN_PATHS, Gate, Keys, TokenBuckets, TurnClock, is_loopback, new_key
 from tests.service.fake_parts import item_id
 from tests.service.running import ROOT, Process, process, running
 
@@ -159,6 +161,45 @@ async def test_a_key_that_sends_too_fast_gets_429_and_others_go_on() -> None:
     async with running(rate_limit=0.001, rate_limit_burst=1) as anyo:
         statuses = [(await anyo.client.get("/items")).status_code for _ in range(2)]
         assert statuses == [200, 429], "without keys everyone shares one bucket"
+
+
+async def test_what_the_event_loop_cannot_read_in_time_is_refused_unread_but_probes_and_admins_get_in() -> None:
+    delay = 0.0
+    async with running() as anyo:
+        app = create_app(anyo.service)
+        gate = Gate(app, settings=anyo.service.settings, metrics=anyo.service.metrics, loop_delay=lambda: delay)
+        scope = {"type": "http", "headers": [(b"host", b"localhost")], "query_string": b"", "raw_path": b""}
+
+        def check(method: str, path: str) -> None:
+            gate._check(method, path, dict(scope["headers"]))  # type: ignore[call-overload]
+
+        check("POST", "/recommend")
+        delay = 0.11
+        with pytest.raises(Overloaded) as refused:
+            check("POST", "/recommend")
+        assert refused.value.status == 429 and refused.value.retry_after == 1
+        for method, path in (("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/artifacts/fake/activate")):
+            check(method, path)
+        assert anyo.metric("anyo_rejected_total", reason="loop_behind") == 1
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_turn_lasts_until_the_loop_looks_again(loop: Any) -> None:
+    clock, delays = TurnClock(), []
+
+    async def request(work_s: float) -> None:
+        delays.append(clock())
+        time.sleep(work_s)
+
+    async def turns() -> None:
+        await asyncio.gather(*(request(0.05) for _ in range(3)))  # all ready at once: one turn
+        await asyncio.sleep(0.01)
+        await request(0.0)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(turns())
+    assert [delay >= expected for delay, expected in zip(delays, (0, 0.05, 0.1, 0), strict=True)] == [True] * 4
+    assert delays[0] < 0.04 and delays[3] < 0.04
 
 
 async def test_every_answer_carries_the_security_headers_once() -> None:
