@@ -39,21 +39,27 @@ def new_key() -> tuple[str, str]:
 
 
 class TurnClock:
-    """Tells how long the event loop's present turn has lasted: what was ready at its last look is handled in one go."""
+    """Tells how long the event loop's turns last: what was ready at its last look is handled in one go.
+
+    One long turn may be a pause of the collector or a burst. Two in a row mean that requests outrun the loop.
+    """
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._before = 0.0
 
     def __call__(self) -> float:
-        """Return the seconds since the first call of this turn."""
+        """Return the seconds since the first call of this turn, or those of the turn before if that was shorter."""
         now = time.monotonic()
         if self._since is None:
             self._since = now
             # Comes first in the next turn, before whatever becomes ready from now on.
             asyncio.get_running_loop().call_soon(self._end)
-        return now - self._since
+        return min(now - self._since, self._before)
 
     def _end(self) -> None:
+        if self._since is not None:
+            self._before = time.monotonic() - self._since
         self._since = None
 
 

@@ -119,8 +119,8 @@ class Settings(BaseSettings):
         default=100,
         ge=0,
         le=60_000,
-        description="Time that one turn of the event loop may take before the requests behind it get 429 unread; "
-        "lower refuses bursts that could be served, higher lets everyone wait. 0 turns it off.",
+        description="Time that a turn of the event loop may take, after one that took as long, before the requests "
+        "behind it get 429 unread; higher lets everyone wait longer under overload. 0 turns it off.",
     )
     deadline_ms: int = Field(
         default=10_000,

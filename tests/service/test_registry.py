@@ -145,10 +145,12 @@ async def test_swaps_under_load_fail_no_request_and_keep_no_memory(root: Path) -
                 statuses.append(answer.status_code)
 
         clients = [asyncio.create_task(client(number)) for number in range(6)]
-        for _ in range(8):
-            assert (await post(anyo, "/artifacts/second/load"))["changed"]
-        ended = True
-        await asyncio.gather(*clients)
+        try:
+            for _ in range(8):
+                assert (await post(anyo, "/artifacts/second/load"))["changed"]
+        finally:
+            ended = True
+            await asyncio.gather(*clients)
         assert len(statuses) > 20 and set(statuses) == {200}
         assert sum(made() is not None for made in shelf.made) == 1
         threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("anyo-device")]
