@@ -75,6 +75,14 @@ dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.
 bench: setup ## run a program of benchmarks/ (BENCH=training); ARGS='--help' says what it takes
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## send 20,000 generated requests and 100,000 mutated bodies to a real process (ARGS='--cases 2000 --bodies 5000')
+	@$(PY) -m benchmarks.fuzz $(ARGS)
+
+.PHONY: audit
+audit: setup ## compare the pinned dependencies with published advisories
+	@$(PY) scripts/audit.py
+
 .PHONY: clean
 clean: ## remove what tools left behind (not .venv, artifacts/ or data/)
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

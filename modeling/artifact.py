@@ -41,6 +41,7 @@ from modeling.manifest import (
     one_line,
     read_golden,
     read_manifest,
+    sealed,
 )
 from modeling.prompt import TitleTokens
 from modeling.spec import Capabilities, ModelSpec
@@ -184,7 +185,7 @@ def write_manifest(folder: Path, model: Model, **facts: Any) -> Manifest:
         files=files,
         **facts,
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(sealed(manifest), encoding="utf-8", newline="\n")
     return manifest
 
 

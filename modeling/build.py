@@ -183,15 +183,28 @@ def _free_text(
 
         return tokens
     assert text is not None
-    readers: list[TitleReader] = []
+    return TitleVectors(lambda: title_reader(spec, sources), text.whitening)
 
-    def vectors(titles: Sequence[str]) -> list[FreeItem]:
-        if not readers:
-            readers.append(title_reader(spec, sources))
-        read = text.whitening(readers[0](titles))
+
+class TitleVectors:
+    """Reads free titles into whitened vectors; the text backbone is loaded at the first one."""
+
+    def __init__(self, load: Callable[[], TitleReader], whitening: Whitening) -> None:
+        self._load = load
+        self._whitening = whitening
+        self._reader: TitleReader | None = None
+
+    def __call__(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Items of ``titles``, in their order."""
+        if self._reader is None:
+            self._reader = self._load()
+        read = self._whitening(self._reader(titles))
         return [FreeItem(title, text_vector=vector) for title, vector in zip(titles, read, strict=True)]
 
-    return vectors
+    @property
+    def model(self) -> nn.Module | None:
+        """The text backbone, once it has been loaded."""
+        return None if self._reader is None else self._reader.model
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -67,6 +67,11 @@ class TitleReader:
         self._before, self._after = list(wrap[0]), list(wrap[1])
         self._limit = limit
 
+    @property
+    def model(self) -> nn.Module:
+        """The text backbone."""
+        return self._model
+
     @torch.inference_mode()
     def __call__(
         self, titles: Sequence[str], *, batch: int = 64, progress: Callable[[int], object] = lambda done: None

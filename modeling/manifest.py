@@ -15,6 +15,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 
+_BLANK = "0" * 64
+
 
 class ArtifactError(ValueError):
     """An artifact folder is incomplete, altered, or from another version; the message is one sentence."""
@@ -40,8 +42,13 @@ class BackboneRecord(_Data):
 
 
 class Manifest(_Data):
-    """``manifest.json``. ``files`` maps every other file to its sha256; ``version`` is a hash of them all."""
+    """``manifest.json``. ``files`` maps every other file to its sha256; ``version`` is a hash of them all.
 
+    ``checksum`` is the sha256 of this very file with the checksum itself blanked (see ``sealed``): the one file that no
+    other names. It shows damage, not intent: whoever changes the file on purpose can seal it again.
+    """
+
+    checksum: str = ""
     schema_version: int
     name: str
     version: str
@@ -75,15 +82,38 @@ class GoldenCase(_Data):
     top: list[str]
 
 
+def sealed(manifest: Manifest) -> str:
+    """The text of ``manifest.json``, its checksum included."""
+    text = manifest.model_copy(update={"checksum": _BLANK}).model_dump_json(indent=2) + "\n"
+    return text.replace(_seal(_BLANK), _seal(hashlib.sha256(text.encode()).hexdigest()), 1)
+
+
+def _seal(checksum: str) -> str:
+    return f'"checksum": "{checksum}"'
+
+
+def _check_seal(text: str, checksum: object, folder: Path) -> None:
+    """Manifests written before there were checksums have none."""
+    if not checksum:
+        return
+    found = hashlib.sha256(text.replace(_seal(str(checksum)), _seal(_BLANK), 1).encode()).hexdigest()
+    if found != checksum:
+        raise ArtifactError(
+            f"{MANIFEST} of {folder.name} has sha256 {found[:12]}… without its checksum, and its checksum says "
+            f"{str(checksum)[:12]!r}: it was altered after it was written"
+        )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Parse ``manifest.json`` alone.
 
     Raises:
-        ArtifactError: it is missing, not JSON, of another schema version, or lacks a field.
+        ArtifactError: it is missing, not JSON, of another schema version, altered, or lacks a field.
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        raw = json.loads(text)
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder} holds no {MANIFEST}: it is not an artifact") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -93,6 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{MANIFEST} of {folder.name} has schema_version {found!r}, and this version reads {SCHEMA}"
         )
+    _check_seal(text, raw.get("checksum"), folder)
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:

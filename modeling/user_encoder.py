@@ -102,6 +102,11 @@ class UserEncoder(nn.Module):
         """Where the weights are."""
         return self.items.ids.weight.device
 
+    @property
+    def text_model(self) -> nn.Module | None:
+        """The network that reads free titles, from the first one on; None where no network is needed for it."""
+        return getattr(self._read_titles, "model", None)
+
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free text as items, to be used in a history beside catalog rows.
 

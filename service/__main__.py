@@ -1,7 +1,13 @@
-"""`python -m service`; see `service.cli`."""
+"""`python -m service ARTIFACT…` serves (`service.cli`); `pull` and `key` are `service.tools`."""
 
 from __future__ import annotations
 
-from service.cli import app
+import sys
+
+# A folder of one of these names is served as ./pull or ./key.
+if sys.argv[1:2] in (["pull"], ["key"]):
+    from service.tools import app
+else:
+    from service.cli import app
 
 app(prog_name="python -m service")

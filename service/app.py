@@ -12,8 +12,10 @@ from starlette.responses import Response
 from service.errors import CODE_OF_STATUS, AnyoError, NotAllowed, UnknownName, error_body
 from service.middleware import RequestFrame, request_info
 from service.openapi import describe, project_version
-from service.routes import items, operations, recommend, users
+from service.paths import allowed_methods, readable
+from service.routes import artifacts, feedback, items, operations, recommend, users
 from service.routes.common import input_error
+from service.security import AnswerHeaders, Gate
 from service.service import Service
 
 DESCRIPTION = """\
@@ -37,13 +39,18 @@ def create_app(service: Service) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for module in (recommend, users, items, operations):
-        app.include_router(module.router)
+    routers = [module.router for module in (recommend, users, items, feedback, artifacts, operations)]
+    for router in routers:
+        app.include_router(router)
+    routes = [route for router in routers for route in router.routes]
+    app.state.routes = routes
+    app.add_middleware(Gate, settings=service.settings, metrics=service.metrics, routes=routes)
     app.add_middleware(
         RequestFrame,
         metrics=service.metrics,
         max_body_bytes=service.settings.max_body_bytes,
         tracing=service.tracing,
+        headers=AnswerHeaders(service.settings.cors_origins),
     )
     app.add_exception_handler(AnyoError, _own_error)
     app.add_exception_handler(HTTPException, _framework_error)
@@ -59,13 +66,15 @@ async def _own_error(request: Request, error: Exception) -> Response:
 async def _framework_error(request: Request, error: Exception) -> Response:
     """Answer what starlette itself refuses: unknown paths, wrong methods."""
     raised = cast(HTTPException, error)
-    path = request.url.path
+    path = readable(request.scope["path"])
     own: AnyoError
     if raised.status_code == 404:
         own = UnknownName(f"there is no {path!r}; GET /openapi.json lists every path", code="unknown_path")
     elif raised.status_code == 405:
-        allowed = (raised.headers or {}).get("Allow", "another method")
+        # The framework names the methods of one route only; the path may have several.
+        allowed = ", ".join(sorted(allowed_methods(request.app.state.routes, request.scope)))
         own = NotAllowed(f"{request.method} is not allowed on {path!r}; allowed: {allowed}")
+        raised.headers = {**(raised.headers or {}), "Allow": allowed}
     else:
         own = AnyoError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
         own.status = raised.status_code

@@ -58,16 +58,32 @@ class _Computed:
     batch: Batch[Work, Ticket] | None  # None: the vector came from the cache
 
 
+def _smoothed(before: float, now: float) -> float:
+    return 0.8 * before + 0.2 * now if before else now
+
+
+def _closed(*_: Any) -> Any:
+    raise RuntimeError("the engine is closed")
+
+
 class Engine:
     """Runs `encode` and `search` for many requests at once; `start`, then `run`, then `close`."""
 
     def __init__(
-        self, encode: Encode, search: Search, limits: Limits, metrics: Metrics, *, stall_seconds: float = 60.0
+        self,
+        encode: Encode,
+        search: Search,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        stall_seconds: float = 60.0,
+        queue_seconds: float = 0.0,
     ) -> None:
         self._encode = encode
         self._search = search
         self._metrics = metrics
         self._stall_seconds = stall_seconds
+        self._queue_seconds = queue_seconds
         self._batcher: Batcher[Work, Ticket] = Batcher(limits, time.monotonic)
         self._wake = threading.Condition()  # guards the batcher
         self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
@@ -77,6 +93,10 @@ class Engine:
         self._dead: str | None = None
         self._forward_since: float | None = None
         self._tokens_per_second = 0.0
+        self._busy_s = self._busy_tokens = 0.0  # from one batch to the next while others wait: what gets through
+        self._last_take: tuple[float, int] | None = (
+            None  # when a batch that left others waiting was taken, its positions
+        )
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -145,10 +165,14 @@ class Engine:
         self._inbox.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 1.0)
+        # The recommender holds this engine, and these hold the recommender: without the circle, counting
+        # references gives the model's memory back at once.
+        self._encode = self._search = _closed
 
     def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket]) -> WorkEntry:
         assert work.prompt is not None
         with self._wake:
+            self._refuse_if_slow()
             try:
                 entry = self._batcher.admit(key, work.prompt.length, work, waiter)
             except QueueFull as full:
@@ -163,6 +187,15 @@ class Engine:
                 ) from None
             self._wake.notify()
         return entry
+
+    def _refuse_if_slow(self) -> None:
+        """Refuse what would wait too long, once the device has been seen busy for that long: a burst says little."""
+        queued, patience = self._batcher.queued_tokens, self._queue_seconds
+        if not patience or self._busy_s < patience or queued < self._batcher.limits.max_batch_tokens:
+            return
+        if (wait := queued * self._busy_s / self._busy_tokens) > patience:
+            self._metrics.rejected("queue_slow").inc()
+            raise self._overloaded(f"the {queued} positions that wait take about {wait:.1f} s", queued)
 
     def _admit_cached(self, work: Work, waiter: Waiter[Ticket]) -> WorkEntry:
         limits = self._batcher.limits
@@ -207,9 +240,21 @@ class Engine:
             while not self._stopping:
                 batch = self._batcher.next_batch()
                 if batch is not None:
+                    self._note_taken(batch)
                     return batch
                 self._wake.wait()
         return None
+
+    def _note_taken(self, batch: Batch[Work, Ticket]) -> None:
+        """Learn how fast a queue shrinks. The forward pass alone would not tell: other threads take their share."""
+        now = time.monotonic()
+        if self._last_take is not None:
+            then, tokens = self._last_take
+            self._busy_s += now - then
+            self._busy_tokens += tokens
+            if self._busy_s > 2 * self._queue_seconds:  # half of it is forgotten, so that the rate follows the times
+                self._busy_s, self._busy_tokens = self._busy_s / 2, self._busy_tokens / 2
+        self._last_take = (now, batch.tokens) if self._batcher.depth else None
 
     def _forward(self, prompts: Sequence[Any]) -> list[np.ndarray]:
         """Return user_BD; a wrong shape or a value that is not finite is an error, not somebody's answer."""
@@ -226,7 +271,7 @@ class Engine:
         self._metrics.batch_tokens.observe(batch.padded_tokens)
         self._metrics.batch_padding_ratio.observe(batch.padding)
         rate = batch.tokens / max(seconds, 1e-6)
-        self._tokens_per_second = 0.8 * self._tokens_per_second + 0.2 * rate if self._tokens_per_second else rate
+        self._tokens_per_second = _smoothed(self._tokens_per_second, rate)
 
     # -- search thread ---------------------------------------------------------------------------------------
 
@@ -303,7 +348,7 @@ class Engine:
             target()
         except BaseException as error:
             log.critical("thread died", thread=name, error=repr(error), exc_info=error)
-            self._dead = f"the {name} thread died: {error!r}"
+            self._dead = f"the {name} thread died; the log says why"  # what it died of is not for clients
             self._on_loop(self._fail_waiters, self._dead, "engine_dead")
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:

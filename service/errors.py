@@ -3,6 +3,8 @@ allowed.
 
 AnyoError
   BadRequest 400        the body is not JSON, or not declared as JSON
+  Unauthorized 401      no API key, or one that is not known
+  Forbidden 403         a key that does not open this, or an admin endpoint that is closed
   UnknownName 404       an item, artifact, user or path that does not exist
   NotAllowed 405        a path that exists, with another method
   Conflict 409          the request is well-formed and this artifact or this user's record cannot serve it
@@ -10,6 +12,7 @@ AnyoError
   InvalidInput 422      a field is wrong
     NothingUsable       no item of the history is in the catalog, and no user_id is given
   Overloaded 429        the queue is full; carries Retry-After
+    RateLimited         this key has sent more than it may; carries Retry-After
   ClientGone 499        nobody is listening any more; seen only in metrics
   ModelError 500        the model failed on this very request
   NotReady 503          loading, draining or broken; carries the reason
@@ -61,6 +64,20 @@ class BadRequest(AnyoError):
     code = "bad_request"
 
 
+class Unauthorized(AnyoError):
+    """No key was sent where one is needed, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(AnyoError):
+    """The key is known and does not open this endpoint, or nothing opens it."""
+
+    status = 403
+    code = "forbidden"
+
+
 class UnknownName(AnyoError):
     """What the request names does not exist."""
 
@@ -107,6 +124,12 @@ class Overloaded(AnyoError):
 
     status = 429
     code = "overloaded"
+
+
+class RateLimited(Overloaded):
+    """This key has sent more requests than it may: come back in `retry_after` seconds."""
+
+    code = "rate_limited"
 
 
 class ClientGone(AnyoError):

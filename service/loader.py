@@ -35,7 +35,7 @@ async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> Non
     Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
     that nobody reads, so that the real ones count users only.
     """
-    roomy = settings.model_copy(update={"user_cache_entries": 0, "max_queued_tokens": ROOM})
+    roomy = settings.model_copy(update={"user_cache_entries": 0, "max_queued_tokens": ROOM, "max_queue_seconds": 0.0})
     recommender = Recommender(parts, store, roomy, Metrics())
     recommender.start()
     try:

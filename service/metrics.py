@@ -35,13 +35,16 @@ STAGE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, *SECONDS)
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 NO_RECIPE = "none"  # label of requests that no model answers
 SOURCES = ("model", "cache", "popular")
-REASONS = ("queue_full", "too_long", "search_full", "titles_full")
+REASONS = ("queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited", "loop_behind")
 CACHES = ("user_vector", "title")
 SHARED_CACHES = ("shared_vector", "shared_result")
 REDIS_PARTS = ("store_read", "store_write", "cache")
+SHADOW_RESULTS = ("compared", "dropped", "failed")
+LOG_RESULTS = ("written", "dropped")
 
 # A second series for each counter and histogram, with the time of its birth; nobody asked for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -58,6 +61,7 @@ class Metrics:
         self._requests()
         self._batches()
         self._data()
+        self._comparisons()
         # Series that exist from the start can be seen to be zero; one that is missing says nothing.
         for source in SOURCES:
             self.answers(source)
@@ -125,6 +129,26 @@ class Metrics:
         self.breaker_opened = self._counter("breaker_opened_total", "Times that a circuit breaker opened.", "part")
         self.index_items = self._gauge("index_items", "Items in the index of the default artifact.")
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
+        self.artifact_bytes = self._gauge("artifact_bytes", "Memory of all loaded artifacts, shared parts once.")
+        self.artifact_bytes_limit = self._gauge("artifact_bytes_limit", "Memory that they may take; 0 means no limit.")
+
+    def _comparisons(self) -> None:
+        self.feedback = self._counter(
+            "feedback_total", "Reports of what was taken, by whether it had been recommended.", "artifact", "hit"
+        )
+        self.feedback_rank = self._histogram(
+            "feedback_rank", "Rank at which what was taken had been recommended.", RANKS, "artifact"
+        )
+        self.feedback_log_lines = self._counter("feedback_log_lines_total", "Lines for the feedback log.", "result")
+        self.shadow = self._counter("shadow_total", "Answered requests that were offered to the shadow.", "result")
+        self.shadow_overlap = self._histogram(
+            "shadow_overlap_ratio", "Share of the served items that the shadow's answer holds too.", SHARES
+        )
+        self.shadow_seconds = self._histogram("shadow_seconds", "Seconds of one answer of the shadow.", SECONDS)
+        for result in SHADOW_RESULTS:
+            self.shadow(result)
+        for result in LOG_RESULTS:
+            self.feedback_log_lines(result)
 
     def _counter(self, name: str, help: str, *labels: str) -> Any:
         return self._bound(Counter(f"anyo_{name}", help, labels, registry=self.registry), labels)
@@ -139,6 +163,12 @@ class Metrics:
     def _bound(metric: Any, labels: tuple[str, ...]) -> Any:
         """Return a metric without labels as it is, one with labels as a function from values to a kept child."""
         return cache(metric.labels) if labels else metric
+
+    @staticmethod
+    def forget(bound: Any, *values: str) -> None:
+        """Stop showing one child of a metric with labels, such as that of an artifact which is no longer loaded."""
+        bound.__wrapped__.__self__.remove(*values)
+        bound.cache_clear()
 
     def page(self) -> bytes:
         """Return the page for Prometheus."""

@@ -12,7 +12,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -20,8 +20,10 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ClientGone, TooLarge, error_body
+from service.errors import AnyoError, ClientGone, TooLarge, error_body
 from service.metrics import NO_RECIPE, Metrics
+from service.paths import mark_encoded_slashes, readable
+from service.security import AnswerHeaders
 from service.tracing import Span, Tracing
 
 log = structlog.get_logger(__name__)
@@ -69,8 +71,17 @@ def request_info(request: Request) -> RequestInfo:
 class RequestFrame:
     """The one middleware of the service."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        max_body_bytes: int,
+        headers: AnswerHeaders | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
+        self._headers = headers or AnswerHeaders()
         self._metrics = metrics
         self._tracing = tracing
         self._max_body_bytes = max_body_bytes
@@ -82,26 +93,32 @@ class RequestFrame:
             return
         headers = dict(scope["headers"])
         info = RequestInfo(_accepted_id(headers.get(b"x-request-id", b"")), time.monotonic())
+        mark_encoded_slashes(scope)
         scope[SCOPE_KEY] = info
         request_id_of_this_task.set(info.request_id)
         if self._tracing is not None:
             info.span = self._tracing.begin(scope["method"], scope["path"], headers, info.request_id)
-        framed_send = _framed(send, info)
+        framed_send = _framed(send, info, self._headers.of(headers.get(b"origin")))
         try:
             if _declared_length(headers) > self._max_body_bytes:
-                await _refuse(framed_send, info, self._too_large())
+                # The rest of the request is not read; the connection cannot be used again.
+                await _answer(framed_send, info, self._too_large(), close=True)
+            elif (allowed := self._headers.preflight(scope["method"], headers)) is not None:
+                await framed_send({"type": "http.response.start", "status": 204, "headers": [*allowed]})
+                await framed_send({"type": "http.response.body"})
             else:
                 await self._app(scope, self._limited(receive), framed_send)
         except asyncio.CancelledError:
             # The client left just as its answer became ready: nobody is there to be cancelled for.
             if not info.client_left:
                 raise
+        except AnyoError as error:  # from a middleware; what a route raises has been answered
+            await _answer(framed_send, info, error)
         except Exception as error:
-            log.error("unhandled error", path=scope["path"], error=repr(error), exc_info=error)
+            log.error("unhandled error", path=readable(scope["path"]), error=repr(error), exc_info=error)
             if not info.status:
-                await _answer(
-                    framed_send, info, 500, "internal_error", "an error in the service; its log has the request_id"
-                )
+                own = AnyoError("an error in the service; its log has the request_id")
+                await _answer(framed_send, info, own, close=True)
         finally:
             self._record(scope, info)
 
@@ -168,12 +185,15 @@ async def cancelled_when_client_leaves(request: Request) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-def _framed(send: Send, info: RequestInfo) -> Send:
+def _framed(send: Send, info: RequestInfo, always: Sequence[tuple[bytes, bytes]]) -> Send:
     async def framed(message: Message) -> None:
         if message["type"] == "http.response.start":
             info.status = message["status"]
+            own = message.get("headers", ())
+            named = {name for name, _ in own}
             message["headers"] = [
-                *message.get("headers", ()),
+                *own,
+                *(header for header in always if header[0] not in named),
                 (b"x-request-id", info.request_id.encode()),
                 (b"server-timing", info.server_timing().encode()),
             ]
@@ -193,14 +213,14 @@ def _declared_length(headers: dict[bytes, bytes]) -> int:
     return int(length) if length.isdigit() else 0
 
 
-async def _refuse(send: Send, info: RequestInfo, error: TooLarge) -> None:
-    await _answer(send, info, error.status, error.code, error.message)
-
-
-async def _answer(send: Send, info: RequestInfo, status: int, code: str, message: str) -> None:
-    body = error_body(code, message, info.request_id)
+async def _answer(send: Send, info: RequestInfo, error: AnyoError, *, close: bool = False) -> None:
+    body = error_body(error.code, error.message, info.request_id, error.field)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    # The rest of the request may not have been read; the connection cannot be used again.
-    headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if close:
+        headers.append((b"connection", b"close"))
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -11,31 +11,42 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.schemas import (
+    ActivateAnswer,
     Answer,
     AppendAnswer,
     AppendRequest,
     ArtifactList,
     ErrorAnswer,
+    FeedbackAnswer,
+    FeedbackRequest,
+    FeedbackSummary,
     ForgetAnswer,
     Item,
     ItemList,
+    LoadAnswer,
     RecommendAnswer,
     RecommendRequest,
     Status,
+    TrafficAnswer,
+    TrafficRequest,
+    UnloadAnswer,
     UserAnswer,
     UserList,
 )
+from service.security import OPEN_PATHS
 
 REF = "#/components/schemas/{model}"
-BODIES: tuple[type[BaseModel], ...] = (RecommendRequest, AppendRequest)
+BODIES: tuple[type[BaseModel], ...] = (RecommendRequest, AppendRequest, FeedbackRequest, TrafficRequest)
 
 MEANING = {
     400: "The body cannot be read.",
+    401: "No key, or one that is not known.",
+    403: "A key that does not open this.",
     404: "What is named does not exist.",
     409: "Not possible for this artifact, or against what is stored.",
     413: "The body or the history is too large.",
     422: "A field is wrong, or nothing usable is left of the history.",
-    429: "The queue is full; see Retry-After.",
+    429: "The queue is full, or this key sends too fast; see Retry-After.",
     500: "The model failed on this request.",
     503: "Not ready, or the store is away.",
     504: "Not answered within the deadline.",
@@ -74,12 +85,62 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
                 "version": "3f9a2c51d0be",
                 "recipe": "anyo",
                 "default": True,
+                "state": "active",
+                "bytes": 41_500_000,
+                "own_bytes": 29_100_000,
+                "shares": [{"part": "catalog", "bytes": 2_400_000, "artifacts": ["anyo-demo-minilm"]}],
                 "reads": ["ids", "text"],
                 "items": 2000,
                 "dim": 128,
                 "history_limit": 50,
                 "categories": ["mystery", "travel"],
                 "examples": [["d-004", "d-211", "d-017"]],
+            }
+        ],
+        "next": None,
+        "working": {"name": "anyo-demo-minilm", "step": "checking and warming up anyo-demo-minilm", "seconds": 3.2},
+        "bytes": 41_500_000,
+        "bytes_limit": 0,
+    },
+    LoadAnswer: {"name": "anyo-demo-minilm", "version": "8c1d02fa77be", "changed": True, "bytes": 130_000_000},
+    UnloadAnswer: {"name": "anyo-demo-minilm", "freed_bytes": 88_500_000, "bytes": 41_500_000},
+    ActivateAnswer: {"name": "anyo-demo-minilm", "version": "8c1d02fa77be", "previous": "anyo-demo-tiny"},
+    TrafficRequest: {"weights": {"anyo-demo-tiny": 0.9, "anyo-demo-minilm": 0.1}, "shadow": None},
+    TrafficAnswer: {
+        "default": "anyo-demo-tiny",
+        "weights": {},
+        "shadow": {
+            "artifact": "anyo-demo-minilm",
+            "compared": 1000,
+            "dropped": 12,
+            "failed": 0,
+            "overlap": 0.62,
+            "served_ms": 7.4,
+            "shadow_ms": 21.9,
+        },
+    },
+    FeedbackRequest: {"request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d", "item_id": "d-240"},
+    FeedbackAnswer: {
+        "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
+        "item_id": "d-240",
+        "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
+        "hit": True,
+        "rank": 2,
+        "duplicate": False,
+    },
+    FeedbackSummary: {
+        "baseline": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be"},
+        "items": [
+            {
+                "name": "anyo-demo-minilm",
+                "version": "8c1d02fa77be",
+                "recipe": "anyo",
+                "answers": 2000,
+                "rated": 120,
+                "hits": 96,
+                "hit_rate": {"value": 0.8, "low": 0.72, "high": 0.862},
+                "taken_rate": {"value": 0.048, "low": 0.0395, "high": 0.0583},
+                "minus_baseline": {"hit_rate": {"value": 0.05, "low": -0.04, "high": 0.13}, "taken_rate": None},
             }
         ],
         "next": None,
@@ -96,12 +157,15 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
 }
 
 
-def answers(model: type[Answer], *errors: int) -> dict[int | str, dict[str, Any]]:
+GATED = (401, 403, 429)  # what the gate may answer, before a route is asked
+
+
+def answers(model: type[Answer], *errors: int, gated: bool = True) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route: 200 with its example, and the errors it may give."""
     described: dict[int | str, dict[str, Any]] = {
         200: {"model": model, "content": {"application/json": {"example": EXAMPLES[model]}}}
     }
-    for status in sorted({500, *errors}):
+    for status in sorted({413, 500, *errors, *(GATED if gated else ())}):
         described[status] = {
             "model": ErrorAnswer,
             "description": MEANING[status],
@@ -124,10 +188,22 @@ def describe(app: FastAPI) -> None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, definitions = models_json_schema([(model, "validation") for model in BODIES], ref_template=REF)
             schema["components"]["schemas"].update(definitions["$defs"])
+            _describe_keys(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_keys(schema: dict[str, Any]) -> None:
+    """Name the two headers that carry a key; without configured keys none is needed."""
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            operation["security"] = [] if path in OPEN_PATHS else [{}, {"bearer": []}, {"api_key": []}]
 
 
 def project_version() -> str:

@@ -4,13 +4,24 @@ other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
-from modeling.artifact import ArtifactError, GoldenCase, load_artifact
+from modeling.artifact import Artifact, ArtifactError, GoldenCase, Manifest, load_artifact, read_manifest
+from modeling.backbone import BackboneError, resolve_source
+from modeling.manifest import one_line
 from modeling.user_encoder import UserEncoder
 from service.errors import StartError
+from service.sharing import Piece, Pool, share_catalog, share_index, share_title_tokens, share_weights
+
+CATALOG, INDEX, TITLE_TOKENS = "catalog.parquet", "index/", "title_tokens.safetensors"
+# Files that are read and not kept: what they hold is in another part, or is folded into the weights.
+NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
+SAMPLE_TITLE = "A title that is in no catalog"
+
+POOL = Pool()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +36,24 @@ class Parts:
     index: VectorIndex
     catalog: Catalog
     golden: tuple[GoldenCase, ...]
+    pieces: tuple[Piece, ...] = ()  # what it holds in memory
+    files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
 
 
 def open_parts(folder: Path, device: str) -> Parts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread."""
     try:
         artifact = load_artifact(folder, device=device)
-        catalog = Catalog.read(folder / "catalog.parquet")
-        index = open_index(folder / "index")
-    except (ArtifactError, CatalogError, IndexFolderError, OSError) as error:
+        manifest = artifact.manifest
+        catalog_piece = share_catalog(POOL, _hashes(manifest, CATALOG), lambda: Catalog.read(folder / CATALOG))
+        index_piece = share_index(POOL, _hashes(manifest, INDEX), lambda: open_index(folder / "index"))
+        _refuse_if_replaced(folder, manifest)
+        pieces = (catalog_piece, index_piece, *_share_model(artifact))
+    except (ArtifactError, BackboneError, CatalogError, IndexFolderError, OSError) as error:
         raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
         raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
-    manifest = artifact.manifest
+    catalog, index = catalog_piece.value, index_piece.value
     if not len(catalog) == index.size == manifest.catalog_size:
         raise StartError(
             f"artifact {folder.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
@@ -56,4 +72,70 @@ def open_parts(folder: Path, device: str) -> Parts:
         index=index,
         catalog=catalog,
         golden=tuple(artifact.golden),
+        pieces=pieces,
+        files=frozenset({*manifest.files.values(), manifest.backbone.sha256 or ""}),
     )
+
+
+def version_on_disk(folder: Path) -> str | None:
+    """Return the version of the artifact in `folder`, or None where there is none that can be read."""
+    try:
+        return read_manifest(folder).version
+    except (ArtifactError, OSError):
+        return None
+
+
+def expected_bytes(folder: Path, known: frozenset[str]) -> int:
+    """Return about how much memory the artifact in `folder` will need, from the sizes of its files.
+
+    Files and backbones whose hash is in `known` are in memory already and count nothing. 0 where the folder holds no
+    artifact: loading it will say so. An estimate before the fact; what it really takes is measured when it is loaded.
+    """
+    try:
+        manifest = read_manifest(folder)
+        sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+        if manifest.backbone.sha256 not in known and not manifest.backbone.stored and not manifest.model.backbone.own:
+            backbone = Path(resolve_source(manifest.backbone.source))
+            sizes |= {str(file): file.stat().st_size for file in backbone.glob("*.safetensors")}
+    except (ArtifactError, BackboneError, OSError):
+        return 0
+    return sum(
+        size
+        for name, size in sizes.items()
+        if name.endswith((".safetensors", ".parquet", ".faiss"))
+        and name not in NOT_KEPT
+        and manifest.files.get(name) not in known
+    )
+
+
+def _hashes(manifest: Manifest, prefix: str) -> tuple[tuple[str, str], ...]:
+    """Return the names and hashes of the files that a part is read from."""
+    found = {name: sha256 for name, sha256 in manifest.files.items() if name.startswith(prefix)}
+    return tuple(sorted(found.items()))
+
+
+def _refuse_if_replaced(folder: Path, manifest: Manifest) -> None:
+    """A folder may be exchanged for its next version at any moment; half of each must never be served."""
+    if (found := read_manifest(folder).version) != manifest.version:
+        raise ArtifactError(
+            f"artifact {folder.name} was replaced while it was being loaded (version {manifest.version}, now {found}); "
+            "load it again"
+        )
+
+
+def _share_model(artifact: Artifact) -> Iterator[Piece]:
+    encoder, files = artifact.encoder, _hashes(artifact.manifest, TITLE_TOKENS)
+    if "text" in artifact.manifest.capabilities.reads:
+        try:
+            encoder.read_titles([SAMPLE_TITLE])  # brings in the network that reads titles, so that it is counted too
+        except ValueError as error:
+            raise ArtifactError(
+                f"artifact {artifact.folder.name} cannot read a free title: {one_line(error)}"
+            ) from error
+    yield from share_weights(POOL, encoder, "weights")
+    if encoder.text_model is not None:
+        yield from share_weights(POOL, encoder.text_model, "title_reader")
+    if (titles := encoder.prompts.titles) is not None:
+        piece = share_title_tokens(POOL, titles, files)
+        encoder.prompts.titles = piece.value
+        yield piece

@@ -92,6 +92,7 @@ class Recommender:
         self._popular: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
         self._title_thread = ThreadPoolExecutor(1, thread_name_prefix="anyo-titles")
         self._titles_waiting = 0
+        self._in_flight = 0
         self._known_categories = frozenset(parts.catalog.known_categories)
         limits = Limits(
             settings.max_batch_tokens,
@@ -99,15 +100,26 @@ class Recommender:
             settings.max_queued_tokens,
             settings.max_batch_padding,
         )
-        self.engine = Engine(parts.encoder.encode, self.search, limits, metrics, stall_seconds=settings.stall_seconds)
+        self.engine = Engine(
+            parts.encoder.encode,
+            self.search,
+            limits,
+            metrics,
+            stall_seconds=settings.stall_seconds,
+            queue_seconds=settings.max_queue_seconds,
+        )
 
     def start(self) -> None:
         """Start the engine on the running event loop."""
         self.engine.start()
 
     async def close(self, within: float) -> None:
-        """Drain the engine for at most `within` seconds and stop the threads."""
-        await self.engine.close(within)
+        """Answer what is in flight for at most `within` seconds, fail the rest, and stop the threads."""
+        end = time.monotonic() + within
+        # A request may still be reading its history and come to the engine in a moment.
+        while self._in_flight and self.engine.trouble() is None and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(0.01, left))
+        await self.engine.close(max(0.0, end - time.monotonic()))
         self._title_thread.shutdown(wait=False, cancel_futures=True)
 
     async def recommend(self, ask: RecommendRequest, deadline: float) -> Recommendation:
@@ -116,6 +128,13 @@ class Recommender:
         Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
         DeadlineExceeded.
         """
+        self._in_flight += 1
+        try:
+            return await self._recommend(ask, deadline)
+        finally:
+            self._in_flight -= 1
+
+    async def _recommend(self, ask: RecommendRequest, deadline: float) -> Recommendation:
         self._check_categories(ask.categories)
         started = time.monotonic()
         stored, degraded = await self._stored(ask.user_id)

@@ -15,6 +15,7 @@ MAX_EVENTS = 500
 MAX_K = 1000
 MAX_ID = 256
 MAX_TITLE = 2000
+MAX_SPLIT = 16
 LATEST_TIMESTAMP = 253_402_300_799.0  # the end of the year 9999
 
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
@@ -89,6 +90,35 @@ class AppendRequest(Body):
     """Events to append to a user's history; all are stored or none."""
 
     events: list[NewEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class FeedbackRequest(Body):
+    """An item of an answer was taken."""
+
+    request_id: str = Field(
+        min_length=1, max_length=128, description="The `request_id` of the answer (also its X-Request-ID)."
+    )
+    item_id: str = Field(min_length=1, max_length=MAX_ID, description="What was taken, whether recommended or not.")
+
+
+class TrafficRequest(Body):
+    """Which artifacts answer requests that name none."""
+
+    weights: dict[str, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        max_length=MAX_SPLIT,
+        description="Share of each artifact, in any unit; empty: the default artifact answers all.",
+    )
+    shadow: str | None = Field(
+        default=None, description="An artifact that answers every request again, silently, to be compared."
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _something_answers(cls, weights: dict[str, float]) -> dict[str, float]:
+        if weights and not any(weights.values()):
+            raise ValueError("all weights are 0, so nothing would answer; give one a weight above 0")
+        return weights
 
 
 class Answer(BaseModel):
@@ -190,13 +220,28 @@ class UserList(Answer):
     next: int | None
 
 
+class SharedPart(Answer):
+    """Parts of one kind that an artifact has in common with others, which hold them in memory too."""
+
+    part: Literal["weights", "title_reader", "title_tokens", "catalog", "index"]
+    bytes: int
+    artifacts: list[str]
+
+
 class ArtifactRow(Answer):
-    """A loaded artifact, what it can do, and histories to try it with."""
+    """A loaded artifact, what it can do, what it takes, and histories to try it with.
+
+    `own_bytes` is what unloading it would give back.
+    """
 
     name: str
     version: str
     recipe: str
     default: bool
+    state: Literal["active", "standby"]
+    bytes: int
+    own_bytes: int
+    shares: list[SharedPart]
     reads: list[str]
     items: int
     dim: int
@@ -205,10 +250,121 @@ class ArtifactRow(Answer):
     examples: list[list[str]]
 
 
+class Working(Answer):
+    """What is being done to which artifact, and for how long."""
+
+    name: str
+    step: str
+    seconds: float
+
+
 class ArtifactList(Answer):
-    """The loaded artifacts."""
+    """The loaded artifacts, the default one first; `bytes` counts shared parts once, `bytes_limit` 0 means none."""
 
     items: list[ArtifactRow]
+    next: int | None
+    working: Working | None
+    bytes: int
+    bytes_limit: int
+
+
+class LoadAnswer(Answer):
+    """A load; `changed` is false where this version was loaded already."""
+
+    name: str
+    version: str
+    changed: bool
+    bytes: int
+
+
+class UnloadAnswer(Answer):
+    """An unload; `freed_bytes` is what no other artifact uses."""
+
+    name: str
+    freed_bytes: int
+    bytes: int
+
+
+class ActivateAnswer(Answer):
+    """Which artifact is the default one from now on, and which was."""
+
+    name: str
+    version: str
+    previous: str
+
+
+class ShadowState(Answer):
+    """How the shadow compares with what was served: means over what was compared (null: nothing yet)."""
+
+    artifact: str
+    compared: int
+    dropped: int
+    failed: int
+    overlap: float | None
+    served_ms: float | None
+    shadow_ms: float | None
+
+
+class TrafficAnswer(Answer):
+    """Which artifact answers requests that name none: by weight or, without weights, the default one."""
+
+    default: str
+    weights: dict[str, float]
+    shadow: ShadowState | None
+
+
+class FeedbackAnswer(Answer):
+    """A report joined with its answer; `rank` is null where the item was not recommended."""
+
+    request_id: str
+    item_id: str
+    artifact: ArtifactName
+    hit: bool
+    rank: int | None
+    duplicate: bool
+
+
+class Rate(Answer):
+    """A rate or a difference of rates, with the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Differences(Answer):
+    """Rates of a version minus those of the baseline."""
+
+    hit_rate: Rate | None
+    taken_rate: Rate | None
+
+
+class FeedbackRow(Answer):
+    """One version of an artifact: `hit_rate` is hits / rated, `taken_rate` hits / answers."""
+
+    name: str
+    version: str
+    recipe: str
+    answers: int
+    rated: int
+    hits: int
+    hit_rate: Rate | None
+    taken_rate: Rate | None
+    minus_baseline: Differences | None
+
+
+class Version(Answer):
+    """A version of an artifact."""
+
+    name: str
+    version: str
+
+
+class FeedbackSummary(Answer):
+    """All versions that answered, and how they differ from the baseline."""
+
+    baseline: Version | None
+    items: list[FeedbackRow]
     next: int | None
 
 

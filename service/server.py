@@ -18,6 +18,8 @@ import uvicorn
 
 from service.app import create_app
 from service.errors import StartError
+from service.http import LimitedHttp
+from service.security import is_loopback
 from service.service import Service
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 LAST_ANSWERS_S = 2
 IDLE_CONNECTION_S = 30
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 64
 
 OnReady = Callable[[str], None]
 
@@ -40,7 +43,7 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             loop="uvloop" if os.name == "posix" else "asyncio",
-            http="httptools",
+            http=LimitedHttp,
             ws="none",
             lifespan="off",  # `serve` starts and closes the service, so that what fails there can be said plainly
             access_log=False,
@@ -54,6 +57,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._ending: asyncio.Task[None] | None = None
+        self._twins: list[socket.socket] = []
+        self._connecting: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,8 +85,47 @@ class Server(uvicorn.Server):
         await asyncio.sleep(self._service.settings.shutdown_delay_seconds)
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and take waiting connections in numbers.
+
+        uvloop accepts one connection in each turn of its loop. Under load a turn takes tens of milliseconds, and new
+        connections, those of probes among them, would wait in the kernel for seconds.
+        """
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        for listener in sockets or ():
+            twin = listener.dup()  # uvloop keeps the original for itself
+            twin.setblocking(False)
+            loop.add_reader(twin, self._accept, twin)
+            self._twins.append(twin)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # none is waiting, it is gone again, or there are no descriptors left for now
+                return
+            connection.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._connect(connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return LimitedHttp(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _stop_accepting(self) -> None:
+        for twin in self._twins:
+            asyncio.get_running_loop().remove_reader(twin)
+            twin.close()
+        self._twins.clear()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection, wait for the answers in flight, fail what is left after `drain_seconds`."""
+        self._stop_accepting()
         cut = asyncio.create_task(self._cut_off())
         await super().shutdown(sockets)
         cut.cancel()
@@ -97,6 +141,9 @@ def serve(service: Service, on_ready: OnReady = lambda url: None) -> None:
     Raises StartError: an artifact or the store cannot be opened, or the address cannot be listened on.
     """
     settings = service.settings
+    if not settings.api_keys and not is_loopback(settings.host):
+        log.warning("other machines can reach this port and no API key is asked for; set ANYO_API_KEYS, or keep the "
+                    "port behind something that checks who asks", host=settings.host)  # fmt: skip
     with _listen(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(service, listener, on_ready))
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
 from service.cache_shared import open_cache
-from service.errors import NotReady, StartError, UnknownName
-from service.loader import rehearse
+from service.errors import NotReady, StartError
+from service.feedback import Feedback
 from service.metrics import Metrics
-from service.parts import Parts, open_parts
+from service.parts import open_parts
 from service.recommender import Recommender
+from service.registry import OpenParts, Registry
 from service.settings import Settings, without_password
 from service.store import GuardedStore, open_store
 from service.tracing import open_tracing
+from service.traffic import Traffic
 
 log = structlog.get_logger(__name__)
 
 LAG_INTERVAL_S = 0.25
-GC_ALLOCATIONS = 20_000  # between collections; the default of a few hundred costs each request some percent
-OpenParts = Callable[[Path, str], Parts]
+GC_ALLOCATIONS = 20_000
 
 
 class Service:
@@ -45,29 +43,42 @@ class Service:
             write_timeout_s=settings.deadline_ms / 1000,
         )
         self._cache = open_cache(settings, self.metrics)
-        self.recommenders: dict[str, Recommender] = {}
+        self.registry = Registry(settings, self.store, self.metrics, open_parts, self._cache)
+        self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)
+        self.traffic = Traffic(
+            self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
+        )
         self.loading: asyncio.Task[None] | None = None
-        self._open_parts = open_parts
         self._not_ready: str | None = "starting"
         self._tasks: list[asyncio.Task[None]] = []
         self._state_gauges()
 
     # -- asked by the routes ---------------------------------------------------------------------------------
 
+    @property
+    def recommenders(self) -> dict[str, Recommender]:
+        """What answers, by the name of its artifact."""
+        return self.registry.recommenders
+
     def recommender(self, name: str | None) -> Recommender:
         """Return the recommender of a loaded artifact (None: the default one); raises NotReady, UnknownName."""
         if not self.recommenders:
             raise NotReady(self._not_ready or "no artifact is loaded", retry_after=1)
-        if name is None:
-            return next(iter(self.recommenders.values()))
-        try:
-            return self.recommenders[name]
-        except KeyError:
-            raise UnknownName(
-                f"artifact {name!r} is not loaded; loaded are {', '.join(self.recommenders)}",
-                field="artifact",
-                code="unknown_artifact",
-            ) from None
+        return self.registry.get(name)
+
+    def answering(self, name: str | None, user_id: str | None, request_id: str) -> Recommender:
+        """Return who answers a request: the artifact it names, else as the traffic is set; raises as `recommender`."""
+        return self.recommender(self.traffic.choose(user_id, request_id) if name is None else name)
+
+    def activate(self, name: str) -> str:
+        """Let one artifact answer everything that names none, from the next request on; returns the one before.
+
+        It ends a split, so that going back to an artifact always means all of it. Raises NotReady, UnknownName.
+        """
+        previous = self.recommender(None).parts.name
+        self.registry.activate(name)
+        self.traffic.set({}, None if self.traffic.shadow == name else self.traffic.shadow)
+        return previous
 
     def broken(self) -> str | None:
         """Return what only a restart can mend, or None: the answer of liveness."""
@@ -93,6 +104,7 @@ class Service:
             ) from error
         if self._cache is not None:
             await self._cache.open()
+        self.feedback.open()
         self._tasks.append(asyncio.create_task(self._watch_lag()))
         self.loading = asyncio.create_task(self._load())
 
@@ -103,7 +115,7 @@ class Service:
     async def drain(self, within: float) -> None:
         """Answer what is in flight for at most `within` seconds, then fail the rest."""
         self.begin_draining()
-        await asyncio.gather(*(recommender.close(within) for recommender in self.recommenders.values()))
+        await self.registry.close(within)
 
     async def close(self) -> None:
         """Stop everything that is left; `drain` comes first where there are waiters."""
@@ -112,7 +124,9 @@ class Service:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.traffic.close()
         await self.drain(0)
+        await asyncio.to_thread(self.feedback.close)
         await self._inner_store.close()
         if self._cache is not None:
             await self._cache.close()
@@ -121,31 +135,17 @@ class Service:
 
     async def _load(self) -> None:
         for folder in self.settings.artifacts:
-            self._not_ready = f"loading {folder.name}"
-            started = time.monotonic()
-            parts = await asyncio.to_thread(self._open_parts, folder, self.settings.device)
-            if parts.name in self.recommenders:
-                raise StartError(f"two of the artifacts are called {parts.name!r}; names must differ")
-            self._not_ready = f"checking and warming up {parts.name}"
-            await rehearse(parts, self.store, self.settings)
-            shared = self._cache.of(parts) if self._cache is not None else None
-            recommender = Recommender(parts, self.store, self.settings, self.metrics, shared)
-            recommender.start()
-            self._add(recommender)
-            log.info("artifact ready", name=parts.name, version=parts.version, recipe=parts.recipe,
-                     items=len(parts.catalog), seconds=round(time.monotonic() - started, 2))  # fmt: skip
-        # What was loaded lives as long as the process: the collector need not walk it again and again.
-        gc.collect()
-        gc.freeze()
+            try:
+                await self.registry.load_at_start(folder, self._note_step)
+            except NotReady:
+                return  # told to end meanwhile
+            self.feedback.announce(next(reversed(self.recommenders)))
+        # Between collections; the default of a few hundred allocations costs each request some percent.
         gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
         self._not_ready = None
 
-    def _add(self, recommender: Recommender) -> None:
-        parts = recommender.parts
-        if not self.recommenders:
-            self.metrics.index_items.set(parts.index.size)
-        self.recommenders[parts.name] = recommender
-        self.metrics.artifact_info(parts.name, parts.version, parts.recipe).set(1)
+    def _note_step(self, step: str) -> None:
+        self._not_ready = step
 
     # -- gauges ----------------------------------------------------------------------------------------------
 
@@ -159,6 +159,12 @@ class Service:
         metrics.queue_tokens_limit.set(settings.max_queued_tokens)
         metrics.batch_tokens_limit.set(settings.max_batch_tokens)
         metrics.batch_requests_limit.set(settings.max_batch_requests)
+        metrics.artifact_bytes.set_function(lambda: self.registry.bytes())
+        metrics.artifact_bytes_limit.set(settings.max_artifact_bytes)
+
+    def _busy(self) -> bool:
+        """Whether a whole batch waits already: no time for what nobody waits for."""
+        return sum(load[0] for load in self._loads()) >= self.settings.max_batch_requests
 
     def _loads(self) -> list[tuple[int, int]]:
         return [recommender.engine.load() for recommender in list(self.recommenders.values())]

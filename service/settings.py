@@ -15,6 +15,10 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ANYO_"
+LISTS = ("artifacts", "api_keys", "admin_keys", "cors_origins")
+
+KeyHash = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,64}:)?[0-9a-f]{64}$")]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]{1,260}$")]
 
 
 class SettingsError(Exception):
@@ -31,9 +35,21 @@ class Settings(BaseSettings):
         description="Artifact folders to serve, separated by commas in the variable; the first is the one "
         "that answers requests that name none.",
     )
+    artifacts_root: Path | None = Field(
+        default=None,
+        description="Folder whose subfolders may be loaded by name while the service runs; without it only the "
+        "artifacts named at the start can be loaded again.",
+    )
+    max_artifact_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=2**50,
+        description="Most memory that loaded artifacts may take together, shared parts counted once; a load that "
+        "would pass it is refused with 409. During a swap old and new are both there. 0 means no limit.",
+    )
     host: str = Field(
         default="127.0.0.1",
-        description="Address to listen on; 0.0.0.0 lets other machines in, and there is no login.",
+        description="Address to listen on; 0.0.0.0 lets other machines in, and without API keys there is no login.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     store: str = Field(
@@ -153,6 +169,20 @@ class Settings(BaseSettings):
         description="Positions that may wait; beyond them a request gets 429 with Retry-After at once. "
         "Higher means longer waits under overload, lower means earlier refusals.",
     )
+    max_queue_seconds: float = Field(
+        default=1.5,
+        ge=0,
+        le=600,
+        description="Time for which the device may be booked out; beyond it a request gets 429 at once, so that after "
+        "an overload the next request is fast again. Never below one full batch; 0 leaves it to the positions alone.",
+    )
+    max_loop_delay_ms: int = Field(
+        default=100,
+        ge=0,
+        le=60_000,
+        description="Time that a turn of the event loop may take, after one that took as long, before the requests "
+        "behind it get 429 unread; higher lets everyone wait longer under overload. 0 turns it off.",
+    )
     deadline_ms: int = Field(
         default=10_000,
         ge=1,
@@ -199,6 +229,43 @@ class Settings(BaseSettings):
         le=268_435_456,
         description="Largest request body; a larger one gets 413 without being read to its end.",
     )
+    api_keys: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
+        default=(),
+        description="SHA-256 of the keys that open the API, separated by commas, each with a name before it if you "
+        "like (shop:3f9a…); `python -m service key` makes one. None: no key is asked for.",
+    )
+    admin_keys: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
+        default=(),
+        description="The same for loading, unloading, activating and traffic, and for nothing else. None: these "
+        "work only without API keys and on a loopback address.",
+    )
+    rate_limit: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description="Requests a second that one API key may send (without keys: all clients together); beyond them "
+        "it gets 429 with Retry-After. 0 means no limit.",
+    )
+    rate_limit_burst: int = Field(
+        default=20, ge=1, le=1_000_000, description="Requests that a key may send at once before the rate limits it."
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        default=(),
+        description="Origins (https://shop.example) whose web pages may call the API from a browser, separated by "
+        "commas. None: no other page may.",
+    )
+    feedback_entries: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Answers that are remembered, so that POST /feedback can name one; an older one is a 404. 0 "
+        "turns feedback off.",
+    )
+    feedback_log: Path | None = Field(
+        default=None,
+        description="File that gets one JSON line for every answer and every feedback, for evaluation offline; it "
+        "holds what was recommended, and grows until you rotate it.",
+    )
     warmup_requests: int = Field(
         default=32,
         ge=0,
@@ -227,8 +294,9 @@ class Settings(BaseSettings):
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        if isinstance(given, dict) and isinstance(given.get("artifacts"), str):
-            given["artifacts"] = tuple(part.strip() for part in given["artifacts"].split(",") if part.strip())
+        for name in LISTS if isinstance(given, dict) else ():
+            if isinstance(given.get(name), str):
+                given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
         return given
 
     @model_validator(mode="after")
@@ -281,4 +349,10 @@ def _sentence(mistake: Any) -> str:
     if not mistake["loc"]:
         return str(message)
     name = str(mistake["loc"][0])
+    if name in ("api_keys", "admin_keys"):
+        # Whoever put the key itself here must not find it in a log.
+        return (
+            f"setting {name} ({PREFIX}{name.upper()}): an entry is not NAME:HASH or HASH, where HASH is 64 lower-case "
+            "hexadecimal digits; `python -m service key` prints one"
+        )
     return f"setting {name} ({PREFIX}{name.upper()}): {message}; given: {mistake['input']!r}"

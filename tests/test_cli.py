@@ -18,16 +18,18 @@ from typer.testing import CliRunner
 import anyo
 import index.cli
 import service.cli
+import service.tools
 import training.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"training": training.cli.app, "index": index.cli.app, "service": service.cli.app}
+APPS = {**PROGRAMS, "service, tools": service.tools.app}
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
 def every_command() -> Iterator[tuple[str, ...]]:
     """(program,) and (program, command) for all programs."""
-    for name, app in PROGRAMS.items():
+    for name, app in APPS.items():
         yield (name,)
         command = typer.main.get_command(app)
         if hasattr(command, "commands"):
@@ -36,9 +38,9 @@ def every_command() -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.parametrize("words", [*every_command()], ids=" ".join)
 def test_help_answers_and_every_option_says_what_it_does(words: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(PROGRAMS[words[0]], [*words[1:], "--help"], env=WIDE)
+    result = CliRunner().invoke(APPS[words[0]], [*words[1:], "--help"], env=WIDE)
     assert result.exit_code == 0, result.output
-    command: Any = typer.main.get_command(PROGRAMS[words[0]])
+    command: Any = typer.main.get_command(APPS[words[0]])
     for sub in words[1:]:
         command = command.commands[sub]
     assert command.help

@@ -51,6 +51,8 @@ def command_tree(package: str) -> Any:
 def check_program(package: str, words: list[str]) -> None:
     """Fail unless the (sub)command and every --option of a `python -m …` line exist."""
     command = command_tree(package)
+    if package == "service" and words[:1] in (["pull"], ["key"]):
+        command = typer.main.get_command(importlib.import_module("service.tools").app)
     if hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{package} has no command {words[:1]}"
         command = command.commands[words[0]]

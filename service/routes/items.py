@@ -34,7 +34,7 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
     return json_answer({"items": [item_at(catalog, row) for row in shown], "next": following})
 
 
-@router.get("/items/{item_id:path}", responses=answers(Item, 404, 422, 503))
+@router.get("/items/{item_id:id}", responses=answers(Item, 404, 422, 503))
 async def item(
     request: Request, item_id: Annotated[str, Path()], artifact: Annotated[str | None, Query()] = None
 ) -> Response:

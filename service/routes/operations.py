@@ -1,4 +1,4 @@
-"""What operators and programs around the service ask: artifacts, probes, metrics; and the page for people."""
+"""What programs around the service ask: probes and metrics; and the page for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import base64
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,27 +14,15 @@ from starlette.responses import Response
 
 from service.errors import NotReady
 from service.openapi import answers
-from service.recommender import Recommender
 from service.routes.common import json_answer, service_of
-from service.schemas import ArtifactList, Status
+from service.schemas import Status
 
 router = APIRouter(tags=["operations"])
 
 PAGE = Path(__file__).parent.parent / "page" / "index.html"
-EXAMPLES_SHOWN = 5
-CATEGORIES_SHOWN = 200
 
 
-@router.get("/artifacts", responses=answers(ArtifactList, 503))
-async def artifacts(request: Request) -> Response:
-    """List the loaded artifacts, the default one first, with histories to try them with."""
-    service = service_of(request)
-    default = service.recommender(None)
-    rows = [_artifact(each, each is default) for each in service.recommenders.values()]
-    return json_answer({"items": rows, "next": None})
-
-
-@router.get("/livez", responses=answers(Status, 503))
+@router.get("/livez", responses=answers(Status, 503, gated=False))
 async def livez(request: Request) -> Response:
     """Answer 503 only where a restart is what helps; loading is no such case."""
     if (reason := service_of(request).broken()) is not None:
@@ -43,7 +30,7 @@ async def livez(request: Request) -> Response:
     return json_answer({"status": "alive"})
 
 
-@router.get("/readyz", responses=answers(Status, 503))
+@router.get("/readyz", responses=answers(Status, 503, gated=False))
 async def readyz(request: Request) -> Response:
     """Answer 200 while requests may be sent here: artifacts loaded, golden answers right, model warm, not draining."""
     if (reason := service_of(request).not_ready()) is not None:
@@ -88,19 +75,3 @@ def _page() -> tuple[bytes, str]:
 
 
 HTML, POLICY = _page()
-
-
-def _artifact(recommender: Recommender, default: bool) -> dict[str, Any]:
-    parts = recommender.parts
-    return {
-        "name": parts.name,
-        "version": parts.version,
-        "recipe": parts.recipe,
-        "default": default,
-        "reads": parts.reads,
-        "items": parts.index.size,
-        "dim": parts.index.dim,
-        "history_limit": parts.encoder.history_limit,
-        "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],
-        "examples": [case.history for case in parts.golden[:EXAMPLES_SHOWN]],
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -26,14 +27,18 @@ async def recommend(request: Request) -> Response:
     """Recommend items for a history, a stored user, or both."""
     service, info = service_of(request), request_info(request)
     ask = await read_body(request, RecommendRequest)
-    recommender = service.recommender(ask.artifact)
+    recommender = service.answering(ask.artifact, ask.user_id, info.request_id)
     info.recipe = recommender.parts.recipe
     deadline = info.started + service.settings.deadline_ms / 1000
     async with cancelled_when_client_leaves(request):
         recommendation = await recommender.recommend(ask, deadline)
     info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()
-    return json_answer(_answer(recommendation, recommender.parts, info))
+    parts = recommender.parts
+    items = [parts.catalog.item_ids[row] for row in recommendation.rows]
+    service.feedback.remember(info.request_id, parts, items, recommendation.source)
+    service.traffic.offer(ask, parts.name, items, time.monotonic() - info.started)
+    return json_answer(_answer(recommendation, parts, info))
 
 
 def _answer(recommendation: Recommendation, parts: Parts, info: RequestInfo) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from service.store import Event
 
 router = APIRouter(tags=["users"])
 
-# ":path", because a user id may hold any character, slashes too.
 UserPath = Annotated[str, Path(min_length=1, max_length=MAX_ID)]
 
 
@@ -29,7 +28,7 @@ async def users(request: Request, page: PageQuery) -> Response:
 
 
 @router.post(
-    "/users/{user_id:path}/events",
+    "/users/{user_id:id}/events",
     responses=answers(AppendAnswer, 400, 409, 413, 422, 429, 503),
     openapi_extra=takes(AppendRequest),
 )
@@ -48,7 +47,7 @@ async def append(request: Request, user_id: UserPath) -> Response:
     return json_answer({"user_id": user_id, **appended._asdict(), "unknown_items": list(unknown)})
 
 
-@router.get("/users/{user_id:path}", responses=answers(UserAnswer, 404, 422, 503))
+@router.get("/users/{user_id:id}", responses=answers(UserAnswer, 404, 422, 503))
 async def user(request: Request, user_id: UserPath) -> Response:
     """Read what is stored of a user, oldest first."""
     service = service_of(request)
@@ -63,7 +62,7 @@ async def user(request: Request, user_id: UserPath) -> Response:
     return json_answer({"user_id": user_id, "events": events})
 
 
-@router.delete("/users/{user_id:path}", responses=answers(ForgetAnswer, 422, 429, 503))
+@router.delete("/users/{user_id:id}", responses=answers(ForgetAnswer, 422, 429, 503))
 async def forget(request: Request, user_id: UserPath) -> Response:
     """Delete everything stored of a user; nothing to delete is no error."""
     deleted = await service_of(request).store.forget(user_id)

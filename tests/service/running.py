@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,18 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(parts: Parts | None = None, **given: Any) -> AsyncIterator[Running]:
-    """Start a service on `parts`; `given` are settings."""
+async def running(
+    parts: Parts | None = None, *, opens: Callable[[Path, str], Parts] | None = None, **given: Any
+) -> AsyncIterator[Running]:
+    """Start a service on `parts`; `opens` makes those of other folders, `given` are settings."""
     parts = parts or make_parts()
+    first: Any = opener(parts)
+
+    def open_parts(folder: Path, device: str) -> Parts:
+        return first(folder, device) if opens is None or folder.name == "fake" else opens(folder, device)
+
     given = {"store": "sqlite:///:memory:", "warmup_requests": 2, **given}
-    service = Service(load_settings(artifacts=(Path("fake"),), **given), open_parts=opener(parts))  # type: ignore[arg-type]
+    service = Service(load_settings(artifacts=(Path("fake"),), **given), open_parts=open_parts)
     transport = httpx.ASGITransport(create_app(service))
     await service.start()
     try:
@@ -66,7 +73,7 @@ async def running(parts: Parts | None = None, **given: Any) -> AsyncIterator[Run
         await service.loading
         encoder: Any = parts.encoder
         encoder.batches.clear()
-        async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield Running(service, client, parts)
     finally:
         await service.close()

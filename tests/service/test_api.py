@@ -242,6 +242,40 @@ async def test_a_dead_engine_turns_probes_red(anyo: Running) -> None:
         assert answer.status_code == 503 and "device thread died" in answer.json()["error"]["message"]
 
 
+async def test_a_dead_search_thread_turns_probes_red(anyo: Running) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit("the search thread is told to die")
+
+    anyo.parts.index.search = die  # type: ignore[method-assign]
+    assert (await anyo.recommend(history=[item_id(13)])).status_code == 503
+    for path in ("/livez", "/readyz"):
+        answer = await anyo.client.get(path)
+        assert answer.status_code == 503 and "search thread died" in answer.json()["error"]["message"]
+
+
+async def test_a_store_that_fails_for_one_user_fails_for_nobody_else(
+    anyo: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = {"events": [{"item_id": item_id(3), "timestamp": 5}]}
+    for user in ("anna", "bert", "carl"):
+        await anyo.client.post(f"/users/{user}/events", json=events)
+    read = anyo.service._inner_store.history
+
+    async def history(user_id: str) -> Any:
+        await asyncio.sleep(0)
+        if user_id == "bert":
+            raise RuntimeError("a page of the database is damaged")
+        return await read(user_id)
+
+    monkeypatch.setattr(anyo.service._inner_store, "history", history)
+    answers = await asyncio.gather(*(anyo.recommend(user_id=user) for user in ("anna", "bert", "carl")))
+    assert [answer.json()["degraded"] for answer in answers] == [[], ["store"], []]
+    assert [answer.json()["source"] == "popular" for answer in answers] == [False, True, False]
+    reads = await asyncio.gather(*(anyo.client.get(f"/users/{user}") for user in ("anna", "bert", "carl")))
+    assert [answer.status_code for answer in reads] == [200, 503, 200]
+    assert (await anyo.client.get("/readyz")).status_code == 200
+
+
 async def test_several_artifacts_are_chosen_by_name(anyo: Running) -> None:
     answer = await anyo.recommend(history=[item_id(1)], artifact="fake")
     assert answer.status_code == 200
@@ -375,6 +409,27 @@ async def test_users_are_appended_to_read_listed_and_forgotten(anyo: Running) ->
     assert (await client.delete(user)).json() == {"user_id": "a/b", "deleted": 2}
     assert (await client.get(user)).status_code == 404
     assert (await client.delete(user)).json()["deleted"] == 0
+
+
+async def test_only_encoded_slashes_belong_to_an_id(anyo: Running) -> None:
+    client, events = anyo.client, {"events": [{"item_id": "item-0001"}]}
+    for path in ("/users/a%2fevents/events", "/users/%2F/events", "/users/%25%2F%E3%81%82/events"):
+        assert (await client.post(path, json=events)).status_code == 200
+    names = {row["user_id"] for row in (await client.get("/users")).json()["items"]}
+    assert names == {"a/events", "/", "%/あ"}
+    deleted = await client.delete("/users/a/events")
+    assert deleted.status_code == 405 and deleted.headers["allow"] == "POST", "it is not the user 'a/events'"
+    assert len((await client.get("/users/a%2Fevents")).json()["events"]) == 1
+    unknown = await client.get("/users/a/b%2Fc")
+    assert unknown.status_code == 404 and "'/users/a/b/c'" in unknown.json()["error"]["message"]
+    assert (await client.get("/items/a%2Fb")).json()["error"]["message"].startswith("item 'a/b'")
+
+
+async def test_a_wrong_method_is_told_all_that_there_are(anyo: Running) -> None:
+    for path, allowed in {"/users/x": "DELETE, GET", "/traffic": "GET, PUT", "/recommend": "POST"}.items():
+        answer = await anyo.client.patch(path)
+        assert answer.status_code == 405 and answer.headers["allow"] == allowed
+        assert f"allowed: {allowed}" in answer.json()["error"]["message"]
 
 
 async def test_artifacts_say_what_they_can_do(anyo: Running) -> None:

@@ -160,6 +160,36 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
         await asyncio.gather(first, waiting)
 
 
+async def test_what_would_wait_too_long_is_refused_before_the_queue_is_full() -> None:
+    async with Bench(max_batch_requests=2, max_batch_tokens=8) as bench:
+        bench.engine._queue_seconds = 0.2
+        bench.encoder.delay_s = 0.05  # two requests of two positions: 80 a second
+        burst = [bench.ask([row, row + 1]) for row in range(40)]
+        accepted = await asyncio.gather(*burst)
+        assert len(accepted) == 40, "as long as nothing is known of the rate, only the positions count"
+        first = await bench.hold()
+        waiting = [bench.ask([row, row + 1]) for row in range(30)]
+        await asyncio.sleep(0.02)
+        bench.encoder.gate.set()
+        done = await asyncio.gather(first, *waiting, return_exceptions=True)
+        refused = [each for each in done if isinstance(each, Overloaded)]
+        assert 10 < len(refused) < 25 and "wait take about" in refused[0].message
+        assert refused[0].retry_after is not None
+        assert len((await bench.ask([1])).rows_K) == 3, "and then it goes on at once"
+
+
+async def test_a_quiet_hour_of_small_batches_refuses_nobody() -> None:
+    async with Bench(max_batch_requests=8, max_batch_tokens=16) as bench:
+        bench.engine._queue_seconds = 0.001
+        for row in range(5):
+            await bench.ask([row])
+        first = await bench.hold()
+        waiting = [bench.ask([row, row + 1]) for row in range(20)]
+        await asyncio.sleep(0.02)
+        bench.encoder.gate.set()
+        await asyncio.gather(first, *waiting)
+
+
 async def test_a_dead_thread_fails_its_waiters_and_says_so() -> None:
     async with Bench() as bench:
         bench.encoder.fatal = 13

@@ -15,8 +15,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvloop
 
-from tests.service.fake_parts import item_id
+from service.server import _listen, _serve
+from service.service import Service
+from service.settings import load_settings
+from tests.service.fake_parts import item_id, make_parts, opener
 from tests.service.running import ROOT, Process, process
 
 PATIENCE_S = 20.0
@@ -78,6 +82,40 @@ def test_a_client_that_leaves_is_never_computed(tmp_path: Path) -> None:
         assert status(clients[0]) == 200
         assert httpx.post(server.url + "/recommend", json={"history": [item_id(1)]}).status_code == 200
         assert metric(server.url, "anyo_batch_requests_sum") == 2, "the first and the last, none between"
+
+
+def test_new_connections_are_taken_in_numbers_while_the_loop_is_busy() -> None:
+    """One a turn, as uvloop does it alone, would let a probe wait for all the connections that came before it."""
+    turns, connections = 0, 40
+
+    def ask(url: str) -> list[int]:
+        address = urlsplit(url)
+        clients = [socket.create_connection((address.hostname, address.port), PATIENCE_S) for _ in range(connections)]
+        for client in clients:
+            client.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        return [status(client) for client in clients]
+
+    async def serve_and_ask() -> int:
+        nonlocal turns
+        service = Service(
+            load_settings(artifacts=(Path("fake"),), store="sqlite:///:memory:"), open_parts=opener(make_parts())
+        )
+        ready = asyncio.get_running_loop().create_future()
+        with _listen("127.0.0.1", 0) as listener:
+            serving = asyncio.create_task(_serve(service, listener, ready.set_result))
+            url = await ready
+            asking = asyncio.create_task(asyncio.to_thread(ask, url))
+            while not asking.done():
+                time.sleep(0.02)
+                turns += 1
+                await asyncio.sleep(0)
+            signal.raise_signal(signal.SIGTERM)
+            await serving
+            assert await asking == [200] * connections
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(serve_and_ask()) < connections
 
 
 def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:

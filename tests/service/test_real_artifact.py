@@ -87,7 +87,9 @@ async def test_served_answers_are_those_of_the_offline_evaluation(artifact: Path
     users_UD = encode_users(parts.encoder, histories)
     _, expected_UK = parts.index.search(users_UD, 10, exclude=histories)
 
-    service = Service(load_settings(artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0))
+    service = Service(
+        load_settings(artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, max_loop_delay_ms=0)
+    )
     await service.start()
     assert service.loading is not None
     await service.loading

@@ -22,7 +22,7 @@ def test_the_command_line_overrules_the_environment_which_overrules_defaults(mon
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("ANYO_MAX_BATCH_TOKEN", "5", "unknown variable ANYO_MAX_BATCH_TOKEN; known are ANYO_ARTIFACTS"),
+        ("ANYO_MAX_BATCH_TOKEN", "5", "unknown variable ANYO_MAX_BATCH_TOKEN; known are ANYO_ADMIN_KEYS"),
         ("ANYO_PORT", "http", "ANYO_PORT"),
         ("ANYO_PORT", "70000", "65535"),
         ("ANYO_DEVICE", "gpu", "ANYO_DEVICE"),

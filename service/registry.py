@@ -1,0 +1,283 @@
+"""Which artifacts are loaded and which one answers by default: loading, swapping and unloading while requests run.
+
+One such operation at a time. A load puts the new artifact beside what serves, checks its golden answers and warms
+it up, and only then exchanges one reference: requests that began with the old one end with it, the next ones go to
+the new one. The old one's memory comes back when its last request has been answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import re
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from service.cache_shared import SharedCache
+from service.errors import AnyoError, Conflict, InvalidInput, NotReady, StartError, UnknownName
+from service.loader import rehearse
+from service.metrics import Metrics
+from service.parts import Parts, expected_bytes, version_on_disk
+from service.recommender import Recommender
+from service.settings import Settings
+from service.sharing import give_memory_back, total_bytes
+from service.store import GuardedStore
+
+log = structlog.get_logger(__name__)
+
+OpenParts = Callable[[Path, str], Parts]
+FOLDER_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+NAME = re.compile(FOLDER_NAME, re.ASCII)
+LAST_ANSWERS_S = 2.0  # beyond the deadline of the requests that an old artifact still answers
+
+
+class NoRoom(StartError):
+    """An artifact does not fit beside what is loaded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """What is being done to which artifact, since when (a time of `time.monotonic`)."""
+
+    name: str
+    step: str
+    since: float
+
+
+class Registry:
+    """The loaded artifacts of one process. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: GuardedStore,
+        metrics: Metrics,
+        open_parts: OpenParts,
+        cache: SharedCache | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._open_parts = open_parts
+        self._cache = cache
+        self._folders: dict[str, Path] = {}  # of the artifacts named at the start, which may lie anywhere
+        self._retiring: list[Recommender] = []
+        self._step: Callable[[str], None] = lambda step: None
+        self.recommenders: dict[str, Recommender] = {}
+        self.default: str | None = None
+        self.operation: Operation | None = None
+        self.closed = False
+
+    # -- asked for every request -----------------------------------------------------------------------------
+
+    def get(self, name: str | None) -> Recommender:
+        """Return the recommender of a loaded artifact (None: the default one); raises UnknownName, or KeyError
+        while nothing is loaded."""
+        if name is None:
+            return self.recommenders[self.default or ""]
+        try:
+            return self.recommenders[name]
+        except KeyError:
+            raise self._unknown(name, field="artifact") from None
+
+    # -- operations ------------------------------------------------------------------------------------------
+
+    async def load_at_start(self, folder: Path, step: Callable[[str], None]) -> None:
+        """Load an artifact that was named at the start; the first is the default. Raises StartError."""
+        with self._operating(folder.name, step):
+            await self._check_room(folder)
+            parts = await asyncio.to_thread(self._open_parts, folder, self._settings.device)
+            if parts.name in self.recommenders:
+                raise StartError(f"two of the artifacts are called {parts.name!r}; names must differ")
+            self._folders[parts.name] = folder.absolute()
+            await self._admit(parts)
+            if self.default is None:
+                self._make_default(parts.name)
+
+    async def load(self, name: str) -> bool:
+        """Load an artifact, or the version that has taken its folder's place; False where that is loaded already.
+
+        Raises UnknownName (no such folder), Conflict (another operation, not enough room, or an artifact that is
+        refused; what serves goes on serving), NotReady (shutting down meanwhile).
+        """
+        with self._operating(name):
+            folder = await asyncio.to_thread(self._folder, name)
+            loaded = self.recommenders.get(name)
+            version = await asyncio.to_thread(version_on_disk, folder)
+            if loaded is not None and version == loaded.parts.version:
+                return False
+            if (refusal := await self._try_to_load(name, folder)) is not None:
+                await asyncio.to_thread(give_memory_back)
+                raise refusal
+            if loaded is not None:
+                del loaded
+                await self._retire(self._retiring[-1])
+            return True
+
+    async def _try_to_load(self, name: str, folder: Path) -> Conflict | None:
+        """Load and publish; a refusal is returned, free of the frames in which the refused parts still stand."""
+        try:
+            await self._check_room(folder)
+            parts = await asyncio.to_thread(self._open_parts, folder, self._settings.device)
+            # Served under the name it was asked for, so that two versions can stand side by side.
+            await self._admit(dataclasses.replace(parts, name=name))
+        except StartError as error:
+            message = str(error).replace(f"{folder.parent}/", "")
+            code = "no_room" if isinstance(error, NoRoom) else "artifact_refused"
+            return Conflict(f"{message}; nothing was changed", code=code)
+        return None
+
+    async def unload(self, name: str, *, in_use: bool) -> int:
+        """Unload an artifact and return how many bytes came back; `in_use`: the traffic names it.
+
+        Raises UnknownName, Conflict (it is the default, or in use, or another operation is going on).
+        """
+        with self._operating(name):
+            if name not in self.recommenders:
+                raise self._unknown(name)
+            if name == self.default:
+                raise Conflict(
+                    f"artifact {name!r} is the default one, which answers requests that name none; activate another "
+                    "first",
+                    code="in_use",
+                )
+            if in_use:
+                raise Conflict(
+                    f"artifact {name!r} takes part in the traffic; PUT /traffic without it first", code="in_use"
+                )
+            before = self.bytes()
+            self._retiring.append(self.recommenders.pop(name))
+            await self._retire(self._retiring[-1])
+            return before - self.bytes()
+
+    def activate(self, name: str) -> None:
+        """Make a loaded artifact the default one, from the next request on; raises UnknownName."""
+        if name not in self.recommenders:
+            raise self._unknown(name)
+        self._make_default(name)
+
+    async def close(self, within: float) -> None:
+        """Drain all artifacts for at most `within` seconds and take no further operation."""
+        self.closed = True
+        everything = [*self.recommenders.values(), *self._retiring]
+        await asyncio.gather(*(recommender.close(within) for recommender in everything))
+
+    def bytes(self) -> int:
+        """Return the memory of all loaded artifacts, shared parts counted once."""
+        return total_bytes(each.parts.pieces for each in (*self.recommenders.values(), *self._retiring))
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _operating(self, name: str, step: Callable[[str], None] = lambda step: None) -> Iterator[None]:
+        if self.operation is not None:
+            raise Conflict(
+                f"artifact {self.operation.name!r} is just being worked on ({self.operation.step}); "
+                "one operation at a time, try again when it is done",
+                code="busy",
+                retry_after=1,
+            )
+        started = time.monotonic()
+
+        def note(what: str) -> None:
+            self.operation = Operation(name, what, started)
+            step(what)
+
+        self._step = note
+        note(f"loading {name}")
+        try:
+            yield
+        finally:
+            self.operation = None
+
+    def _folder(self, name: str) -> Path:
+        """Return where the artifact called `name` lies. Never a path that a client made up: a plain name only."""
+        if not NAME.fullmatch(name):
+            raise InvalidInput(
+                f"{name[:80]!r} is no name of an artifact; a name has letters, digits, '.', '_' and '-', at most 128, "
+                "and starts with a letter or digit",
+                field="name",
+            )
+        root = self._settings.artifacts_root
+        if root is not None and (root / name / "manifest.json").is_file():
+            return root / name
+        if name in self._folders:
+            return self._folders[name]
+        where = "ANYO_ARTIFACTS_ROOT is not set" if root is None else "the folder of artifacts has none of this name"
+        raise UnknownName(f"there is no artifact {name!r} to load: {where}", code="unknown_artifact")
+
+    async def _check_room(self, folder: Path) -> None:
+        """Refuse before anything is read what cannot fit by the sizes of its files."""
+        if self._settings.max_artifact_bytes:
+            known = frozenset().union(*(each.parts.files for each in self.recommenders.values()))
+            self._refuse_beyond(await asyncio.to_thread(expected_bytes, folder, known), folder.name)
+
+    def _refuse_beyond(self, more: int, name: str) -> None:
+        limit, used = self._settings.max_artifact_bytes, self.bytes()
+        if limit and used + more > limit:
+            raise NoRoom(
+                f"loading {name!r} needs {more} bytes beside the {used} that are loaded, {used + more} in all, and "
+                f"ANYO_MAX_ARTIFACT_BYTES is {limit}; unload an artifact first, or raise the limit"
+            )
+
+    async def _admit(self, parts: Parts) -> None:
+        """Check, warm up and publish parts; the one they replace is at the end of `_retiring` then."""
+        started = time.monotonic()
+        with_it = total_bytes(
+            [parts.pieces, *(each.parts.pieces for each in (*self.recommenders.values(), *self._retiring))]
+        )
+        self._refuse_beyond(with_it - self.bytes(), parts.name)
+        self._step(f"checking and warming up {parts.name}")
+        await rehearse(parts, self._store, self._settings)
+        if self.closed:
+            raise NotReady("the service is shutting down", code="draining")
+        shared = self._cache.of(parts) if self._cache is not None else None
+        recommender = Recommender(parts, self._store, self._settings, self._metrics, shared)
+        recommender.start()
+        if (old := self.recommenders.get(parts.name)) is not None:
+            self._retiring.append(old)
+        self.recommenders[parts.name] = recommender  # from here on it answers
+        self._metrics.artifact_info(parts.name, parts.version, parts.recipe).set(1)
+        if parts.name == self.default:
+            self._make_default(parts.name)
+        log.info("artifact ready", name=parts.name, version=parts.version, recipe=parts.recipe,
+                 items=len(parts.catalog), bytes=total_bytes([parts.pieces]),
+                 seconds=round(time.monotonic() - started, 2))  # fmt: skip
+        # What was loaded stays long: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+
+    async def _retire(self, recommender: Recommender) -> None:
+        """Answer what an artifact that left the table still has to answer, then give its memory back."""
+        self._step(f"waiting for the last requests of {recommender.parts.name}")
+        await recommender.close(self._settings.deadline_ms / 1000 + LAST_ANSWERS_S)
+        parts = recommender.parts
+        if (parts.name, parts.version, parts.recipe) not in self._shown():
+            self._metrics.forget(self._metrics.artifact_info, parts.name, parts.version, parts.recipe)
+        self._retiring.remove(recommender)
+        log.info("artifact unloaded", name=parts.name, version=parts.version)
+        gone: weakref.ref[Any] = weakref.ref(parts.encoder)
+        del recommender, parts
+        await asyncio.to_thread(give_memory_back, gone)
+
+    def _shown(self) -> set[tuple[str, str, str]]:
+        loaded = (each.parts for each in self.recommenders.values())
+        return {(parts.name, parts.version, parts.recipe) for parts in loaded}
+
+    def _make_default(self, name: str) -> None:
+        self.default = name
+        self._metrics.index_items.set(self.recommenders[name].parts.index.size)
+
+    def _unknown(self, name: str, field: str | None = None) -> AnyoError:
+        return UnknownName(
+            f"artifact {name[:80]!r} is not loaded; loaded are {', '.join(self.recommenders)}",
+            field=field,
+            code="unknown_artifact",
+        )
