@@ -180,9 +180,9 @@ QUALITY = Board(
                     "popular"),), 12),
         )),
         Row("Caches and store", (
-            Panel("Cache hits", "Share of look-ups that were answered.", "percentunit",
+            Panel("Cache hits", "Share of look-ups that were answered, of the caches that are in use.", "percentunit",
                   ((f"{rate('anyo_cache_requests_total', HITS, 'cache')} / "
-                    f"{rate('anyo_cache_requests_total', S, 'cache')}", "{{cache}}"),)),
+                    f"({rate('anyo_cache_requests_total', S, 'cache')} > 0)", "{{cache}}"),)),
             Panel("Store up", "0 where the last operation failed; requests with a user_id are degraded then.", "none",
                   ((f"min by (instance) (anyo_store_up{{{S}}})", "{{instance}}"),)),
             Panel("Store: operations", "A second, by kind.", "ops",
