@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.build import Model, trainable
 from modeling.prompt import FreeItem
@@ -97,16 +99,18 @@ def test_rows_outside_the_catalog_are_refused(form: str, row: int, small_model: 
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_as_wide_as_the_vocabulary_is_computed(form: str, small_model: Build) -> None:
     encoder = small_model(form).encoder
-    widths: set[int] = set()
+    prompts, widths = [encoder.prepare(history) for history in HISTORIES], set()
 
-    def record(_module: object, _inputs: object, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            widths.add(output.shape[-1])
+    class EveryOperation(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.ndim:
+                widths.add(result.shape[-1])
+            return result
 
-    for module in encoder.modules():
-        module.register_forward_hook(record)
-    encoder.encode([encoder.prepare(history) for history in HISTORIES])
-    assert widths
+    with torch.no_grad(), EveryOperation():
+        encoder(encoder.collate(prompts))
+    assert 16 in widths, "the user vectors at least are seen"
     assert VOCABULARY not in widths
 
 
