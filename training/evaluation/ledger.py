@@ -6,6 +6,7 @@ what came out. It stands in the repository, `test-ledger.jsonl`.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -60,9 +61,12 @@ def append_entry(
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        # Else the end of a line that another process is just writing would be taken for a torn one. A lock goes with
+        # the process that holds it, killed or not.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _ends_torn(descriptor):  # a process was killed while it wrote: its half line stays, ours starts a new one
             line = "\n" + line
-        os.write(descriptor, line.encode())  # one write in append mode: lines of two processes do not mix
+        os.write(descriptor, line.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
