@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -438,8 +438,7 @@ class _Finished:
         """Whether a running beam may still enter: not all places are taken, or the worst taken one is behind it."""
         if not self.full:
             return True
-        done: Literal[True] | bool = self._settings.early_stopping
-        return not done and best_running > self._texts[-1].score
+        return not self._settings.early_stopping and best_running > self._texts[-1].score
 
     def texts(self) -> list[Text]:
         return self._texts
