@@ -12,24 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.server import Server
 from service import schemas
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,70 +56,6 @@ MODELS: dict[str, type[BaseModel]] = {
     "/feedback": schemas.FeedbackAnswer,
     "/traffic": schemas.TrafficAnswer,
 }
-
-
-class Server:
-    """A service process on a free port."""
-
-    def __init__(self, artifact: Path | None, folder: Path) -> None:
-        settings = {**SMALL, "log_level": "error"}
-        if artifact is None:
-            given = [f"{name}={value}" for name, value in settings.items()]
-            command = [
-                "-m",
-                "tests.service.fake_server",
-                "0",
-                f"sqlite:///{folder}/h.sqlite",
-                str(folder / "hold"),
-                *given,
-            ]
-        else:
-            command = [
-                "-m",
-                "service",
-                str(artifact),
-                "--port",
-                "0",
-                "--store",
-                f"sqlite:///{folder}/h.sqlite",
-                "--json",
-            ]
-        environment = {f"ANYO_{name.upper()}": str(value) for name, value in settings.items()} if artifact else {}
-        self._log = (folder / "server.log").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the server did not start: {(folder / 'server.log').read_text()}")
-        self.url: str = json.loads(line)["url"]
-
-    def resident(self) -> int:
-        """Return the resident memory in KiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)
-        assert found is not None
-        return int(found.group(1))
-
-    def end(self) -> None:
-        """End the process."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=60)
-        self._log.close()
-
-
-@contextmanager
-def serving(artifact: Path | None) -> Iterator[Server]:
-    """Run a service; with no artifact, on parts that are made in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(artifact, Path(folder))
-        try:
-            yield server
-        finally:
-            server.end()
 
 
 # -- schemathesis ------------------------------------------------------------------------------------------------
@@ -282,9 +215,9 @@ def mutated(server: Server, bodies: int, seed: int) -> tuple[Counter[int], list[
         if (wrong := mistake(method, path, status, answer, known[method, path])) is not None:
             found.append(f"{method} {path} {body[:300]!r}: {wrong}")
         if number == bodies // 10:
-            early = server.resident()
+            early = server.resident_kib()
     client.close()
-    return statuses, found, early, server.resident()
+    return statuses, found, early, server.resident_kib()
 
 
 def main() -> int:
@@ -297,7 +230,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.monotonic()
-    with serving(options.artifact) as server:
+    with Server(options.artifact, {**SMALL, "log_level": "error"}) as server:
         sent, found = generated(server.url, options.cases, options.seed) if options.cases else (0, [])
         statuses, more, early, late = mutated(server, options.bodies, options.seed)
         found += more

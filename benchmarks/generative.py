@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +22,26 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.small import END, small_config, tokenizer_of
 from index.trie import TokenTrie
 from modeling.atomic import replaced_folder
 from modeling.generator import BeamSettings, Counts, Generator, Text, _Run
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
 
-LAYERS, WIDTH, HEADS, VOCABULARY = 8, 512, 8, 8192
-END = 0
 HISTORY = 10  # titles in a prompt, as in BIGRec (Bao et al. 2023)
 TITLE_TOKENS = 40
 LENGTH, BATCH = 256, 8
 
 
-def tokenizer_of(titles: Sequence[str]) -> Any:
-    """Byte-level BPE over the catalog's titles."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(titles, trainer)
-    return backend
-
-
 def trained_small(folder: Path, split: Split, tokens: list[list[int]], steps: int, console: Console) -> Any:
     """`small`, taught to write titles that end; trained once and kept in `folder`."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3ForCausalLM
 
     if (folder / "config.json").exists():
         return Qwen3ForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=HEADS // 2, head_dim=WIDTH // HEADS, intermediate_size=3 * WIDTH,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=END, eos_token_id=END,
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(small_config())
     stream = np.concatenate(
         [[*tokens[row], END] for user in range(split.dataset.n_users) for row in split.train_row(user)]
     )

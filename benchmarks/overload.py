@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Answer, Load, Pool, closed_loop, milliseconds, open_loop, percentile
-from benchmarks.serving import Server, recommendations
+from benchmarks.server import Server, recommendations
 
 ALLOWED = {200, 429, 503, 504}
 QUIET = 0.2  # of capacity
@@ -137,13 +137,9 @@ def main() -> None:
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
     options = parser.parse_args()
     options.settings = {"user_cache_entries": 0, **dict(options.given)}
-    server = Server(options.artifact, options.settings)
-    try:
+    with Server(options.artifact, options.settings) as server:
         result = asyncio.run(measure(server, options))
-    finally:
-        code = server.end()
-        log = server.log()
-        server.forget()
+        code, log = server.end(), server.log()
     print(json.dumps({**result, "settings": options.settings, "exit_code": code, "log_lines": len(log.splitlines())}))
 
 

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from benchmarks.open_loop import Load, Sent, lost, show, some_items, summary
-from benchmarks.served import Service, services
+from benchmarks.server import Server, servers
 from tests.service.balancer import balancer
 from tests.service.redis_server import redis_server
 
@@ -36,7 +36,7 @@ def failed(one: Sent) -> bool:
     return one.outcome != "200"
 
 
-async def drive(load: Load, replicas: list[Service], seconds: float) -> dict[str, tuple[float, float]]:
+async def drive(load: Load, replicas: list[Server], seconds: float) -> dict[str, tuple[float, float]]:
     """Run the load while replicas go; returns the spans (monotonic time) of the phases."""
     running = asyncio.create_task(load.run())
     await asyncio.sleep(1.0)  # the first connections
@@ -73,7 +73,7 @@ def main() -> None:
         folder = Path(name)
         with (
             redis_server(folder / "redis") as redis,
-            services(REPLICAS, options.artifact, folder, store=redis.url, **settings) as replicas,
+            servers(REPLICAS, options.artifact, {**settings, "store": redis.url}) as replicas,
             balancer(folder, [replica.url for replica in replicas]) as url,
         ):
             load = Load(url, options.rate, asyncio.run(some_items(url)), repeat_appends=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.open_loop import Load, Sent, lost, show, some_items, summary
-from benchmarks.served import services
+from benchmarks.server import servers
 from tests.service.redis_server import RedisServer, redis_server
 
 FIRST_S = 1.0  # of a fault: time-outs, until the breaker is open
@@ -98,7 +98,7 @@ def main() -> None:
         folder = Path(name)
         settings = {"redis_timeout_ms": options.timeout_ms, "store_history": KEEP, "user_cache_entries": 0}
         with redis_server(folder / "redis", "--appendonly", "yes", "--appendfsync", "always") as redis:
-            with services(1, options.artifact, folder, store=redis.url, **settings) as (service,):
+            with servers(1, options.artifact, {**settings, "store": redis.url}) as (service,):
                 items = asyncio.run(some_items(service.url))
                 load = Load(service.url, options.rate, items)
                 phases = report(load, asyncio.run(drive(load, redis, options.seconds)))
@@ -106,7 +106,7 @@ def main() -> None:
                 os.kill(service.process.pid, signal.SIGKILL)
                 redis.kill()
             redis.start()
-            with services(1, options.artifact, folder, store=redis.url, **settings) as (service,):
+            with servers(1, options.artifact, {**settings, "store": redis.url}) as (service,):
                 missing_after_kill = asyncio.run(lost(service.url, load.acknowledged))
     explicit = [one for one in load.sent if one.kind == "explicit"]
     result = {

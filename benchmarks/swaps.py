@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Load, Pool, milliseconds, open_loop, percentile
-from benchmarks.serving import Server, recommendations
+from benchmarks.server import Server, recommendations
 
 NAME = "served"
 
@@ -83,8 +83,7 @@ def _failures(load: Load) -> dict[str, Any]:
 
 async def end_under_load(artifact: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """End one process by SIGTERM while requests arrive; count those that were sent before and not answered with 200."""
-    server = Server(artifact, {"user_cache_entries": 0})
-    try:
+    with Server(artifact, {"user_cache_entries": 0}) as server:
         rng = random.Random(seed)
         pool = Pool(server.url)
         ended: list[float] = []
@@ -99,7 +98,7 @@ async def end_under_load(artifact: Path, options: argparse.Namespace, seed: int)
         ended.append(time.monotonic() - started)
         load = await task
         pool.close()
-        code = await asyncio.to_thread(server.end, signal.SIGCONT)
+        code = await asyncio.to_thread(server.process.wait, 60)
         # What was due after the signal may have found the door closed; everything before it must have been answered.
         before = [answer for answer in load.answers if answer.due < ended[0]]
         return {
@@ -108,9 +107,6 @@ async def end_under_load(artifact: Path, options: argparse.Namespace, seed: int)
             "failed": sum(answer.status != 200 for answer in before),
             "code": code,
         }
-    finally:
-        server.end()
-        server.forget()
 
 
 def main() -> None:
@@ -130,19 +126,17 @@ def main() -> None:
         shutil.copytree(options.other, root / "other")
         swaps: dict[str, Any] = {}
         if options.swaps:
-            server = Server(root / NAME, {"artifacts_root": root, "user_cache_entries": 256, "feedback_entries": 256})
-            # It is known by the name in its manifest; under its folder's name it is loaded and activated first.
-            for step in ("load", "activate"):
-                if (answer := server.post(f"/artifacts/{NAME}/{step}")).status_code != 200:
-                    raise SystemExit(f"{step} failed: {answer.text}")
-            for row in server.get("/artifacts")["items"]:
-                if row["name"] != NAME:
-                    server.post(f"/artifacts/{row['name']}/unload")
-            try:
+            settings = {"artifacts_root": root, "user_cache_entries": 256, "feedback_entries": 256}
+            with Server(root / NAME, settings) as server:
+                # It is known by the name in its manifest; under its folder's name it is loaded and activated first.
+                for step in ("load", "activate"):
+                    if (answer := server.post(f"/artifacts/{NAME}/{step}")).status_code != 200:
+                        raise SystemExit(f"{step} failed: {answer.text}")
+                for row in server.get("/artifacts")["items"]:
+                    if row["name"] != NAME:
+                        server.post(f"/artifacts/{row['name']}/unload")
                 swaps = asyncio.run(swap_under_load(server, root, options))
-            finally:
                 swaps["exit_code"] = server.end()
-                server.forget()
         terms = [asyncio.run(end_under_load(root / NAME, options, seed)) for seed in range(options.terms)]
     print(json.dumps({
         "artifacts": [options.artifact.name, options.other.name],

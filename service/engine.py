@@ -78,7 +78,10 @@ class Engine:
         *,
         stall_seconds: float = 60.0,
         queue_seconds: float = 0.0,
+        rate: float = 0.0,
     ) -> None:
+        """`rate` is what `rate` of an earlier engine on the same parts said: nothing else is known before the first
+        queue, and a flood fills it in less time than that takes to shrink."""
         self._encode = encode
         self._search = search
         self._metrics = metrics
@@ -93,7 +96,8 @@ class Engine:
         self._dead: str | None = None
         self._forward_since: float | None = None
         self._tokens_per_second = 0.0
-        self._busy_s = self._busy_tokens = 0.0  # from one batch to the next while others wait: what gets through
+        # From one batch to the next while others wait: what gets through.
+        self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
         self._last_take: tuple[float, int] | None = (
             None  # when a batch that left others waiting was taken, its positions
         )
@@ -147,6 +151,10 @@ class Engine:
         """Return the entries and the positions that wait for the device."""
         return self._batcher.depth, self._batcher.queued_tokens
 
+    def rate(self) -> float:
+        """Return the positions a second at which a queue has been seen to shrink, 0 where there was none."""
+        return self._busy_tokens / self._busy_s if self._busy_s else 0.0
+
     def running_seconds(self) -> float:
         """Return how long the forward pass in progress has been running, 0 without one."""
         since = self._forward_since
@@ -190,10 +198,11 @@ class Engine:
 
     def _refuse_if_slow(self) -> None:
         """Refuse what would wait too long, once the device has been seen busy for that long: a burst says little."""
-        queued, patience = self._batcher.queued_tokens, self._queue_seconds
-        if not patience or self._busy_s < patience or queued < self._batcher.limits.max_batch_tokens:
+        (waiting, queued), limits, patience = self.load(), self._batcher.limits, self._queue_seconds
+        one_batch = waiting < limits.max_batch_requests and queued < limits.max_batch_tokens
+        if not patience or self._busy_s < patience or one_batch:
             return
-        if (wait := queued * self._busy_s / self._busy_tokens) > patience:
+        if (wait := queued / self.rate()) > patience:
             self._metrics.rejected("queue_slow").inc()
             raise self._overloaded(f"the {queued} positions that wait take about {wait:.1f} s", queued)
 

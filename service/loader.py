@@ -25,22 +25,26 @@ from service.store import GuardedStore
 PATIENCE_S = 300.0  # first passes may compile kernels
 SPARE = 5  # items asked for beyond a golden top list: candidates for a near tie at its end
 GROUP = 8  # warm-up requests that are sent together
-ROOM = 2**40  # queued positions: the rehearsal is not to be refused for overload
+QUEUED_BATCHES = 2  # of a warm-up's queue: the first of them is timed, from its start to that of the next
+ROOM = {"max_queued_tokens": 2**40, "max_queue_seconds": 1e6}  # the rehearsal is not to be refused for overload
 WARM_UP_TITLE = "A title that is in no catalog"
 
 
-async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> None:
+async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> float:
     """Check the golden answers and warm up, with a recommender of their own; raises StartError.
+
+    Returns the positions a second that full batches get through, 0 without a warm-up.
 
     Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
     that nobody reads, so that the real ones count users only.
     """
-    roomy = settings.model_copy(update={"user_cache_entries": 0, "max_queued_tokens": ROOM, "max_queue_seconds": 0.0})
+    roomy = settings.model_copy(update={"user_cache_entries": 0, **ROOM})
     recommender = Recommender(parts, store, roomy, Metrics())
     recommender.start()
     try:
         await check_golden(recommender)
-        await warm_up(recommender, settings.warmup_requests)
+        await warm_up(recommender, settings)
+        return recommender.engine.rate() if settings.warmup_requests else 0.0
     except AnyoError as error:
         raise StartError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
     finally:
@@ -59,18 +63,28 @@ async def check_golden(recommender: Recommender) -> None:
         _compare(recommender.parts, case, answer)
 
 
-async def warm_up(recommender: Recommender, requests: int) -> None:
-    """Answer `requests` requests made from the golden histories, of all lengths, some of them together."""
-    histories = [case.history for case in recommender.parts.golden if case.history]
-    made: list[Sequence[str]] = []
-    for number in range(requests):
-        history = histories[number % len(histories)]
-        made.append(history[-(1 + number % len(history)) :])
-    for start in range(0, len(made), GROUP):
-        await asyncio.gather(*(_ask(recommender, history, 10) for history in made[start : start + GROUP]))
-    if requests and "text" in recommender.parts.reads:
+async def warm_up(recommender: Recommender, settings: Settings) -> None:
+    """Answer requests made from the golden histories, of all lengths: in groups, then in a queue of full batches."""
+    if not settings.warmup_requests:
+        return
+    await _together(recommender, settings.warmup_requests, GROUP)
+    if "text" in recommender.parts.reads:
         ask = RecommendRequest(history=[FreeTitle(title=WARM_UP_TITLE)])
         await recommender.recommend(ask, time.monotonic() + PATIENCE_S)
+    queue = 1 + QUEUED_BATCHES * settings.max_batch_requests
+    await _together(recommender, queue, queue)
+
+
+async def _together(recommender: Recommender, requests: int, group: int) -> None:
+    """Ask for golden histories and their newest parts, `group` at a time; no two ask for the same."""
+    histories = [case.history for case in recommender.parts.golden if case.history]
+    made: list[tuple[Sequence[str], int]] = []
+    for number in range(requests):
+        again, which = divmod(number, len(histories))
+        history = histories[which]
+        made.append((history[-(1 + number % len(history)) :], 10 + again))
+    for start in range(0, len(made), group):
+        await asyncio.gather(*(_ask(recommender, *each) for each in made[start : start + group]))
 
 
 async def _ask(recommender: Recommender, history: Sequence[str], k: int) -> Recommendation:

@@ -81,6 +81,7 @@ class Recommender:
         settings: Settings,
         metrics: Metrics,
         shared: ArtifactCache | None = None,
+        rate: float = 0.0,
     ) -> None:
         self.parts = parts
         self._store = store
@@ -107,6 +108,7 @@ class Recommender:
             metrics,
             stall_seconds=settings.stall_seconds,
             queue_seconds=settings.max_queue_seconds,
+            rate=rate,
         )
 
     def start(self) -> None:

@@ -235,11 +235,11 @@ class Registry:
         )
         self._refuse_beyond(with_it - self.bytes(), parts.name)
         self._step(f"checking and warming up {parts.name}")
-        await rehearse(parts, self._store, self._settings)
+        rate = await rehearse(parts, self._store, self._settings)
         if self.closed:
             raise NotReady("the service is shutting down", code="draining")
         shared = self._cache.of(parts) if self._cache is not None else None
-        recommender = Recommender(parts, self._store, self._settings, self._metrics, shared)
+        recommender = Recommender(parts, self._store, self._settings, self._metrics, shared, rate)
         recommender.start()
         if (old := self.recommenders.get(parts.name)) is not None:
             self._retiring.append(old)

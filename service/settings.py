@@ -170,7 +170,7 @@ class Settings(BaseSettings):
         "Higher means longer waits under overload, lower means earlier refusals.",
     )
     max_queue_seconds: float = Field(
-        default=1.5,
+        default=1.0,
         ge=0,
         le=600,
         description="Time for which the device may be booked out; beyond it a request gets 429 at once, so that after "

@@ -27,10 +27,13 @@ def search(user_BD: np.ndarray, works: Sequence[Work]) -> list[Hits]:
 
 
 class Bench:
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, queue_seconds: float = 0.0, rate: float = 0.0, **limits: int) -> None:
         self.encoder = TableEncoder(TABLE, limit=50, reads_text=False)
         given = {"max_batch_tokens": 256, "max_batch_requests": 8, "max_queued_tokens": 1024, **limits}
-        self.engine = Engine(self.encoder.encode, search, Limits(**given), Metrics(), stall_seconds=0.2)
+        self.engine = Engine(
+            self.encoder.encode, search, Limits(**given), Metrics(),
+            stall_seconds=0.2, queue_seconds=queue_seconds, rate=rate,
+        )  # fmt: skip
 
     async def __aenter__(self) -> Bench:
         self.engine.start()
@@ -161,8 +164,7 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
 
 
 async def test_what_would_wait_too_long_is_refused_before_the_queue_is_full() -> None:
-    async with Bench(max_batch_requests=2, max_batch_tokens=8) as bench:
-        bench.engine._queue_seconds = 0.2
+    async with Bench(queue_seconds=0.2, max_batch_requests=2, max_batch_tokens=8) as bench:
         bench.encoder.delay_s = 0.05  # two requests of two positions: 80 a second
         burst = [bench.ask([row, row + 1]) for row in range(40)]
         accepted = await asyncio.gather(*burst)
@@ -178,9 +180,19 @@ async def test_what_would_wait_too_long_is_refused_before_the_queue_is_full() ->
         assert len((await bench.ask([1])).rows_K) == 3, "and then it goes on at once"
 
 
+async def test_a_flood_right_after_the_start_is_refused_at_the_rate_of_the_warm_up() -> None:
+    async with Bench(queue_seconds=0.5, rate=100.0, max_batch_tokens=8) as bench:
+        first = await bench.hold()
+        flood = [bench.ask([row, row + 1]) for row in range(48)]
+        await asyncio.sleep(0.02)
+        bench.encoder.gate.set()
+        done = await asyncio.gather(first, *flood, return_exceptions=True)
+        # 100 positions a second for half a second: 25 requests of two positions wait, and the next would be behind 50.
+        assert [isinstance(each, Overloaded) for each in done[1:]] == [False] * 26 + [True] * 22
+
+
 async def test_a_quiet_hour_of_small_batches_refuses_nobody() -> None:
-    async with Bench(max_batch_requests=8, max_batch_tokens=16) as bench:
-        bench.engine._queue_seconds = 0.001
+    async with Bench(queue_seconds=0.001, max_batch_requests=8, max_batch_tokens=16) as bench:
         for row in range(5):
             await bench.ask([row])
         first = await bench.hold()

@@ -164,3 +164,14 @@ async def test_warm_up_reads_a_title_where_the_model_reads_text() -> None:
     encoder.read_titles = lambda titles: read.extend(titles) or right(titles)
     async with running(parts, warmup_requests=3):
         assert len(read) == 1
+
+
+async def test_the_warm_up_says_how_fast_a_queue_shrinks() -> None:
+    parts = make_parts()
+    encoder: Any = parts.encoder
+    encoder.delay_s = 0.02
+    async with running(parts, max_batch_requests=4) as service:
+        rate = service.service.registry.get(None).engine.rate()
+        assert 4 / 0.2 < rate < 4 * 50 / 0.02, "four histories of one to fifty positions, 20 ms"
+    async with running(make_parts(), warmup_requests=0) as service:
+        assert service.service.registry.get(None).engine.rate() == 0, "nothing is known without one"

@@ -1,0 +1,107 @@
+"""`small`: a decoder of fixed shape (Qwen3, 8 layers, 512 wide, 8,192 tokens, 26 M weights), random, for timing only.
+
+    python -m benchmarks.small --data demo|DIR --out artifacts/small [--form compressed|titles]
+
+Writes an artifact of recipe `anyo` around it that has learned nothing: what it answers is noise, what it costs is real.
+The tokenizer is made of the catalog's titles.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from modeling.atomic import replaced_folder
+from modeling.build import Sources, build_model
+from training.cli_common import open_dataset
+from training.data.splits import leave_one_out
+from training.export import write_artifact
+from training.fit import Fitted, read_text
+from training.recipes.anyo import recipe
+from training.recipes.base import with_settings
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config
+
+LAYERS, WIDTH, HEADS, VOCABULARY = 8, 512, 8, 8192
+END, END_TOKEN = 0, "<|end|>"
+SETTINGS = ("adapter.kind=none", "items.text_source=minilm")
+
+
+def small_config() -> Qwen3Config:
+    """The shape of `small`."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2, head_dim=WIDTH // HEADS, intermediate_size=3 * WIDTH,
+        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=END, eos_token_id=END,
+    )  # fmt: skip
+
+
+def tokenizer_of(titles: Sequence[str]) -> Any:
+    """Byte-level BPE over the catalog's titles, as `tokenizers` has it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(titles, trainer)
+    return backend
+
+
+def write_backbone(folder: Path, titles: Sequence[str]) -> None:
+    """Write `small` and its tokenizer to `folder`, as `transformers` reads them."""
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    with replaced_folder(folder) as work:
+        Qwen3ForCausalLM(small_config()).save_pretrained(str(work))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(titles), eos_token=END_TOKEN).save_pretrained(str(work))
+
+
+def write_small(data: str, out: Path, form: str, console: Console) -> None:
+    """Write an artifact of `anyo` over `small` that was never trained."""
+    split = leave_one_out(open_dataset(data, ties="file", seed=0, strict=False, console=console))
+    titles = split.dataset.titles
+    backbone = out.absolute().parent / ".backbones" / f"small-{split.dataset.sha256[:8]}"
+    if not (backbone / "config.json").exists():
+        write_backbone(backbone, titles)
+    untrained = with_settings(recipe("small"), [*SETTINGS, f"history.form={form}"])
+    sources = Sources(backbone=backbone)
+    text = read_text(untrained, split, sources, console)
+    torch.manual_seed(0)
+    model = build_model(
+        untrained.model_spec(),
+        catalog_size=split.dataset.n_items,
+        titles=titles if form == "titles" else None,
+        text=text,
+        sources=sources,
+    )
+    fitted = Fitted(model, 0.0, 0.0, 0, 0.0, "never trained", [])
+    write_artifact(out, untrained, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"})
+
+
+def main() -> None:
+    """Write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="demo", help="name or folder of a data set")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/small"))
+    parser.add_argument("--form", choices=("compressed", "titles"), default="compressed")
+    options = parser.parse_args()
+    write_small(options.data, options.out, options.form, Console(stderr=True))
+
+
+if __name__ == "__main__":
+    main()
