@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 CLOSE = re.compile(rb"(?i)\r\nconnection: *close")
+REFUSED_PAUSE_S = 0.1
 NO_ANSWER = 0  # status of a request whose connection broke, or that was not answered in time
 
 
@@ -188,13 +189,18 @@ async def open_loop(
 
 
 async def closed_loop(pool: Pool, requests: Iterator[bytes], *, clients: int, seconds: float) -> Load:
-    """Let `clients` ask one after the other for `seconds`: what the service manages when it is never without work."""
+    """Let `clients` ask one after the other for `seconds`: what the service manages when it is never without work.
+
+    One that is refused waits a moment before it asks again.
+    """
     load, started, cpu = Load(), time.monotonic(), _cpu()
 
     async def client() -> None:
         while (due := time.monotonic() - started) < seconds:
             status = await pool.send(next(requests))
             load.answers.append(Answer(due, time.monotonic() - started - due, status))
+            if status in (429, 503):
+                await asyncio.sleep(REFUSED_PAUSE_S)
 
     await asyncio.gather(*(client() for _ in range(clients)))
     load.seconds = time.monotonic() - started
