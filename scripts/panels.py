@@ -80,6 +80,7 @@ def mean(metric: str) -> str:
 RECOMMEND = f'{S},endpoint="/recommend"'
 POPULAR = f'{S},source="popular"'
 HITS = f'{S},result="hit"'
+TAKEN = f'{S},hit="true"'
 OVERLOAD = f'{S},reason!="too_long"'
 BY_STAGE = "{{endpoint}} {{stage}}"
 
@@ -178,6 +179,15 @@ QUALITY = Board(
                   "catalog.", "percentunit",
                   ((f"{rate('anyo_answers_total', POPULAR)} / {rate('anyo_answers_total', S)}",
                     "popular"),), 12),
+        )),
+        Row("Feedback", (
+            Panel("Hit rate", "Of what was taken, the share that had been recommended, by artifact.", "percentunit",
+                  ((f"{rate('anyo_feedback_total', TAKEN, 'artifact')} / "
+                    f"({rate('anyo_feedback_total', S, 'artifact')} > 0)", "{{artifact}}"),)),
+            Panel("Feedback", "Reports a second, by artifact.", "reqps",
+                  ((rate("anyo_feedback_total", S, "artifact"), "{{artifact}}"),)),
+            Panel("Rank of what was taken: p50", "Where in the list it had stood.", "none",
+                  ((quantile(0.5, "anyo_feedback_rank", S, "artifact"), "{{artifact}}"),)),
         )),
         Row("Caches and store", (
             Panel("Cache hits", "Share of look-ups that were answered, of the caches that are in use.", "percentunit",
