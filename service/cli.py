@@ -47,10 +47,11 @@ def serve(
 
 
 def _run(settings: Settings, json_output: bool) -> None:
-    from service.cores import model_threads, one_openmp_thread_by_default, set_model_threads
+    from service.cores import few_heaps, model_threads, one_openmp_thread_by_default, set_model_threads
 
     # Before anything imports numpy, faiss or torch: they read it once, when they are loaded.
     one_openmp_thread_by_default()
+    few_heaps()
     threads = model_threads(settings.threads)
     if not json_output:
         names = ", ".join(folder.name for folder in settings.artifacts)

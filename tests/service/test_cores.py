@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -54,3 +57,39 @@ def test_the_setting_reaches_the_thread_that_runs_the_model() -> None:
     finally:
         torch.set_num_threads(before)
     assert seen == [3]
+
+
+HEAPS = """
+import ctypes, re, threading
+from service.cores import few_heaps
+print(few_heaps())
+meet = threading.Barrier(9)
+def work():
+    block = ctypes.CDLL(None).malloc(1000)
+    meet.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for each in threads: each.start()
+meet.wait()
+for each in threads: each.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+stream = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, stream)
+libc.fflush(stream)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
+@pytest.mark.parametrize(("asked", "most"), [(None, cores.ARENAS), ("6", 6)])
+def test_threads_share_heaps_unless_the_environment_says_otherwise(asked: str | None, most: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    if asked is not None:
+        environment["MALLOC_ARENA_MAX"] = asked
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", HEAPS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(str(asked is None))
+    heaps = done.stdout.count("<heap nr=")
+    assert 1 <= heaps <= most
+    if asked is not None:
+        assert heaps > cores.ARENAS  # eight threads take as many as they are given
