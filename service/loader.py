@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from modeling.artifact import GOLDEN_TOLERANCE, GoldenCase
+from service.answerer import Recommendation
 from service.errors import AnyoError, StartError
 from service.metrics import Metrics
 from service.parts import Parts
-from service.recommender import Recommendation, Recommender
+from service.recommender import Recommender
 from service.schemas import FreeTitle, RecommendRequest
 from service.settings import Settings
 from service.store import GuardedStore

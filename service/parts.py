@@ -39,6 +39,11 @@ class Parts:
     pieces: tuple[Piece, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
 
+    @property
+    def reader(self) -> UserEncoder:
+        """What reads histories."""
+        return self.encoder
+
 
 def open_parts(folder: Path, device: str) -> Parts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread."""

@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.answerer import Recommendation
 from service.middleware import RequestInfo, cancelled_when_client_leaves, request_info
 from service.openapi import answers, takes
 from service.parts import Parts
-from service.recommender import Recommendation
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import RecommendAnswer, RecommendRequest
 
