@@ -81,6 +81,7 @@ class Engine(QueuedEngine[Work, Found]):
         self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
         self._backlog = threading.Semaphore(SEARCH_BACKLOG)
         self._cached: set[WorkEntry] = set()  # on their way to the search thread, vector known
+        self._taken = 0  # 1: a batch has left the queue and does not hold the device yet
         # From one batch to the next while others wait: what gets through.
         self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
         self._last_take: tuple[float, int] | None = (
@@ -124,7 +125,8 @@ class Engine(QueuedEngine[Work, Found]):
         self._inbox.put(None)
 
     def _waiting(self) -> int:
-        return self._batcher.depth
+        # In this order: a batch is marked as taken before its entries leave the queue.
+        return self._batcher.depth + self._taken
 
     def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket[Found]]) -> WorkEntry:
         assert work.prompt is not None
@@ -165,6 +167,7 @@ class Engine(QueuedEngine[Work, Found]):
     def _device_loop(self) -> None:
         while (batch := self._take()) is not None:
             with self._device.dense():
+                self._taken = 0
                 started = time.monotonic()
                 vectors = one_by_one_on_failure(self._forward, [entry.work.prompt for entry in batch.entries])
             self._forward_since = None
@@ -177,10 +180,12 @@ class Engine(QueuedEngine[Work, Found]):
         self._backlog.acquire()
         with self._wake:
             while not self._stopping:
+                self._taken = 1
                 batch = self._batcher.next_batch()
                 if batch is not None:
                     self._note_taken(batch)
                     return batch
+                self._taken = 0
                 self._wake.wait()
         return None
 
