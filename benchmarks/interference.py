@@ -1,4 +1,4 @@
-"""What writing beside it does to dense requests: an open loop at a part of capacity, alone and with a full generative queue.
+"""What writing does to dense requests beside it: an open loop, alone and with a generative queue that is always full.
 
     python -m benchmarks.interference DENSE [GENERATIVE] [--share 0.3] [--seconds 20] [--rounds 3] [--set NAME=VALUE]
 
@@ -15,13 +15,13 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Load, Pool, closed_loop, milliseconds, open_loop, percentile, request
 from benchmarks.overload import setting
@@ -30,10 +30,15 @@ from benchmarks.server import PATIENCE_S, Server, recommendations
 TARGET = 2.0
 
 
-def histogram(page: str, name: str, labels: str = "") -> list[tuple[float, float]]:
+def histogram(page: str, name: str, **labels: str) -> list[tuple[float, float]]:
     """Return (upper bound, cumulative count) of a histogram on a page of metrics."""
-    pattern = rf'^anyo_{name}_bucket\{{{labels}le="([^"]+)"\}} (\S+)$'
-    return [(float(bound), float(count)) for bound, count in re.findall(pattern, page, re.MULTILINE)]
+    return [
+        (float(sample.labels["le"]), sample.value)
+        for family in text_string_to_metric_families(page)
+        if family.name == f"anyo_{name}"
+        for sample in family.samples
+        if sample.name.endswith("_bucket") and labels.items() <= sample.labels.items()
+    ]
 
 
 def quantile(before: list[tuple[float, float]], after: list[tuple[float, float]], share: float) -> float | None:
@@ -83,9 +88,9 @@ async def one_round(server: Server, rng: random.Random, rate: float, options: ar
         answered = load.latencies(200)
         found[name] = {"p50": percentile(answered, 0.5), "p99": percentile(answered, 0.99),
                        "statuses": load.statuses()}  # fmt: skip
-        forward = 'endpoint="/recommend",stage="forward",'
+        forward = {"endpoint": "/recommend", "stage": "forward"}
         found[f"forward_{name}"] = quantile(
-            *(histogram(page, "stage_seconds", forward) for page in (before, after)), 0.5
+            *(histogram(page, "stage_seconds", **forward) for page in (before, after)), 0.5
         )
         if writing is not None:
             written = await writing

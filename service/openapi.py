@@ -197,6 +197,12 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
 }
 
 
+EVENT = {
+    "type": "object",
+    "description": "One server-sent event; `data` is JSON: a step, the whole answer, or an error.",
+    "required": ["event", "data"],
+    "properties": {"event": {"enum": ["step", "answer", "error"]}, "data": {"type": "string"}},
+}
 EVENTS = 'event: step\ndata: {"step":1,"text":"The"}\n\nevent: answer\ndata: {"request_id": …}\n\n'
 GATED = (401, 403, 429)  # what the gate may answer, before a route is asked
 
@@ -217,7 +223,7 @@ def answers(model: type[Answer], *errors: int, gated: bool = True) -> dict[int |
 
 def streams(described: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     """Add to the `responses` of a route that its 200 may also be a stream of events."""
-    described[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}, "example": EVENTS}
+    described[200]["content"]["text/event-stream"] = {"schema": EVENT, "example": EVENTS}
     return described
 
 

@@ -17,7 +17,7 @@ from tests.service.running import Running, running
 
 def both(**given: Any) -> Any:
     parts = make_parts()
-    return running(parts, generative=make_generative_parts(parts), **given)
+    return running(parts, generative=make_generative_parts(parts), **{"generative_batch_requests": 8, **given})
 
 
 @pytest.fixture
