@@ -13,9 +13,8 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,18 +35,8 @@ from service.settings import load_settings
 
 NAME, RECIPE = "small-writer", "untrained"
 HISTORY, TITLE_TOKENS = 10, 24
+PASS_POSITIONS = 48  # about a dense request's
 AS_EVALUATED = WriteSettings()
-
-
-class HeldGenerator(Generator):
-    """Holds the device around every pass over the model's body."""
-
-    turn: Turn = nullcontext
-
-    def run_body(self, *given: Any) -> torch.Tensor:
-        held: AbstractContextManager[object] = self.turn()
-        with held:
-            return super().run_body(*given)
 
 
 class SmallWriter:
@@ -68,7 +57,7 @@ class SmallWriter:
         encoded = self._tokenizer.encode_batch(list(catalog.titles))
         self._titles = [tuple(each.ids[:TITLE_TOKENS]) or (1,) for each in encoded]
         self._trie = TokenTrie.build(self._titles, END)
-        self._generator = HeldGenerator(
+        self._generator = Generator(
             model.get_decoder(), model.get_output_embeddings().weight.detach(), end_tokens=[END]
         )
 
@@ -92,7 +81,6 @@ class SmallWriter:
         longest = settings.max_new_tokens or self.default.max_new_tokens
         assert beams and longest
         generator, counts, started = self._generator, Counts(), time.perf_counter()
-        generator.turn = turn
         first: list[float] = []
 
         def after(step: int, best: list[tuple[int, ...]]) -> None:
@@ -102,8 +90,9 @@ class SmallWriter:
 
         search = BeamSettings(beams=beams, max_new_tokens=longest, length_penalty=0.0)
         found = generator.search(
-            [prompt.tokens for prompt in prompts], search, paths=self._trie.arrays(), on_step=after, counts=counts
-        )
+            [prompt.tokens for prompt in prompts], search, paths=self._trie.arrays(), on_step=after, counts=counts,
+            turn=turn, pass_positions=PASS_POSITIONS,
+        )  # fmt: skip
         seconds = {
             "prefill": first[0] - started,
             "decode": time.perf_counter() - first[0],

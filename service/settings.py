@@ -190,11 +190,11 @@ class Settings(BaseSettings):
         description="Time a request may take; then it gets 504, and if it was still queued it is never computed.",
     )
     generative_batch_requests: int = Field(
-        default=2,
+        default=4,
         ge=1,
         le=4096,
-        description="Requests that are written together, all with the same beams and length. Reading their prompts is "
-        "the longest pass, and a dense request may have to wait for it: keep it low on a CPU, 16 suits a GPU.",
+        description="Requests that are written together, all with the same beams and length; higher answers more of "
+        "them a second, makes each step longer, and with it the wait of a dense request: 16 suits a GPU.",
     )
     generative_batch_tokens: int = Field(
         default=8192,

@@ -123,7 +123,7 @@ async def test_the_right_kind_of_artifact_answers_or_an_error_says_which(anyo: R
 
 
 async def test_no_answer_ever_holds_an_item_that_it_may_not(anyo: Running) -> None:
-    """200 requests with everything a request can ask for; benchmarks.hallucination does the same 10,000 times."""
+    """200 requests with everything a request can ask for; benchmarks.invalid_items does the same 10,000 times."""
     rng, known = random.Random(0), set(anyo.parts.catalog.item_ids)
     for number in range(200):
         history = [item_id(rng.randrange(200)) for _ in range(rng.randint(1, 40))]
