@@ -42,6 +42,12 @@ SMALL = {"user_cache_entries": 64, "title_cache_entries": 64, "feedback_entries"
 SEEDS: tuple[tuple[str, str, bytes], ...] = (
     ("POST", "/recommend", b'{"history":["item-0001",{"title":"A thing"},"item-0007"],"user_id":"u1","k":5}'),
     ("POST", "/recommend", b'{"history":["item-0002"],"k":1000,"exclude":["item-0003"],"categories":["travel"]}'),
+    (
+        "POST",
+        "/recommend/generative",
+        b'{"history":["item-0001",{"title":"A thing"}],"k":5,"beams":3,"max_new_tokens":9}',
+    ),
+    ("POST", "/compare", b'{"history":["item-0002"],"user_id":"u1","k":7,"recipe":"fake-writing","beams":2}'),
     ("POST", "/users/u1/events", b'{"events":[{"item_id":"item-0001","event_id":"e1","timestamp":1790000000.5}]}'),
     ("POST", "/feedback", b'{"request_id":"abc","item_id":"item-0001"}'),
     ("PUT", "/traffic", b'{"weights":{"fake":0.9},"shadow":null}'),
@@ -52,6 +58,8 @@ TOKENS = (
 )  # fmt: skip
 MODELS: dict[str, type[BaseModel]] = {
     "/recommend": schemas.RecommendAnswer,
+    "/recommend/generative": schemas.GenerativeAnswer,
+    "/compare": schemas.CompareAnswer,
     "/users/u1/events": schemas.AppendAnswer,
     "/feedback": schemas.FeedbackAnswer,
     "/traffic": schemas.TrafficAnswer,

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,21 @@ PATIENCE_S = 180.0
 
 
 class Server:
-    """`python -m service ARTIFACT` on a free port, its store and log in a folder of its own.
+    """`python -m service ARTIFACT` (or another program that takes the same) on a free port, with `others` beside the
+    artifact, its store and log in a folder of its own.
 
     Without an artifact it is the real service around parts made in memory, a fake model among them. Starting does not
     wait: `wait_ready`, or the first look at `url`, does.
     """
 
-    def __init__(self, artifact: Path | None, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Path | None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        others: Sequence[Path] = (),
+        program: str = "service",
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="anyo-server-")
         folder = Path(self._folder.name)
         given = {"store": f"sqlite:///{folder}/histories.sqlite", "log_level": "warning", **(settings or {})}
@@ -40,7 +48,8 @@ class Server:
             pairs = [f"{name}={value}" for name, value in given.items()]
             command, variables = ["-m", "tests.service.fake_server", "0", store, str(folder / "hold"), *pairs], {}
         else:
-            command = ["-m", "service", str(artifact.absolute()), "--port", "0", "--json"]
+            folders = [str(each.absolute()) for each in (artifact, *others)]
+            command = ["-m", program, *folders, "--port", "0", "--json"]
             variables = {f"ANYO_{name.upper()}": str(value) for name, value in given.items()}
         self._log = (folder / "log").open("wb")
         self.process = subprocess.Popen(

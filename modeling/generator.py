@@ -14,6 +14,7 @@ Shape legend: B prompts, W beams, V vocabulary, H width, C children of a trie st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.beams import GrowingLayer, Tree, new_cache
+from modeling.generation import Turn
 
 LOW = -1.0e9
 """Score of what may not be chosen: finite, so that differences and quotients of it stay numbers."""
@@ -157,6 +159,8 @@ class Generator:
         paths: Paths | None = None,
         on_step: OnStep | None = None,
         counts: Counts | None = None,
+        turn: Turn = nullcontext,
+        pass_positions: int | None = None,
     ) -> list[list[Text]]:
         """The best texts for each prompt, at most ``settings.beams`` of them, best first.
 
@@ -167,12 +171,17 @@ class Generator:
             on_step: called after each step with its number and the best beam so far of every prompt; what it raises
                 ends the search.
             counts: filled with what was done.
+            turn: held around every pass over the model.
+            pass_positions: positions of one pass, padding counted; longer prompts are read in several passes, which
+                changes nothing but how long the longest of them is. None: all prompts in one.
 
         Raises:
             GenerationError: an empty prompt, or more positions than the model has.
         """
         self._check(prompts, settings)
-        run = _Run(self, prompts, settings, None if paths is None else _PathTensors(paths, self.device))
+        run = _Run(
+            self, prompts, settings, None if paths is None else _PathTensors(paths, self.device), turn, pass_positions
+        )
         return run.all_steps(on_step, counts or Counts())
 
     def logits(self, states_PH: Tensor) -> Tensor:
@@ -262,8 +271,11 @@ class _Run:
         prompts: Sequence[Sequence[int]],
         settings: BeamSettings,
         paths: _PathTensors | None,
+        turn: Turn = nullcontext,
+        pass_positions: int | None = None,
     ) -> None:
         self.generator, self.settings, self.paths = generator, settings, paths
+        self.turn, self.pass_positions = turn, pass_positions
         rows, beams, device = len(prompts), settings.beams, generator.device
         self.keep = max(2, 1 + len(generator.end_tokens)) * beams
         self.prompts = prompts
@@ -307,12 +319,24 @@ class _Run:
         self.cache = generator.new_cache(rows, longest + written)
         self.places_BS = torch.arange(before + longest, device=generator.device).expand(rows, -1)
         self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
-        sees = None
-        if before:  # else the model's own causal mask does, and takes the fast kernel: padding comes last
-            positions_BT = self.places_BS[:, before:]
-            sees = Sees(positions_BT, self.places_BS[:, None, None] <= positions_BT[:, None, :, None], self.places_BS)
-        states_BTH = generator.run_body(ids_BT.to(generator.device), self.cache, sees)
+        ids_BT = ids_BT.to(generator.device)
+        width = longest if self.pass_positions is None else max(1, self.pass_positions // rows)
+        states: list[Tensor] = []
+        for start in range(0, longest, width):
+            end = min(start + width, longest)
+            with self.turn():
+                states.append(generator.run_body(ids_BT[:, start:end], self.cache, self._sees_prompt(start, end)))
+        states_BTH = torch.cat(states, dim=1)
         return generator.logits(states_BTH[torch.arange(rows), self.lengths_B - 1])
+
+    def _sees_prompt(self, start: int, end: int) -> Sees | None:
+        """What these positions of the prompts may look at: the prefix and what stands before them."""
+        before = len(self.generator.prefix)
+        if not before and not start:  # the model's own causal mask does, and takes the fast kernel: padding comes last
+            return None
+        places_BS = self.places_BS[:, : before + end]
+        positions_BT = places_BS[:, before + start :]
+        return Sees(positions_BT, places_BS[:, None, None] <= positions_BT[:, None, :, None], places_BS)
 
     def _decode(self, step: int) -> Tensor:
         """Feed the newest token of every beam and return the logits [B * W, V]."""
@@ -321,10 +345,11 @@ class _Run:
         self.places_BS = torch.cat([self.places_BS, positions_BW], dim=-1)
         prompt_BWS = self.prompt_BS[:, None].expand(-1, beams, -1)
         mask_BXWS = torch.cat([prompt_BWS, self.tree.passed_BWS], dim=-1)[:, None]
-        states_BWH = self.generator.run_body(
-            self.tokens_BWT[..., -1], self.cache, Sees(positions_BW, mask_BXWS, self.places_BS)
-        )
-        return self.generator.logits(states_BWH.reshape(rows * beams, -1))
+        with self.turn():
+            states_BWH = self.generator.run_body(
+                self.tokens_BWT[..., -1], self.cache, Sees(positions_BW, mask_BXWS, self.places_BS)
+            )
+            return self.generator.logits(states_BWH.reshape(rows * beams, -1))
 
     # -- the search --------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ def mean(metric: str) -> str:
 
 
 RECOMMEND = f'{S},endpoint="/recommend"'
+GENERATIVE = f'{S},endpoint="/recommend/generative"'
+BOTH_WAYS = f'{S},endpoint=~"/recommend|/recommend/generative"'
 POPULAR = f'{S},source="popular"'
 HITS = f'{S},result="hit"'
 TAKEN = f'{S},hit="true"'
@@ -114,9 +116,24 @@ LATENCY = Board(
             Panel("p99 of /recommend by replica", "A single slow replica disappears in the percentiles of all.", "s",
                   ((quantile(0.99, "anyo_request_seconds", RECOMMEND, "instance"), "{{instance}}"),)),
         )),
+        Row("Dense against generative", (
+            Panel("p50, both ways", "What writing the answer costs beside looking it up.", "s",
+                  ((request_quantile(0.5, BOTH_WAYS), "{{endpoint}}"),), 6),
+            Panel("p95, both ways", "The slow request of each.", "s",
+                  ((request_quantile(0.95, BOTH_WAYS), "{{endpoint}}"),), 6),
+            Panel("Generative over dense (p50)", "How many times as long a written answer takes.", "none",
+                  ((f"{quantile(0.5, 'anyo_request_seconds', GENERATIVE)} / "
+                    f"{quantile(0.5, 'anyo_request_seconds', RECOMMEND)}", "p50"),
+                   (f"{quantile(0.95, 'anyo_request_seconds', GENERATIVE)} / "
+                    f"{quantile(0.95, 'anyo_request_seconds', RECOMMEND)}", "p95")), 6),
+            Panel("One pass of generation", "How long it holds the device: what a dense request waits for it at most.",
+                  "s", ((quantile(0.5, "anyo_generative_pass_seconds", S), "p50"),
+                        (quantile(0.99, "anyo_generative_pass_seconds", S), "p99")), 6),
+        )),
         Row("Stages of $endpoint", (
             Panel("p50 by stage", "history: the store. assemble: positions put together. queue: waiting for the "
-                  "device. forward: the model. search: the index.", "s", ((stage_quantile(0.5), BY_STAGE),)),
+                  "device. forward: the model. search: the index. prefill, decode, ground: of what is written.", "s",
+                  ((stage_quantile(0.5), BY_STAGE),)),
             Panel("p95 by stage", "Which stage makes slow requests slow.", "s", ((stage_quantile(0.95), BY_STAGE),)),
             Panel("p99 by stage", "A tail in queue is load, in forward the device, in history the store.", "s",
                   ((stage_quantile(0.99), BY_STAGE),)),
@@ -180,6 +197,19 @@ QUALITY = Board(
                   ((f"{rate('anyo_answers_total', POPULAR)} / {rate('anyo_answers_total', S)}",
                     "popular"),), 12),
         )),
+        Row("Generation", (
+            Panel("Invalid generations", "Share of the texts that, as written, are no item: 0 along a trie.",
+                  "percentunit",
+                  ((f"{rate('anyo_invalid_generations_total', S, 'recipe')} / "
+                    f"({rate('anyo_generated_texts_total', S, 'recipe')} > 0)", "{{recipe}}"),), 6),
+            Panel("Grounding distance", "How far texts are from the items they are grounded to; 0: named as written.",
+                  "none", ((quantile(0.5, "anyo_grounding_distance", S, "recipe"), "{{recipe}} p50"),
+                           (quantile(0.95, "anyo_grounding_distance", S, "recipe"), "{{recipe}} p95")), 6),
+            Panel("Generated tokens", "A second, those of all beams.", "ops",
+                  ((rate("anyo_generated_tokens_total", S, "recipe"), "{{recipe}}"),), 6),
+            Panel("Items filled up", "A second: no text had reached them. A rise means beams that collapse or are few.",
+                  "ops", ((rate("anyo_filled_items_total", S, "recipe"), "{{recipe}}"),), 6),
+        )),
         Row("Feedback", (
             Panel("Hit rate", "Of what was taken, the share that had been recommended, by artifact.", "percentunit",
                   ((f"{rate('anyo_feedback_total', TAKEN, 'artifact')} / "
@@ -231,6 +261,18 @@ CAPACITY = Board(
                     "refused"),)),
             Panel("Forward pass in progress", "Seconds it has been running; beyond ANYO_STALL_SECONDS liveness turns "
                   "red.", "s", ((f"anyo_forward_running_seconds{{{S}}}", "{{instance}}"),)),
+        )),
+        Row("Generative queue", (
+            Panel("Generative queue, share of its limit", "Requests waiting; at 100 % they get 429.", "percentunit",
+                  ((f"anyo_generative_queue_depth{{{S}}} / anyo_generative_queue_depth_limit{{{S}}}",
+                    "{{instance}}"),)),
+            Panel("Generative queue: entries and positions", "All replicas together.", "none",
+                  ((f"sum(anyo_generative_queue_depth{{{S}}})", "entries"),
+                   (f"sum(anyo_generative_queue_tokens{{{S}}})", "positions"),
+                   (f"sum(anyo_generative_queue_tokens_limit{{{S}}})", "limit"))),
+            Panel("Written together", "Entries of a batch; only requests with the same beams and length share one.",
+                  "none", ((mean("anyo_generative_batch_requests"), "mean"),
+                           (quantile(0.95, "anyo_generative_batch_requests", S), "p95"))),
         )),
         Row("Process", (
             Panel("Processor", "Cores in use, by replica.", "none",

@@ -13,7 +13,7 @@ from service.errors import CODE_OF_STATUS, AnyoError, NotAllowed, UnknownName, e
 from service.middleware import RequestFrame, request_info
 from service.openapi import describe, project_version
 from service.paths import allowed_methods, readable
-from service.routes import artifacts, feedback, items, operations, recommend, users
+from service.routes import artifacts, feedback, generative, items, operations, recommend, users
 from service.routes.common import input_error
 from service.security import AnswerHeaders, Gate
 from service.service import Service
@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    routers = [module.router for module in (recommend, users, items, feedback, artifacts, operations)]
+    routers = [module.router for module in (recommend, generative, users, items, feedback, artifacts, operations)]
     for router in routers:
         app.include_router(router)
     routes = [route for router in routers for route in router.routes]

@@ -10,7 +10,8 @@ The rules:
   nearest to it in length, older before younger, out of a window of the oldest: a batch of mixed lengths can
   be slower than no batch at all.
 * Nothing waits for a batch to fill. Whoever asks for the next batch gets what is there.
-* The queue is bounded in positions, and says so at admission, not later.
+* The queue is bounded in positions (where asked, in entries too), and says so at admission, not later.
+* Entries that cannot be computed together (of different groups) are not put together.
 * Identical entries in flight are one entry with several waiters, also while it is being computed.
 * An entry whose waiters have all left, or whose deadlines have passed, is dropped here and never computed.
 """
@@ -30,12 +31,10 @@ WINDOW_BATCHES = 8
 
 
 class QueueFull(Exception):
-    """The queue holds as many positions as it may; `queued` and `limit` say how many."""
+    """The queue holds as many positions or requests as it may; the message says how many."""
 
-    def __init__(self, queued: int, limit: int) -> None:
-        super().__init__(f"{queued} of {limit} positions are queued")
-        self.queued = queued
-        self.limit = limit
+    def __init__(self, queued: int, limit: int, of_what: str = "positions") -> None:
+        super().__init__(f"{queued} of {limit} {of_what} are queued")
 
 
 class EntryTooLong(Exception):
@@ -49,12 +48,14 @@ class EntryTooLong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a batch and the queue may hold: positions (padding counted), entries, queued positions, padding share."""
+    """What a batch and the queue may hold: positions (padding counted), entries, queued positions, padding share, and
+    queued entries (None: as many as the positions allow)."""
 
     max_batch_tokens: int
     max_batch_requests: int
     max_queued_tokens: int
     max_padding: float = 0.3
+    max_queued_requests: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -68,7 +69,10 @@ class Waiter(Generic[W]):
 
 @dataclass(eq=False, slots=True)
 class Entry(Generic[P, W]):
-    """One thing to compute: its length in positions, when it arrived, and everyone who waits for it."""
+    """One thing to compute: its length in positions, when it arrived, and everyone who waits for it.
+
+    Only entries of one `group` share a batch.
+    """
 
     key: Hashable
     length: int
@@ -76,6 +80,7 @@ class Entry(Generic[P, W]):
     arrived: float
     waiters: list[Waiter[W]] = field(default_factory=list)
     running: bool = False
+    group: Hashable = None
 
     def wanted(self, now: float) -> bool:
         """Return whether anyone still waits whose deadline has not passed."""
@@ -131,7 +136,7 @@ class Batcher(Generic[P, W]):
         yield from list(self._running)
         yield from list(self._queue)
 
-    def admit(self, key: Hashable, length: int, work: P, waiter: Waiter[W]) -> Entry[P, W]:
+    def admit(self, key: Hashable, length: int, work: P, waiter: Waiter[W], group: Hashable = None) -> Entry[P, W]:
         """Queue `work`, or join the identical entry in flight, and return the entry.
 
         `length` is at least 1. Raises EntryTooLong if it could never be computed, QueueFull if it may not
@@ -145,7 +150,10 @@ class Batcher(Generic[P, W]):
             raise EntryTooLong(length, self.limits.max_batch_tokens)
         if self.queued_tokens + length > self.limits.max_queued_tokens:
             raise QueueFull(self.queued_tokens, self.limits.max_queued_tokens)
-        entry: Entry[P, W] = Entry(key, length, work, self._clock(), [waiter])
+        most = self.limits.max_queued_requests
+        if most is not None and len(self._queue) >= most:
+            raise QueueFull(len(self._queue), most, "requests")
+        entry: Entry[P, W] = Entry(key, length, work, self._clock(), [waiter], group=group)
         self._queue[entry] = None
         self._by_key[key] = entry
         self.queued_tokens += length
@@ -196,7 +204,8 @@ class Batcher(Generic[P, W]):
         oldest = candidates[0]
         chosen, longest, tokens = [oldest], oldest.length, oldest.length
         # `sorted` is stable: among equally near lengths the older comes first.
-        for entry in sorted(candidates[1:], key=lambda entry: abs(entry.length - oldest.length)):
+        alike = [entry for entry in candidates[1:] if entry.group == oldest.group]
+        for entry in sorted(alike, key=lambda entry: abs(entry.length - oldest.length)):
             if len(chosen) == limits.max_batch_requests:
                 break
             padded = max(longest, entry.length) * (len(chosen) + 1)

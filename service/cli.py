@@ -71,13 +71,16 @@ def _run(settings: Settings, json_output: bool) -> None:
 
 
 def _announce(service: object, url: str, json_output: bool) -> None:
+    from service.loaded import kind_of
     from service.service import Service
 
     assert isinstance(service, Service)
-    parts = service.recommender(None).parts
+    recommender = service.loaded()
+    parts = recommender.parts
     history = parts.golden[0].history[-EXAMPLE_ITEMS:]
     body = json.dumps({"history": list(history), "k": 5}, ensure_ascii=False)
-    curl = f"curl -s {url}/recommend -H 'content-type: application/json' -d {shlex.quote(body)}"
+    path = "/recommend" if kind_of(recommender) == "dense" else "/recommend/generative"
+    curl = f"curl -s {url}{path} -H 'content-type: application/json' -d {shlex.quote(body)}"
     if json_output:
         print(
             json.dumps({"ready": True, "url": url, "artifacts": list(service.recommenders), "curl": curl}), flush=True

@@ -17,34 +17,28 @@ readiness.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import structlog
 
-from service.batcher import Batch, Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
-from service.errors import AnyoError, DeadlineExceeded, ModelError, NotReady, Overloaded, TooLarge
+from service.batcher import Batch, Entry, Limits, Waiter
+from service.device import Device
+from service.errors import AnyoError
 from service.metrics import Metrics
+from service.queued import QueuedEngine, Ticket, failed, smoothed
 from service.work import Encode, Found, Search, Work, one_by_one_on_failure
-
-log = structlog.get_logger(__name__)
 
 # Batches between the end of their forward pass and their answers: enough to overlap, few enough to push back.
 SEARCH_BACKLOG = 2
 # Requests with a known vector that may wait for the search thread, in full batches.
 CACHED_BACKLOG_BATCHES = 16
-LONGEST_RETRY_AFTER_S = 60
 
-Ticket = asyncio.Future[Found]
-WorkEntry = Entry[Work, Ticket]
+WorkEntry = Entry[Work, Ticket[Found]]
 
 
 @dataclass(slots=True, eq=False)
@@ -55,18 +49,14 @@ class _Computed:
     vectors: list[np.ndarray | Exception]
     started: float
     finished: float
-    batch: Batch[Work, Ticket] | None  # None: the vector came from the cache
-
-
-def _smoothed(before: float, now: float) -> float:
-    return 0.8 * before + 0.2 * now if before else now
+    batch: Batch[Work, Ticket[Found]] | None  # None: the vector came from the cache
 
 
 def _closed(*_: Any) -> Any:
     raise RuntimeError("the engine is closed")
 
 
-class Engine:
+class Engine(QueuedEngine[Work, Found]):
     """Runs `encode` and `search` for many requests at once; `start`, then `run`, then `close`."""
 
     def __init__(
@@ -79,40 +69,31 @@ class Engine:
         stall_seconds: float = 60.0,
         queue_seconds: float = 0.0,
         rate: float = 0.0,
+        device: Device | None = None,
     ) -> None:
         """`rate` is what `rate` of an earlier engine on the same parts said: nothing else is known before the first
-        queue, and a flood fills it in less time than that takes to shrink."""
+        queue, and a flood fills it in less time than that takes to shrink. `device` is shared with other engines."""
+        super().__init__(limits, metrics, stall_seconds)
         self._encode = encode
         self._search = search
-        self._metrics = metrics
-        self._stall_seconds = stall_seconds
         self._queue_seconds = queue_seconds
-        self._batcher: Batcher[Work, Ticket] = Batcher(limits, time.monotonic)
-        self._wake = threading.Condition()  # guards the batcher
+        self._device = device or Device()
         self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
         self._backlog = threading.Semaphore(SEARCH_BACKLOG)
         self._cached: set[WorkEntry] = set()  # on their way to the search thread, vector known
-        self._stopping = False
-        self._dead: str | None = None
-        self._forward_since: float | None = None
-        self._tokens_per_second = 0.0
+        self._taken = 0  # 1: a batch has left the queue and does not hold the device yet
         # From one batch to the next while others wait: what gets through.
         self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
         self._last_take: tuple[float, int] | None = (
             None  # when a batch that left others waiting was taken, its positions
         )
-        self._threads: list[threading.Thread] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- from the event loop ---------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the threads; call it from the event loop that will call `run`."""
-        self._loop = asyncio.get_running_loop()
-        for name, target in (("device", self._device_loop), ("search", self._search_loop)):
-            thread = threading.Thread(target=self._supervised, args=(name, target), name=f"anyo-{name}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._device.watch(self._waiting)
+        super().start()
 
     async def run(self, work: Work, key: Hashable, deadline: float) -> Found:
         """Compute one request; `key` names identical work, `deadline` is a time of `time.monotonic`.
@@ -120,81 +101,38 @@ class Engine:
         Raises TooLarge, Overloaded, DeadlineExceeded, ModelError, NotReady. Cancelling it takes the request
         out of the queue.
         """
-        self._refuse_if_down()
-        loop = asyncio.get_running_loop()
-        waiter: Waiter[Ticket] = Waiter(loop.create_future(), deadline)
-        entry = self._admit(work, key, waiter) if work.vector_D is None else self._admit_cached(work, waiter)
-        try:
-            async with asyncio.timeout_at(loop.time() + deadline - time.monotonic()):
-                return await waiter.ticket
-        except TimeoutError:
-            raise DeadlineExceeded("the request was not answered within its deadline") from None
-        except ModelError as error:
-            # Logged here and not where it happened: this task knows the request's id.
-            log.error("request failed", error=repr(error.__cause__), exc_info=error.__cause__)
-            raise
-        finally:
-            if not waiter.ticket.done() or waiter.ticket.cancelled():
-                with self._wake:
-                    self._batcher.leave(entry, waiter)
-
-    def trouble(self) -> str | None:
-        """Return why this engine answers nothing, or None; a stalled forward pass counts."""
-        since = self._forward_since
-        if self._dead is not None:
-            return self._dead
-        if since is not None and time.monotonic() - since > self._stall_seconds:
-            return f"a forward pass has been running for more than {self._stall_seconds:g} s"
-        return None
-
-    def load(self) -> tuple[int, int]:
-        """Return the entries and the positions that wait for the device."""
-        return self._batcher.depth, self._batcher.queued_tokens
+        if work.vector_D is None:
+            return await self._answer_to(lambda waiter: self._admit(work, key, waiter), deadline)
+        return await self._answer_to(lambda waiter: self._admit_cached(work, waiter), deadline)
 
     def rate(self) -> float:
         """Return the positions a second at which a queue has been seen to shrink, 0 where there was none."""
         return self._busy_tokens / self._busy_s if self._busy_s else 0.0
 
-    def running_seconds(self) -> float:
-        """Return how long the forward pass in progress has been running, 0 without one."""
-        since = self._forward_since
-        return 0.0 if since is None else time.monotonic() - since
-
     async def close(self, within: float) -> None:
         """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the threads."""
-        end = time.monotonic() + within
-        while self._dead is None and time.monotonic() < end and not self._idle():
-            await asyncio.sleep(0.01)
-        self._fail_waiters("the service is shutting down", "draining")
-        with self._wake:
-            self._stopping = True
-            self._wake.notify_all()
-        self._backlog.release()
-        self._inbox.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join, 1.0)
+        await super().close(within)
+        self._device.unwatch(self._waiting)
         # The recommender holds this engine, and these hold the recommender: without the circle, counting
         # references gives the model's memory back at once.
         self._encode = self._search = _closed
 
-    def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket]) -> WorkEntry:
+    def _loops(self) -> Iterable[tuple[str, Callable[[], None]]]:
+        return ("device", self._device_loop), ("search", self._search_loop)
+
+    def _release(self) -> None:
+        self._backlog.release()
+        self._inbox.put(None)
+
+    def _waiting(self) -> int:
+        # In this order: a batch is marked as taken before its entries leave the queue.
+        return self._batcher.depth + self._taken
+
+    def _admit(self, work: Work, key: Hashable, waiter: Waiter[Ticket[Found]]) -> WorkEntry:
         assert work.prompt is not None
         with self._wake:
             self._refuse_if_slow()
-            try:
-                entry = self._batcher.admit(key, work.prompt.length, work, waiter)
-            except QueueFull as full:
-                self._metrics.rejected("queue_full").inc()
-                raise self._overloaded(f"the queue is full ({full})", full.queued) from None
-            except EntryTooLong as long:
-                self._metrics.rejected("too_long").inc()
-                raise TooLarge(
-                    f"this history takes {long.length} positions, a batch may hold {long.limit}; "
-                    "send a shorter history, or raise ANYO_MAX_BATCH_TOKENS",
-                    field="history",
-                ) from None
-            self._wake.notify()
-        return entry
+            return self._queue(key, work.prompt.length, work, waiter)
 
     def _refuse_if_slow(self) -> None:
         """Refuse what would wait too long, once the device has been seen busy for that long: a burst says little."""
@@ -206,7 +144,7 @@ class Engine:
             self._metrics.rejected("queue_slow").inc()
             raise self._overloaded(f"the {queued} positions that wait take about {wait:.1f} s", queued)
 
-    def _admit_cached(self, work: Work, waiter: Waiter[Ticket]) -> WorkEntry:
+    def _admit_cached(self, work: Work, waiter: Waiter[Ticket[Found]]) -> WorkEntry:
         limits = self._batcher.limits
         if len(self._cached) >= CACHED_BACKLOG_BATCHES * limits.max_batch_requests:
             self._metrics.rejected("search_full").inc()
@@ -219,42 +157,39 @@ class Engine:
         return entry
 
     def _idle(self) -> bool:
-        return self._batcher.idle and not self._cached
+        return super()._idle() and not self._cached
 
-    def _overloaded(self, message: str, queued: int) -> Overloaded:
-        wait = math.ceil(queued / self._tokens_per_second) if self._tokens_per_second else 1
-        return Overloaded(message, retry_after=max(1, min(LONGEST_RETRY_AFTER_S, wait)))
-
-    def _refuse_if_down(self) -> None:
-        if self._dead is not None:
-            raise NotReady(self._dead, code="engine_dead")
-        if self._stopping:
-            raise NotReady("the service is shutting down", code="draining")
+    def _in_flight(self) -> list[WorkEntry]:
+        return [*super()._in_flight(), *self._cached]
 
     # -- device thread ---------------------------------------------------------------------------------------
 
     def _device_loop(self) -> None:
         while (batch := self._take()) is not None:
-            started = time.monotonic()
-            vectors = one_by_one_on_failure(self._forward, [entry.work.prompt for entry in batch.entries])
+            with self._device.dense():
+                self._taken = 0
+                started = time.monotonic()
+                vectors = one_by_one_on_failure(self._forward, [entry.work.prompt for entry in batch.entries])
             self._forward_since = None
             finished = time.monotonic()
             self._note(batch, finished - started)
             self._inbox.put(_Computed(batch.entries, vectors, started, finished, batch))
 
-    def _take(self) -> Batch[Work, Ticket] | None:
+    def _take(self) -> Batch[Work, Ticket[Found]] | None:
         """Wait for work and take a batch of it; None means stop. Late, so that the batch is as full as can be."""
         self._backlog.acquire()
         with self._wake:
             while not self._stopping:
+                self._taken = 1
                 batch = self._batcher.next_batch()
                 if batch is not None:
                     self._note_taken(batch)
                     return batch
+                self._taken = 0
                 self._wake.wait()
         return None
 
-    def _note_taken(self, batch: Batch[Work, Ticket]) -> None:
+    def _note_taken(self, batch: Batch[Work, Ticket[Found]]) -> None:
         """Learn how fast a queue shrinks. The forward pass alone would not tell: other threads take their share."""
         now = time.monotonic()
         if self._last_take is not None:
@@ -275,12 +210,12 @@ class Engine:
             raise RuntimeError("the encoder returned a user vector that is not finite")
         return list(user_BD)
 
-    def _note(self, batch: Batch[Work, Ticket], seconds: float) -> None:
+    def _note(self, batch: Batch[Work, Ticket[Found]], seconds: float) -> None:
         self._metrics.batch_requests.observe(len(batch.entries))
         self._metrics.batch_tokens.observe(batch.padded_tokens)
         self._metrics.batch_padding_ratio.observe(batch.padding)
         rate = batch.tokens / max(seconds, 1e-6)
-        self._tokens_per_second = _smoothed(self._tokens_per_second, rate)
+        self._tokens_per_second = smoothed(self._tokens_per_second, rate)
 
     # -- search thread ---------------------------------------------------------------------------------------
 
@@ -322,8 +257,7 @@ class Engine:
                 continue
             answer: Found | AnyoError
             if isinstance(result, Exception):
-                answer = ModelError("the model failed on this request; others are not affected")
-                answer.__cause__ = result
+                answer = failed(result)
             else:
                 taken = search_started if computed.batch is None else computed.started
                 seconds = {"queue": max(0.0, taken - entry.arrived)}
@@ -333,35 +267,3 @@ class Engine:
                 rows_K, scores_K = result
                 answer = Found(rows_K, scores_K, cast(np.ndarray, vector), seconds)
             self._resolve(entry, answer)
-
-    @staticmethod
-    def _resolve(entry: WorkEntry, answer: Found | AnyoError) -> None:
-        for waiter in entry.waiters:
-            if waiter.ticket.done():
-                continue
-            if isinstance(answer, Found):
-                waiter.ticket.set_result(answer)
-            else:
-                waiter.ticket.set_exception(answer)
-
-    def _fail_waiters(self, reason: str, code: str) -> None:
-        with self._wake:
-            entries = [*self._batcher.entries(), *self._cached]
-        for entry in entries:
-            self._resolve(entry, NotReady(reason, code=code))
-
-    # -- supervision -----------------------------------------------------------------------------------------
-
-    def _supervised(self, name: str, target: Callable[[], None]) -> None:
-        try:
-            target()
-        except BaseException as error:
-            log.critical("thread died", thread=name, error=repr(error), exc_info=error)
-            self._dead = f"the {name} thread died; the log says why"  # what it died of is not for clients
-            self._on_loop(self._fail_waiters, self._dead, "engine_dead")
-
-    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
-        assert self._loop is not None
-        # A loop that is closed has no waiters left to tell.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *arguments)

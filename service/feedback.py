@@ -20,7 +20,7 @@ import structlog
 from service.errors import Conflict, StartError, UnknownName
 from service.intervals import Interval, newcombe, wilson
 from service.metrics import Metrics
-from service.parts import Parts
+from service.parts import AnyParts
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Feedback:
             self._metrics.feedback(label, hit)
         self._metrics.feedback_rank(label)
 
-    def remember(self, request_id: str, parts: Parts, items: Sequence[str], source: str) -> None:
+    def remember(self, request_id: str, parts: AnyParts, items: Sequence[str], source: str) -> None:
         """Keep an answer, at the cost of the oldest; an id that comes again stands for the newer answer."""
         if self._file is not None:
             self._file.write({
@@ -159,7 +159,7 @@ class Feedback:
         if rank is not None:
             self._metrics.feedback_rank(label).observe(rank)
 
-    def _tally(self, parts: Parts) -> Tally:
+    def _tally(self, parts: AnyParts) -> Tally:
         key = (parts.name, parts.version)
         tally = self._tallies.get(key)
         if tally is None:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from modeling.artifact import GOLDEN_TOLERANCE, GoldenCase
+from service.answerer import Recommendation
+from service.device import Device
 from service.errors import AnyoError, StartError
 from service.metrics import Metrics
 from service.parts import Parts
-from service.recommender import Recommendation, Recommender
+from service.recommender import Recommender
 from service.schemas import FreeTitle, RecommendRequest
 from service.settings import Settings
 from service.store import GuardedStore
@@ -30,7 +32,7 @@ ROOM = {"max_queued_tokens": 2**40, "max_queue_seconds": 1e6}  # the rehearsal i
 WARM_UP_TITLE = "A title that is in no catalog"
 
 
-async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> float:
+async def rehearse(parts: Parts, store: GuardedStore, settings: Settings, device: Device | None = None) -> float:
     """Check the golden answers and warm up, with a recommender of their own; raises StartError.
 
     Returns the positions a second that full batches get through, 0 without a warm-up.
@@ -39,7 +41,7 @@ async def rehearse(parts: Parts, store: GuardedStore, settings: Settings) -> flo
     that nobody reads, so that the real ones count users only.
     """
     roomy = settings.model_copy(update={"user_cache_entries": 0, **ROOM})
-    recommender = Recommender(parts, store, roomy, Metrics())
+    recommender = Recommender(parts, store, roomy, Metrics(), device=device)
     recommender.start()
     try:
         await check_golden(recommender)

@@ -39,7 +39,11 @@ RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 NO_RECIPE = "none"  # label of requests that no model answers
 SOURCES = ("model", "cache", "popular")
-REASONS = ("queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited", "loop_behind")
+REASONS = (
+    "queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited", "loop_behind",
+    "generative_queue_full", "generative_after_dense",
+)  # fmt: skip
+DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 CACHES = ("user_vector", "title")
 SHARED_CACHES = ("shared_vector", "shared_result")
 REDIS_PARTS = ("store_read", "store_write", "cache")
@@ -60,6 +64,7 @@ class Metrics:
         GCCollector(registry=self.registry)
         self._requests()
         self._batches()
+        self._generation()
         self._data()
         self._comparisons()
         # Series that exist from the start can be seen to be zero; one that is missing says nothing.
@@ -113,6 +118,29 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Positions in a forward pass, padding counted.", TOKENS)
         self.batch_padding_ratio = self._histogram(
             "batch_padding_ratio", "Share of padding among the positions of a forward pass.", SHARES
+        )
+
+    def _generation(self) -> None:
+        self.generative_queue_depth = self._gauge("generative_queue_depth", "Generative entries waiting.")
+        self.generative_queue_depth_limit = self._gauge("generative_queue_depth_limit", "Entries that may wait.")
+        self.generative_queue_tokens = self._gauge("generative_queue_tokens", "Positions waiting to be written.")
+        self.generative_queue_tokens_limit = self._gauge("generative_queue_tokens_limit", "Positions that may wait.")
+        self.generative_batch_requests = self._histogram(
+            "generative_batch_requests", "Entries that were written together.", COUNTS
+        )
+        self.generative_pass_seconds = self._histogram(
+            "generative_pass_seconds", "Seconds for which one pass of generation held the device.", SECONDS
+        )
+        self.generated_tokens = self._counter("generated_tokens_total", "Tokens written, all beams together.", "recipe")
+        self.generated_texts = self._counter("generated_texts_total", "Texts written.", "recipe")
+        self.invalid_generations = self._counter(
+            "invalid_generations_total", "Texts that, as written, are no item of the catalog.", "recipe"
+        )
+        self.grounding_distance = self._histogram(
+            "grounding_distance", "How far a text was from the item that it was grounded to.", DISTANCES, "recipe"
+        )
+        self.filled_items = self._counter(
+            "filled_items_total", "Items of answers that no text had reached, filled up by the method's rule.", "recipe"
         )
 
     def _data(self) -> None:

@@ -12,7 +12,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -40,6 +40,11 @@ _numbers = itertools.count(1)
 request_id_of_this_task: ContextVar[str] = ContextVar("request_id_of_this_task", default="")
 
 
+def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return times as answers show them."""
+    return {name: round(1000 * each, 3) for name, each in seconds.items()}
+
+
 @dataclass(slots=True)
 class RequestInfo:
     """What is known of the request in progress; routes add the recipe and the seconds of their stages."""
@@ -54,8 +59,7 @@ class RequestInfo:
 
     def timings_ms(self) -> dict[str, float]:
         """Return the stages so far and the total up to now, in milliseconds."""
-        timings = {name: round(1000 * seconds, 3) for name, seconds in self.seconds.items()}
-        return timings | {"total": round(1000 * (time.monotonic() - self.started), 3)}
+        return milliseconds(self.seconds | {"total": time.monotonic() - self.started})
 
     def server_timing(self) -> str:
         """Return the value of the Server-Timing header: stages in ms, then everything up to now."""

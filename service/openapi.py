@@ -16,11 +16,15 @@ from service.schemas import (
     AppendAnswer,
     AppendRequest,
     ArtifactList,
+    CompareAnswer,
+    CompareRequest,
     ErrorAnswer,
     FeedbackAnswer,
     FeedbackRequest,
     FeedbackSummary,
     ForgetAnswer,
+    GenerativeAnswer,
+    GenerativeRequest,
     Item,
     ItemList,
     LoadAnswer,
@@ -36,7 +40,9 @@ from service.schemas import (
 from service.security import OPEN_PATHS
 
 REF = "#/components/schemas/{model}"
-BODIES: tuple[type[BaseModel], ...] = (RecommendRequest, AppendRequest, FeedbackRequest, TrafficRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    RecommendRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
+)  # fmt: skip
 
 MEANING = {
     400: "The body cannot be read.",
@@ -54,20 +60,52 @@ MEANING = {
 
 _ITEM = {"item_id": "d-017", "title": "The Lighthouse at Cape Sorrow", "categories": ["mystery"], "popularity": 42}
 
+_DENSE_ANSWER: dict[str, Any] = {
+    "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
+    "items": [
+        {"rank": 1, "item_id": "d-018", "title": "The Lighthouse at Cape Wrath", "score": 0.8125},
+        {"rank": 2, "item_id": "d-240", "title": "Fog over the Harbour", "score": 0.7734},
+    ],
+    "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
+    "timings_ms": {"assemble": 0.08, "queue": 0.21, "search": 0.35, "forward": 6.4, "total": 7.3},
+    "source": "model",
+    "ignored_items": [],
+    "degraded": [],
+}
+_WRITTEN_ANSWER: dict[str, Any] = {
+    "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
+    "items": [
+        {"rank": 1, "item_id": "d-018", "title": "The Lighthouse at Cape Wrath", "score": -0.41},
+        {"rank": 2, "item_id": "d-240", "title": "Fog over the Harbour", "score": -0.77},
+    ],
+    "artifact": {"name": "genre-demo", "version": "b41c09d7aa52", "recipe": "genre"},
+    "timings_ms": {"assemble": 0.2, "queue": 0.3, "prefill": 9.1, "decode": 81.5, "ground": 0.1, "search": 0.1,
+                   "total": 92.4},
+    "source": "model",
+    "ignored_items": [],
+    "degraded": [],
+    "generated": [
+        {"text": "The Lighthouse at Cape Wrath", "code": None, "item_id": "d-018", "distance": 0.0, "valid": True},
+        {"text": "Fog over the Harbour", "code": None, "item_id": "d-240", "distance": 0.0, "valid": True},
+    ],
+    "tokens": {"prompt": 64, "new": 36},
+    "beams": 4,
+    "filled": 0,
+}  # fmt: skip
+
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     RecommendRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3, "exclude": ["d-030"], "categories": ["mystery"]},
     AppendRequest: {"events": [{"item_id": "d-017", "event_id": "click-8812", "timestamp": 1790000000}]},
-    RecommendAnswer: {
-        "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
-        "items": [
-            {"rank": 1, "item_id": "d-018", "title": "The Lighthouse at Cape Wrath", "score": 0.8125},
-            {"rank": 2, "item_id": "d-240", "title": "Fog over the Harbour", "score": 0.7734},
-        ],
-        "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
-        "timings_ms": {"assemble": 0.08, "queue": 0.21, "search": 0.35, "forward": 6.4, "total": 7.3},
-        "source": "model",
-        "ignored_items": [],
-        "degraded": [],
+    GenerativeRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3, "recipe": "genre", "beams": 4},
+    CompareRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3},
+    RecommendAnswer: _DENSE_ANSWER,
+    GenerativeAnswer: _WRITTEN_ANSWER,
+    CompareAnswer: {
+        "request_id": _DENSE_ANSWER["request_id"],
+        "dense": _DENSE_ANSWER,
+        "generative": _WRITTEN_ANSWER,
+        "ratio": 12.66,
+        "overlap": 1.0,
     },
     Item: _ITEM,
     ItemList: {"items": [_ITEM], "next": 20},
@@ -84,6 +122,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
                 "name": "anyo-demo-tiny",
                 "version": "3f9a2c51d0be",
                 "recipe": "anyo",
+                "kind": "dense",
                 "default": True,
                 "state": "active",
                 "bytes": 41_500_000,
@@ -92,6 +131,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
                 "reads": ["ids", "text"],
                 "items": 2000,
                 "dim": 128,
+                "writes": None,
                 "history_limit": 50,
                 "categories": ["mystery", "travel"],
                 "examples": [["d-004", "d-211", "d-017"]],
@@ -157,6 +197,13 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
 }
 
 
+EVENT = {
+    "type": "object",
+    "description": "One server-sent event; `data` is JSON: a step, the whole answer, or an error.",
+    "required": ["event", "data"],
+    "properties": {"event": {"enum": ["step", "answer", "error"]}, "data": {"type": "string"}},
+}
+EVENTS = 'event: step\ndata: {"step":1,"text":"The"}\n\nevent: answer\ndata: {"request_id": …}\n\n'
 GATED = (401, 403, 429)  # what the gate may answer, before a route is asked
 
 
@@ -171,6 +218,12 @@ def answers(model: type[Answer], *errors: int, gated: bool = True) -> dict[int |
             "description": MEANING[status],
             "content": {"application/json": {"example": EXAMPLES[ErrorAnswer]}},
         }
+    return described
+
+
+def streams(described: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Add to the `responses` of a route that its 200 may also be a stream of events."""
+    described[200]["content"]["text/event-stream"] = {"schema": EVENT, "example": EVENTS}
     return described
 
 

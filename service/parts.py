@@ -11,6 +11,7 @@ from pathlib import Path
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
 from modeling.artifact import Artifact, ArtifactError, GoldenCase, Manifest, load_artifact, read_manifest
 from modeling.backbone import BackboneError, resolve_source
+from modeling.generation import GenerativeModel
 from modeling.manifest import one_line
 from modeling.user_encoder import UserEncoder
 from service.errors import StartError
@@ -38,6 +39,43 @@ class Parts:
     golden: tuple[GoldenCase, ...]
     pieces: tuple[Piece, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
+
+    @property
+    def reader(self) -> UserEncoder:
+        """What reads histories."""
+        return self.encoder
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCase:
+    """A history, the texts that are written for it, best first, and the items it is answered with."""
+
+    history: list[str]
+    texts: list[str]
+    top: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerativeParts:
+    """Everything a generative artifact brings; row n of `catalog` is the item that the model calls n."""
+
+    name: str
+    version: str
+    recipe: str
+    reads: tuple[str, ...]
+    model: GenerativeModel
+    catalog: Catalog
+    golden: tuple[WrittenCase, ...]
+    pieces: tuple[Piece, ...] = ()  # what it holds in memory
+    files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
+
+    @property
+    def reader(self) -> GenerativeModel:
+        """What reads histories."""
+        return self.model
+
+
+AnyParts = Parts | GenerativeParts
 
 
 def open_parts(folder: Path, device: str) -> Parts:

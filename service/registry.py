@@ -21,10 +21,14 @@ from typing import Any
 import structlog
 
 from service.cache_shared import SharedCache
-from service.errors import AnyoError, Conflict, InvalidInput, NotReady, StartError, UnknownName
+from service.device import Device
+from service.errors import Conflict, InvalidInput, NotReady, StartError, UnknownName
+from service.generative import GenerativeRecommender
+from service.loaded import AnyRecommender, Loaded, kind_of
 from service.loader import rehearse
+from service.loader_generative import rehearse_generative
 from service.metrics import Metrics
-from service.parts import Parts, expected_bytes, version_on_disk
+from service.parts import AnyParts, GenerativeParts, expected_bytes, version_on_disk
 from service.recommender import Recommender
 from service.settings import Settings
 from service.sharing import give_memory_back, total_bytes
@@ -32,7 +36,7 @@ from service.store import GuardedStore
 
 log = structlog.get_logger(__name__)
 
-OpenParts = Callable[[Path, str], Parts]
+OpenParts = Callable[[Path, str], AnyParts]
 FOLDER_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 NAME = re.compile(FOLDER_NAME, re.ASCII)
 LAST_ANSWERS_S = 2.0  # beyond the deadline of the requests that an old artifact still answers
@@ -51,7 +55,7 @@ class Operation:
     since: float
 
 
-class Registry:
+class Registry(Loaded):
     """The loaded artifacts of one process. All methods run on the event loop."""
 
     def __init__(
@@ -68,24 +72,12 @@ class Registry:
         self._open_parts = open_parts
         self._cache = cache
         self._folders: dict[str, Path] = {}  # of the artifacts named at the start, which may lie anywhere
-        self._retiring: list[Recommender] = []
+        self._retiring: list[AnyRecommender] = []
         self._step: Callable[[str], None] = lambda step: None
-        self.recommenders: dict[str, Recommender] = {}
-        self.default: str | None = None
+        self.device = Device()
+        super().__init__()
         self.operation: Operation | None = None
         self.closed = False
-
-    # -- asked for every request -----------------------------------------------------------------------------
-
-    def get(self, name: str | None) -> Recommender:
-        """Return the recommender of a loaded artifact (None: the default one); raises UnknownName, or KeyError
-        while nothing is loaded."""
-        if name is None:
-            return self.recommenders[self.default or ""]
-        try:
-            return self.recommenders[name]
-        except KeyError:
-            raise self._unknown(name, field="artifact") from None
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -98,8 +90,6 @@ class Registry:
                 raise StartError(f"two of the artifacts are called {parts.name!r}; names must differ")
             self._folders[parts.name] = folder.absolute()
             await self._admit(parts)
-            if self.default is None:
-                self._make_default(parts.name)
 
     async def load(self, name: str) -> bool:
         """Load an artifact, or the version that has taken its folder's place; False where that is loaded already.
@@ -137,30 +127,36 @@ class Registry:
     async def unload(self, name: str, *, in_use: bool) -> int:
         """Unload an artifact and return how many bytes came back; `in_use`: the traffic names it.
 
+        The default one stays, unless it is the only generative one: that can go, the dense endpoints need none.
+
         Raises UnknownName, Conflict (it is the default, or in use, or another operation is going on).
         """
         with self._operating(name):
             if name not in self.recommenders:
-                raise self._unknown(name)
-            if name == self.default:
+                raise self.unknown(name)
+            kind = kind_of(self.recommenders[name])
+            alone = kind == "generative" and sum(kind_of(each) == kind for each in self.recommenders.values()) == 1
+            if name == self.defaults.get(kind) and not alone:
                 raise Conflict(
-                    f"artifact {name!r} is the default one, which answers requests that name none; activate another "
-                    "first",
+                    f"artifact {name!r} is the default {kind} one, which answers requests that name none; activate "
+                    "another first",
                     code="in_use",
                 )
             if in_use:
                 raise Conflict(
                     f"artifact {name!r} takes part in the traffic; PUT /traffic without it first", code="in_use"
                 )
+            if alone:
+                del self.defaults[kind]
             before = self.bytes()
             self._retiring.append(self.recommenders.pop(name))
             await self._retire(self._retiring[-1])
             return before - self.bytes()
 
     def activate(self, name: str) -> None:
-        """Make a loaded artifact the default one, from the next request on; raises UnknownName."""
+        """Make a loaded artifact the default one of its kind, from the next request on; raises UnknownName."""
         if name not in self.recommenders:
-            raise self._unknown(name)
+            raise self.unknown(name)
         self._make_default(name)
 
     async def close(self, within: float) -> None:
@@ -227,25 +223,28 @@ class Registry:
                 f"ANYO_MAX_ARTIFACT_BYTES is {limit}; unload an artifact first, or raise the limit"
             )
 
-    async def _admit(self, parts: Parts) -> None:
+    async def _admit(self, parts: AnyParts) -> None:
         """Check, warm up and publish parts; the one they replace is at the end of `_retiring` then."""
         started = time.monotonic()
+        replaced = self.recommenders.get(parts.name)
+        if replaced is not None and isinstance(replaced.parts, GenerativeParts) != isinstance(parts, GenerativeParts):
+            raise StartError(
+                f"artifact {parts.name!r} is loaded as a {kind_of(replaced)} one, and its folder now holds one of the "
+                "other kind; unload it first"
+            )
         with_it = total_bytes(
             [parts.pieces, *(each.parts.pieces for each in (*self.recommenders.values(), *self._retiring))]
         )
         self._refuse_beyond(with_it - self.bytes(), parts.name)
         self._step(f"checking and warming up {parts.name}")
-        rate = await rehearse(parts, self._store, self._settings)
-        if self.closed:
-            raise NotReady("the service is shutting down", code="draining")
-        shared = self._cache.of(parts) if self._cache is not None else None
-        recommender = Recommender(parts, self._store, self._settings, self._metrics, shared, rate)
+        recommender = await self._rehearsed(parts)
         recommender.start()
-        if (old := self.recommenders.get(parts.name)) is not None:
+        kind, old = kind_of(recommender), self.recommenders.get(parts.name)
+        if old is not None:
             self._retiring.append(old)
         self.recommenders[parts.name] = recommender  # from here on it answers
         self._metrics.artifact_info(parts.name, parts.version, parts.recipe).set(1)
-        if parts.name == self.default:
+        if self.defaults.get(kind) in (None, parts.name):
             self._make_default(parts.name)
         log.info("artifact ready", name=parts.name, version=parts.version, recipe=parts.recipe,
                  items=len(parts.catalog), bytes=total_bytes([parts.pieces]),
@@ -254,16 +253,33 @@ class Registry:
         gc.collect()
         gc.freeze()
 
-    async def _retire(self, recommender: Recommender) -> None:
+    async def _rehearsed(self, parts: AnyParts) -> AnyRecommender:
+        """Check golden answers, warm up, and return what will answer; raises StartError, NotReady."""
+        if isinstance(parts, GenerativeParts):
+            await rehearse_generative(parts, self._store, self._settings, self.device)
+            self._refuse_if_closed()
+            return GenerativeRecommender(parts, self._store, self._settings, self._metrics, self.device)
+        rate = await rehearse(parts, self._store, self._settings, self.device)
+        self._refuse_if_closed()
+        shared = self._cache.of(parts) if self._cache is not None else None
+        return Recommender(parts, self._store, self._settings, self._metrics, shared, rate, self.device)
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise NotReady("the service is shutting down", code="draining")
+
+    async def _retire(self, recommender: AnyRecommender) -> None:
         """Answer what an artifact that left the table still has to answer, then give its memory back."""
         self._step(f"waiting for the last requests of {recommender.parts.name}")
-        await recommender.close(self._settings.deadline_ms / 1000 + LAST_ANSWERS_S)
+        generative = kind_of(recommender) == "generative"
+        deadline_ms = self._settings.generative_deadline_ms if generative else self._settings.deadline_ms
+        await recommender.close(deadline_ms / 1000 + LAST_ANSWERS_S)
         parts = recommender.parts
         if (parts.name, parts.version, parts.recipe) not in self._shown():
             self._metrics.forget(self._metrics.artifact_info, parts.name, parts.version, parts.recipe)
         self._retiring.remove(recommender)
         log.info("artifact unloaded", name=parts.name, version=parts.version)
-        gone: weakref.ref[Any] = weakref.ref(parts.encoder)
+        gone: weakref.ref[Any] = weakref.ref(parts.reader)
         del recommender, parts
         await asyncio.to_thread(give_memory_back, gone)
 
@@ -272,12 +288,7 @@ class Registry:
         return {(parts.name, parts.version, parts.recipe) for parts in loaded}
 
     def _make_default(self, name: str) -> None:
-        self.default = name
-        self._metrics.index_items.set(self.recommenders[name].parts.index.size)
-
-    def _unknown(self, name: str, field: str | None = None) -> AnyoError:
-        return UnknownName(
-            f"artifact {name[:80]!r} is not loaded; loaded are {', '.join(self.recommenders)}",
-            field=field,
-            code="unknown_artifact",
-        )
+        recommender = self.recommenders[name]
+        self.defaults[kind_of(recommender)] = name
+        if isinstance(recommender, Recommender):
+            self._metrics.index_items.set(recommender.parts.index.size)

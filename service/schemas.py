@@ -13,6 +13,8 @@ MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
 MAX_EVENTS = 500
 MAX_K = 1000
+MAX_BEAMS = 1024
+MAX_NEW_TOKENS = 4096
 MAX_ID = 256
 MAX_TITLE = 2000
 MAX_SPLIT = 16
@@ -66,6 +68,38 @@ class RecommendRequest(Body):
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
     rerank: None = Field(default=None, description="Not in this version: only null is allowed.")
     explain: Literal[False] = Field(default=False, description="Not in this version: only false is allowed.")
+
+
+class GenerativeRequest(RecommendRequest):
+    """Whom to write recommendations for, with which recipe, and how much may be written."""
+
+    artifact: str | None = Field(
+        default=None, description="Name of a loaded generative artifact; null takes the default one, or `recipe`'s."
+    )
+    recipe: str | None = Field(
+        default=None, min_length=1, max_length=MAX_ID, description="A generative recipe of which an artifact is loaded."
+    )
+    beams: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_BEAMS,
+        description="Texts that are searched side by side; null takes what the artifact was evaluated with.",
+    )
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_NEW_TOKENS,
+        description="Longest text in tokens; null takes what the artifact was evaluated with.",
+    )
+
+
+class CompareRequest(GenerativeRequest):
+    """One history for both ways; `artifact` is the dense one."""
+
+    artifact: str | None = Field(default=None, description="Name of a dense artifact; null takes the default one.")
+    generative_artifact: str | None = Field(
+        default=None, description="Name of a generative artifact; null takes the default one, or `recipe`'s."
+    )
 
 
 class NewEvent(Body):
@@ -156,6 +190,56 @@ class RecommendAnswer(Answer):
     degraded: list[str]
 
 
+class GeneratedText(Answer):
+    """A text that was written, best first, and the item that it stands for.
+
+    `code` is the path of a semantic ID, `distance` how far the grounding had to go (0: named as written), `valid`
+    whether the text as written is an item.
+    """
+
+    text: str
+    code: list[int] | None
+    item_id: str | None
+    distance: float | None
+    valid: bool
+
+
+class TokenCounts(Answer):
+    """Positions read and tokens written, those of all beams together."""
+
+    prompt: int
+    new: int
+
+
+class GenerativeAnswer(Answer):
+    """Recommended items, best first, and what was written; the last `filled` items were not reached by any text."""
+
+    request_id: str
+    items: list[RankedItem]
+    artifact: ArtifactName
+    timings_ms: dict[str, float]
+    source: Literal["model", "popular"]
+    ignored_items: list[str]
+    degraded: list[str]
+    generated: list[GeneratedText]
+    tokens: TokenCounts
+    beams: int
+    filled: int
+
+
+class CompareAnswer(Answer):
+    """Both answers to one history, computed one after the other, without caches.
+
+    `ratio` is the generative total over the dense one, `overlap` the share of items that both hold.
+    """
+
+    request_id: str
+    dense: RecommendAnswer
+    generative: GenerativeAnswer
+    ratio: float | None
+    overlap: float
+
+
 class Item(Answer):
     """An item of the catalog."""
 
@@ -228,15 +312,31 @@ class SharedPart(Answer):
     artifacts: list[str]
 
 
+class WritingSettings(Answer):
+    """Beams and the longest text in tokens."""
+
+    beams: int
+    max_new_tokens: int
+
+
+class WritingRange(Answer):
+    """How a generative artifact writes where nothing is asked for, and the most that may be asked for."""
+
+    default: WritingSettings
+    limit: WritingSettings
+
+
 class ArtifactRow(Answer):
     """A loaded artifact, what it can do, what it takes, and histories to try it with.
 
-    `own_bytes` is what unloading it would give back.
+    `kind` says which endpoint it answers; there is a default artifact of each kind. `own_bytes` is what unloading it
+    would give back. `dim` is null and `writes` set for a generative one.
     """
 
     name: str
     version: str
     recipe: str
+    kind: Literal["dense", "generative"]
     default: bool
     state: Literal["active", "standby"]
     bytes: int
@@ -244,7 +344,8 @@ class ArtifactRow(Answer):
     shares: list[SharedPart]
     reads: list[str]
     items: int
-    dim: int
+    dim: int | None
+    writes: WritingRange | None
     history_limit: int
     categories: list[str]
     examples: list[list[str]]
@@ -286,11 +387,11 @@ class UnloadAnswer(Answer):
 
 
 class ActivateAnswer(Answer):
-    """Which artifact is the default one from now on, and which was."""
+    """Which artifact is the default one of its kind from now on, and which was (null: none)."""
 
     name: str
     version: str
-    previous: str
+    previous: str | None
 
 
 class ShadowState(Answer):

@@ -10,6 +10,8 @@ import structlog
 from service.cache_shared import open_cache
 from service.errors import NotReady, StartError
 from service.feedback import Feedback
+from service.generative import GenerativeRecommender
+from service.loaded import AnyRecommender, Kind, kind_of
 from service.metrics import Metrics
 from service.parts import open_parts
 from service.recommender import Recommender
@@ -56,29 +58,47 @@ class Service:
     # -- asked by the routes ---------------------------------------------------------------------------------
 
     @property
-    def recommenders(self) -> dict[str, Recommender]:
+    def recommenders(self) -> dict[str, AnyRecommender]:
         """What answers, by the name of its artifact."""
         return self.registry.recommenders
 
-    def recommender(self, name: str | None) -> Recommender:
-        """Return the recommender of a loaded artifact (None: the default one); raises NotReady, UnknownName."""
-        if not self.recommenders:
-            raise NotReady(self._not_ready or "no artifact is loaded", retry_after=1)
+    def loaded(self, name: str | None = None) -> AnyRecommender:
+        """Return what a loaded artifact of either kind answers with (None: the default dense one, or without any the
+        default generative one); raises NotReady, UnknownName."""
+        self._refuse_before_the_start()
         return self.registry.get(name)
+
+    def recommender(self, name: str | None) -> Recommender:
+        """Return what answers for a dense artifact (None: the default one); raises NotReady, UnknownName, Conflict."""
+        self._refuse_before_the_start()
+        return self.registry.dense(name)
+
+    def generative(self, name: str | None, recipe: str | None, field: str = "artifact") -> GenerativeRecommender:
+        """Return the recommender of a generative artifact: the one named, else the default one, else one of `recipe`;
+        `field` is where the name stood. Raises NotReady, UnknownName, Conflict."""
+        self._refuse_before_the_start()
+        return self.registry.generative(name, recipe, field)
 
     def answering(self, name: str | None, user_id: str | None, request_id: str) -> Recommender:
         """Return who answers a request: the artifact it names, else as the traffic is set; raises as `recommender`."""
         return self.recommender(self.traffic.choose(user_id, request_id) if name is None else name)
 
-    def activate(self, name: str) -> str:
+    def activate(self, name: str) -> str | None:
         """Let one artifact answer everything that names none, from the next request on; returns the one before.
 
-        It ends a split, so that going back to an artifact always means all of it. Raises NotReady, UnknownName.
+        With a dense one it ends a split, so that going back to an artifact always means all of it. Raises NotReady,
+        UnknownName.
         """
-        previous = self.recommender(None).parts.name
+        kind = kind_of(self.loaded(name))
+        previous = self.registry.defaults.get(kind)
         self.registry.activate(name)
-        self.traffic.set({}, None if self.traffic.shadow == name else self.traffic.shadow)
+        if kind == "dense":
+            self.traffic.set({}, None if self.traffic.shadow == name else self.traffic.shadow)
         return previous
+
+    def _refuse_before_the_start(self) -> None:
+        if not self.recommenders:
+            raise NotReady(self._not_ready or "no artifact is loaded", retry_after=1)
 
     def broken(self) -> str | None:
         """Return what only a restart can mend, or None: the answer of liveness."""
@@ -154,8 +174,12 @@ class Service:
         metrics.ready.set_function(lambda: self.not_ready() is None)
         metrics.forward_running_seconds.set_function(lambda: max(self._running_seconds(), default=0.0))
         metrics.watch_device(settings.device)
-        metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads()))
-        metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads()))
+        metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads("dense")))
+        metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads("dense")))
+        metrics.generative_queue_depth.set_function(lambda: sum(load[0] for load in self._loads("generative")))
+        metrics.generative_queue_tokens.set_function(lambda: sum(load[1] for load in self._loads("generative")))
+        metrics.generative_queue_depth_limit.set(settings.generative_queued_requests)
+        metrics.generative_queue_tokens_limit.set(settings.generative_queued_tokens)
         metrics.queue_tokens_limit.set(settings.max_queued_tokens)
         metrics.batch_tokens_limit.set(settings.max_batch_tokens)
         metrics.batch_requests_limit.set(settings.max_batch_requests)
@@ -164,10 +188,11 @@ class Service:
 
     def _busy(self) -> bool:
         """Whether a whole batch waits already: no time for what nobody waits for."""
-        return sum(load[0] for load in self._loads()) >= self.settings.max_batch_requests
+        return sum(load[0] for load in self._loads("dense")) >= self.settings.max_batch_requests
 
-    def _loads(self) -> list[tuple[int, int]]:
-        return [recommender.engine.load() for recommender in list(self.recommenders.values())]
+    def _loads(self, kind: Kind) -> list[tuple[int, int]]:
+        loaded = list(self.recommenders.values())
+        return [recommender.engine.load() for recommender in loaded if kind_of(recommender) == kind]
 
     def _running_seconds(self) -> list[float]:
         return [recommender.engine.running_seconds() for recommender in list(self.recommenders.values())]

@@ -1,5 +1,7 @@
 """Which artifact answers a request that names none: a split by weight, and a shadow that is only compared.
 
+Of dense artifacts only: generative ones have endpoints of their own.
+
 The split is by rendezvous: every artifact draws a number from the hash of the user (or, without one, of the request
 id) and its own name, and the weighted best wins. So a user stays with an artifact, in every process alike, and when
 weights change only as many users move as must.
@@ -18,6 +20,7 @@ from typing import Any
 import structlog
 
 from service.errors import AnyoError
+from service.loaded import AnyRecommender
 from service.metrics import Metrics
 from service.recommender import Recommender
 from service.schemas import RecommendRequest
@@ -66,7 +69,7 @@ class Traffic:
     def __init__(
         self,
         metrics: Metrics,
-        recommenders: Mapping[str, Recommender],
+        recommenders: Mapping[str, AnyRecommender],
         *,
         deadline_s: float,
         busy: Callable[[], bool],
@@ -141,7 +144,7 @@ class Traffic:
         while True:
             served = await self._waiting.get()
             recommender = self._recommenders.get(self.shadow or "")
-            if recommender is not None:
+            if isinstance(recommender, Recommender):
                 await self._compare(served, recommender)
 
     async def _compare(self, served: Served, recommender: Recommender) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from modeling.generation import Wanted, WritePrompt, WriteSettings, Written
 from modeling.prompt import Prompt
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,29 @@ class Found:
     rows_K: NDArray[np.int64]
     scores_K: NDArray[np.float32]
     vector_D: NDArray[np.float32]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteWork:
+    """What one request asks to be written; `settings` has both fields set."""
+
+    prompt: WritePrompt
+    wanted: Wanted
+    settings: WriteSettings
+
+    @property
+    def positions(self) -> int:
+        """What it may take on the device: its prompt, and what all beams may write."""
+        assert self.settings.beams is not None and self.settings.max_new_tokens is not None
+        return self.prompt.length + self.settings.beams * self.settings.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What was written for one request, and seconds by stage, waiting included."""
+
+    written: Written
     seconds: dict[str, float]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import structlog
@@ -10,6 +11,8 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from service.errors import InvalidInput
+from service.generative import GenerativeRecommender
+from service.loaded import AnyRecommender, kind_of
 from service.openapi import answers, takes
 from service.recommender import Recommender
 from service.registry import FOLDER_NAME
@@ -38,10 +41,11 @@ FolderPath = Annotated[str, Path(pattern=FOLDER_NAME)]
 
 @router.get("/artifacts", responses=answers(ArtifactList, 503))
 async def artifacts(request: Request) -> Response:
-    """List the loaded artifacts, the default one first, with histories to try them with."""
+    """List the loaded artifacts, the default dense one first, with histories to try them with."""
     service = service_of(request)
-    default = service.recommender(None)
+    default = service.loaded()
     others = [each for each in service.recommenders.values() if each is not default]
+    defaults = set(service.registry.defaults.values())
     working = service.registry.operation
     shown = None
     if working is not None:
@@ -51,7 +55,7 @@ async def artifacts(request: Request) -> Response:
             "seconds": round(time.monotonic() - working.since, 3),
         }
     return json_answer({
-        "items": [_artifact(each, each is default, service) for each in (default, *others)],
+        "items": [_artifact(each, each.parts.name in defaults, service) for each in (default, *others)],
         "next": None,
         "working": shown,
         "bytes": service.registry.bytes(),
@@ -63,11 +67,11 @@ async def artifacts(request: Request) -> Response:
 async def load(request: Request, name: FolderPath) -> Response:
     """Load an artifact beside what serves, or the version that took its folder's place; answers when it is warm."""
     service = service_of(request)
-    service.recommender(None)  # not before the start is over
+    service.loaded()  # not before the start is over
     changed = await service.registry.load(name)
     service.feedback.announce(name)
     log.info("artifact load asked for", name=name, changed=changed)
-    version = service.recommender(name).parts.version
+    version = service.loaded(name).parts.version
     return json_answer({"name": name, "version": version, "changed": changed, "bytes": service.registry.bytes()})
 
 
@@ -75,7 +79,7 @@ async def load(request: Request, name: FolderPath) -> Response:
 async def unload(request: Request, name: NamePath) -> Response:
     """Unload an artifact that is neither the default one nor in the traffic; answers when its memory came back."""
     service = service_of(request)
-    service.recommender(None)
+    service.loaded()
     freed = await service.registry.unload(name, in_use=service.traffic.uses(name))
     log.info("artifact unload asked for", name=name, freed=freed)
     return json_answer({"name": name, "freed_bytes": freed, "bytes": service.registry.bytes()})
@@ -83,11 +87,12 @@ async def unload(request: Request, name: NamePath) -> Response:
 
 @router.post("/artifacts/{name:id}/activate", responses=answers(ActivateAnswer, 404, 422, 503))
 async def activate(request: Request, name: NamePath) -> Response:
-    """Let a loaded artifact answer everything that names none, from the next request on; ends a split."""
+    """Let a loaded artifact answer everything of its kind that names none, from the next request on; a dense one ends
+    a split."""
     service = service_of(request)
     previous = service.activate(name)
     log.info("artifact activated", name=name, previous=previous)
-    version = service.recommender(name).parts.version
+    version = service.loaded(name).parts.version
     return json_answer({"name": name, "version": version, "previous": previous})
 
 
@@ -122,23 +127,28 @@ def _traffic(service: Service) -> dict[str, Any]:
     return {"default": default, "weights": service.traffic.weights, "shadow": service.traffic.shown()}
 
 
-def _artifact(recommender: Recommender, default: bool, service: Service) -> dict[str, Any]:
+def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> dict[str, Any]:
     parts = recommender.parts
     others = {each.parts.name: each.parts.pieces for each in service.recommenders.values() if each is not recommender}
     mine = [piece for piece in parts.pieces if not any(piece in pieces for pieces in others.values())]
+    writes = None
+    if isinstance(recommender, GenerativeRecommender):
+        writes = {"default": asdict(recommender.default), "limit": asdict(recommender.limit)}
     return {
         "name": parts.name,
         "version": parts.version,
         "recipe": parts.recipe,
+        "kind": kind_of(recommender),
         "default": default,
         "state": "active" if default or parts.name in service.traffic.weights else "standby",
         "bytes": total_bytes([parts.pieces]),
         "own_bytes": total_bytes([mine]),
         "shares": _shares(parts.pieces, others),
         "reads": parts.reads,
-        "items": parts.index.size,
-        "dim": parts.index.dim,
-        "history_limit": parts.encoder.history_limit,
+        "items": len(parts.catalog),
+        "dim": recommender.parts.index.dim if isinstance(recommender, Recommender) else None,
+        "writes": writes,
+        "history_limit": parts.reader.history_limit,
         "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],
         "examples": [case.history for case in parts.golden[:EXAMPLES_SHOWN]],
     }

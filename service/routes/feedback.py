@@ -43,5 +43,5 @@ async def summary(
 ) -> Response:
     """Say how often what was recommended was taken, by artifact, and how they differ, with 95 % intervals."""
     service = service_of(request)
-    name = service.recommender(None).parts.name if baseline is None else baseline
+    name = service.loaded().parts.name if baseline is None else baseline
     return json_answer(service.feedback.summary(name))

@@ -27,7 +27,7 @@ class ItemsPage(Page):
 @router.get("/items", responses=answers(ItemList, 404, 422, 503))
 async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Response:
     """List items whose title holds every word of `query`, the most popular first."""
-    catalog = service_of(request).recommender(page.artifact).parts.catalog
+    catalog = service_of(request).loaded(page.artifact).parts.catalog
     # A rare word walks through every title of the catalog: not on the event loop.
     rows = await asyncio.to_thread(catalog.search, page.query, page.limit + 1, page.offset)
     shown, following = page_of(rows, page)
@@ -39,7 +39,7 @@ async def item(
     request: Request, item_id: Annotated[str, Path()], artifact: Annotated[str | None, Query()] = None
 ) -> Response:
     """Look one item up."""
-    parts = service_of(request).recommender(artifact).parts
+    parts = service_of(request).loaded(artifact).parts
     row = parts.catalog.row(item_id)
     if row is None:
         raise UnknownName(

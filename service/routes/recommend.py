@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.middleware import RequestInfo, cancelled_when_client_leaves, request_info
+from service.answerer import Recommendation
+from service.middleware import cancelled_when_client_leaves, request_info
 from service.openapi import answers, takes
-from service.parts import Parts
-from service.recommender import Recommendation
+from service.parts import AnyParts
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import RecommendAnswer, RecommendRequest
 
@@ -38,19 +38,22 @@ async def recommend(request: Request) -> Response:
     items = [parts.catalog.item_ids[row] for row in recommendation.rows]
     service.feedback.remember(info.request_id, parts, items, recommendation.source)
     service.traffic.offer(ask, parts.name, items, time.monotonic() - info.started)
-    return json_answer(_answer(recommendation, parts, info))
+    return json_answer(answer_of(recommendation, parts, info.request_id, info.timings_ms()))
 
 
-def _answer(recommendation: Recommendation, parts: Parts, info: RequestInfo) -> dict[str, Any]:
+def answer_of(
+    recommendation: Recommendation, parts: AnyParts, request_id: str, timings_ms: dict[str, float]
+) -> dict[str, Any]:
+    """Return the body that every answer with recommended items begins with."""
     catalog = parts.catalog
     return {
-        "request_id": info.request_id,
+        "request_id": request_id,
         "items": [
             {"rank": rank, "item_id": catalog.item_ids[row], "title": catalog.titles[row], "score": score}
             for rank, (row, score) in enumerate(zip(recommendation.rows, recommendation.scores, strict=True), 1)
         ],
         "artifact": {"name": parts.name, "version": parts.version, "recipe": parts.recipe},
-        "timings_ms": info.timings_ms(),
+        "timings_ms": timings_ms,
         "source": recommendation.source,
         "ignored_items": recommendation.ignored,
         "degraded": recommendation.degraded,

@@ -36,7 +36,7 @@ async def append(request: Request, user_id: UserPath) -> Response:
     """Append events to a user's history; the answer means that the store has acknowledged them."""
     service = service_of(request)
     body = await read_body(request, AppendRequest)
-    catalog = service.recommender(None).parts.catalog
+    catalog = service.loaded().parts.catalog
     now = time.time()
     events = [
         Event(event.item_id, now if event.timestamp is None else event.timestamp, event.event_id)
@@ -54,7 +54,7 @@ async def user(request: Request, user_id: UserPath) -> Response:
     history = await service.store.history(user_id)
     if not history:
         raise UnknownName(f"nothing is stored of user {user_id!r}; GET /users lists who is", code="unknown_user")
-    catalog = service.recommender(None).parts.catalog
+    catalog = service.loaded().parts.catalog
     events: list[dict[str, Any]] = []
     for event in history:
         row = catalog.row(event.item_id)

@@ -135,9 +135,11 @@ def ask_everything(client: httpx.Client, number: int) -> None:
     event = {"item_id": item_id(number % 200), "event_id": str(number)}
     client.post("/recommend", json={"history": [item_id(number % 200), item_id(number // 200 % 200)]})
     client.post("/recommend", json={"history": [item_id(1), item_id(2)], "user_id": f"u{number % 7}"})
-    answer = client.post("/recommend", json={"user_id": "nobody"}).json()
-    for item in (answer["items"][1]["item_id"], item_id(number % 200)):
-        client.post("/feedback", json={"request_id": answer["request_id"], "item_id": item})
+    popular = client.post("/recommend", json={"user_id": "nobody"}).json()
+    written = client.post("/recommend/generative", json={"history": [item_id(number % 200)], "beams": 4}).json()
+    for answer in (popular, written):
+        for item in (answer["items"][1]["item_id"], item_id(number % 200)):
+            client.post("/feedback", json={"request_id": answer["request_id"], "item_id": item})
     client.post("/recommend", json={"history": [{"title": f"A title {number % 50}"}, item_id(number // 50 % 200)]})
     client.post("/recommend", json={"history": ["not in the catalog"]})
     client.post(f"/users/u{number % 7}/events", json={"events": [event]})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,47 @@ def test_the_prompt_is_read_once_and_steps_see_one_row_a_prompt(trained: Any) ->
     assert shapes[0] == (2, 4)
     assert set(shapes[1:]) <= {(2, 4), (1, 4)}, "rows are prompts, columns are beams"
     assert counts.prompt_tokens == 6 and counts.steps == 3
+
+
+@pytest.mark.parametrize("prefix", [(), (31, 30, 29)], ids=["no prefix", "prefix"])
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_a_prompt_read_in_several_passes_is_the_prompt_read_in_one(
+    architecture: str, prefix: tuple[int, ...], trained: Any
+) -> None:
+    generator = Generator.of_model(trained(architecture), end_tokens=[END], prefix=prefix)
+    search = BeamSettings(beams=4, max_new_tokens=6)
+    at_once = generator.search(PROMPTS, search)
+    for positions in (1, 2 * len(PROMPTS), 1000):
+        in_pieces = generator.search(PROMPTS, search, pass_positions=positions)
+        for one, other in zip(at_once, in_pieces, strict=True):
+            assert [text.tokens for text in one] == [text.tokens for text in other]
+            np.testing.assert_allclose([text.score for text in one], [text.score for text in other], atol=1e-4)
+
+
+def test_no_pass_is_longer_than_asked_and_each_has_its_turn(trained: Any) -> None:
+    generator = Generator.of_model(trained("qwen3"), end_tokens=[END])
+    passes: list[int] = []
+    turns = 0
+    held = False
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        nonlocal turns, held
+        turns, held = turns + 1, True
+        yield
+        held = False
+
+    def note(module: Any, args: Any, given: dict[str, Any]) -> None:
+        assert held, "a pass outside of a turn"
+        passes.append(given["input_ids"].numel())
+
+    hook = generator.body.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        generator.search(PROMPTS, BeamSettings(beams=2, max_new_tokens=4), turn=turn, pass_positions=16)
+    finally:
+        hook.remove()
+    longest = max(map(len, PROMPTS))
+    assert len(passes) == turns > longest // 2 and max(passes) <= 16
 
 
 def test_each_step_shows_the_best_beam_so_far_and_can_be_the_last(trained: Any) -> None:

@@ -20,7 +20,7 @@ from index import Catalog, FlatIndex
 from modeling.artifact import GoldenCase
 from modeling.prompt import FreeItem, Prompt, PromptBuilder
 from modeling.user_encoder import CannotReadText
-from service.parts import Parts
+from service.parts import AnyParts, GenerativeParts, Parts
 
 DIM = 16
 CATEGORIES = ("mystery", "travel", "cooking")
@@ -132,10 +132,10 @@ def _golden(encoder: TableEncoder, index: FlatIndex, catalog: Catalog, rng: np.r
     )
 
 
-def opener(parts: Parts) -> object:
-    """What `Service(open_parts=…)` takes: every folder gives these parts."""
+def opener(parts: Parts, generative: GenerativeParts | None = None) -> object:
+    """What `Service(open_parts=…)` takes: every folder gives these parts, or the generative ones by their name."""
 
-    def open_parts(folder: Path, device: str) -> Parts:
-        return parts
+    def open_parts(folder: Path, device: str) -> AnyParts:
+        return generative if generative is not None and folder.name == generative.name else parts
 
     return open_parts

@@ -15,18 +15,19 @@ from service.server import serve
 from service.service import Service
 from service.settings import load_settings
 from tests.service.fake_parts import make_parts, opener
+from tests.service.fake_writer import make_generative_parts
 
 
 def main() -> None:
     port, store, hold = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     given = dict(argument.split("=", 1) for argument in sys.argv[4:])
     poison = given.pop("poison", None)  # a row on which the encoder fails
-    settings = load_settings(artifacts=(Path("fake"),), port=port, store=store, **given)
+    settings = load_settings(artifacts=(Path("fake"), Path("fake-writer")), port=port, store=store, **given)
     configure_logging(settings.log_level, settings.log_format)
     parts = make_parts()
     parts.encoder.hold = hold  # type: ignore[attr-defined]
     parts.encoder.poison = None if poison is None else int(poison)  # type: ignore[attr-defined]
-    service = Service(settings, open_parts=opener(parts))  # type: ignore[arg-type]
+    service = Service(settings, open_parts=opener(parts, make_generative_parts(parts)))  # type: ignore[arg-type]
     serve(service, lambda url: print(json.dumps({"url": url}), flush=True))
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import httpx
 
 from service.app import create_app
-from service.parts import Parts
+from service.parts import AnyParts, GenerativeParts, Parts
 from service.service import Service
 from service.settings import load_settings
 from tests.service.fake_parts import TableEncoder, item_id, make_parts, opener
+from tests.service.fake_writer import TitleWriter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,6 +33,24 @@ class Running:
     service: Service
     client: httpx.AsyncClient
     parts: Parts
+    generative: GenerativeParts | None = None
+
+    @property
+    def writer(self) -> TitleWriter:
+        assert self.generative is not None
+        return self.generative.model  # type: ignore[return-value]
+
+    async def write(self, **body: Any) -> httpx.Response:
+        return await self.client.post("/recommend/generative", json=body)
+
+    async def occupy_writer(self) -> asyncio.Task[httpx.Response]:
+        """Stop the writer in its first step, with one request on it; `writer.gate.set()` lets it go on."""
+        before = self.writer.steps
+        self.writer.gate.clear()
+        first = asyncio.create_task(self.write(history=[item_id(199)]))
+        while self.writer.steps == before:
+            await asyncio.sleep(0.002)
+        return first
 
     @property
     def encoder(self) -> TableEncoder:
@@ -55,17 +74,22 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    parts: Parts | None = None, *, opens: Callable[[Path, str], Parts] | None = None, **given: Any
+    parts: Parts | None = None,
+    *,
+    generative: GenerativeParts | None = None,
+    opens: Callable[[Path, str], AnyParts] | None = None,
+    **given: Any,
 ) -> AsyncIterator[Running]:
-    """Start a service on `parts`; `opens` makes those of other folders, `given` are settings."""
+    """Start a service on `parts` and `generative`; `opens` makes those of other folders, `given` are settings."""
     parts = parts or make_parts()
-    first: Any = opener(parts)
+    first: Any = opener(parts, generative)
+    folders = tuple(map(Path, ("fake",) if generative is None else ("fake", generative.name)))
 
-    def open_parts(folder: Path, device: str) -> Parts:
-        return first(folder, device) if opens is None or folder.name == "fake" else opens(folder, device)
+    def open_parts(folder: Path, device: str) -> AnyParts:
+        return first(folder, device) if opens is None or folder in folders else opens(folder, device)
 
     given = {"store": "sqlite:///:memory:", "warmup_requests": 2, **given}
-    service = Service(load_settings(artifacts=(Path("fake"),), **given), open_parts=open_parts)
+    service = Service(load_settings(artifacts=folders, **given), open_parts=open_parts)
     transport = httpx.ASGITransport(create_app(service))
     await service.start()
     try:
@@ -73,8 +97,11 @@ async def running(
         await service.loading
         encoder: Any = parts.encoder
         encoder.batches.clear()
+        if generative is not None:
+            writer: Any = generative.model
+            writer.batches.clear()
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            yield Running(service, client, parts)
+            yield Running(service, client, parts, generative)
     finally:
         await service.close()
 

@@ -192,3 +192,21 @@ def test_a_long_queue_is_looked_at_through_a_window_only() -> None:
     admit(queue, "twin length", 7)
     # The equal length lies beyond the window: what is far back in the queue does not cost the front time.
     assert keys(queue) == ["first"]
+
+
+def test_entries_of_different_groups_are_never_computed_together() -> None:
+    batcher: Batcher[str, int] = Batcher(Limits(100, 8, 1000), lambda: 0.0)
+    for number, group in enumerate(["few beams", "many beams", "few beams", "many beams"]):
+        batcher.admit(number, 3, group, Waiter(number, 1.0), group)
+    for group in ("few beams", "many beams"):
+        batch = batcher.next_batch()
+        assert batch is not None and [entry.work for entry in batch.entries] == [group, group]
+
+
+def test_a_queue_can_be_bounded_in_entries_too() -> None:
+    batcher: Batcher[str, int] = Batcher(Limits(100, 8, 1000, max_queued_requests=2), lambda: 0.0)
+    for number in range(2):
+        batcher.admit(number, 1, "", Waiter(number, 1.0))
+    with pytest.raises(QueueFull, match="2 of 2 requests"):
+        batcher.admit(2, 1, "", Waiter(2, 1.0))
+    assert batcher.admit(1, 1, "", Waiter(3, 1.0)).key == 1, "a twin takes no place"

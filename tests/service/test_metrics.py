@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
 from tests.service.fake_parts import item_id
+from tests.service.fake_writer import make_generative_parts
 from tests.service.running import running
 
 
@@ -71,7 +72,7 @@ async def test_labels_do_not_grow_with_what_clients_send() -> None:
 
 
 async def test_every_metric_has_its_row_with_its_labels(repository: Path) -> None:
-    async with running() as anyo:
+    async with running(generative=make_generative_parts()) as anyo:
         await anyo.recommend(history=[item_id(1)], user_id="nobody")
         shown = ours((await anyo.client.get("/metrics")).text)
     rows = {}

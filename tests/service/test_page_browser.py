@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.security import new_key
 from tests.service.browser import NAMES, Browser, find_browser
 from tests.service.running import Process, process
 
@@ -92,6 +93,49 @@ def test_an_error_is_shown_and_the_page_goes_on(browser: Browser, server: Proces
     browser.wait_for("document.querySelector('#source').hidden", "no answer without a question")
     browser.click("#user-save")
     browser.wait_for("!document.querySelector('#note').hidden", "what is missing")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desk", "phone"])
+def test_both_ways_side_by_side(browser: Browser, server: Process, width: int, height: int) -> None:
+    browser.size(width, height)
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    browser.click("#results li button")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert browser.evaluate("document.querySelector('#sides').hidden")
+    browser.evaluate("document.querySelector('#beams').select()")
+    browser.type("#beams", "3")
+    browser.click("#compare")
+    browser.wait_for("!document.querySelector('#sides').hidden", "the comparison")
+    ask = {"history": browser.evaluate("state.history.map(item => item.id)"), "beams": 3}
+    answer = httpx.post(server.url + "/compare", json=ask).json()
+    for side, part in (("dense", "dense"), ("written", "generative")):
+        shown = texts(browser, f"#{side}-items .title")
+        assert shown == [item["title"] for item in answer[part]["items"]]
+    written = texts(browser, "#texts li")
+    assert len(written) == 3
+    for shown, text in zip(written, answer["generative"]["generated"], strict=True):
+        assert shown.startswith(text["text"]) and text["item_id"] in shown
+        assert ("as written" in shown) == text["valid"]
+    assert "times as long" in "".join(texts(browser, "#ratio")) and "3 beams" in "".join(texts(browser, "#tokens"))
+    browser.click("#items li button")  # another history: what was compared is no longer true of it
+    browser.wait_for("document.querySelector('#sides').hidden", "the old comparison to go")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert browser.log == []
+
+
+def test_an_api_key_opens_the_page_and_is_kept_in_memory_only(browser: Browser, tmp_path: Path) -> None:
+    secret, digest = new_key()
+    with process(tmp_path, api_keys=digest) as locked:
+        browser.open(locked.url)
+        browser.wait_for("document.querySelector('#serving').textContent.includes('key')", "what is missing")
+        browser.type("#key", secret)
+        browser.evaluate("document.querySelector('#key').blur()")
+        browser.wait_for(count("#results li") + " == 20", "items")
+        browser.click("#results li button")
+        browser.wait_for(count("#items li") + " == 10", "recommendations")
+        kept = "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie, location.href])"
+        assert secret not in browser.evaluate(kept) and browser.evaluate(kept).startswith('[0,0,""')
 
 
 def test_the_page_needs_nothing_from_elsewhere(server: Process) -> None:
