@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--capacity-seconds", type=float, default=8.0)
     parser.add_argument("--clients", type=int, default=32, help="that ask all the time while capacity is measured")
-    parser.add_argument("--writers", type=int, default=24, help="clients that keep the generative queue full")
+    parser.add_argument("--writers", type=int, default=80, help="clients that keep the generative queue full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
     options = parser.parse_args()
