@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from modeling.generation import Wanted
 from service.app import create_app
+from service.work import WriteWork
 from tests.service.fake_parts import item_id, make_parts
 from tests.service.fake_writer import make_generative_parts
 from tests.service.running import Running, running
@@ -160,6 +163,23 @@ async def test_a_client_that_leaves_ends_the_writing(anyo: Running, query: bytes
     assert anyo.metric("anyo_requests_total", **labels) == 1 and anyo.metric("anyo_cancelled_total") == 1
     anyo.writer.step_s = 0
     assert (await anyo.write(history=[item_id(3)])).status_code == 200, "the same request, asked again"
+
+
+async def test_who_asks_for_the_same_just_as_its_writing_was_given_up_gets_an_answer(anyo: Running) -> None:
+    engine, model = anyo.service.generative(None, None).engine, anyo.writer
+    work = WriteWork(model.prepare([3]), Wanted(5), model.default)
+    steps = model.steps
+    model.gate.clear()
+    first = asyncio.create_task(engine.run(work, "same", time.monotonic() + 20))
+    while model.steps == steps:
+        await asyncio.sleep(0.002)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    second = asyncio.create_task(engine.run(work, "same", time.monotonic() + 20))
+    model.gate.set()
+    time.sleep(0.2)  # the event loop hears of the end of the first only after the second has joined it
+    assert len((await second).written.rows_K) == 5
+    assert len(model.batches) == 2
 
 
 async def test_one_bad_request_fails_alone_and_the_writing_goes_on(anyo: Running) -> None:
