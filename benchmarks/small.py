@@ -1,6 +1,6 @@
 """`small`: a decoder of fixed shape (Qwen3, 8 layers, 512 wide, 8,192 tokens, 26 M weights), random, for timing only.
 
-    python -m benchmarks.small --data demo|DIR --out artifacts/small [--form compressed|titles]
+    python -m benchmarks.small --data demo|DIR --out artifacts/small [--form compressed|titles] [--seed 0]
 
 Writes an artifact of recipe `anyo` around it that has learned nothing: what it answers is noise, what it costs is real.
 The tokenizer is made of the catalog's titles.
@@ -71,7 +71,7 @@ def write_backbone(folder: Path, titles: Sequence[str]) -> None:
         PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(titles), eos_token=END_TOKEN).save_pretrained(str(work))
 
 
-def write_small(data: str, out: Path, form: str, console: Console) -> None:
+def write_small(data: str, out: Path, form: str, console: Console, seed: int = 0) -> None:
     """Write an artifact of `anyo` over `small` that was never trained."""
     split = leave_one_out(open_dataset(data, ties="file", seed=0, strict=False, console=console))
     titles = split.dataset.titles
@@ -81,7 +81,7 @@ def write_small(data: str, out: Path, form: str, console: Console) -> None:
     untrained = with_settings(recipe("small"), [*SETTINGS, f"history.form={form}"])
     sources = Sources(backbone=backbone)
     text = read_text(untrained, split, sources, console)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = build_model(
         untrained.model_spec(),
         catalog_size=split.dataset.n_items,
@@ -99,8 +99,9 @@ def main() -> None:
     parser.add_argument("--data", default="demo", help="name or folder of a data set")
     parser.add_argument("--out", type=Path, default=Path("artifacts/small"))
     parser.add_argument("--form", choices=("compressed", "titles"), default="compressed")
+    parser.add_argument("--seed", type=int, default=0, help="of everything but the backbone")
     options = parser.parse_args()
-    write_small(options.data, options.out, options.form, Console(stderr=True))
+    write_small(options.data, options.out, options.form, Console(stderr=True), options.seed)
 
 
 if __name__ == "__main__":
