@@ -39,10 +39,16 @@ def start(artifact: Path) -> tuple[subprocess.Popen[str], str]:
     raise RuntimeError("the service did not say its address")
 
 
+def path_of(artifact: Path) -> str:
+    """The endpoint that an artifact of its kind answers."""
+    kind = json.loads((artifact / "manifest.json").read_text()).get("kind", "dense")
+    return "/recommend/generative" if kind == "generative" else "/recommend"
+
+
 def ask(address: str, line: dict[str, Any], k: int) -> list[str]:
-    """The ids the service recommends for one history."""
+    """The ids the service recommends for one history; ``address`` is that of the endpoint."""
     body = json.dumps({"history": line["history"], "k": k}).encode()
-    request = urllib.request.Request(f"{address}/recommend", body, {"content-type": "application/json"})
+    request = urllib.request.Request(address, body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return [item["item_id"] for item in json.load(answer)["items"]]
 
@@ -60,6 +66,7 @@ def main() -> None:
     step = max(1, len(lines) // options.users)
     lines = lines[::step][: options.users]
     process, address = start(options.artifact)
+    address += path_of(options.artifact)
     try:
         with ThreadPoolExecutor(options.at_once) as pool:
             answers = list(pool.map(lambda line: ask(address, line, options.k), lines))

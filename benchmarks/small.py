@@ -89,7 +89,7 @@ def write_small(data: str, out: Path, form: str, console: Console, seed: int = 0
         text=text,
         sources=sources,
     )
-    fitted = Fitted(model, 0.0, 0.0, 0, 0.0, "never trained", [])
+    fitted = Fitted(model)
     write_artifact(out, untrained, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"})
 
 

@@ -37,7 +37,7 @@ from modeling.manifest import (
     GoldenCase,
     Manifest,
     check_files,
-    file_sha256,
+    hash_files,
     one_line,
     read_golden,
     read_manifest,
@@ -163,11 +163,7 @@ def write_golden(folder: Path, cases: Sequence[GoldenCase]) -> None:
 
 def write_manifest(folder: Path, model: Model, **facts: Any) -> Manifest:
     """Hash every file and write ``manifest.json``; ``facts`` are the manifest's fields that the model does not know."""
-    files = {
-        path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+    files = hash_files(folder)
     content = json.dumps([files, model.spec.model_dump(mode="json")], sort_keys=True)
     manifest = Manifest(
         schema_version=SCHEMA,

@@ -41,10 +41,14 @@ class Paths(Protocol):
     the state at the same place in ``targets``. Every path ends with an end token.
     """
 
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    @property
+    def starts(self) -> NDArray[np.int64]: ...
+    @property
+    def counts(self) -> NDArray[np.int64]: ...
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def targets(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)

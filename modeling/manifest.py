@@ -41,8 +41,8 @@ class BackboneRecord(_Data):
     stored: bool
 
 
-class Manifest(_Data):
-    """``manifest.json``. ``files`` maps every other file to its sha256; ``version`` is a hash of them all.
+class CommonManifest(_Data):
+    """What every ``manifest.json`` says. ``files`` maps every other file to its sha256; ``version`` hashes them all.
 
     ``checksum`` is the sha256 of this very file with the checksum itself blanked (see ``sealed``): the one file that no
     other names. It shows damage, not intent: whoever changes the file on purpose can seal it again.
@@ -54,15 +54,8 @@ class Manifest(_Data):
     version: str
     recipe: str
     recipe_data: dict[str, Any]
-    model: ModelSpec
-    backbone: BackboneRecord
     tokenizer_sha256: str | None
-    instruction_tokens: list[int]
     catalog_size: int
-    dim: int
-    text_dim: int
-    normalize: bool
-    temperature: float
     data: str
     data_sha256: str
     split: str
@@ -70,8 +63,44 @@ class Manifest(_Data):
     metrics: dict[str, float]
     training: dict[str, Any]
     commit: str | None
-    capabilities: Capabilities
     files: dict[str, str]
+
+
+class Manifest(CommonManifest):
+    """Of a dense artifact: a user encoder and the vectors of the items."""
+
+    kind: Literal["dense"] = "dense"
+    model: ModelSpec
+    backbone: BackboneRecord
+    instruction_tokens: list[int]
+    dim: int
+    text_dim: int
+    normalize: bool
+    temperature: float
+    capabilities: Capabilities
+
+
+class GenerativeManifest(CommonManifest):
+    """Of a generative artifact: a causal language model with its head, which writes items token by token.
+
+    Attributes:
+        architecture: class of the model in ``backbone/``.
+        end: token that closes every written item and every item of a history; a prompt begins with it too.
+        history_limit: newest items read.
+        title_limit: tokens at which titles are cut.
+        beams, max_new_tokens: what it was evaluated with.
+    """
+
+    kind: Literal["generative"]
+    architecture: str
+    end: int
+    history_limit: int
+    title_limit: int
+    beams: int
+    max_new_tokens: int
+
+
+AnyManifest = Manifest | GenerativeManifest
 
 
 class GoldenCase(_Data):
@@ -82,7 +111,15 @@ class GoldenCase(_Data):
     top: list[str]
 
 
-def sealed(manifest: Manifest) -> str:
+class WrittenCase(_Data):
+    """A history, the texts that are written for it, best first, and the items it must be answered with."""
+
+    history: list[str]
+    texts: list[str]
+    top: list[str]
+
+
+def sealed(manifest: CommonManifest) -> str:
     """The text of ``manifest.json``, its checksum included."""
     text = manifest.model_copy(update={"checksum": _BLANK}).model_dump_json(indent=2) + "\n"
     return text.replace(_seal(_BLANK), _seal(hashlib.sha256(text.encode()).hexdigest()), 1)
@@ -105,6 +142,18 @@ def _check_seal(text: str, checksum: object, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """Parse ``manifest.json`` of a dense artifact alone.
+
+    Raises:
+        ArtifactError: as `read_any_manifest`, or the artifact is of the other kind.
+    """
+    manifest = read_any_manifest(folder)
+    if not isinstance(manifest, Manifest):
+        raise ArtifactError(f"artifact {folder.name} is generative ({manifest.recipe}), and a dense one is needed here")
+    return manifest
+
+
+def read_any_manifest(folder: Path) -> AnyManifest:
     """Parse ``manifest.json`` alone.
 
     Raises:
@@ -124,8 +173,14 @@ def read_manifest(folder: Path) -> Manifest:
             f"{MANIFEST} of {folder.name} has schema_version {found!r}, and this version reads {SCHEMA}"
         )
     _check_seal(text, raw.get("checksum"), folder)
+    kinds: dict[object, type[AnyManifest]] = {"dense": Manifest, "generative": GenerativeManifest}
+    kind = raw.get("kind", "dense")
+    if kind not in kinds:
+        raise ArtifactError(
+            f"{MANIFEST} of {folder.name} has kind {kind!r}; known kinds are {', '.join(map(str, kinds))}"
+        )
     try:
-        return Manifest.model_validate(raw)
+        return kinds[kind].model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -138,7 +193,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, manifest: CommonManifest) -> None:
     """Every listed file is there with its hash, and no other file is; raises ``ArtifactError``."""
     present = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
@@ -163,6 +218,15 @@ def read_golden(folder: Path) -> list[GoldenCase]:
         return [GoldenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{GOLDEN} of {folder.name} cannot be read: {one_line(error)}") from error
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of an artifact but its manifest."""
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
 
 
 def one_line(error: Exception) -> str:

@@ -9,11 +9,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from modeling.manifest import WrittenCase
 from service.device import Device
 from service.errors import AnyoError, StartError
 from service.generative import GenerativeRecommendation, GenerativeRecommender
 from service.metrics import Metrics
-from service.parts import GenerativeParts, WrittenCase
+from service.parts import GenerativeParts
 from service.schemas import FreeTitle, GenerativeRequest
 from service.settings import Settings
 from service.store import GuardedStore

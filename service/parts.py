@@ -5,14 +5,16 @@ other.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
-from modeling.artifact import Artifact, ArtifactError, GoldenCase, Manifest, load_artifact, read_manifest
+from index.trie import TokenTrie, TrieError
+from modeling.artifact import Artifact, ArtifactError, GoldenCase, load_artifact
 from modeling.backbone import BackboneError, resolve_source
 from modeling.generation import GenerativeModel
-from modeling.manifest import one_line
+from modeling.generative_artifact import load_generative
+from modeling.manifest import CommonManifest, GenerativeManifest, Manifest, WrittenCase, one_line, read_any_manifest
 from modeling.user_encoder import UserEncoder
 from service.errors import StartError
 from service.sharing import Piece, Pool, share_catalog, share_index, share_title_tokens, share_weights
@@ -47,15 +49,6 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenCase:
-    """A history, the texts that are written for it, best first, and the items it is answered with."""
-
-    history: list[str]
-    texts: list[str]
-    top: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class GenerativeParts:
     """Everything a generative artifact brings; row n of `catalog` is the item that the model calls n."""
 
@@ -78,19 +71,25 @@ class GenerativeParts:
 AnyParts = Parts | GenerativeParts
 
 
-def open_parts(folder: Path, device: str) -> Parts:
+def open_parts(folder: Path, device: str) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread."""
     try:
-        artifact = load_artifact(folder, device=device)
-        manifest = artifact.manifest
-        catalog_piece = share_catalog(POOL, _hashes(manifest, CATALOG), lambda: Catalog.read(folder / CATALOG))
-        index_piece = share_index(POOL, _hashes(manifest, INDEX), lambda: open_index(folder / "index"))
-        _refuse_if_replaced(folder, manifest)
-        pieces = (catalog_piece, index_piece, *_share_model(artifact))
-    except (ArtifactError, BackboneError, CatalogError, IndexFolderError, OSError) as error:
+        if isinstance(read_any_manifest(folder), GenerativeManifest):
+            return _open_generative(folder, device)
+        return _open_dense(folder, device)
+    except (ArtifactError, BackboneError, CatalogError, IndexFolderError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
         raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
+
+
+def _open_dense(folder: Path, device: str) -> Parts:
+    artifact = load_artifact(folder, device=device)
+    manifest = artifact.manifest
+    catalog_piece = _catalog_piece(folder, manifest)
+    index_piece = share_index(POOL, _hashes(manifest, INDEX), lambda: open_index(folder / "index"))
+    _refuse_if_replaced(folder, manifest)
+    pieces = (catalog_piece, index_piece, *_share_model(artifact))
     catalog, index = catalog_piece.value, index_piece.value
     if not len(catalog) == index.size == manifest.catalog_size:
         raise StartError(
@@ -115,10 +114,35 @@ def open_parts(folder: Path, device: str) -> Parts:
     )
 
 
+def _open_generative(folder: Path, device: str) -> GenerativeParts:
+    manifest = read_any_manifest(folder)
+    catalog_piece = _catalog_piece(folder, manifest)
+    catalog = catalog_piece.value
+    artifact = load_generative(folder, TokenTrie.build, catalog.popular(), device=device)
+    _refuse_if_replaced(folder, manifest)
+    titles = share_title_tokens(POOL, artifact.model.names.titles, _hashes(manifest, TITLE_TOKENS))
+    artifact.model.names = replace(artifact.model.names, titles=titles.value)
+    return GenerativeParts(
+        name=manifest.name,
+        version=manifest.version,
+        recipe=manifest.recipe,
+        reads=artifact.model.reads,
+        model=artifact.model,
+        catalog=catalog,
+        golden=tuple(artifact.golden),
+        pieces=(catalog_piece, titles, *share_weights(POOL, artifact.model.model, "weights")),
+        files=frozenset(manifest.files.values()),
+    )
+
+
+def _catalog_piece(folder: Path, manifest: CommonManifest) -> Piece:
+    return share_catalog(POOL, _hashes(manifest, CATALOG), lambda: Catalog.read(folder / CATALOG))
+
+
 def version_on_disk(folder: Path) -> str | None:
     """Return the version of the artifact in `folder`, or None where there is none that can be read."""
     try:
-        return read_manifest(folder).version
+        return read_any_manifest(folder).version
     except (ArtifactError, OSError):
         return None
 
@@ -130,9 +154,9 @@ def expected_bytes(folder: Path, known: frozenset[str]) -> int:
     artifact: loading it will say so. An estimate before the fact; what it really takes is measured when it is loaded.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = read_any_manifest(folder)
         sizes = {name: (folder / name).stat().st_size for name in manifest.files}
-        if manifest.backbone.sha256 not in known and not manifest.backbone.stored and not manifest.model.backbone.own:
+        if isinstance(manifest, Manifest) and _needs_a_backbone(manifest, known):
             backbone = Path(resolve_source(manifest.backbone.source))
             sizes |= {str(file): file.stat().st_size for file in backbone.glob("*.safetensors")}
     except (ArtifactError, BackboneError, OSError):
@@ -146,15 +170,21 @@ def expected_bytes(folder: Path, known: frozenset[str]) -> int:
     )
 
 
-def _hashes(manifest: Manifest, prefix: str) -> tuple[tuple[str, str], ...]:
+def _needs_a_backbone(manifest: Manifest, known: frozenset[str]) -> bool:
+    """Whether weights from outside the folder are needed that are not in memory."""
+    backbone = manifest.backbone
+    return backbone.sha256 not in known and not backbone.stored and not manifest.model.backbone.own
+
+
+def _hashes(manifest: CommonManifest, prefix: str) -> tuple[tuple[str, str], ...]:
     """Return the names and hashes of the files that a part is read from."""
     found = {name: sha256 for name, sha256 in manifest.files.items() if name.startswith(prefix)}
     return tuple(sorted(found.items()))
 
 
-def _refuse_if_replaced(folder: Path, manifest: Manifest) -> None:
+def _refuse_if_replaced(folder: Path, manifest: CommonManifest) -> None:
     """A folder may be exchanged for its next version at any moment; half of each must never be served."""
-    if (found := read_manifest(folder).version) != manifest.version:
+    if (found := read_any_manifest(folder).version) != manifest.version:
         raise ArtifactError(
             f"artifact {folder.name} was replaced while it was being loaded (version {manifest.version}, now {found}); "
             "load it again"

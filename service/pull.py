@@ -19,7 +19,7 @@ from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 from modeling.atomic import replaced_folder
-from modeling.manifest import MANIFEST, ArtifactError, Manifest, check_files, file_sha256, read_manifest
+from modeling.manifest import MANIFEST, AnyManifest, ArtifactError, check_files, file_sha256, read_any_manifest
 
 BLOCK = 1 << 20
 LARGEST_MANIFEST = 64 << 20
@@ -45,7 +45,7 @@ def pull(
     try:
         with replaced_folder(target) as work:
             _fetch(open_file, source, MANIFEST, work / MANIFEST, limit=LARGEST_MANIFEST, expected=sha256)
-            manifest = read_manifest(work)
+            manifest = read_any_manifest(work)
             _check_names(manifest)
             for number, (name, expected) in enumerate(sorted(manifest.files.items()), 1):
                 note(f"{number}/{len(manifest.files)} {name}")
@@ -95,7 +95,7 @@ def _blocks(stream: IO[bytes], source: str, name: str) -> Iterator[bytes]:
         raise PullError(f"{name} at {source} broke off: {error!r}") from error
 
 
-def _check_names(manifest: Manifest) -> None:
+def _check_names(manifest: AnyManifest) -> None:
     """A manifest from elsewhere must not name a file outside its folder."""
     for name in manifest.files:
         path = PurePosixPath(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from index import Catalog, open_index
-from modeling.artifact import ArtifactError, Manifest, load_artifact, read_manifest
+from index.trie import TokenTrie
+from modeling.artifact import ArtifactError, load_artifact
+from modeling.generative_artifact import load_generative
+from modeling.manifest import AnyManifest, GenerativeManifest, read_any_manifest
 from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.data.splits import Part
@@ -22,6 +26,7 @@ from training.evaluation.floors import FLOORS, measure_floor
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
 from training.run import split_of
+from training.writing import evaluate_writer
 
 
 def evaluate_artifact(
@@ -32,22 +37,15 @@ def evaluate_artifact(
     Raises:
         ArtifactError: the artifact cannot be loaded, or its catalog is not that of ``dataset``.
     """
-    artifact = load_artifact(folder)
-    split = split_of(dataset, artifact.manifest.split)
-    _same_questions(folder, artifact.manifest, dataset, part)
+    manifest = read_any_manifest(folder)
+    split = split_of(dataset, manifest.split)
+    catalog = Catalog.read(folder / "catalog.parquet")
+    _same_questions(folder, manifest, catalog, dataset, part)
     targets = split.targets(_part(part))
+    answer = _answers(folder, manifest, catalog)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
-        result = evaluate(
-            artifact.encoder,
-            artifact.item_vectors_ND,
-            open_index(folder / "index"),
-            targets,
-            split.popularity(),
-            seed=seed,
-            progress=lambda n: bar.advance(task, n),
-        )
-    manifest = artifact.manifest
+        result = answer(targets, split.popularity(), seed=seed, progress=lambda n: bar.advance(task, n))
     row = {
         "method": folder.name,
         "recipe": manifest.recipe,
@@ -71,6 +69,14 @@ def evaluate_artifact(
     return row, result
 
 
+def _answers(folder: Path, manifest: AnyManifest, catalog: Catalog) -> Callable[..., Evaluation]:
+    """Load an artifact of either kind and return what answers questions with it."""
+    if isinstance(manifest, GenerativeManifest):
+        return partial(evaluate_writer, load_generative(folder, TokenTrie.build, catalog.popular()).model)
+    artifact = load_artifact(folder)
+    return partial(evaluate, artifact.encoder, artifact.item_vectors_ND, open_index(folder / "index"))
+
+
 def compare_artifacts(
     folders: Sequence[Path], dataset: Dataset, part: str, *, seed: int, ledger: bool, console: Console
 ) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
@@ -78,7 +84,7 @@ def compare_artifacts(
 
     Returns rows for programs, and the metrics by method for a table.
     """
-    names = sorted({read_manifest(folder).split for folder in folders})
+    names = sorted({read_any_manifest(folder).split for folder in folders})
     if len(names) > 1:
         raise ArtifactError(
             f"these artifacts were trained on different splits ({', '.join(names)}): no common questions"
@@ -130,9 +136,8 @@ def _part(name: str) -> Part:
     raise DataError(f"split part {name!r} not found; parts are test and validation")
 
 
-def _same_questions(folder: Path, manifest: Manifest, dataset: Dataset, part: str) -> None:
+def _same_questions(folder: Path, manifest: AnyManifest, catalog: Catalog, dataset: Dataset, part: str) -> None:
     """Refuse what would rank other items than were trained, or ask what was trained on."""
-    catalog = Catalog.read(folder / "catalog.parquet")
     if catalog.item_ids != dataset.item_ids:
         raise ArtifactError(
             f"artifact {folder.name} was trained on another catalog ({manifest.catalog_size} items) than "

@@ -94,6 +94,19 @@ def evaluate(
     users_TD = encode_users(encoder, histories, progress=progress)
     ranks_T = rank_all(users_TD, items_ND, targets.rows_T, histories, seed=seed)
     _, top_rows_TK = index.search(users_TD, SHOWN, exclude=histories)
+    return evaluation_of(ranks_T, top_rows_TK, targets, histories, popularity_N, seed=seed)
+
+
+def evaluation_of(
+    ranks_T: NDArray[np.int64],
+    top_rows_TK: NDArray[np.int64],
+    targets: Targets,
+    histories: Sequence[NDArray[np.int64]],
+    popularity_N: NDArray[np.int64],
+    *,
+    seed: int,
+) -> Evaluation:
+    """All figures of ranked questions."""
     profile_T = np.array([float(popularity_N[history].mean()) for history in histories])
     metrics = rank_report(
         ranks_T,

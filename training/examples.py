@@ -147,6 +147,11 @@ class TrainingBatch:
     newest_P: torch.Tensor
     targets_P: torch.Tensor
 
+    @property
+    def count(self) -> int:
+        """Targets that the loss is summed over."""
+        return len(self.targets_P)
+
 
 def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
     """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them."""

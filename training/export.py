@@ -14,9 +14,14 @@ from index import Catalog
 from index.flat import FlatIndex
 from modeling.artifact import GoldenCase, Manifest, write_golden, write_manifest, write_model
 from modeling.atomic import replaced_folder
+from modeling.generation import Wanted
+from modeling.generative_artifact import write_generative
+from modeling.manifest import GenerativeManifest, WrittenCase
+from modeling.title_writer import TitleWriter
 from training.data.splits import FittedOn, Split
 from training.fit import Fitted
 from training.recipes.base import Recipe
+from training.writing import FittedWriter
 
 GOLDEN_CASES = 10
 GOLDEN_TOP = 10
@@ -45,17 +50,65 @@ def write_artifact(
         return write_manifest(
             work,
             model,
-            name=folder.name,
-            recipe=recipe.name,
-            recipe_data=recipe.model_dump(mode="json"),
-            data=split.dataset.name,
-            data_sha256=split.dataset.sha256,
-            split=split.name,
+            **_facts(folder, recipe, split),
             fitted_on=fitted_on,
             metrics=metrics,
             training=training,
-            commit=current_commit(),
         )
+
+
+def write_writer(
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    fitted: FittedWriter,
+    *,
+    fitted_on: FittedOn,
+    metrics: dict[str, float],
+    training: dict[str, Any],
+) -> GenerativeManifest:
+    """As `write_artifact`, for a model that writes."""
+    with replaced_folder(folder) as work:
+        catalog = catalog_of(split, fitted_on)
+        catalog.write(work / "catalog.parquet")
+        return write_generative(
+            work,
+            fitted.writer,
+            fitted.tokenizer,
+            _written(fitted.writer, split, catalog),
+            **_facts(folder, recipe, split),
+            fitted_on=fitted_on,
+            metrics=metrics,
+            training=training,
+        )
+
+
+def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:
+    """What a manifest says of the run, whatever the kind of the artifact."""
+    return {
+        "name": folder.name,
+        "recipe": recipe.name,
+        "recipe_data": recipe.model_dump(mode="json"),
+        "data": split.dataset.name,
+        "data_sha256": split.dataset.sha256,
+        "split": split.name,
+        "commit": current_commit(),
+    }
+
+
+def _written(writer: TitleWriter, split: Split, catalog: Catalog) -> list[WrittenCase]:
+    """Real histories of different lengths with what this very process writes."""
+    histories = _histories(split, writer.history_limit)
+    prompts = [writer.prepare(history) for history in histories]
+    wanted = [Wanted(GOLDEN_TOP, np.asarray(history, np.int64)) for history in histories]
+    return [
+        WrittenCase(
+            history=[catalog.item_ids[row] for row in history],
+            texts=[text.text for text in written.generated],
+            top=[catalog.item_ids[row] for row in written.rows_K],
+        )
+        for history, written in zip(histories, writer.write(prompts, wanted), strict=True)
+    ]
 
 
 def catalog_of(split: Split, fitted_on: FittedOn) -> Catalog:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from training.data.splits import FittedOn, Split, Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import question_values
 from training.examples import EpochWindows
-from training.module import RetrievalModule
+from training.module import RetrievalModule, TrainedModule
 from training.recipes.base import Recipe
 from training.trainer import SELECTED_ON, RecommenderTrainer, TimeBudget, last_complete_checkpoint
 
@@ -29,17 +30,23 @@ VALIDATION_USERS = 5000
 """Users ranked after each epoch to select the best; the final figures are over all of them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a trained model came about."""
+
+    epochs: float = 0.0
+    best_epoch: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    stopped_by: str = "never trained"
+    losses: list[float] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class Fitted:
-    """A trained model and how it came about."""
+class Fitted(Trained):
+    """A trained user encoder and how it came about."""
 
     model: Model
-    epochs: float
-    best_epoch: float
-    steps: int
-    seconds: float
-    stopped_by: str
-    losses: list[float]
 
 
 @dataclass(frozen=True)
@@ -97,18 +104,34 @@ def fit(
         popularity_N=split.popularity(options.fitted_on),
         anchor_ND=options.anchor_ND,
     )
+    targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
+    trained = train_module(
+        recipe, split, options, module, lambda: quick_metrics(model, targets, options.seed), console=console
+    )
+    return Fitted(model=model, **vars(trained))
+
+
+def train_module(
+    recipe: Recipe,
+    split: Split,
+    options: FitOptions,
+    module: TrainedModule,
+    evaluate_now: Callable[[], dict[str, float]],
+    *,
+    console: Console,
+) -> Trained:
+    """Train a module on the windows of a split; ``evaluate_now`` gives the figures that select the best epoch."""
     sequences = [split.train_row(user, options.fitted_on) for user in range(split.dataset.n_users)]
     windows = EpochWindows(sequences, limit=recipe.history.limit, seed=options.seed)
     resume = last_complete_checkpoint(options.work)
     budget = TimeBudget(options.minutes, resumed_from=resume)
-    trainer = _trainer(recipe, split, options, model, module, windows, budget)
+    trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
     _say(console, recipe, module, windows, resume)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if options.epochs is not None:
         trainer.keep_average()
     history = trainer.state.log_history
-    return Fitted(
-        model=model,
+    return Trained(
         epochs=float(trainer.state.epoch or 0.0),
         best_epoch=_best_epoch(history, float(trainer.state.epoch or 0.0)),
         steps=int(result.global_step),
@@ -120,18 +143,16 @@ def fit(
 
 def _trainer(
     recipe: Recipe,
-    split: Split,
     options: FitOptions,
-    model: Model,
-    module: RetrievalModule,
+    module: TrainedModule,
     windows: EpochWindows,
     budget: TimeBudget,
+    evaluate_now: Callable[[], dict[str, float]],
 ) -> RecommenderTrainer:
     selecting = options.epochs is None
     callbacks: list[TrainerCallback] = [budget]
     if selecting:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.optimizer.patience))
-    targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
     steps = windows.batches(recipe.optimizer.positions)
     length = recipe.optimizer.average_epochs
     return RecommenderTrainer(
@@ -139,7 +160,7 @@ def _trainer(
         _arguments(recipe, options, selecting),
         windows=windows,
         optimizer=recipe.optimizer,
-        evaluate_now=lambda: quick_metrics(model, targets, options.seed),
+        evaluate_now=evaluate_now,
         callbacks=callbacks,
         average=WeightAverage(module, length * steps) if length else None,
     )
@@ -210,7 +231,7 @@ def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
         table[-1] = table[:-1].mean(0)
 
 
-def _say(console: Console, recipe: Recipe, module: RetrievalModule, windows: EpochWindows, resume: Path | None) -> None:
+def _say(console: Console, recipe: Recipe, module: TrainedModule, windows: EpochWindows, resume: Path | None) -> None:
     count = sum(p.numel() for p in trainable(module).values())
     targets = sum(len(window.rows) - 1 for window in windows.windows)
     console.print(

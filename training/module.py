@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.user_encoder import UserEncoder
-from training.examples import TrainingBatch
+from training.examples import TrainingBatch, Window, collate
 from training.objectives.pull import pull_loss, pull_weight
 from training.objectives.softmax import full_softmax, sampled_softmax
 from training.recipes.base import ObjectiveSpec
@@ -19,7 +21,33 @@ LARGEST_SCALE = 100.0
 """The learned scale is kept below this: a sharper softmax over cosines only overfits."""
 
 
-class RetrievalModule(nn.Module):
+class Counted(Protocol):
+    """A batch that says how many targets its loss is summed over."""
+
+    @property
+    def count(self) -> int:
+        """Targets."""
+        ...
+
+
+class TrainedModule(nn.Module):
+    """What the trainer asks of a module besides the summed loss ``forward(batch, progress)``."""
+
+    def collate(self, windows: Sequence[Window]) -> Counted:
+        """Windows to one batch."""
+        raise NotImplementedError
+
+    @property
+    def item_lengths_N(self) -> NDArray[np.int64] | None:
+        """Positions that each item takes; None: one each."""
+        raise NotImplementedError
+
+    def pretrained(self, name: str) -> bool:
+        """Whether a parameter is one of the language model, or of the adapter on it."""
+        raise NotImplementedError
+
+
+class RetrievalModule(TrainedModule):
     """Loss of one recipe.
 
     Args:
@@ -47,6 +75,19 @@ class RetrievalModule(nn.Module):
         share_N /= share_N.sum()
         self.register_buffer("log_draws_N", torch.from_numpy(np.log(share_N * objective.negatives)).float(), False)
         self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
+
+    def collate(self, windows: Sequence[Window]) -> TrainingBatch:
+        """Windows to one padded batch of prompts."""
+        return collate(self.encoder, windows)
+
+    @property
+    def item_lengths_N(self) -> NDArray[np.int64] | None:
+        """Positions that each item takes in a prompt."""
+        return self.encoder.prompts.item_lengths
+
+    def pretrained(self, name: str) -> bool:
+        """The backbone and its adapter; our own small transformer is trained from scratch."""
+        return name.startswith("encoder.backbone.") and not name.startswith("encoder.backbone.blocks.")
 
     def forward(self, batch: TrainingBatch, progress: float = 0.0) -> Tensor:
         """Summed loss over the batch's targets; ``progress`` in [0, 1] moves the pull's weight."""

@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import Progress
 from safetensors.numpy import load_file
 
 from index import Catalog
-from modeling.artifact import ArtifactError, Manifest, read_manifest
+from modeling.artifact import ArtifactError, read_manifest
 from modeling.build import Sources, TextVectors
+from modeling.manifest import AnyManifest
 from training.data.dataset import Dataset
 from training.data.splits import FittedOn, Split, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
-from training.export import write_artifact
-from training.fit import FitOptions, Fitted, Precision, fit, read_text
+from training.export import write_artifact, write_writer
+from training.fit import FitOptions, Fitted, Precision, Trained, fit, read_text
 from training.recipes import Recipe, RecipeError
 from training.tiny import ensure_tiny
+from training.writing import FittedWriter, evaluate_writer, fit_writer
 
 TINY = "tiny"
 
@@ -47,9 +50,9 @@ class RunOptions:
 class RunResult:
     """A finished run."""
 
-    manifest: Manifest
+    manifest: AnyManifest
     validation: Metrics
-    fitted: Fitted
+    fitted: Trained
 
 
 def split_of(dataset: Dataset, name: str) -> Split:
@@ -74,7 +77,11 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     anchor = _id_model_vectors(recipe, dataset, options.id_model)
     work = _work_folder(recipe, dataset, options)
     sources = _sources(recipe, split, options, console)
-    text = read_text(recipe, split, sources, console)
+    way: _Dense | _Writing = (
+        _Dense(recipe, split, sources, read_text(recipe, split, sources, console), console)
+        if recipe.scoring == "dense"
+        else _Writing(recipe, split, sources.backbone, console)
+    )
     fit_options = FitOptions(
         work=work / "train",
         seed=options.seed,
@@ -82,19 +89,20 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         precision=options.precision,
         anchor_ND=anchor,
     )
-    fitted = fit(recipe, split, fit_options, sources=sources, text=text, console=console)
-    validation = _validate(fitted, split, options.seed, console)
+    fitted = way.fit(fit_options)
+    validation = way.validate(options.seed)
     fitted_on: FittedOn = "train"
     if options.refit:
         fitted_on = "train+validation"
-        fitted = _refit(recipe, split, fit_options, fitted, work, sources, text, console)
+        epochs = max(1, round(fitted.best_epoch))
+        console.print(f"refit on train + validation for {epochs} epochs")
+        fitted = way.fit(
+            replace(fit_options, work=work / "refit", fitted_on="train+validation", epochs=epochs, minutes=None)
+        )
     if int(os.environ.get("RANK", "0")):
         raise SystemExit(0)  # under torchrun the first process writes the artifact
-    manifest = write_artifact(
+    manifest = way.write(
         options.out,
-        recipe,
-        split,
-        fitted,
         fitted_on=fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
         training={**_training_record(fitted, options), "ties": dataset.ties},
@@ -104,40 +112,75 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     return RunResult(manifest, validation, fitted)
 
 
-def _refit(
-    recipe: Recipe,
-    split: Split,
-    options: FitOptions,
-    selected: Fitted,
-    work: Path,
-    sources: Sources,
-    text: TextVectors | None,
-    console: Console,
-) -> Fitted:
-    """Train anew on train + validation for the number of epochs that was best on validation."""
-    epochs = max(1, round(selected.best_epoch))
-    console.print(f"refit on train + validation for {epochs} epochs")
-    again = replace(options, work=work / "refit", fitted_on="train+validation", epochs=epochs, minutes=None)
-    return fit(recipe, split, again, sources=sources, text=text, console=console)
+@dataclass
+class _Dense:
+    """Trains, validates and writes a user encoder."""
+
+    recipe: Recipe
+    split: Split
+    sources: Sources
+    text: TextVectors | None
+    console: Console
+    fitted: Fitted | None = None
+
+    def fit(self, options: FitOptions) -> Trained:
+        self.fitted = fit(self.recipe, self.split, options, sources=self.sources, text=self.text, console=self.console)
+        return self.fitted
+
+    def validate(self, seed: int) -> Metrics:
+        """Figures over all validation users."""
+        from index.flat import FlatIndex
+        from training.evaluate import evaluate
+
+        assert self.fitted is not None
+        encoder = self.fitted.model.encoder.eval()
+        vectors_ND = encoder.items.vectors().detach().float().cpu().numpy()
+        with self.console.status("ranking the catalog for all validation users"):
+            return evaluate(
+                encoder,
+                vectors_ND,
+                FlatIndex.build(vectors_ND),
+                self.split.validation,
+                self.split.popularity(),
+                seed=seed,
+            ).metrics
+
+    def write(self, folder: Path, **facts: Any) -> AnyManifest:
+        assert self.fitted is not None
+        return write_artifact(folder, self.recipe, self.split, self.fitted, **facts)
 
 
-def _validate(fitted: Fitted, split: Split, seed: int, console: Console) -> Metrics:
-    """Validation figures over all users."""
-    from index.flat import FlatIndex
-    from training.evaluate import evaluate
+@dataclass
+class _Writing:
+    """Trains, validates and writes a language model that writes titles."""
 
-    encoder = fitted.model.encoder.eval()
-    vectors_ND = encoder.items.vectors().detach().float().cpu().numpy()
-    with console.status("ranking the catalog for all validation users"):
-        result = evaluate(
-            encoder,
-            vectors_ND,
-            FlatIndex.build(vectors_ND),
-            split.validation,
-            split.popularity(),
-            seed=seed,
-        )
-    return result.metrics
+    recipe: Recipe
+    split: Split
+    backbone: Path | None
+    console: Console
+    fitted: FittedWriter | None = None
+
+    def fit(self, options: FitOptions) -> Trained:
+        self.fitted = fit_writer(self.recipe, self.split, options, folder=self.backbone, console=self.console)
+        return self.fitted
+
+    def validate(self, seed: int) -> Metrics:
+        """Figures over all validation users."""
+        assert self.fitted is not None
+        targets = self.split.validation
+        with Progress(console=self.console, transient=True) as bar:
+            task = bar.add_task(f"writing for {len(targets)} validation users", total=len(targets))
+            return evaluate_writer(
+                self.fitted.writer,
+                targets,
+                self.split.popularity(),
+                seed=seed,
+                progress=lambda n: bar.advance(task, n),
+            ).metrics
+
+    def write(self, folder: Path, **facts: Any) -> AnyManifest:
+        assert self.fitted is not None
+        return write_writer(folder, self.recipe, self.split, self.fitted, **facts)
 
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
@@ -187,7 +230,7 @@ def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> 
     return np.ascontiguousarray(vectors[np.asarray(rows, np.int64)])
 
 
-def _training_record(fitted: Fitted, options: RunOptions) -> dict[str, Any]:
+def _training_record(fitted: Trained, options: RunOptions) -> dict[str, Any]:
     import torch
     import transformers
 

@@ -17,8 +17,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from modeling.build import trainable
 from training.average import WeightAverage
-from training.examples import EpochLoader, EpochWindows, LengthBatches, TrainingBatch, Window, collate
-from training.module import RetrievalModule
+from training.examples import EpochLoader, EpochWindows, LengthBatches, Window
+from training.module import Counted, TrainedModule
 from training.recipes.base import OptimizerSpec
 
 WEIGHTS = "trained.safetensors"
@@ -27,7 +27,7 @@ Evaluate = Callable[[], dict[str, float]]
 
 
 class RecommenderTrainer(Trainer):
-    """Trains a ``RetrievalModule``; checkpoints hold the trained weights only (a frozen backbone is not copied).
+    """Trains a ``TrainedModule``; checkpoints hold the trained weights only (a frozen backbone is not copied).
 
     Args:
         model: the module.
@@ -40,7 +40,7 @@ class RecommenderTrainer(Trainer):
 
     def __init__(
         self,
-        model: RetrievalModule,
+        model: TrainedModule,
         arguments: TrainingArguments,
         *,
         windows: EpochWindows,
@@ -72,14 +72,14 @@ class RecommenderTrainer(Trainer):
             seed=self.args.seed,
             rank=self.args.process_index,
             world=self.args.world_size,
-            item_lengths_N=cast(RetrievalModule, self.model).encoder.prompts.item_lengths,
+            item_lengths_N=cast(TrainedModule, self.model).item_lengths_N,
         )
         loader = EpochLoader(self._windows, batch_sampler=batches, collate_fn=self._collate)
         loader.batches = batches
         return loader
 
     def _collate(self, windows: list[Window]) -> dict[str, Any]:
-        return {"batch": collate(cast(RetrievalModule, self.model).encoder, windows)}
+        return {"batch": cast(TrainedModule, self.model).collate(windows)}
 
     # -- loss -------------------------------------------------------------------------------------------------------
 
@@ -91,11 +91,11 @@ class RecommenderTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Mean over the targets of the *global* batch: processes with fewer targets weigh less, as they should."""
-        batch: TrainingBatch = inputs["batch"]
+        batch: Counted = inputs["batch"]
         progress = self.state.global_step / max(1, self.state.max_steps)
         with self.compute_loss_context_manager():
             total = model(batch, progress)
-        count = torch.tensor(float(len(batch.targets_P)), device=total.device)
+        count = torch.tensor(float(batch.count), device=total.device)
         if self.args.world_size > 1:
             dist.all_reduce(count)
         loss = total / count * self.args.world_size
@@ -110,9 +110,9 @@ class RecommenderTrainer(Trainer):
         if self.optimizer is None:
             spec = self._optimizer_spec
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-            for name, parameter in trainable(cast(nn.Module, self.model)).items():
-                pretrained = name.startswith("encoder.backbone.") and not name.startswith("encoder.backbone.blocks.")
-                rate = spec.backbone_rate if pretrained else spec.rate
+            module = cast(TrainedModule, self.model)
+            for name, parameter in trainable(module).items():
+                rate = spec.backbone_rate if module.pretrained(name) else spec.rate
                 decay = spec.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
             self.optimizer = torch.optim.AdamW(

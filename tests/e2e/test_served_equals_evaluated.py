@@ -25,10 +25,13 @@ def _run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("recipe", ["sasrec", "anyo"])
+OF_GENRE = ["history.title_tokens=6", "optimizer.epochs=3", "optimizer.positions=200", "writing.beams=10"]
+
+
+@pytest.mark.parametrize("recipe", ["sasrec", "anyo", "genre"])
 def test_train_evaluate_serve(recipe: str, tmp_path: Path) -> None:
     data, artifact, top = write_dataset(tmp_path / "ring", users=80), tmp_path / "model", tmp_path / "top.jsonl"
-    settings = [*SMALL, "backbone.width=32"] if recipe == "sasrec" else SMALL
+    settings = {"sasrec": [*SMALL, "backbone.width=32"], "anyo": SMALL, "genre": OF_GENRE}[recipe]
     backbone = ["--backbone", "minilm"] if recipe == "anyo" else []
     chosen = [part for setting in settings for part in ("--set", setting)]
     _run(

@@ -26,8 +26,9 @@ from modeling.generation import (
     Written,
 )
 from modeling.generator import GenerationError
+from modeling.manifest import WrittenCase
 from modeling.prompt import FreeItem, Prompt
-from service.parts import GenerativeParts, Parts, WrittenCase
+from service.parts import GenerativeParts, Parts
 from tests.service.fake_parts import TableEncoder, make_parts
 
 WRONG_LETTER_DISTANCE = 0.2
@@ -168,4 +169,4 @@ def _golden(model: TitleWriter, parts: Parts, history: list[str]) -> WrittenCase
     rows = np.array([parts.catalog.row(item) for item in history], np.int64)
     (written,) = model.write([model.prepare(rows.tolist())], [Wanted(10, rows)])
     top = [parts.catalog.item_ids[row] for row in written.rows_K]
-    return WrittenCase(list(history), [text.text for text in written.generated], top)
+    return WrittenCase(history=list(history), texts=[text.text for text in written.generated], top=top)

@@ -47,21 +47,42 @@ class OptimizerSpec(Slot):
     )
 
 
+class WritingSpec(Slot):
+    """How a generative recipe is asked, on validation, on test and by default when it is served."""
+
+    beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
+    validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
+
+
 class Recipe(ModelSpec):
-    """A method: seven slots for the model, then objective, optimizer, scoring and what it builds on."""
+    """A method: seven slots for the model, then objective, optimizer, scoring and what it builds on.
+
+    ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's title token by token,
+    along the trie of all titles.
+    """
 
     name: str
     summary: str
     source: str = Field(description="paper or document the method comes from")
     objective: ObjectiveSpec = ObjectiveSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
-    scoring: Literal["dense"] = "dense"
+    scoring: Literal["dense", "trie"] = "dense"
+    writing: WritingSpec = WritingSpec()
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
 
     @model_validator(mode="after")
     def _pull_needs_an_anchor(self) -> Recipe:
         if self.objective.pull and self.requires is None:
             raise ValueError("objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
+        return self
+
+    @model_validator(mode="after")
+    def _a_writer_needs_words(self) -> Recipe:
+        if self.scoring == "trie" and (self.history.form != "titles" or self.adapter.kind == "none"):
+            raise ValueError(
+                "scoring='trie' reads and writes titles with a trained language model: it needs history.form='titles' "
+                f"(given {self.history.form!r}) and adapter.kind 'lora' or 'full' (given {self.adapter.kind!r})"
+            )
         return self
 
     def model_spec(self) -> ModelSpec:

@@ -1,0 +1,210 @@
+"""The generative artifact: a causal language model with its head, and the names of the catalog's items.
+
+``backbone/`` (model and tokenizer in Hugging Face's own format), ``catalog.parquet``, ``title_tokens.safetensors``,
+``golden.json``, ``manifest.json``. Nothing is pickled; every file is hashed. The trie is built from the tokens when the
+artifact is opened (a second for ten thousand titles), by the caller, who knows `index`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from modeling.backbone import BackboneError, Pieces, load_tokenizer
+from modeling.generation import WriteSettings
+from modeling.generator import Paths
+from modeling.manifest import (
+    GOLDEN,
+    MANIFEST,
+    SCHEMA,
+    ArtifactError,
+    GenerativeManifest,
+    WrittenCase,
+    check_files,
+    hash_files,
+    one_line,
+    read_any_manifest,
+    sealed,
+)
+from modeling.prompt import TitleTokens
+from modeling.title_writer import Names, TitleWriter
+
+TITLE_TOKENS = "title_tokens.safetensors"
+
+
+@dataclass(frozen=True)
+class GenerativeArtifact:
+    """A loaded artifact; its catalog is opened by ``index`` from the same folder."""
+
+    folder: Path
+    manifest: GenerativeManifest
+    model: TitleWriter
+    golden: list[WrittenCase]
+
+
+class Trie(Protocol):
+    """The trie of the titles, as `index.trie.TokenTrie` is one."""
+
+    def arrays(self) -> Paths:
+        """What a search walks along."""
+        ...
+
+    def items(self, state: int) -> list[int]:
+        """The rows whose sequence ends in a state."""
+        ...
+
+
+BuildTrie = Callable[[Sequence[Sequence[int]], int], Trie]
+"""From the tokens of every row and the end token."""
+
+
+def tokenized(titles: Sequence[str], tokenizer: Any, *, limit: int, end: int) -> TitleTokens:
+    """The names of a catalog: title tokens without special tokens, cut at ``limit``.
+
+    Raises:
+        ValueError: a title has no token, or holds the end token.
+    """
+    tokens = TitleTokens.of_titles(titles, Pieces(tokenizer), limit)
+    for row, title in enumerate(titles):
+        if not len(tokens[row]) or end in tokens[row]:
+            raise ValueError(f"item {row} has title {title!r}, of which nothing can be written: {tokens[row].tolist()}")
+    return tokens
+
+
+def writer_of(
+    model: nn.Module,
+    tokenizer: Any,
+    titles: TitleTokens,
+    trie: Trie,
+    popular_N: NDArray[Any],
+    *,
+    end: int,
+    history_limit: int,
+    title_limit: int,
+    default: WriteSettings,
+) -> TitleWriter:
+    """A writer over a language model and the names of a catalog; of items with one name the more popular is first."""
+    place_N = np.empty(len(popular_N), np.int64)
+    place_N[popular_N] = np.arange(len(popular_N))
+
+    def items(state: int) -> list[int]:
+        return sorted(trie.items(state), key=lambda row: int(place_N[row]))
+
+    def text(tokens: Sequence[int]) -> str:
+        return cast(str, tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    names = Names(titles, trie.arrays(), items, popular_N, Pieces(tokenizer), text, title_limit)
+    return TitleWriter(model, names, end=end, history_limit=history_limit, default=default)
+
+
+def write_generative(
+    folder: Path, writer: TitleWriter, tokenizer: Any, golden: Sequence[WrittenCase], **facts: Any
+) -> GenerativeManifest:
+    """Write everything but the catalog, which the caller has written, and seal the folder.
+
+    ``facts`` are the manifest's fields that the model does not know.
+    """
+    model = cast(Any, writer.model)
+    model.save_pretrained(str(folder / "backbone"), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder / "backbone"))
+    titles = writer.names.titles
+    save_file({"offsets": titles.offsets, "tokens": titles.tokens}, folder / TITLE_TOKENS)
+    text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
+    (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
+    files = hash_files(folder)
+    content = json.dumps([files, facts["recipe_data"]], sort_keys=True)
+    manifest = GenerativeManifest(
+        schema_version=SCHEMA,
+        kind="generative",
+        version=hashlib.sha256(content.encode()).hexdigest()[:12],
+        architecture=type(model).__name__,
+        tokenizer_sha256=Pieces(tokenizer).sha256,
+        end=writer.end,
+        history_limit=writer.history_limit,
+        title_limit=writer.names.title_limit,
+        beams=cast(int, writer.default.beams),
+        max_new_tokens=cast(int, writer.default.max_new_tokens),
+        catalog_size=len(titles),
+        files=files,
+        **facts,
+    )
+    (folder / MANIFEST).write_text(sealed(manifest), encoding="utf-8", newline="\n")
+    return manifest
+
+
+def load_generative(
+    folder: Path | str,
+    build_trie: BuildTrie,
+    popular_N: NDArray[Any],
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    verify: bool = True,
+) -> GenerativeArtifact:
+    """Rebuild a writer from its folder, in evaluation mode.
+
+    Args:
+        folder: ``artifacts/<name>``.
+        build_trie: makes the trie of the titles.
+        popular_N: all rows of the catalog, most popular first.
+        device: where the model runs.
+        dtype: of its weights.
+        verify: check every file's hash.
+
+    Raises:
+        ArtifactError: anything is missing, altered, of another kind, width or schema version.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(folder)
+    manifest = read_any_manifest(folder)
+    if not isinstance(manifest, GenerativeManifest):
+        raise ArtifactError(f"artifact {folder.name} is dense ({manifest.recipe}), and a generative one is needed here")
+    if verify:
+        check_files(folder, manifest)
+    if len(popular_N) != manifest.catalog_size:
+        raise ArtifactError(
+            f"catalog.parquet of {folder.name} holds {len(popular_N)} items, and {MANIFEST} expects "
+            f"{manifest.catalog_size}"
+        )
+    try:
+        golden = [WrittenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text("utf-8"))]
+        arrays = load_file(folder / TITLE_TOKENS)
+        titles = TitleTokens(arrays["offsets"], arrays["tokens"])
+        tokenizer = load_tokenizer(manifest.name, folder=folder / "backbone")
+        model = AutoModelForCausalLM.from_pretrained(str(folder / "backbone"), dtype=dtype, local_files_only=True)
+    except (BackboneError, SafetensorError, ValidationError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
+    _expect(folder, "title_tokens.safetensors, titles", len(titles), manifest.catalog_size)
+    _expect(folder, "backbone/, architecture", type(model).__name__, manifest.architecture)
+    _expect(folder, "backbone/, sha256 of the tokenizer", Pieces(tokenizer).sha256, manifest.tokenizer_sha256)
+    sequences = [titles[row].tolist() for row in range(len(titles))]
+    writer = writer_of(
+        cast(nn.Module, model).to(device).eval().requires_grad_(False),
+        tokenizer,
+        titles,
+        build_trie(sequences, manifest.end),
+        popular_N,
+        end=manifest.end,
+        history_limit=manifest.history_limit,
+        title_limit=manifest.title_limit,
+        default=WriteSettings(manifest.beams, manifest.max_new_tokens),
+    )
+    return GenerativeArtifact(folder, manifest, writer, golden)
+
+
+def _expect(folder: Path, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ArtifactError(f"{what}: {folder.name} holds {found!r}, and {MANIFEST} expects {expected!r}")

@@ -1,0 +1,250 @@
+"""Trains a language model to write the title of a user's next item, and answers with what it writes.
+
+A user's sequence is read once, as the titles of its items one after the other, each closed by the end token, with the
+loss at every token (next-token prediction): which is that of writing item n + 1 after items 1 … n, for all n.
+The first item of a window is written after nothing, which is what an empty history is answered with.
+
+The best epoch is the one whose real answers, written by beam search along the trie, are best on validation.
+
+Shape legend: B windows, T tokens, P tokens that are not padding, V vocabulary, H width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import set_seed
+
+from index.trie import TokenTrie
+from modeling import adapter
+from modeling.backbone import load_tokenizer, position_limit, resolve_source
+from modeling.generation import Wanted, WriteSettings
+from modeling.generative_artifact import tokenized, writer_of
+from modeling.prompt import TitleTokens
+from modeling.title_writer import TitleWriter
+from training.data.splits import Split, Targets
+from training.evaluate import SHOWN, Evaluation, evaluation_of
+from training.evaluation.metrics import question_values
+from training.examples import Window
+from training.fit import FitOptions, Trained, sample_targets, train_module
+from training.module import TrainedModule
+from training.objectives.softmax import full_softmax
+from training.recipes.base import Recipe, RecipeError
+
+IGNORED = -100
+BATCH_BEAMS = 320
+"""Beams that are stepped together when many histories are answered."""
+
+
+@dataclass(frozen=True)
+class WritingBatch:
+    """Token ids [B, T] of padded windows, and the token that follows each (``IGNORED`` where padding does)."""
+
+    ids_BT: Tensor
+    targets_BT: Tensor
+
+    @property
+    def count(self) -> int:
+        """Tokens that the loss is summed over."""
+        return int((self.targets_BT != IGNORED).sum())
+
+
+class WritingModule(TrainedModule):
+    """Next-token loss of a causal language model over sequences of titles.
+
+    Args:
+        model: with its head; a Hugging Face model for causal language modelling.
+        titles: tokens of the catalog's titles.
+        end: closes every title, and begins every sequence.
+        dropout: on the token embeddings that are read and on the states before the head, while training.
+    """
+
+    def __init__(self, model: nn.Module, titles: TitleTokens, *, end: int, dropout: float) -> None:
+        super().__init__()
+        self.model = model
+        self.titles, self.end = titles, end
+        self.dropout = nn.Dropout(dropout)
+
+    def collate(self, windows: Sequence[Window]) -> WritingBatch:
+        """Windows as tokens, padded on the right: with causal attention no mask is needed."""
+        texts = [self._tokens(window.rows) for window in windows]
+        shape = (len(texts), max(map(len, texts)) - 1)
+        ids_BT, targets_BT = np.full(shape, self.end, np.int64), np.full(shape, IGNORED, np.int64)
+        for number, text in enumerate(texts):
+            ids_BT[number, : len(text) - 1] = text[:-1]
+            targets_BT[number, : len(text) - 1] = text[1:]
+        return WritingBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT))
+
+    def _tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        parts: list[Any] = [[self.end]]
+        for row in rows.tolist():
+            parts += [self.titles[row], [self.end]]
+        return np.concatenate(parts).astype(np.int64)
+
+    @property
+    def item_lengths_N(self) -> NDArray[np.int64]:
+        """Tokens of every title, its end included."""
+        return np.diff(self.titles.offsets) + 1
+
+    def pretrained(self, name: str) -> bool:
+        """All of it is the language model."""
+        return True
+
+    def forward(self, batch: WritingBatch, progress: float = 0.0) -> Tensor:
+        """Summed negative log probability of the tokens."""
+        model = cast(Any, self.model)
+        head = model.get_output_embeddings()
+        device = head.weight.device
+        embedded_BTH = self.dropout(model.get_input_embeddings()(batch.ids_BT.to(device)))
+        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        states_BTH = body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
+        targets_BT = batch.targets_BT.to(device)
+        real_BT = targets_BT != IGNORED
+        states_PH = self.dropout(states_BTH[real_BT])
+        weight_VH = head.weight.to(states_PH.dtype)
+        if getattr(head, "bias", None) is not None:  # one more dimension, which is always 1
+            states_PH = torch.cat([states_PH, torch.ones_like(states_PH[:, :1])], 1)
+            weight_VH = torch.cat([weight_VH, head.bias[:, None].to(weight_VH)], 1)
+        return full_softmax(states_PH.float(), weight_VH.float(), targets_BT[real_BT])
+
+
+@dataclass(frozen=True)
+class FittedWriter(Trained):
+    """A trained writer and how it came about."""
+
+    writer: TitleWriter
+    tokenizer: Any
+
+
+def fit_writer(
+    recipe: Recipe, split: Split, options: FitOptions, *, folder: Path | None, console: Console
+) -> FittedWriter:
+    """Train a recipe that writes; the best epoch on validation is kept.
+
+    Args:
+        recipe: with ``scoring='trie'``.
+        split: whose training part is learned from.
+        options: how the run is carried out.
+        folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
+        console: for progress.
+
+    Raises:
+        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history has.
+    """
+    set_seed(options.seed)
+    model, tokenizer = load_writer(recipe, folder)
+    end = cast(int, tokenizer.eos_token_id)
+    limit = recipe.history.title_tokens
+    titles = tokenized(split.dataset.titles, tokenizer, limit=limit, end=end)
+    trie = TokenTrie.build([titles[row].tolist() for row in range(len(titles))], end)
+    popular_N = np.argsort(-split.popularity(options.fitted_on), kind="stable")
+    adapted = model.requires_grad_(True) if recipe.adapter.kind == "full" else adapter.attach(model, recipe.adapter)
+
+    def writer() -> TitleWriter:
+        return writer_of(
+            model, tokenizer, titles, trie, popular_N, end=end, history_limit=recipe.history.limit,
+            title_limit=limit, default=WriteSettings(recipe.writing.beams, limit + 1),
+        )  # fmt: skip
+
+    module = WritingModule(adapted, titles, end=end, dropout=recipe.history.dropout)
+    targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
+    trained = train_module(
+        recipe, split, options, module, lambda: _written_metrics(adapted, writer(), targets), console=console
+    )
+    model = adapter.merge(adapted)
+    model.requires_grad_(False).eval()
+    return FittedWriter(writer=writer(), tokenizer=tokenizer, **vars(trained))
+
+
+def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
+    """A causal language model with its head, and its tokenizer; raises `RecipeError`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = recipe.backbone.source
+    place = str(folder) if folder else resolve_source(source)
+    config = AutoConfig.from_pretrained(place, revision=recipe.backbone.revision, trust_remote_code=False)
+    if not any("LM" in name and "Masked" not in name for name in config.architectures or ()):
+        raise RecipeError(
+            f"recipe {recipe.name!r} writes with the backbone's lm_head, and {source!r} "
+            f"({', '.join(config.architectures or ['unknown'])}) is no causal language model"
+        )
+    tokenizer = load_tokenizer(source, folder=folder, revision=recipe.backbone.revision)
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
+    config.use_cache = False
+    if hasattr(config, "attention_dropout"):
+        config.attention_dropout = recipe.backbone.dropout
+    model = cast(
+        nn.Module,
+        AutoModelForCausalLM.from_pretrained(
+            place, config=config, revision=recipe.backbone.revision, dtype=torch.float32, trust_remote_code=False,
+            use_safetensors=True,
+        ),
+    )  # fmt: skip
+    longest = (recipe.history.limit + 1) * (recipe.history.title_tokens + 1) + 1
+    if longest > position_limit(model):
+        raise RecipeError(
+            f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} takes up to "
+            f"{longest} positions, and backbone {source!r} reads {position_limit(model)}"
+        )
+    return model, tokenizer
+
+
+def _written_metrics(model: nn.Module, writer: TitleWriter, targets: Targets) -> dict[str, float]:
+    """NDCG@10 and Recall@10 of what is written for ``targets``."""
+    training = model.training
+    model.eval()
+    rows_TK = write_all(writer, list(targets.histories()))
+    model.train(training)
+    values = question_values(ranks_in(rows_TK, targets.rows_T, len(writer.names.titles)), cuts=(10,))
+    return {name: float(values[name].mean()) for name in ("ndcg@10", "recall@10")}
+
+
+def write_all(
+    writer: TitleWriter,
+    histories: Sequence[NDArray[Any]],
+    *,
+    progress: Callable[[int], object] = lambda done: None,
+) -> NDArray[np.int64]:
+    """The best ``SHOWN`` rows of every history, seen items left out [T, K]; -1 where fewer are eligible."""
+    prompts = [writer.prepare(np.asarray(history).tolist()) for history in histories]
+    rows_TK = np.full((len(histories), SHOWN), -1, np.int64)
+    size = max(1, BATCH_BEAMS // cast(int, writer.default.beams))
+    order = sorted(range(len(prompts)), key=lambda number: prompts[number].length)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        wanted = [Wanted(SHOWN, np.asarray(histories[number], np.int64)) for number in chosen]
+        for number, written in zip(chosen, writer.write([prompts[n] for n in chosen], wanted), strict=True):
+            rows_TK[number, : len(written.rows_K)] = written.rows_K
+        progress(len(chosen))
+    return rows_TK
+
+
+def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_size: int) -> NDArray[np.int64]:
+    """Rank of each target in the list that was returned, the catalog's size where it is not in it: a writer scores only
+    what it writes, so figures beyond the list's length do not exist for it."""
+    hits_TK = rows_TK == targets_T[:, None]
+    return np.where(hits_TK.any(1), hits_TK.argmax(1) + 1, catalog_size)
+
+
+def evaluate_writer(
+    writer: TitleWriter,
+    targets: Targets,
+    popularity_N: NDArray[np.int64],
+    *,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Evaluation:
+    """Answer every question of ``targets`` as the service would, with the artifact's own beams."""
+    histories = [history.astype(np.int64) for history in targets.histories()]
+    rows_TK = write_all(writer, histories, progress=progress)
+    ranks_T = ranks_in(rows_TK, targets.rows_T, len(popularity_N))
+    return evaluation_of(ranks_T, rows_TK, targets, histories, popularity_N, seed=seed)
