@@ -51,7 +51,7 @@ class Shelf:
 
 def altered(parts: GenerativeParts, **change: Any) -> GenerativeParts:
     first, *rest = parts.golden
-    return dataclasses.replace(parts, golden=(dataclasses.replace(first, **change), *rest))
+    return dataclasses.replace(parts, golden=(first.model_copy(update=change), *rest))
 
 
 async def post(anyo: Running, path: str, status: int = 200) -> Any:
