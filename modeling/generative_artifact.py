@@ -1,6 +1,6 @@
 """The generative artifact: a causal language model with its head, and the names of the catalog's items.
 
-``backbone/`` (model and tokenizer in Hugging Face's own format), ``catalog.parquet``, ``title_tokens.safetensors``,
+``backbone/`` (model and tokenizer in Hugging Face's own format), ``catalog.parquet``, ``item_tokens.safetensors``,
 ``golden.json``, ``manifest.json``. Nothing is pickled; every file is hashed. The trie is built from the tokens when the
 artifact is opened (a second for ten thousand titles), by the caller, who knows `index`.
 """
@@ -25,6 +25,7 @@ from torch import nn
 from modeling.backbone import BackboneError, Pieces, load_tokenizer
 from modeling.generation import WriteSettings
 from modeling.generator import Paths
+from modeling.item_writer import ItemWriter, Names
 from modeling.manifest import (
     GOLDEN,
     MANIFEST,
@@ -39,9 +40,9 @@ from modeling.manifest import (
     sealed,
 )
 from modeling.prompt import TitleTokens
-from modeling.title_writer import Names, TitleWriter
+from modeling.spelling import CodeSpelling, Spelling, TitleSpelling
 
-TITLE_TOKENS = "title_tokens.safetensors"
+ITEM_TOKENS = "item_tokens.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class GenerativeArtifact:
 
     folder: Path
     manifest: GenerativeManifest
-    model: TitleWriter
+    model: ItemWriter
     golden: list[WrittenCase]
 
 
@@ -70,31 +71,17 @@ BuildTrie = Callable[[Sequence[Sequence[int]], int], Trie]
 """From the tokens of every row and the end token."""
 
 
-def tokenized(titles: Sequence[str], tokenizer: Any, *, limit: int, end: int) -> TitleTokens:
-    """The names of a catalog: title tokens without special tokens, cut at ``limit``.
-
-    Raises:
-        ValueError: a title has no token, or holds the end token.
-    """
-    tokens = TitleTokens.of_titles(titles, Pieces(tokenizer), limit)
-    for row, title in enumerate(titles):
-        if not len(tokens[row]) or end in tokens[row]:
-            raise ValueError(f"item {row} has title {title!r}, of which nothing can be written: {tokens[row].tolist()}")
-    return tokens
-
-
 def writer_of(
     model: nn.Module,
-    tokenizer: Any,
-    titles: TitleTokens,
+    spelling: Spelling,
+    tokens: TitleTokens,
     trie: Trie,
     popular_N: NDArray[Any],
     *,
     end: int,
     history_limit: int,
-    title_limit: int,
     default: WriteSettings,
-) -> TitleWriter:
+) -> ItemWriter:
     """A writer over a language model and the names of a catalog; of items with one name the more popular is first."""
     place_N = np.empty(len(popular_N), np.int64)
     place_N[popular_N] = np.arange(len(popular_N))
@@ -102,15 +89,12 @@ def writer_of(
     def items(state: int) -> list[int]:
         return sorted(trie.items(state), key=lambda row: int(place_N[row]))
 
-    def text(tokens: Sequence[int]) -> str:
-        return cast(str, tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-    names = Names(titles, trie.arrays(), items, popular_N, Pieces(tokenizer), text, title_limit)
-    return TitleWriter(model, names, end=end, history_limit=history_limit, default=default)
+    names = Names(tokens, trie.arrays(), items, popular_N, spelling)
+    return ItemWriter(model, names, end=end, history_limit=history_limit, default=default)
 
 
 def write_generative(
-    folder: Path, writer: TitleWriter, tokenizer: Any, golden: Sequence[WrittenCase], **facts: Any
+    folder: Path, writer: ItemWriter, golden: Sequence[WrittenCase], **facts: Any
 ) -> GenerativeManifest:
     """Write everything but the catalog, which the caller has written, and seal the folder.
 
@@ -118,9 +102,10 @@ def write_generative(
     """
     model = cast(Any, writer.model)
     model.save_pretrained(str(folder / "backbone"), safe_serialization=True)
-    tokenizer.save_pretrained(str(folder / "backbone"))
-    titles = writer.names.titles
-    save_file({"offsets": titles.offsets, "tokens": titles.tokens}, folder / TITLE_TOKENS)
+    spelling, tokens = writer.names.spelling, writer.names.tokens
+    if isinstance(spelling, TitleSpelling):
+        spelling.tokenizer.save_pretrained(str(folder / "backbone"))
+    save_file({"offsets": tokens.offsets, "tokens": tokens.tokens}, folder / ITEM_TOKENS)
     text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
     (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
     files = hash_files(folder)
@@ -130,13 +115,15 @@ def write_generative(
         kind="generative",
         version=hashlib.sha256(content.encode()).hexdigest()[:12],
         architecture=type(model).__name__,
-        tokenizer_sha256=Pieces(tokenizer).sha256,
+        names="titles" if isinstance(spelling, TitleSpelling) else "codes",
+        tokenizer_sha256=Pieces(spelling.tokenizer).sha256 if isinstance(spelling, TitleSpelling) else None,
         end=writer.end,
         history_limit=writer.history_limit,
-        title_limit=writer.names.title_limit,
+        title_limit=spelling.limit if isinstance(spelling, TitleSpelling) else None,
+        code_sizes=spelling.sizes if isinstance(spelling, CodeSpelling) else (),
         beams=cast(int, writer.default.beams),
         max_new_tokens=cast(int, writer.default.max_new_tokens),
-        catalog_size=len(titles),
+        catalog_size=len(tokens),
         files=files,
         **facts,
     )
@@ -181,28 +168,36 @@ def load_generative(
         )
     try:
         golden = [WrittenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text("utf-8"))]
-        arrays = load_file(folder / TITLE_TOKENS)
-        titles = TitleTokens(arrays["offsets"], arrays["tokens"])
-        tokenizer = load_tokenizer(manifest.name, folder=folder / "backbone")
+        arrays = load_file(folder / ITEM_TOKENS)
+        tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
+        spelling = _spelling(folder, manifest)
         model = AutoModelForCausalLM.from_pretrained(str(folder / "backbone"), dtype=dtype, local_files_only=True)
     except (BackboneError, SafetensorError, ValidationError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
-    _expect(folder, "title_tokens.safetensors, titles", len(titles), manifest.catalog_size)
+    _expect(folder, f"{ITEM_TOKENS}, items", len(tokens), manifest.catalog_size)
     _expect(folder, "backbone/, architecture", type(model).__name__, manifest.architecture)
-    _expect(folder, "backbone/, sha256 of the tokenizer", Pieces(tokenizer).sha256, manifest.tokenizer_sha256)
-    sequences = [titles[row].tolist() for row in range(len(titles))]
+    sequences = [tokens[row].tolist() for row in range(len(tokens))]
     writer = writer_of(
         cast(nn.Module, model).to(device).eval().requires_grad_(False),
-        tokenizer,
-        titles,
+        spelling,
+        tokens,
         build_trie(sequences, manifest.end),
         popular_N,
         end=manifest.end,
         history_limit=manifest.history_limit,
-        title_limit=manifest.title_limit,
         default=WriteSettings(manifest.beams, manifest.max_new_tokens),
     )
     return GenerativeArtifact(folder, manifest, writer, golden)
+
+
+def _spelling(folder: Path, manifest: GenerativeManifest) -> Spelling:
+    if manifest.names == "codes":
+        return CodeSpelling(manifest.code_sizes)
+    tokenizer = load_tokenizer(manifest.name, folder=folder / "backbone")
+    _expect(folder, "backbone/, sha256 of the tokenizer", Pieces(tokenizer).sha256, manifest.tokenizer_sha256)
+    if manifest.title_limit is None:
+        raise ArtifactError(f"{MANIFEST} of {folder.name} has names 'titles' and no title_limit")
+    return TitleSpelling(tokenizer, manifest.title_limit)
 
 
 def _expect(folder: Path, what: str, found: object, expected: object) -> None:

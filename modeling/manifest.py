@@ -85,17 +85,21 @@ class GenerativeManifest(CommonManifest):
 
     Attributes:
         architecture: class of the model in ``backbone/``.
+        names: what an item is written as: its title, or the codes of its semantic ID.
         end: token that closes every written item and every item of a history; a prompt begins with it too.
         history_limit: newest items read.
-        title_limit: tokens at which titles are cut.
+        title_limit: tokens at which titles are cut; None for codes.
+        code_sizes: codes of every level; empty for titles.
         beams, max_new_tokens: what it was evaluated with.
     """
 
     kind: Literal["generative"]
     architecture: str
+    names: Literal["titles", "codes"]
     end: int
     history_limit: int
-    title_limit: int
+    title_limit: int | None
+    code_sizes: tuple[int, ...]
     beams: int
     max_new_tokens: int
 

@@ -24,10 +24,11 @@ class HistorySpec(Slot):
 
     ``ids``: one position an item, its id vector. ``titles``: the title's tokens, then one position holding the id
     vector, which is also where the state is read. ``compressed``: one position (text and id vector added) or two
-    (text, then id) an item, the title having been read once, offline.
+    (text, then id) an item, the title having been read once, offline. ``codes``: the codes of its semantic ID, for
+    recipes that write them.
     """
 
-    form: Literal["ids", "titles", "compressed"] = "compressed"
+    form: Literal["ids", "titles", "compressed", "codes"] = "compressed"
     vectors_per_item: Literal[1, 2] = 1
     limit: int = Field(50, ge=1, description="newest items read; older ones are left out")
     title_tokens: int = Field(24, ge=1, description="titles are cut at this many tokens")
@@ -46,7 +47,7 @@ class HistorySpec(Slot):
     @property
     def reads_text(self) -> bool:
         """Whether the text of an item reaches the backbone."""
-        return self.form != "ids"
+        return self.form in ("titles", "compressed")
 
 
 class BackboneSpec(Slot):

@@ -19,7 +19,12 @@ from modeling.user_encoder import UserEncoder
 from service.errors import StartError
 from service.sharing import Piece, Pool, share_catalog, share_index, share_title_tokens, share_weights
 
-CATALOG, INDEX, TITLE_TOKENS = "catalog.parquet", "index/", "title_tokens.safetensors"
+CATALOG, INDEX, TITLE_TOKENS, ITEM_TOKENS = (
+    "catalog.parquet",
+    "index/",
+    "title_tokens.safetensors",
+    "item_tokens.safetensors",
+)
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
 SAMPLE_TITLE = "A title that is in no catalog"
@@ -120,8 +125,8 @@ def _open_generative(folder: Path, device: str) -> GenerativeParts:
     catalog = catalog_piece.value
     artifact = load_generative(folder, TokenTrie.build, catalog.popular(), device=device)
     _refuse_if_replaced(folder, manifest)
-    titles = share_title_tokens(POOL, artifact.model.names.titles, _hashes(manifest, TITLE_TOKENS))
-    artifact.model.names = replace(artifact.model.names, titles=titles.value)
+    tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
+    artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
     return GenerativeParts(
         name=manifest.name,
         version=manifest.version,
@@ -130,7 +135,7 @@ def _open_generative(folder: Path, device: str) -> GenerativeParts:
         model=artifact.model,
         catalog=catalog,
         golden=tuple(artifact.golden),
-        pieces=(catalog_piece, titles, *share_weights(POOL, artifact.model.model, "weights")),
+        pieces=(catalog_piece, tokens, *share_weights(POOL, artifact.model.model, "weights")),
         files=frozenset(manifest.files.values()),
     )
 

@@ -16,8 +16,8 @@ from modeling.artifact import GoldenCase, Manifest, write_golden, write_manifest
 from modeling.atomic import replaced_folder
 from modeling.generation import Wanted
 from modeling.generative_artifact import write_generative
+from modeling.item_writer import ItemWriter
 from modeling.manifest import GenerativeManifest, WrittenCase
-from modeling.title_writer import TitleWriter
 from training.data.splits import FittedOn, Split
 from training.fit import Fitted
 from training.recipes.base import Recipe
@@ -74,7 +74,6 @@ def write_writer(
         return write_generative(
             work,
             fitted.writer,
-            fitted.tokenizer,
             _written(fitted.writer, split, catalog),
             **_facts(folder, recipe, split),
             fitted_on=fitted_on,
@@ -96,7 +95,7 @@ def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:
     }
 
 
-def _written(writer: TitleWriter, split: Split, catalog: Catalog) -> list[WrittenCase]:
+def _written(writer: ItemWriter, split: Split, catalog: Catalog) -> list[WrittenCase]:
     """Real histories of different lengths with what this very process writes."""
     histories = _histories(split, writer.history_limit)
     prompts = [writer.prepare(history) for history in histories]

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         options.out,
         fitted_on=fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training={**_training_record(fitted, options), "ties": dataset.ties},
+        training={**_training_record(fitted, options), "ties": dataset.ties, **way.report},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
@@ -122,6 +122,7 @@ class _Dense:
     text: TextVectors | None
     console: Console
     fitted: Fitted | None = None
+    report: ClassVar[dict[str, Any]] = {}
 
     def fit(self, options: FitOptions) -> Trained:
         self.fitted = fit(self.recipe, self.split, options, sources=self.sources, text=self.text, console=self.console)
@@ -159,6 +160,11 @@ class _Writing:
     backbone: Path | None
     console: Console
     fitted: FittedWriter | None = None
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Figures about the names that are written."""
+        return self.fitted.report if self.fitted else {}
 
     def fit(self, options: FitOptions) -> Trained:
         self.fitted = fit_writer(self.recipe, self.split, options, folder=self.backbone, console=self.console)

@@ -1,8 +1,8 @@
-"""Trains a language model to write the title of a user's next item, and answers with what it writes.
+"""Trains a language model to write the name of a user's next item, and answers with what it writes.
 
-A user's sequence is read once, as the titles of its items one after the other, each closed by the end token, with the
-loss at every token (next-token prediction): which is that of writing item n + 1 after items 1 … n, for all n.
-The first item of a window is written after nothing, which is what an empty history is answered with.
+A user's sequence is read once, as the names of its items (titles or semantic IDs) one after the other, each closed by
+the end token, with the loss at every token (next-token prediction): which is that of writing item n + 1 after items 1
+… n, for all n. The first item of a window is written after nothing, which is what an empty history is answered with.
 
 The best epoch is the one whose real answers, written by beam search along the trie, are best on validation.
 
@@ -18,26 +18,28 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import set_seed
 
 from index.trie import TokenTrie
 from modeling import adapter
-from modeling.backbone import load_tokenizer, position_limit, resolve_source
 from modeling.generation import Wanted, WriteSettings
-from modeling.generative_artifact import tokenized, writer_of
+from modeling.generative_artifact import writer_of
+from modeling.item_writer import ItemWriter
 from modeling.prompt import TitleTokens
-from modeling.title_writer import TitleWriter
 from training.data.splits import Split, Targets
 from training.evaluate import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
 from training.examples import Window
 from training.fit import FitOptions, Trained, sample_targets, train_module
 from training.module import TrainedModule
+from training.naming import name_items
 from training.objectives.softmax import full_softmax
-from training.recipes.base import Recipe, RecipeError
+from training.recipes.base import Recipe
 
 IGNORED = -100
 BATCH_BEAMS = 320
@@ -62,16 +64,25 @@ class WritingModule(TrainedModule):
 
     Args:
         model: with its head; a Hugging Face model for causal language modelling.
-        titles: tokens of the catalog's titles.
-        end: closes every title, and begins every sequence.
+        names: tokens of every item of the catalog.
+        end: closes every name, and begins every sequence.
         dropout: on the token embeddings that are read and on the states before the head, while training.
+        hidden_dropout: on what every attention and feed-forward block adds, while training.
     """
 
-    def __init__(self, model: nn.Module, titles: TitleTokens, *, end: int, dropout: float) -> None:
+    def __init__(
+        self, model: nn.Module, names: TitleTokens, *, end: int, dropout: float, hidden_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
-        self.titles, self.end = titles, end
+        self.names, self.end = names, end
         self.dropout = nn.Dropout(dropout)
+        self._hooks = _drop_hidden(model, hidden_dropout, self) if hidden_dropout else []
+
+    def close(self) -> None:
+        """The end of training: the model is as it came, apart from its weights."""
+        for hook in self._hooks:
+            hook.remove()
 
     def collate(self, windows: Sequence[Window]) -> WritingBatch:
         """Windows as tokens, padded on the right: with causal attention no mask is needed."""
@@ -86,13 +97,13 @@ class WritingModule(TrainedModule):
     def _tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         parts: list[Any] = [[self.end]]
         for row in rows.tolist():
-            parts += [self.titles[row], [self.end]]
+            parts += [self.names[row], [self.end]]
         return np.concatenate(parts).astype(np.int64)
 
     @property
     def item_lengths_N(self) -> NDArray[np.int64]:
-        """Tokens of every title, its end included."""
-        return np.diff(self.titles.offsets) + 1
+        """Tokens of every name, its end included."""
+        return np.diff(self.names.offsets) + 1
 
     def pretrained(self, name: str) -> bool:
         """All of it is the language model."""
@@ -116,12 +127,23 @@ class WritingModule(TrainedModule):
         return full_softmax(states_PH.float(), weight_VH.float(), targets_BT[real_BT])
 
 
+def _drop_hidden(model: nn.Module, share: float, owner: nn.Module) -> list[RemovableHandle]:
+    """Dropout on what the blocks of a decoder add; many architectures have no setting for it."""
+
+    def drop(block: nn.Module, given: Any, out: Any) -> Any:
+        kept = F.dropout(out[0] if isinstance(out, tuple) else out, share, owner.training)
+        return (kept, *out[1:]) if isinstance(out, tuple) else kept
+
+    blocks = [part for name, part in model.named_modules() if name.rpartition(".")[2] in ("self_attn", "mlp")]
+    return [block.register_forward_hook(drop) for block in blocks]
+
+
 @dataclass(frozen=True)
 class FittedWriter(Trained):
-    """A trained writer and how it came about."""
+    """A trained writer and how it came about; ``report`` has figures about the names it writes."""
 
-    writer: TitleWriter
-    tokenizer: Any
+    writer: ItemWriter
+    report: dict[str, Any]
 
 
 def fit_writer(
@@ -137,79 +159,49 @@ def fit_writer(
         console: for progress.
 
     Raises:
-        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history has.
+        RecipeError: see `name_items`.
     """
     set_seed(options.seed)
-    model, tokenizer = load_writer(recipe, folder)
-    end = cast(int, tokenizer.eos_token_id)
-    limit = recipe.history.title_tokens
-    titles = tokenized(split.dataset.titles, tokenizer, limit=limit, end=end)
-    trie = TokenTrie.build([titles[row].tolist() for row in range(len(titles))], end)
+    named = name_items(recipe, split, folder=folder, seed=options.seed, console=console)
+    tokens = named.tokens
+    trie = TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], named.end)
     popular_N = np.argsort(-split.popularity(options.fitted_on), kind="stable")
-    adapted = model.requires_grad_(True) if recipe.adapter.kind == "full" else adapter.attach(model, recipe.adapter)
+    default = WriteSettings(recipe.writing.beams, int(np.diff(tokens.offsets).max()) + 1)
 
-    def writer() -> TitleWriter:
+    def writer() -> ItemWriter:
         return writer_of(
-            model, tokenizer, titles, trie, popular_N, end=end, history_limit=recipe.history.limit,
-            title_limit=limit, default=WriteSettings(recipe.writing.beams, limit + 1),
+            named.model, named.spelling, tokens, trie, popular_N, end=named.end, history_limit=recipe.history.limit,
+            default=default,
         )  # fmt: skip
 
-    module = WritingModule(adapted, titles, end=end, dropout=recipe.history.dropout)
+    trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
+    adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
+    module = WritingModule(
+        adapted, tokens, end=named.end, dropout=recipe.history.dropout,
+        hidden_dropout=recipe.backbone.dropout if recipe.backbone.own else 0.0,
+    )  # fmt: skip
     targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
+    set_seed(options.seed)
     trained = train_module(
         recipe, split, options, module, lambda: _written_metrics(adapted, writer(), targets), console=console
     )
-    model = adapter.merge(adapted)
-    model.requires_grad_(False).eval()
-    return FittedWriter(writer=writer(), tokenizer=tokenizer, **vars(trained))
+    module.close()
+    adapter.merge(adapted).requires_grad_(False).eval()
+    return FittedWriter(writer=writer(), report=named.report, **vars(trained))
 
 
-def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
-    """A causal language model with its head, and its tokenizer; raises `RecipeError`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    source = recipe.backbone.source
-    place = str(folder) if folder else resolve_source(source)
-    config = AutoConfig.from_pretrained(place, revision=recipe.backbone.revision, trust_remote_code=False)
-    if not any("LM" in name and "Masked" not in name for name in config.architectures or ()):
-        raise RecipeError(
-            f"recipe {recipe.name!r} writes with the backbone's lm_head, and {source!r} "
-            f"({', '.join(config.architectures or ['unknown'])}) is no causal language model"
-        )
-    tokenizer = load_tokenizer(source, folder=folder, revision=recipe.backbone.revision)
-    if tokenizer.eos_token_id is None:
-        raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
-    config.use_cache = False
-    if hasattr(config, "attention_dropout"):
-        config.attention_dropout = recipe.backbone.dropout
-    model = cast(
-        nn.Module,
-        AutoModelForCausalLM.from_pretrained(
-            place, config=config, revision=recipe.backbone.revision, dtype=torch.float32, trust_remote_code=False,
-            use_safetensors=True,
-        ),
-    )  # fmt: skip
-    longest = (recipe.history.limit + 1) * (recipe.history.title_tokens + 1) + 1
-    if longest > position_limit(model):
-        raise RecipeError(
-            f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} takes up to "
-            f"{longest} positions, and backbone {source!r} reads {position_limit(model)}"
-        )
-    return model, tokenizer
-
-
-def _written_metrics(model: nn.Module, writer: TitleWriter, targets: Targets) -> dict[str, float]:
+def _written_metrics(model: nn.Module, writer: ItemWriter, targets: Targets) -> dict[str, float]:
     """NDCG@10 and Recall@10 of what is written for ``targets``."""
     training = model.training
     model.eval()
     rows_TK = write_all(writer, list(targets.histories()))
     model.train(training)
-    values = question_values(ranks_in(rows_TK, targets.rows_T, len(writer.names.titles)), cuts=(10,))
+    values = question_values(ranks_in(rows_TK, targets.rows_T, len(writer.names.tokens)), cuts=(10,))
     return {name: float(values[name].mean()) for name in ("ndcg@10", "recall@10")}
 
 
 def write_all(
-    writer: TitleWriter,
+    writer: ItemWriter,
     histories: Sequence[NDArray[Any]],
     *,
     progress: Callable[[int], object] = lambda done: None,
@@ -236,7 +228,7 @@ def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_s
 
 
 def evaluate_writer(
-    writer: TitleWriter,
+    writer: ItemWriter,
     targets: Targets,
     popularity_N: NDArray[np.int64],
     *,

@@ -16,9 +16,10 @@ from rich.console import Console
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.generation import Wanted, WriteSettings
-from modeling.generative_artifact import load_generative, tokenized, writer_of
+from modeling.generative_artifact import load_generative, writer_of
+from modeling.item_writer import ItemWriter
 from modeling.manifest import ArtifactError
-from modeling.title_writer import TitleWriter
+from modeling.spelling import TitleSpelling
 from service.errors import StartError
 from service.parts import GenerativeParts, open_parts
 from tests.modeling.conftest import TITLES, backbone_folder
@@ -26,9 +27,10 @@ from tests.training.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.examples import Window
+from training.naming import load_writer
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.run import RunOptions, run
-from training.writing import WritingModule, load_writer, ranks_in, write_all
+from training.writing import WritingModule, ranks_in, write_all
 
 __all__ = ["backbone_folder"]  # a fixture
 
@@ -44,14 +46,15 @@ def small(folder: Path, *settings: str) -> Recipe:
 
 def random_writer(
     folder: Path, titles: list[str], *, beams: int, popular: list[int] | None = None
-) -> tuple[TitleWriter, Any]:
+) -> tuple[ItemWriter, Any]:
     """An untrained writer of `titles`."""
     model, tokenizer = load_writer(small(folder), None)
-    tokens = tokenized(titles, tokenizer, limit=LIMIT, end=END)
+    spelling = TitleSpelling(tokenizer, LIMIT)
+    tokens = spelling.spell(titles, END)
     trie = TokenTrie.build([tokens[row].tolist() for row in range(len(titles))], END)
     writer = writer_of(
-        model.eval().requires_grad_(False), tokenizer, tokens, trie, np.array(popular or range(len(titles))),
-        end=END, history_limit=12, title_limit=LIMIT, default=WriteSettings(beams, LIMIT + 1),
+        model.eval().requires_grad_(False), spelling, tokens, trie, np.array(popular or range(len(titles))),
+        end=END, history_limit=12, default=WriteSettings(beams, LIMIT + 1),
     )  # fmt: skip
     return writer, model
 
@@ -59,7 +62,7 @@ def random_writer(
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
 def test_the_loss_is_the_models_own_and_padding_has_none(backbone_folder: Folder, architecture: str) -> None:
     model, tokenizer = load_writer(small(backbone_folder(architecture)), None)
-    module = WritingModule(model, tokenized(TITLES, tokenizer, limit=LIMIT, end=END), end=END, dropout=0.0).eval()
+    module = WritingModule(model, TitleSpelling(tokenizer, LIMIT).spell(TITLES, END), end=END, dropout=0.0).eval()
     windows = [Window(np.array(rows)) for rows in ([0, 3, 2], [5, 1], [8, 2, 2, 10])]
     together = module.collate(windows)
     with torch.no_grad():
@@ -81,7 +84,7 @@ def test_as_many_beams_as_titles_rank_by_the_probability_of_each(backbone_folder
     prompt = [END, *writer.prepare(history).tokens]
     scores = []
     for row in range(len(TITLES)):
-        title = [*writer.names.titles[row].tolist(), END]
+        title = [*writer.names.tokens[row].tolist(), END]
         with torch.no_grad():
             logits_TV = cast(Any, model)(torch.tensor([prompt + title])).logits[0].float().log_softmax(-1)
         scores.append(float(sum(logits_TV[len(prompt) - 1 + at, token] for at, token in enumerate(title))))
@@ -117,8 +120,8 @@ def test_ranks_beyond_the_list_are_the_last_of_the_catalog() -> None:
     ("settings", "message"),
     [
         (["history.limit=100"], "takes up to 708 positions, and backbone .* reads 256"),
-        (["history.form=compressed"], "scoring='trie' reads and writes titles"),
-        (["adapter.kind=none"], "adapter.kind 'lora' or 'full'"),
+        (["history.form=compressed"], "scoring='trie' writes titles or codes"),
+        (["adapter.kind=none"], "adapter.kind is 'none'"),
     ],
 )
 def test_what_cannot_be_written_is_said(backbone_folder: Folder, settings: list[str], message: str) -> None:
@@ -172,7 +175,7 @@ def test_the_service_opens_it(trained: Path) -> None:
 
 def test_every_file_of_it_that_is_altered_or_gone_is_refused(trained: Path, tmp_path: Path) -> None:
     files = [path.relative_to(trained) for path in sorted(trained.rglob("*")) if path.is_file()]
-    assert {"backbone/model.safetensors", "golden.json", "title_tokens.safetensors"} <= {str(file) for file in files}
+    assert {"backbone/model.safetensors", "golden.json", "item_tokens.safetensors"} <= {str(file) for file in files}
     for number, file in enumerate(files):
         for way in ("gone", "cut", "flipped"):
             folder = tmp_path / f"{number}-{way}"

@@ -54,11 +54,26 @@ class WritingSpec(Slot):
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
+class CodesSpec(Slot):
+    """Semantic IDs: ``levels`` codes an item, each one of ``size``, and one more that tells equal ones apart.
+
+    ``rq-vae``: residual quantiser in the middle of an autoencoder (Rajput et al. 2023). ``residual-kmeans``: level by
+    level on the title vectors themselves.
+    """
+
+    kind: Literal["rq-vae", "residual-kmeans"] = "rq-vae"
+    levels: int = Field(3, ge=1)
+    size: int = Field(256, ge=2)
+    dim: int = Field(32, ge=2, description="width of the quantised vectors, rq-vae only")
+    commitment: float = Field(0.25, ge=0, description="beta of the commitment loss, rq-vae only")
+    epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
+
+
 class Recipe(ModelSpec):
     """A method: seven slots for the model, then objective, optimizer, scoring and what it builds on.
 
-    ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's title token by token,
-    along the trie of all titles.
+    ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's name (its title or its
+    semantic ID, as ``history.form`` has it) token by token, along the trie of all names.
     """
 
     name: str
@@ -68,6 +83,7 @@ class Recipe(ModelSpec):
     optimizer: OptimizerSpec = OptimizerSpec()
     scoring: Literal["dense", "trie"] = "dense"
     writing: WritingSpec = WritingSpec()
+    codes: CodesSpec = CodesSpec()
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
 
     @model_validator(mode="after")
@@ -78,10 +94,15 @@ class Recipe(ModelSpec):
 
     @model_validator(mode="after")
     def _a_writer_needs_words(self) -> Recipe:
-        if self.scoring == "trie" and (self.history.form != "titles" or self.adapter.kind == "none"):
+        form, writes = self.history.form, self.scoring == "trie"
+        if writes and form not in ("titles", "codes"):
+            raise ValueError(f"scoring='trie' writes titles or codes: history.form={form!r} is neither")
+        if writes and form == "titles" and self.adapter.kind == "none":
+            raise ValueError("scoring='trie' with titles trains a language model: adapter.kind is 'none'")
+        if form == "codes" and not (writes and self.backbone.own):
             raise ValueError(
-                "scoring='trie' reads and writes titles with a trained language model: it needs history.form='titles' "
-                f"(given {self.history.form!r}) and adapter.kind 'lora' or 'full' (given {self.adapter.kind!r})"
+                f"history.form='codes' needs scoring='trie' (given {self.scoring!r}) and a network of its own, "
+                f"backbone.source='none' (given {self.backbone.source!r})"
             )
         return self
 

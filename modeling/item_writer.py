@@ -1,8 +1,9 @@
 """A language model that writes the items of a catalog as token sequences, along their trie.
 
 Every item is read and written as the same tokens, closed by an end token: its title (GENRE, De Cao et al. 2021; here
-over a user's history). A prompt is the items of a history one after the other, so that one pass over a user's sequence
-trains the loss at every item, and the answer to it is simply the next item.
+over a user's history), or its semantic ID (TIGER, Rajput et al. 2023). A prompt is the items of a history one after
+the other, so that one pass over a user's sequence trains the loss at every item, and the answer to it is simply the
+next item.
 
 A sequence's score is the sum of its log probabilities, not divided by its length: that is the probability of the item
 under the model, whatever the number of its tokens.
@@ -22,13 +23,12 @@ from torch import nn
 from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import BeamSettings, Counts, GenerationError, Generator, Paths, Text
 from modeling.prompt import FreeItem, TitleTokens
+from modeling.spelling import Spelling
 
 MOST_BEAMS = 100
 PASS_POSITIONS = 64
 """Positions of one pass over a prompt: about a dense request's, so that a dense request beside it waits no longer."""
 AS_EVALUATED = WriteSettings()
-
-Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,18 @@ class Names:
     """What the items of a catalog are called.
 
     Attributes:
-        titles: tokens of every item, without the end token; none of them is empty.
+        tokens: of every item, without the end token; none of them is empty.
         paths: their trie as arrays (`index.trie.TokenTrie.arrays`).
-        items: the rows whose sequence ends in a state of it; several where names are alike.
+        items: the rows whose sequence ends in a state of it, best first; several where names are alike.
         popular_N: all rows, most popular first: what an answer is filled up with.
-        tokenize, text: from texts to tokens, and back.
-        title_limit: titles are cut at this many tokens.
+        spelling: what the tokens mean.
     """
 
-    titles: TitleTokens
+    tokens: TitleTokens
     paths: Paths
     items: Callable[[int], list[int]]
     popular_N: NDArray[np.int64]
-    tokenize: Tokenize
-    text: Callable[[Sequence[int]], str]
-    title_limit: int
+    spelling: Spelling
 
 
 @dataclass
@@ -66,7 +63,7 @@ class _Clock:
         return {"prefill": first - self.started, "decode": now - first}
 
 
-class TitleWriter:
+class ItemWriter:
     """A `GenerativeModel` over a causal language model and the names of a catalog.
 
     Args:
@@ -77,26 +74,23 @@ class TitleWriter:
         default: beams and tokens it was evaluated with.
     """
 
-    reads: tuple[str, ...] = ("ids", "text")
-
     def __init__(self, model: nn.Module, names: Names, *, end: int, history_limit: int, default: WriteSettings) -> None:
         self.model, self.names, self.end = model, names, end
         self.history_limit, self.default = history_limit, default
-        longest = int(np.diff(names.titles.offsets).max(initial=1)) + 1
+        self.reads = names.spelling.reads
+        longest = int(np.diff(names.tokens.offsets).max(initial=1)) + 1
         self.limit = WriteSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
         self._generator = Generator.of_model(model, end_tokens=[end], prefix=[end])
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Free text as items of a history: the tokens that a catalog title would have."""
-        limit = self.names.title_limit
-        tokens = [np.asarray(ids[:limit], np.int32) for ids in self.names.tokenize(titles)]
-        return [FreeItem(title, each) for title, each in zip(titles, tokens, strict=True)]
+        """Free text as items of a history; raises `CannotReadText` where names are no text."""
+        return self.names.spelling.read(titles)
 
     def prepare(self, history: Sequence[int | FreeItem]) -> WritePrompt:
         """Items oldest to newest, each closed by the end token; an empty history is the end token alone."""
         tokens: list[int] = []
         for item in history[-self.history_limit :]:
-            found = item.tokens if isinstance(item, FreeItem) else self.names.titles[item]
+            found = item.tokens if isinstance(item, FreeItem) else self.names.tokens[item]
             assert found is not None, "a free title of another model"
             tokens += [*found.tolist(), self.end]
         return WritePrompt(tuple(tokens) or (self.end,))
@@ -121,7 +115,7 @@ class TitleWriter:
         def after(step: int, best: list[tuple[int, ...]]) -> None:
             clock.first = clock.first or time.perf_counter()
             if on_step is not None:
-                on_step(step, [self.names.text(tokens) for tokens in best])
+                on_step(step, [self.names.spelling.text(tokens) for tokens in best])
 
         found = self._generator.search(
             [prompt.tokens for prompt in prompts],
@@ -162,11 +156,12 @@ class TitleWriter:
             named = self.names.items(text.state) if text.ended else []
             generated.append(
                 Generated(
-                    self.names.text(text.tokens),
+                    self.names.spelling.text(text.tokens),
                     text.score,
                     bool(named),
                     named[0] if named else None,
                     0.0 if named else None,
+                    self.names.spelling.code(text.tokens),
                 )
             )
             for row in named:

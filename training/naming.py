@@ -1,0 +1,135 @@
+"""What the items of a catalog are called by recipes that write: titles, or semantic IDs made from the title vectors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from index.codes import report_codes, residual_kmeans, with_counter
+from modeling.backbone import load_tokenizer, position_limit, resolve_source
+from modeling.build import Sources, title_reader
+from modeling.prompt import TitleTokens
+from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
+from training.data.splits import Split
+from training.recipes.base import Recipe, RecipeError
+from training.rqvae import quantise
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network that is to write the names of a catalog, not yet trained for it.
+
+    Attributes:
+        model: with its head; a Hugging Face model for causal language modelling.
+        spelling: what its tokens mean.
+        tokens: of every item.
+        end: the token that closes a name.
+        report: figures about the names, for the manifest.
+    """
+
+    model: nn.Module
+    spelling: Spelling
+    tokens: TitleTokens
+    end: int
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def name_items(recipe: Recipe, split: Split, *, folder: Path | None, seed: int, console: Console) -> Named:
+    """The names of a catalog, and the network that a recipe trains to write them.
+
+    Args:
+        recipe: with ``scoring='trie'``.
+        split: whose catalog is named.
+        folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
+        seed: of semantic IDs.
+        console: for progress.
+
+    Raises:
+        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take.
+    """
+    if recipe.history.form == "codes":
+        return _codes(recipe, split, seed, console)
+    model, tokenizer = load_writer(recipe, folder)
+    spelling, end = TitleSpelling(tokenizer, recipe.history.title_tokens), cast(int, tokenizer.eos_token_id)
+    return Named(model, spelling, spelling.spell(split.dataset.titles, end), end)
+
+
+def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
+    """A causal language model with its head, and its tokenizer; raises `RecipeError`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = recipe.backbone.source
+    place = str(folder) if folder else resolve_source(source)
+    config = AutoConfig.from_pretrained(place, revision=recipe.backbone.revision, trust_remote_code=False)
+    if not any("LM" in name and "Masked" not in name for name in config.architectures or ()):
+        raise RecipeError(
+            f"recipe {recipe.name!r} writes with the backbone's lm_head, and {source!r} "
+            f"({', '.join(config.architectures or ['unknown'])}) is no causal language model"
+        )
+    tokenizer = load_tokenizer(source, folder=folder, revision=recipe.backbone.revision)
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
+    config.use_cache = False
+    if hasattr(config, "attention_dropout"):
+        config.attention_dropout = recipe.backbone.dropout
+    model = cast(
+        nn.Module,
+        AutoModelForCausalLM.from_pretrained(
+            place, config=config, revision=recipe.backbone.revision, dtype=torch.float32, trust_remote_code=False,
+            use_safetensors=True,
+        ),
+    )  # fmt: skip
+    longest = (recipe.history.limit + 1) * (recipe.history.title_tokens + 1) + 1
+    if longest > position_limit(model):
+        raise RecipeError(
+            f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} takes up to "
+            f"{longest} positions, and backbone {source!r} reads {position_limit(model)}"
+        )
+    return model, tokenizer
+
+
+def _codes(recipe: Recipe, split: Split, seed: int, console: Console) -> Named:
+    titles, spec = split.dataset.titles, recipe.codes
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
+        raw = title_reader(recipe.model_spec(), Sources())(titles, progress=lambda n: bar.advance(task, n))
+    vectors_ND = raw - raw.mean(0)
+    vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float32)
+    with console.status(f"semantic IDs: {spec.kind}, {spec.levels} levels of {spec.size} codes"):
+        if spec.kind == "rq-vae":
+            codes_NL, rebuilt_ND = quantise(vectors_ND, spec, seed=seed)
+        else:
+            codes_NL, centroids_LKD = residual_kmeans(vectors_ND, levels=spec.levels, size=spec.size, seed=seed)
+            rebuilt_ND = sum(centroids_LKD[level, codes] for level, codes in enumerate(codes_NL.T))
+    report = report_codes(codes_NL, spec.size, rebuilt_ND, vectors_ND)
+    used = ", ".join(f"{share:.0%}" for share in report.utilisation)
+    console.print(
+        f"semantic IDs: {report.unique:.1%} of the items have codes of their own, at most {report.collisions} share "
+        f"them; codes in use by level {used}; error {report.error:.2f} of the variance"
+    )
+    named_NL = with_counter(codes_NL)
+    spelling = CodeSpelling([*[spec.size] * spec.levels, int(named_NL[:, -1].max()) + 1])
+    model = _decoder(recipe, spelling.vocabulary, (recipe.history.limit + 1) * (spec.levels + 2) + 1, seed)
+    return Named(model, spelling, spelling.spell(named_NL), CODE_END, {"codes": asdict(report)})
+
+
+def _decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.Module:
+    """A small decoder over codes, from scratch."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    spec = recipe.backbone
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocabulary, hidden_size=spec.width, num_hidden_layers=spec.depth, num_attention_heads=spec.heads,
+        num_key_value_heads=spec.heads, head_dim=spec.width // spec.heads, intermediate_size=4 * spec.width,
+        max_position_embeddings=positions, tie_word_embeddings=True, bos_token_id=CODE_END, eos_token_id=CODE_END,
+        attention_dropout=spec.dropout, use_cache=False,
+    )  # fmt: skip
+    return cast(nn.Module, Qwen3ForCausalLM(config))
