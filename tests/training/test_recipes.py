@@ -37,7 +37,7 @@ def test_settings_change_one_field() -> None:
         ("anyo", ["history"], "not of the form slot.field=value"),
         ("anyo", ["hist.form=titles"], "no slot 'hist'; slots are history"),
         ("anyo", ["history.shape=titles"], "slot 'history' has no field 'shape'; it has form"),
-        ("anyo", ["history.form=titels"], r"history\.form.*'ids', 'titles' or 'compressed'.*titels"),
+        ("anyo", ["history.form=titels"], r"history\.form.*'ids', 'titles', 'compressed' or 'codes'.*titels"),
         ("anyo", ["optimizer.epochs=0"], r"optimizer\.epochs.*greater than or equal to 1"),
         ("anyo", ["objective.pull=0.1"], "objective.pull needs requires"),
         ("sasrec", ["history.form=titles"], "needs a language model"),
