@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import nn
 
-from index.codes import report_codes, residual_kmeans, with_counter
+from index.codes import CodeReport, report_codes, residual_kmeans, with_counter
 from modeling.backbone import load_tokenizer, position_limit, resolve_source
 from modeling.build import Sources, title_reader
 from modeling.prompt import TitleTokens
@@ -20,6 +24,8 @@ from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from training.data.splits import Split
 from training.recipes.base import Recipe, RecipeError
 from training.rqvae import quantise
+
+CODES = "codes.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,15 @@ class Named:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def name_items(recipe: Recipe, split: Split, *, folder: Path | None, seed: int, console: Console) -> Named:
+def name_items(recipe: Recipe, split: Split, *, folder: Path | None, work: Path, seed: int, console: Console) -> Named:
     """The names of a catalog, and the network that a recipe trains to write them.
 
     Args:
         recipe: with ``scoring='trie'``.
         split: whose catalog is named.
         folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
+        work: of the run. Semantic IDs are kept there: made again after a kill they might differ by rounding, and a
+            checkpoint would go on under names that mean other items.
         seed: of semantic IDs.
         console: for progress.
 
@@ -55,7 +63,7 @@ def name_items(recipe: Recipe, split: Split, *, folder: Path | None, seed: int, 
         RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take.
     """
     if recipe.history.form == "codes":
-        return _codes(recipe, split, seed, console)
+        return _codes(recipe, split, work, seed, console)
     model, tokenizer = load_writer(recipe, folder)
     spelling, end = TitleSpelling(tokenizer, recipe.history.title_tokens), cast(int, tokenizer.eos_token_id)
     return Named(model, spelling, spelling.spell(split.dataset.titles, end), end)
@@ -95,7 +103,27 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
     return model, tokenizer
 
 
-def _codes(recipe: Recipe, split: Split, seed: int, console: Console) -> Named:
+def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console) -> Named:
+    spec, kept = recipe.codes, work / CODES
+    if not kept.exists():
+        codes_NL, report = _make_codes(recipe, split, seed, console)
+        work.mkdir(parents=True, exist_ok=True)
+        save_file({"codes": codes_NL}, work / f"{CODES}.part", metadata={"report": json.dumps(asdict(report))})
+        (work / f"{CODES}.part").replace(kept)
+    with safe_open(kept, framework="numpy") as file:
+        codes_NL, figures = file.get_tensor("codes"), json.loads(file.metadata()["report"])
+    used = ", ".join(f"{share:.0%}" for share in figures["utilisation"])
+    console.print(
+        f"semantic IDs: {figures['unique']:.1%} of the items have codes of their own, at most {figures['collisions']} "
+        f"share them; codes in use by level {used}; error {figures['error']:.2f} of the variance"
+    )
+    named_NL = with_counter(codes_NL)
+    spelling = CodeSpelling([*[spec.size] * spec.levels, int(named_NL[:, -1].max()) + 1])
+    model = _decoder(recipe, spelling.vocabulary, (recipe.history.limit + 1) * (spec.levels + 2) + 1, seed)
+    return Named(model, spelling, spelling.spell(named_NL), CODE_END, {"codes": figures})
+
+
+def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tuple[NDArray[np.int64], CodeReport]:
     titles, spec = split.dataset.titles, recipe.codes
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
@@ -108,16 +136,7 @@ def _codes(recipe: Recipe, split: Split, seed: int, console: Console) -> Named:
         else:
             codes_NL, centroids_LKD = residual_kmeans(vectors_ND, levels=spec.levels, size=spec.size, seed=seed)
             rebuilt_ND = sum(centroids_LKD[level, codes] for level, codes in enumerate(codes_NL.T))
-    report = report_codes(codes_NL, spec.size, rebuilt_ND, vectors_ND)
-    used = ", ".join(f"{share:.0%}" for share in report.utilisation)
-    console.print(
-        f"semantic IDs: {report.unique:.1%} of the items have codes of their own, at most {report.collisions} share "
-        f"them; codes in use by level {used}; error {report.error:.2f} of the variance"
-    )
-    named_NL = with_counter(codes_NL)
-    spelling = CodeSpelling([*[spec.size] * spec.levels, int(named_NL[:, -1].max()) + 1])
-    model = _decoder(recipe, spelling.vocabulary, (recipe.history.limit + 1) * (spec.levels + 2) + 1, seed)
-    return Named(model, spelling, spelling.spell(named_NL), CODE_END, {"codes": asdict(report)})
+    return codes_NL, report_codes(codes_NL, spec.size, rebuilt_ND, vectors_ND)
 
 
 def _decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.Module:

@@ -162,7 +162,7 @@ def fit_writer(
         RecipeError: see `name_items`.
     """
     set_seed(options.seed)
-    named = name_items(recipe, split, folder=folder, seed=options.seed, console=console)
+    named = name_items(recipe, split, folder=folder, work=options.work, seed=options.seed, console=console)
     tokens = named.tokens
     trie = TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], named.end)
     popular_N = np.argsort(-split.popularity(options.fitted_on), kind="stable")

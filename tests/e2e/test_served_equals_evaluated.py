@@ -27,11 +27,16 @@ def _run(*arguments: str, folder: Path) -> str:
 
 OF_GENRE = ["history.title_tokens=6", "optimizer.epochs=3", "optimizer.positions=200", "writing.beams=10"]
 
+OF_TIGER = [
+    *("codes.size=8", "codes.levels=2", "codes.dim=8", "codes.epochs=20", "backbone.width=32"),
+    *("optimizer.epochs=3", "optimizer.positions=200", "writing.beams=10"),
+]
 
-@pytest.mark.parametrize("recipe", ["sasrec", "anyo", "genre"])
+
+@pytest.mark.parametrize("recipe", ["sasrec", "anyo", "genre", "tiger"])
 def test_train_evaluate_serve(recipe: str, tmp_path: Path) -> None:
     data, artifact, top = write_dataset(tmp_path / "ring", users=80), tmp_path / "model", tmp_path / "top.jsonl"
-    settings = {"sasrec": [*SMALL, "backbone.width=32"], "anyo": SMALL, "genre": OF_GENRE}[recipe]
+    settings = {"sasrec": [*SMALL, "backbone.width=32"], "anyo": SMALL, "genre": OF_GENRE, "tiger": OF_TIGER}[recipe]
     backbone = ["--backbone", "minilm"] if recipe == "anyo" else []
     chosen = [part for setting in settings for part in ("--set", setting)]
     _run(
