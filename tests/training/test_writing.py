@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from index import Catalog
 from index.trie import TokenTrie
@@ -150,6 +151,26 @@ def trained(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(recipe, ring, RunOptions(out=out), QUIET)
     assert result.validation["recall@10"] > 0.5
     return out
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gpt2"])
+def test_a_larger_backbone_is_trained_through_lora_and_stored_merged(
+    backbone_folder: Folder, ring: Dataset, tmp_path: Path, architecture: str
+) -> None:
+    source = backbone_folder(architecture)
+    recipe = small(source, "optimizer.epochs=2", "optimizer.backbone_rate=0.01", "writing.beams=5")
+    assert recipe.adapter.kind == "lora"
+    run(recipe, ring, RunOptions(out=tmp_path / "lora"), QUIET)
+    parts = open_parts(tmp_path / "lora", "cpu")
+    assert isinstance(parts, GenerativeParts)
+    for case in parts.golden:
+        rows = [row for row in map(parts.catalog.row, case.history) if row is not None]
+        (written,) = parts.model.write([parts.model.prepare(rows)], [Wanted(10, np.array(rows))])
+        assert [text.text for text in written.generated] == case.texts
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "lora" / "backbone"))
+    assert before.keys() == after.keys(), "no trace of the adapter is left"
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any("embed" in name or "wte" in name or "norm" in name for name in changed)
 
 
 def test_the_artifact_writes_what_was_evaluated(trained: Path, ring: Dataset) -> None:
