@@ -77,6 +77,15 @@ def test_the_loss_is_the_models_own_and_padding_has_none(backbone_folder: Folder
     assert together.count == sum(one.count for one in alone)
 
 
+def test_a_prompt_is_the_beginning_of_what_was_trained_on(backbone_folder: Folder) -> None:
+    writer, model = random_writer(backbone_folder("qwen3"), TITLES, beams=2)
+    module = WritingModule(model, writer.names.tokens, end=END, dropout=0.0)
+    trained = module.collate([Window(np.array([4, 7, 0, 5]))]).ids_BT[0].tolist()
+    prompt = [END, *writer.prepare([4, 7, 0]).tokens]
+    assert trained == [*prompt, *writer.names.tokens[5].tolist()]
+    assert writer.prepare([4, *writer.read_titles([TITLES[7]]), 0]).tokens == tuple(prompt[1:])
+
+
 def test_as_many_beams_as_titles_rank_by_the_probability_of_each(backbone_folder: Folder) -> None:
     """The whole catalog is written, in the order of brute force: log probability of every title after the history."""
     writer, model = random_writer(backbone_folder("qwen3"), TITLES, beams=len(TITLES))
