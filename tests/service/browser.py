@@ -112,7 +112,10 @@ class Browser:
         )
 
     def open(self, url: str) -> None:
+        """Go to a page and wait until all of its elements are there; what its scripts load may still be coming."""
         self.send("Page.navigate", url=url)
+        here = f"document.URL.startsWith({json.dumps(url)}) && document.readyState !== 'loading'"
+        self.wait_for(here, f"the document of {url}")
 
     def evaluate(self, expression: str) -> Any:
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
