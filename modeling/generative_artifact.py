@@ -56,7 +56,7 @@ class GenerativeArtifact:
 
 
 class Trie(Protocol):
-    """The trie of the titles, as `index.trie.TokenTrie` is one."""
+    """The trie of the names, as `index.trie.TokenTrie` is one."""
 
     def arrays(self) -> Paths:
         """What a search walks along."""
@@ -144,7 +144,7 @@ def load_generative(
 
     Args:
         folder: ``artifacts/<name>``.
-        build_trie: makes the trie of the titles.
+        build_trie: makes the trie of the names.
         popular_N: all rows of the catalog, most popular first.
         device: where the model runs.
         dtype: of its weights.
@@ -171,11 +171,19 @@ def load_generative(
         arrays = load_file(folder / ITEM_TOKENS)
         tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
         spelling = _spelling(folder, manifest)
-        model = AutoModelForCausalLM.from_pretrained(str(folder / "backbone"), dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder / "backbone"), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     except (BackboneError, SafetensorError, ValidationError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
     _expect(folder, f"{ITEM_TOKENS}, items", len(tokens), manifest.catalog_size)
     _expect(folder, "backbone/, architecture", type(model).__name__, manifest.architecture)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    if not 0 <= int(tokens.tokens.min()) <= int(tokens.tokens.max()) < vocabulary:
+        raise ArtifactError(
+            f"{ITEM_TOKENS} of {folder.name} holds tokens from {tokens.tokens.min()} to {tokens.tokens.max()}, and "
+            f"backbone/ has {vocabulary}"
+        )
     sequences = [tokens[row].tolist() for row in range(len(tokens))]
     writer = writer_of(
         cast(nn.Module, model).to(device).eval().requires_grad_(False),

@@ -19,12 +19,8 @@ from modeling.user_encoder import UserEncoder
 from service.errors import StartError
 from service.sharing import Piece, Pool, share_catalog, share_index, share_title_tokens, share_weights
 
-CATALOG, INDEX, TITLE_TOKENS, ITEM_TOKENS = (
-    "catalog.parquet",
-    "index/",
-    "title_tokens.safetensors",
-    "item_tokens.safetensors",
-)
+CATALOG, INDEX = "catalog.parquet", "index/"
+TITLE_TOKENS, ITEM_TOKENS = "title_tokens.safetensors", "item_tokens.safetensors"
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
 SAMPLE_TITLE = "A title that is in no catalog"

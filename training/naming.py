@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -108,8 +109,9 @@ def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console
     if not kept.exists():
         codes_NL, report = _make_codes(recipe, split, seed, console)
         work.mkdir(parents=True, exist_ok=True)
-        save_file({"codes": codes_NL}, work / f"{CODES}.part", metadata={"report": json.dumps(asdict(report))})
-        (work / f"{CODES}.part").replace(kept)
+        part = work / f"{CODES}.{os.getpid()}"  # under torchrun every process makes the same codes
+        save_file({"codes": codes_NL}, part, metadata={"report": json.dumps(asdict(report))})
+        part.replace(kept)
     with safe_open(kept, framework="numpy") as file:
         codes_NL, figures = file.get_tensor("codes"), json.loads(file.metadata()["report"])
     used = ", ".join(f"{share:.0%}" for share in figures["utilisation"])

@@ -19,6 +19,7 @@ from training.recipes import get_recipe
 from training.recipes.base import CodesSpec
 from training.rqvae import quantise
 
+SETTINGS = ["codes.size=8", "codes.levels=2", "codes.epochs=5", "backbone.width=32"]
 SPEC = CodesSpec(levels=3, size=16, dim=8, epochs=60)
 
 
@@ -75,12 +76,15 @@ def test_codes_are_spelt_as_tokens_and_read_back() -> None:
         spelling.read(["A title"])
 
 
-def test_a_run_that_goes_on_keeps_its_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "maker"), [("rq-vae", "quantise"), ("residual-kmeans", "residual_kmeans")])
+def test_a_run_that_goes_on_keeps_its_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, maker: str
+) -> None:
     """Another rounding would give other codes, under which a checkpoint would mean other items."""
     split = leave_one_out(read_dataset(write_dataset(tmp_path / "ring")))
-    recipe = get_recipe("tiger", ["codes.size=8", "codes.levels=2", "codes.epochs=5", "backbone.width=32"])
+    recipe = get_recipe("tiger", [f"codes.kind={kind}", *SETTINGS])
     console = Console(quiet=True)
     first = naming.name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=console)
-    monkeypatch.setattr(naming, "quantise", lambda *given, **named: pytest.fail("codes were made again"))
+    monkeypatch.setattr(naming, maker, lambda *given, **named: pytest.fail("codes were made again"))
     again = naming.name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=console)
     assert (first.tokens.tokens == again.tokens.tokens).all() and first.report == again.report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -95,6 +95,8 @@ class Recipe(ModelSpec):
     @model_validator(mode="after")
     def _a_writer_needs_words(self) -> Recipe:
         form, writes = self.history.form, self.scoring == "trie"
+        for setting, slot in self._without_effect(form, writes):
+            raise ValueError(f"{setting} has no effect on this recipe: it is {slot!r}, and its default is what is used")
         if writes and form not in ("titles", "codes"):
             raise ValueError(f"scoring='trie' writes titles or codes: history.form={form!r} is neither")
         if writes and form == "titles" and self.adapter.kind == "none":
@@ -105,6 +107,20 @@ class Recipe(ModelSpec):
                 f"backbone.source='none' (given {self.backbone.source!r})"
             )
         return self
+
+    def _without_effect(self, form: str, writes: bool) -> Iterator[tuple[str, Any]]:
+        """Settings that were changed although nothing reads them: better refused than ignored."""
+        unread: dict[str, tuple[str, ...]] = {"projector": (), "objective": ()} if writes else {"writing": ()}
+        if writes:
+            unread |= {"history": ("instruction", "id_dropout", "vectors_per_item")}
+            unread |= {"backbone": ("layers", "random_weights"), "items": ("dim", "normalize", "text_dim")}
+        if form != "codes":
+            unread |= {"codes": ()}
+        for slot, fields in unread.items():
+            value = getattr(self, slot)
+            for name in fields or type(value).model_fields:
+                if (found := getattr(value, name)) != type(value).model_fields[name].default:
+                    yield f"{slot}.{name}", found
 
     def model_spec(self) -> ModelSpec:
         """The part an artifact needs at serving time."""
