@@ -21,9 +21,10 @@ NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class WritePrompt:
-    """One history as the tokens that a generative model reads."""
+    """One history as the tokens that a generative model reads, and the catalog rows among its items."""
 
     tokens: tuple[int, ...]
+    rows: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

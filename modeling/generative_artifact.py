@@ -3,6 +3,10 @@
 ``backbone/`` (model and tokenizer in Hugging Face's own format), ``catalog.parquet``, ``item_tokens.safetensors``,
 ``golden.json``, ``manifest.json``. Nothing is pickled; every file is hashed. The trie is built from the tokens when the
 artifact is opened (a second for ten thousand titles), by the caller, who knows `index`.
+
+Where titles are written freely and then grounded, ``grounding/`` (the base model's body), ``title_space.safetensors``
+(its vectors of all titles, and how often each item was chosen) and perhaps ``parts/collaborative`` (a dense artifact)
+stand beside them, and no trie is built.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -25,7 +28,9 @@ from torch import nn
 from modeling.backbone import BackboneError, Pieces, load_tokenizer
 from modeling.generation import WriteSettings
 from modeling.generator import Paths
-from modeling.item_writer import ItemWriter, Names
+from modeling.grounded_writer import GroundedWriter
+from modeling.grounding_files import read_grounded, write_grounding
+from modeling.item_writer import ItemWriter
 from modeling.manifest import (
     GOLDEN,
     MANIFEST,
@@ -41,6 +46,7 @@ from modeling.manifest import (
 )
 from modeling.prompt import TitleTokens
 from modeling.spelling import CodeSpelling, Spelling, TitleSpelling
+from modeling.writer import Names, Writer
 
 ITEM_TOKENS = "item_tokens.safetensors"
 
@@ -51,7 +57,7 @@ class GenerativeArtifact:
 
     folder: Path
     manifest: GenerativeManifest
-    model: ItemWriter
+    model: Writer
     golden: list[WrittenCase]
 
 
@@ -82,23 +88,36 @@ def writer_of(
     history_limit: int,
     default: WriteSettings,
 ) -> ItemWriter:
-    """A writer over a language model and the names of a catalog; of items with one name the more popular is first."""
-    place_N = np.empty(len(popular_N), np.int64)
-    place_N[popular_N] = np.arange(len(popular_N))
+    """A writer along the trie of a catalog's names; of items with one name the more popular is first."""
+    names = Names(tokens, popular_N, spelling)
+    place_N = names.place_N
 
     def items(state: int) -> list[int]:
         return sorted(trie.items(state), key=lambda row: int(place_N[row]))
 
-    names = Names(tokens, trie.arrays(), items, popular_N, spelling)
-    return ItemWriter(model, names, end=end, history_limit=history_limit, default=default)
+    return ItemWriter(
+        model, names, paths=trie.arrays(), items=items, end=end, history_limit=history_limit, default=default
+    )
 
 
 def write_generative(
-    folder: Path, writer: ItemWriter, golden: Sequence[WrittenCase], **facts: Any
+    folder: Path,
+    writer: Writer,
+    golden: Sequence[WrittenCase],
+    *,
+    instruction: str = "",
+    collaborative: Path | None = None,
+    **facts: Any,
 ) -> GenerativeManifest:
     """Write everything but the catalog, which the caller has written, and seal the folder.
 
-    ``facts`` are the manifest's fields that the model does not know.
+    Args:
+        folder: to write to.
+        writer: along a trie, or grounding what it wrote.
+        golden: histories and their answers.
+        instruction: of a grounded writer's prompt.
+        collaborative: the dense artifact whose scores a grounded writer weighs by, which is copied.
+        facts: the manifest's fields that the model does not know.
     """
     model = cast(Any, writer.model)
     model.save_pretrained(str(folder / "backbone"), safe_serialization=True)
@@ -106,6 +125,9 @@ def write_generative(
     if isinstance(spelling, TitleSpelling):
         spelling.tokenizer.save_pretrained(str(folder / "backbone"))
     save_file({"offsets": tokens.offsets, "tokens": tokens.tokens}, folder / ITEM_TOKENS)
+    grounding = None
+    if isinstance(writer, GroundedWriter):
+        grounding = write_grounding(folder, writer, instruction, collaborative)
     text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
     (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
     files = hash_files(folder)
@@ -124,6 +146,7 @@ def write_generative(
         beams=cast(int, writer.default.beams),
         max_new_tokens=cast(int, writer.default.max_new_tokens),
         catalog_size=len(tokens),
+        grounding=grounding,
         files=files,
         **facts,
     )
@@ -184,17 +207,17 @@ def load_generative(
             f"{ITEM_TOKENS} of {folder.name} holds tokens from {tokens.tokens.min()} to {tokens.tokens.max()}, and "
             f"backbone/ has {vocabulary}"
         )
-    sequences = [tokens[row].tolist() for row in range(len(tokens))]
-    writer = writer_of(
-        cast(nn.Module, model).to(device).eval().requires_grad_(False),
-        spelling,
-        tokens,
-        build_trie(sequences, manifest.end),
-        popular_N,
-        end=manifest.end,
-        history_limit=manifest.history_limit,
-        default=WriteSettings(manifest.beams, manifest.max_new_tokens),
-    )
+    ready = cast(nn.Module, model).to(device).eval().requires_grad_(False)
+    options: dict[str, Any] = {
+        "history_limit": manifest.history_limit,
+        "default": WriteSettings(manifest.beams, manifest.max_new_tokens),
+    }
+    writer: Writer
+    if manifest.grounding is not None:
+        writer = read_grounded(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
+    else:
+        trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
+        writer = writer_of(ready, spelling, tokens, trie, popular_N, end=manifest.end, **options)
     return GenerativeArtifact(folder, manifest, writer, golden)
 
 

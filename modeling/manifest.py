@@ -80,6 +80,21 @@ class Manifest(CommonManifest):
     capabilities: Capabilities
 
 
+class GroundingRecord(_Data):
+    """How a freely written title becomes items: see `modeling.grounded_writer`.
+
+    Attributes:
+        instruction: of the prompt.
+        popularity_exponent, collaborative_exponent: gamma of the two weights.
+        collaborative: whether ``parts/collaborative`` holds a dense artifact of the same catalog.
+    """
+
+    instruction: str
+    popularity_exponent: float
+    collaborative_exponent: float
+    collaborative: bool
+
+
 class GenerativeManifest(CommonManifest):
     """Of a generative artifact: a causal language model with its head, which writes items token by token.
 
@@ -91,6 +106,7 @@ class GenerativeManifest(CommonManifest):
         title_limit: tokens at which titles are cut; None for codes.
         code_sizes: codes of every level; empty for titles.
         beams, max_new_tokens: what it was evaluated with.
+        grounding: where titles are written freely and then grounded; None: along the trie of all names.
     """
 
     kind: Literal["generative"]
@@ -102,6 +118,7 @@ class GenerativeManifest(CommonManifest):
     code_sizes: tuple[int, ...]
     beams: int
     max_new_tokens: int
+    grounding: GroundingRecord | None = None
 
 
 AnyManifest = Manifest | GenerativeManifest
@@ -200,7 +217,9 @@ def file_sha256(path: Path) -> str:
 def check_files(folder: Path, manifest: CommonManifest) -> None:
     """Every listed file is there with its hash, and no other file is; raises ``ArtifactError``."""
     present = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MANIFEST
     }
     if missing := sorted(set(manifest.files) - present):
         raise ArtifactError(f"artifact {folder.name} lacks {missing[0]}, which {MANIFEST} lists")
@@ -229,7 +248,7 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
     }
 
 

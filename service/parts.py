@@ -123,6 +123,7 @@ def _open_generative(folder: Path, device: str) -> GenerativeParts:
     _refuse_if_replaced(folder, manifest)
     tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
     artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
+    networks = artifact.model.networks.items()
     return GenerativeParts(
         name=manifest.name,
         version=manifest.version,
@@ -131,7 +132,11 @@ def _open_generative(folder: Path, device: str) -> GenerativeParts:
         model=artifact.model,
         catalog=catalog,
         golden=tuple(artifact.golden),
-        pieces=(catalog_piece, tokens, *share_weights(POOL, artifact.model.model, "weights")),
+        pieces=(
+            catalog_piece,
+            tokens,
+            *(piece for kind, network in networks for piece in share_weights(POOL, network, kind)),
+        ),
         files=frozenset(manifest.files.values()),
     )
 

@@ -16,12 +16,12 @@ from modeling.artifact import GoldenCase, Manifest, write_golden, write_manifest
 from modeling.atomic import replaced_folder
 from modeling.generation import Wanted
 from modeling.generative_artifact import write_generative
-from modeling.item_writer import ItemWriter
 from modeling.manifest import GenerativeManifest, WrittenCase
+from modeling.writer import Writer
 from training.data.splits import FittedOn, Split
 from training.fit import Fitted
+from training.fit_writer import FittedWriter
 from training.recipes.base import Recipe
-from training.writing import FittedWriter
 
 GOLDEN_CASES = 10
 GOLDEN_TOP = 10
@@ -63,6 +63,7 @@ def write_writer(
     split: Split,
     fitted: FittedWriter,
     *,
+    collaborative: Path | None = None,
     fitted_on: FittedOn,
     metrics: dict[str, float],
     training: dict[str, Any],
@@ -75,6 +76,8 @@ def write_writer(
             work,
             fitted.writer,
             _written(fitted.writer, split, catalog),
+            instruction=recipe.history.instruction,
+            collaborative=collaborative,
             **_facts(folder, recipe, split),
             fitted_on=fitted_on,
             metrics=metrics,
@@ -95,7 +98,7 @@ def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:
     }
 
 
-def _written(writer: ItemWriter, split: Split, catalog: Catalog) -> list[WrittenCase]:
+def _written(writer: Writer, split: Split, catalog: Catalog) -> list[WrittenCase]:
     """Real histories of different lengths with what this very process writes."""
     histories = _histories(split, writer.history_limit)
     prompts = [writer.prepare(history) for history in histories]

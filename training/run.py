@@ -25,9 +25,10 @@ from training.data.splits import FittedOn, Split, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
 from training.export import write_artifact, write_writer
 from training.fit import FitOptions, Fitted, Precision, Trained, fit, read_text
+from training.fit_writer import FittedWriter, fit_writer
 from training.recipes import Recipe, RecipeError
 from training.tiny import ensure_tiny
-from training.writing import FittedWriter, evaluate_writer, fit_writer
+from training.writing import evaluate_writer
 
 TINY = "tiny"
 
@@ -80,7 +81,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     way: _Dense | _Writing = (
         _Dense(recipe, split, sources, read_text(recipe, split, sources, console), console)
         if recipe.scoring == "dense"
-        else _Writing(recipe, split, sources.backbone, console)
+        else _Writing(recipe, split, sources.backbone, options.id_model if recipe.requires else None, console)
     )
     fit_options = FitOptions(
         work=work / "train",
@@ -158,6 +159,7 @@ class _Writing:
     recipe: Recipe
     split: Split
     backbone: Path | None
+    collaborative: Path | None
     console: Console
     fitted: FittedWriter | None = None
 
@@ -167,7 +169,14 @@ class _Writing:
         return self.fitted.report if self.fitted else {}
 
     def fit(self, options: FitOptions) -> Trained:
-        self.fitted = fit_writer(self.recipe, self.split, options, folder=self.backbone, console=self.console)
+        self.fitted = fit_writer(
+            self.recipe,
+            self.split,
+            options,
+            folder=self.backbone,
+            collaborative=self.collaborative,
+            console=self.console,
+        )
         return self.fitted
 
     def validate(self, seed: int) -> Metrics:
@@ -186,7 +195,7 @@ class _Writing:
 
     def write(self, folder: Path, **facts: Any) -> AnyManifest:
         assert self.fitted is not None
-        return write_writer(folder, self.recipe, self.split, self.fitted, **facts)
+        return write_writer(folder, self.recipe, self.split, self.fitted, collaborative=self.collaborative, **facts)
 
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
@@ -220,7 +229,8 @@ def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions) -> Path:
 
 
 def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> NDArray[np.float32] | None:
-    """Item vectors of the artifact this recipe builds on, in the row order of ``dataset``."""
+    """Item vectors of the artifact this recipe builds on, in the row order of ``dataset``; None for a recipe that
+    writes, which takes the artifact whole."""
     if recipe.requires is None:
         return None
     if folder is None:
@@ -229,10 +239,14 @@ def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> 
     if manifest.recipe != recipe.requires:
         raise RecipeError(f"--id-model {folder} holds recipe {manifest.recipe!r}, and {recipe.requires!r} is required")
     catalog = Catalog.read(folder / "catalog.parquet")
-    vectors = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
     rows = [catalog.row(item_id) for item_id in dataset.item_ids]
     if missing := [item for item, row in zip(dataset.item_ids, rows, strict=True) if row is None]:
         raise ArtifactError(f"--id-model {folder} lacks {len(missing)} items of {dataset.name}, first {missing[0]!r}")
+    if recipe.scoring != "dense":
+        if rows != list(range(len(catalog))):
+            raise ArtifactError(f"--id-model {folder} has other items than {dataset.name}, or another order of them")
+        return None
+    vectors = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
     return np.ascontiguousarray(vectors[np.asarray(rows, np.int64)])
 
 

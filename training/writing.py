@@ -13,33 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import set_seed
 
-from index.trie import TokenTrie
-from modeling import adapter
-from modeling.generation import Wanted, WriteSettings
-from modeling.generative_artifact import writer_of
-from modeling.item_writer import ItemWriter
+from modeling.generation import Wanted
+from modeling.instruction import InstructionPrompt
 from modeling.prompt import TitleTokens
-from training.data.splits import Split, Targets
+from modeling.writer import Writer
+from training.data.splits import Targets
 from training.evaluate import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
 from training.examples import Window
-from training.fit import FitOptions, Trained, sample_targets, train_module
 from training.module import TrainedModule
-from training.naming import name_items
 from training.objectives.softmax import full_softmax
-from training.recipes.base import Recipe
 
 IGNORED = -100
 BATCH_BEAMS = 320
@@ -86,19 +78,23 @@ class WritingModule(TrainedModule):
 
     def collate(self, windows: Sequence[Window]) -> WritingBatch:
         """Windows as tokens, padded on the right: with causal attention no mask is needed."""
-        texts = [self._tokens(window.rows) for window in windows]
+        given = len(self.prefix)
+        texts = [np.asarray([*self.prefix, *self.tokens(window.rows)], np.int64) for window in windows]
         shape = (len(texts), max(map(len, texts)) - 1)
         ids_BT, targets_BT = np.full(shape, self.end, np.int64), np.full(shape, IGNORED, np.int64)
         for number, text in enumerate(texts):
             ids_BT[number, : len(text) - 1] = text[:-1]
-            targets_BT[number, : len(text) - 1] = text[1:]
+            targets_BT[number, given - 1 : len(text) - 1] = text[given:]
         return WritingBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT))
 
-    def _tokens(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        parts: list[Any] = [[self.end]]
-        for row in rows.tolist():
-            parts += [self.names[row], [self.end]]
-        return np.concatenate(parts).astype(np.int64)
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What begins every sequence and has no loss; at least one token."""
+        return (self.end,)
+
+    def tokens(self, rows: NDArray[np.int64]) -> list[int]:
+        """A window as tokens, after the prefix."""
+        return [token for row in rows.tolist() for token in (*self.names[row].tolist(), self.end)]
 
     @property
     def item_lengths_N(self) -> NDArray[np.int64]:
@@ -127,6 +123,40 @@ class WritingModule(TrainedModule):
         return full_softmax(states_PH.float(), weight_VH.float(), targets_BT[real_BT])
 
 
+class InstructedModule(WritingModule):
+    """The same for an instruction prompt: the last item of a window is the answer, the others are in the prompt, and
+    everything but the instruction has a loss.
+
+    Args:
+        model: with its head; a Hugging Face model for causal language modelling.
+        names: tokens of every title of the catalog.
+        prompt: the pieces of a prompt.
+        dropout, hidden_dropout: see `WritingModule`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: TitleTokens,
+        *,
+        prompt: InstructionPrompt,
+        dropout: float,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(model, names, end=prompt.end, dropout=dropout, hidden_dropout=hidden_dropout)
+        self.prompt = prompt
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The instruction."""
+        return self.prompt.prefix
+
+    def tokens(self, rows: NDArray[np.int64]) -> list[int]:
+        """History, request and answer."""
+        names = [self.names[row] for row in rows.tolist()]
+        return [*self.prompt.read(names[:-1]), *self.prompt.answer(names[-1])]
+
+
 def _drop_hidden(model: nn.Module, share: float, owner: nn.Module) -> list[RemovableHandle]:
     """Dropout on what the blocks of a decoder add; many architectures have no setting for it."""
 
@@ -138,59 +168,7 @@ def _drop_hidden(model: nn.Module, share: float, owner: nn.Module) -> list[Remov
     return [block.register_forward_hook(drop) for block in blocks]
 
 
-@dataclass(frozen=True)
-class FittedWriter(Trained):
-    """A trained writer and how it came about; ``report`` has figures about the names it writes."""
-
-    writer: ItemWriter
-    report: dict[str, Any]
-
-
-def fit_writer(
-    recipe: Recipe, split: Split, options: FitOptions, *, folder: Path | None, console: Console
-) -> FittedWriter:
-    """Train a recipe that writes; the best epoch on validation is kept.
-
-    Args:
-        recipe: with ``scoring='trie'``.
-        split: whose training part is learned from.
-        options: how the run is carried out.
-        folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
-        console: for progress.
-
-    Raises:
-        RecipeError: see `name_items`.
-    """
-    set_seed(options.seed)
-    named = name_items(recipe, split, folder=folder, work=options.work, seed=options.seed, console=console)
-    tokens = named.tokens
-    trie = TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], named.end)
-    popular_N = np.argsort(-split.popularity(options.fitted_on), kind="stable")
-    default = WriteSettings(recipe.writing.beams, int(np.diff(tokens.offsets).max()) + 1)
-
-    def writer() -> ItemWriter:
-        return writer_of(
-            named.model, named.spelling, tokens, trie, popular_N, end=named.end, history_limit=recipe.history.limit,
-            default=default,
-        )  # fmt: skip
-
-    trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
-    adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
-    module = WritingModule(
-        adapted, tokens, end=named.end, dropout=recipe.history.dropout,
-        hidden_dropout=recipe.backbone.dropout if recipe.backbone.own else 0.0,
-    )  # fmt: skip
-    targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
-    set_seed(options.seed)
-    trained = train_module(
-        recipe, split, options, module, lambda: _written_metrics(adapted, writer(), targets), console=console
-    )
-    module.close()
-    adapter.merge(adapted).requires_grad_(False).eval()
-    return FittedWriter(writer=writer(), report=named.report, **vars(trained))
-
-
-def _written_metrics(model: nn.Module, writer: ItemWriter, targets: Targets) -> dict[str, float]:
+def written_metrics(model: nn.Module, writer: Writer, targets: Targets) -> dict[str, float]:
     """NDCG@10 and Recall@10 of what is written for ``targets``."""
     training = model.training
     model.eval()
@@ -201,7 +179,7 @@ def _written_metrics(model: nn.Module, writer: ItemWriter, targets: Targets) -> 
 
 
 def write_all(
-    writer: ItemWriter,
+    writer: Writer,
     histories: Sequence[NDArray[Any]],
     *,
     progress: Callable[[int], object] = lambda done: None,
@@ -228,7 +206,7 @@ def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_s
 
 
 def evaluate_writer(
-    writer: ItemWriter,
+    writer: Writer,
     targets: Targets,
     popularity_N: NDArray[np.int64],
     *,

@@ -73,7 +73,8 @@ class Recipe(ModelSpec):
     """A method: seven slots for the model, then objective, optimizer, scoring and what it builds on.
 
     ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's name (its title or its
-    semantic ID, as ``history.form`` has it) token by token, along the trie of all names.
+    semantic ID, as ``history.form`` has it) token by token, along the trie of all names; ``ground`` writes a title
+    freely and looks for the nearest ones.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Recipe(ModelSpec):
     source: str = Field(description="paper or document the method comes from")
     objective: ObjectiveSpec = ObjectiveSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
-    scoring: Literal["dense", "trie"] = "dense"
+    scoring: Literal["dense", "trie", "ground"] = "dense"
     writing: WritingSpec = WritingSpec()
     codes: CodesSpec = CodesSpec()
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
@@ -94,14 +95,16 @@ class Recipe(ModelSpec):
 
     @model_validator(mode="after")
     def _a_writer_needs_words(self) -> Recipe:
-        form, writes = self.history.form, self.scoring == "trie"
+        form, writes = self.history.form, self.scoring != "dense"
         for setting, slot in self._without_effect(form, writes):
             raise ValueError(f"{setting} has no effect on this recipe: it is {slot!r}, and its default is what is used")
-        if writes and form not in ("titles", "codes"):
+        if self.scoring == "trie" and form not in ("titles", "codes"):
             raise ValueError(f"scoring='trie' writes titles or codes: history.form={form!r} is neither")
+        if self.scoring == "ground" and form != "titles":
+            raise ValueError(f"scoring='ground' writes titles: history.form={form!r} has none")
         if writes and form == "titles" and self.adapter.kind == "none":
-            raise ValueError("scoring='trie' with titles trains a language model: adapter.kind is 'none'")
-        if form == "codes" and not (writes and self.backbone.own):
+            raise ValueError(f"scoring={self.scoring!r} with titles trains a language model: adapter.kind is 'none'")
+        if form == "codes" and not (self.scoring == "trie" and self.backbone.own):
             raise ValueError(
                 f"history.form='codes' needs scoring='trie' (given {self.scoring!r}) and a network of its own, "
                 f"backbone.source='none' (given {self.backbone.source!r})"
@@ -112,7 +115,8 @@ class Recipe(ModelSpec):
         """Settings that were changed although nothing reads them: better refused than ignored."""
         unread: dict[str, tuple[str, ...]] = {"projector": (), "objective": ()} if writes else {"writing": ()}
         if writes:
-            unread |= {"history": ("instruction", "id_dropout", "vectors_per_item")}
+            unasked = () if self.scoring == "ground" else ("instruction",)
+            unread |= {"history": (*unasked, "id_dropout", "vectors_per_item")}
             unread |= {"backbone": ("layers", "random_weights"), "items": ("dim", "normalize", "text_dim")}
         if form != "codes":
             unread |= {"codes": ()}

@@ -1,0 +1,113 @@
+"""What a grounded writer keeps in its artifact beside the model: base model, title space, collaborative model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from modeling.artifact import load_artifact
+from modeling.backbone import BackboneError, Pieces, load_backbone
+from modeling.generation import WriteSettings
+from modeling.grounded_writer import Exponents, GroundedWriter
+from modeling.instruction import InstructionPrompt
+from modeling.manifest import ArtifactError, GenerativeManifest, GroundingRecord, one_line
+from modeling.spec import BackboneSpec
+from modeling.title_space import TitleSpace
+from modeling.writer import Names
+
+BASE, SPACE, COLLABORATIVE = "grounding", "title_space.safetensors", "parts/collaborative"
+
+
+def write_grounding(
+    folder: Path, writer: GroundedWriter, instruction: str, collaborative: Path | None
+) -> GroundingRecord:
+    """Write the parts and say what they are."""
+    cast(Any, writer.space.body).save_pretrained(str(folder / BASE), safe_serialization=True)
+    vectors_NH = writer.space.vectors_NH.cpu().numpy()
+    save_file({"vectors": vectors_NH, "popularity": writer.popularity_N.astype(np.int64)}, folder / SPACE)
+    if collaborative is not None:
+        shutil.copytree(collaborative, folder / COLLABORATIVE)
+    return GroundingRecord(
+        instruction=instruction,
+        popularity_exponent=writer.exponents.popularity,
+        collaborative_exponent=writer.exponents.collaborative,
+        collaborative=collaborative is not None,
+    )
+
+
+def read_grounded(
+    folder: Path,
+    manifest: GenerativeManifest,
+    model: nn.Module,
+    names: Names,
+    *,
+    history_limit: int,
+    default: WriteSettings,
+) -> GroundedWriter:
+    """The writer of an artifact whose manifest has a grounding.
+
+    Raises:
+        ArtifactError: a part is missing, or does not fit the catalog.
+    """
+    record, device = manifest.grounding, next(model.parameters()).device
+    assert record is not None
+    tokenizer = cast(Any, names.spelling).tokenizer
+    try:
+        body, _ = load_backbone(BackboneSpec(source=BASE), folder=folder / BASE)
+        arrays = load_file(folder / SPACE)
+        vectors_NH, popularity_N = arrays["vectors"], arrays["popularity"]
+    except (BackboneError, SafetensorError, OSError, KeyError) as error:
+        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
+    expected = (manifest.catalog_size, int(cast(Any, body).config.hidden_size))
+    if vectors_NH.shape != expected or popularity_N.shape != expected[:1]:
+        raise ArtifactError(
+            f"{SPACE} of {folder.name} holds vectors {vectors_NH.shape} and popularity {popularity_N.shape}; the "
+            f"catalog and {BASE}/ expect {expected}"
+        )
+    collaborative = CollaborativeModel(folder / COLLABORATIVE, expected[0]) if record.collaborative else None
+    return GroundedWriter(
+        model,
+        names,
+        prompt=InstructionPrompt.of(tokenizer, record.instruction, manifest.end),
+        space=TitleSpace(body.to(device), vectors_NH, Pieces(tokenizer).wrap[0]),
+        popularity_N=popularity_N,
+        collaborative=collaborative,
+        exponents=Exponents(record.popularity_exponent, record.collaborative_exponent),
+        history_limit=history_limit,
+        default=default,
+    )
+
+
+class CollaborativeModel(nn.Module):
+    """Scores of all items under a dense artifact of the same catalog, its rows in the same order.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or has another number of items.
+    """
+
+    vectors_ND: Tensor
+
+    def __init__(self, folder: Path, items: int) -> None:
+        super().__init__()
+        self.encoder = load_artifact(folder).encoder
+        with torch.inference_mode():
+            vectors_ND = self.encoder.items.vectors().float().clone()
+        if len(vectors_ND) != items:
+            raise ArtifactError(f"{folder.name} scores {len(vectors_ND)} items, and the catalog has {items}")
+        self.register_buffer("vectors_ND", vectors_ND, persistent=False)
+
+    @torch.inference_mode()
+    def forward(self, history: Sequence[int]) -> NDArray[np.float32]:
+        """Scores [N] for a history of catalog rows, oldest first."""
+        prompt = self.encoder.prepare(list(history)[-self.encoder.history_limit :])
+        found: NDArray[np.float32] = (self.vectors_ND @ self.encoder(self.encoder.collate([prompt]))[0].float()).numpy()
+        return found

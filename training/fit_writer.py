@@ -1,0 +1,180 @@
+"""Trains a language model to write items, along the trie of their names or freely, and makes the writer of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+from transformers import set_seed
+
+from index.trie import TokenTrie
+from modeling import adapter
+from modeling.backbone import Pieces, load_backbone, position_limit
+from modeling.generation import WriteSettings
+from modeling.generative_artifact import writer_of
+from modeling.grounded_writer import Collaborative, GroundedWriter
+from modeling.grounding_files import CollaborativeModel
+from modeling.instruction import InstructionPrompt
+from modeling.spelling import TitleSpelling
+from modeling.title_space import TitleSpace
+from modeling.writer import Names, Writer
+from training.data.splits import Split
+from training.exponents import choose_exponents
+from training.fit import FitOptions, Trained, sample_targets, train_module
+from training.naming import Named, name_items
+from training.recipes.base import Recipe, RecipeError
+from training.writing import InstructedModule, WritingModule, written_metrics
+
+
+@dataclass(frozen=True)
+class FittedWriter(Trained):
+    """A trained writer and how it came about; ``report`` has figures about the names it writes and the weights it
+    uses."""
+
+    writer: Writer
+    report: dict[str, Any]
+
+
+def fit_writer(
+    recipe: Recipe,
+    split: Split,
+    options: FitOptions,
+    *,
+    folder: Path | None,
+    collaborative: Path | None = None,
+    console: Console,
+) -> FittedWriter:
+    """Train a recipe that writes; the best epoch on validation is kept.
+
+    Args:
+        recipe: with ``scoring`` other than ``dense``.
+        split: whose training part is learned from.
+        options: how the run is carried out.
+        folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
+        collaborative: dense artifact of the same catalog whose scores a grounded writer weighs.
+        console: for progress.
+
+    Raises:
+        RecipeError: see `name_items`.
+    """
+    set_seed(options.seed)
+    named = name_items(recipe, split, folder=folder, work=options.work, seed=options.seed, console=console)
+    popularity_N = split.popularity(options.fitted_on)
+    names = Names(named.tokens, np.argsort(-popularity_N, kind="stable"), named.spelling)
+    build: _Trie | _Ground
+    if recipe.scoring == "ground":
+        build = _Ground.of(recipe, named, names, popularity_N, folder, collaborative, console)
+    else:
+        build = _Trie(recipe, named, names)
+    trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
+    adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
+    module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
+    targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
+    set_seed(options.seed)
+    trained = train_module(
+        recipe, split, options, module, lambda: written_metrics(adapted, build.writer(), targets), console=console
+    )
+    module.close()
+    adapter.merge(adapted).requires_grad_(False).eval()
+    writer, report = build.writer(), dict(named.report)
+    if isinstance(writer, GroundedWriter):
+        report |= choose_exponents(writer, targets, console=console)
+    return FittedWriter(writer=writer, report=report, **vars(trained))
+
+
+@dataclass(frozen=True)
+class _Trie:
+    """Names along their trie."""
+
+    recipe: Recipe
+    named: Named
+    names: Names
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
+        return WritingModule(
+            model, self.named.tokens, end=self.named.end, dropout=dropout, hidden_dropout=hidden_dropout
+        )
+
+    def writer(self) -> Writer:
+        tokens, end = self.named.tokens, self.named.end
+        return writer_of(
+            self.named.model,
+            self.named.spelling,
+            tokens,
+            self._trie,
+            self.names.popular_N,
+            end=end,
+            history_limit=self.recipe.history.limit,
+            default=WriteSettings(self.recipe.writing.beams, int(np.diff(tokens.offsets).max()) + 1),
+        )
+
+    @cached_property
+    def _trie(self) -> TokenTrie:
+        tokens = self.named.tokens
+        return TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], self.named.end)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """Titles written freely, and grounded in the base model's title space."""
+
+    recipe: Recipe
+    named: Named
+    names: Names
+    prompt: InstructionPrompt
+    space: TitleSpace
+    popularity_N: NDArray[np.int64]
+    collaborative: Collaborative | None
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        named: Named,
+        names: Names,
+        popularity_N: NDArray[np.int64],
+        folder: Path | None,
+        collaborative: Path | None,
+        console: Console,
+    ) -> _Ground:
+        tokenizer = cast(TitleSpelling, named.spelling).tokenizer
+        prompt = InstructionPrompt.of(tokenizer, recipe.history.instruction, named.end)
+        longest = prompt.most_positions(recipe.history.limit, recipe.history.title_tokens)
+        if longest > (limit := position_limit(named.model)):
+            raise RecipeError(
+                f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} and "
+                f"history.instruction takes up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
+            )
+        body, _ = load_backbone(recipe.backbone, folder=folder)
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(f"reading {len(named.tokens)} titles with the base model", total=len(named.tokens))
+            space = TitleSpace.of_catalog(
+                body, named.tokens, Pieces(tokenizer).wrap[0], progress=lambda n: bar.advance(task, n)
+            )
+        model = None if collaborative is None else CollaborativeModel(collaborative, len(named.tokens))
+        return cls(recipe, named, names, prompt, space, popularity_N, model)
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
+        return InstructedModule(
+            model, self.named.tokens, prompt=self.prompt, dropout=dropout, hidden_dropout=hidden_dropout
+        )
+
+    def writer(self) -> Writer:
+        longest = int(np.diff(self.named.tokens.offsets).max()) + self.prompt.answer_extra
+        return GroundedWriter(
+            self.named.model,
+            self.names,
+            prompt=self.prompt,
+            space=self.space,
+            popularity_N=self.popularity_N,
+            collaborative=self.collaborative,
+            history_limit=self.recipe.history.limit,
+            default=WriteSettings(self.recipe.writing.beams, longest),
+        )
