@@ -58,13 +58,12 @@ def _ranks(
     target: int,
     pairs: list[Exponents],
 ) -> NDArray[np.int64]:
-    """Rank of ``target`` for every pair, seen items left out [G]; the last one where nothing was written."""
-    size = len(writer.names.tokens)
-    if distance_N is None:
-        return np.full(len(pairs), size)
-    eligible_N = np.ones(size, bool)
+    """Rank of ``target`` for every pair, seen items left out [G]; by popularity where nothing was written."""
+    eligible_N = np.ones(len(writer.names.tokens), bool)
     eligible_N[history] = False
     first_N = writer.names.place_N < writer.names.place_N[target]
+    if distance_N is None:
+        return np.full(len(pairs), 1 + np.count_nonzero(first_N & eligible_N))
     popular_N, collaborative_N = writer.weights(history.tolist())
     with np.errstate(divide="ignore"):
         logs = (np.log(writer.scaled(distance_N)), np.log1p(popular_N), np.log1p(collaborative_N))
