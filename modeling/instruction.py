@@ -1,17 +1,12 @@
 """The instruction prompt of BIGRec: an instruction, the titles of a history in quotation marks, and room for an answer.
 
-    ### Instruction:
-    <instruction>
-
-    ### Input:
-    The user has chosen these items: "T1", "T2", ..., "Tn"
-
-    ### Response:
-    "T"<end>
+    <instruction> "T1", "T2", ..., "Tn"
+    Next: "T"<end>
 
 The pieces are tokenized one by one and put together as tokens, in training and in serving alike. Against the original
-the opening quotation mark of the answer stands in the prompt: it is the same in every answer, and writing it would cost
-a step of all beams.
+there are no headings (a network that is tuned for one task needs none, and every request would pay for them), and the
+opening quotation mark of the answer stands in the prompt: it is the same in every answer, and writing it would cost a
+step of all beams.
 """
 
 from __future__ import annotations
@@ -25,8 +20,7 @@ from numpy.typing import NDArray
 
 from modeling.backbone import Pieces
 
-QUOTE, BETWEEN = '"', ","
-LEAD = "The user has chosen these items:"
+QUOTE, BETWEEN, RESPOND = '"', ",", "\nNext:"
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class InstructionPrompt:
     """Token ids of the pieces that are the same for every user.
 
     Attributes:
-        prefix: instruction and lead, the beginning-of-sequence token included where the tokenizer adds one.
+        prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
         quote: before and after every title.
         between: two titles.
         respond: after the history, up to the opening quotation mark of the answer.
@@ -49,11 +43,17 @@ class InstructionPrompt:
 
     @classmethod
     def of(cls, tokenizer: Any, instruction: str, end: int) -> InstructionPrompt:
-        """The pieces as ``tokenizer`` has them; ``instruction`` is one sentence."""
+        """The pieces as ``tokenizer`` has them; ``instruction`` is one sentence, whose end leads to the titles.
+
+        Raises:
+            ValueError: the instruction is empty.
+        """
+        if not instruction.strip():
+            raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = Pieces(tokenizer)
-        lead = f"### Instruction:\n{instruction}\n\n### Input:\n{LEAD}"
-        prefix, quote, between, respond = pieces([lead, QUOTE, BETWEEN, "\n\n### Response:\n"])
-        return cls((*pieces.wrap[0], *prefix), tuple(quote), tuple(between), (*respond, *quote), end)
+        first, *others = pieces([instruction, QUOTE, BETWEEN, RESPOND])
+        quote, between, respond = (_without_space(tokenizer, piece) for piece in others)
+        return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end)
 
     def read(self, names: Sequence[NDArray[np.int32]]) -> list[int]:
         """What follows the prefix: a history, oldest first, and the request for an answer."""
@@ -75,3 +75,8 @@ class InstructionPrompt:
         """Positions of the longest prompt of ``items`` items and its answer."""
         each = title_tokens + 2 * len(self.quote) + len(self.between)
         return len(self.prefix) + items * each + len(self.respond) + title_tokens + self.answer_extra
+
+
+def _without_space(tokenizer: Any, piece: list[int]) -> tuple[int, ...]:
+    """Without the space that some tokenizers put before every text: marks need none, and it would be a position."""
+    return tuple(piece[1:] if len(piece) > 1 and tokenizer.decode(piece[:1]) == " " else piece)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
 from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeError, WritingSpec
 
-INSTRUCTION = "Given the items a user has chosen, name a new one that the user will choose next."
+INSTRUCTION = "Name the item that this user will choose next. Chosen so far:"
+TINY_INSTRUCTION = "Chosen:"
+"""The tokenizer of ``tiny`` knows the words of the catalog and spells all others."""
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
@@ -13,8 +15,8 @@ def recipe(backbone: str = "tiny") -> Recipe:
 
     As published the loss is on the titles of the prompt as well as on the answer, which also makes every item of a
     sequence a target. Against the paper: every user is trained on, not 1,024 examples; LoRA on all linear maps
-    (``tiny`` is trained whole); titles are cut at twelve tokens; the loss leaves the instruction out, which never
-    changes.
+    (``tiny`` is trained whole); titles are cut at ten tokens; the loss leaves the instruction out, which never changes;
+    a shorter prompt (`modeling/instruction.py`).
 
     Popularity is weighed with an exponent chosen on validation; ``--set requires=sasrec --id-model DIR`` weighs the
     scores of a collaborative model as well.
@@ -27,7 +29,7 @@ def recipe(backbone: str = "tiny") -> Recipe:
         summary="language model writes the next title freely; the nearest titles of the catalog are the answer",
         source="BIGRec (Bao et al. 2023)",
         history=HistorySpec(
-            form="titles", limit=10, title_tokens=12, instruction=INSTRUCTION, dropout=0.2 if tiny else 0.0
+            form="titles", limit=10, title_tokens=10, instruction=TINY_INSTRUCTION if tiny else INSTRUCTION, dropout=0.2 if tiny else 0.0
         ),
         backbone=BackboneSpec(source=backbone, dropout=0.1 if tiny else 0.0),
         adapter=AdapterSpec(kind="full" if tiny else "lora", rank=16, alpha=32),
