@@ -24,12 +24,13 @@ def recipe(backbone: str = "tiny") -> Recipe:
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'bigrec' writes with a causal language model: backbone {backbone!r} is not allowed")
     tiny = backbone == "tiny"
+    instruction = TINY_INSTRUCTION if tiny else INSTRUCTION
     return Recipe(
         name="bigrec",
         summary="language model writes the next title freely; the nearest titles of the catalog are the answer",
         source="BIGRec (Bao et al. 2023)",
         history=HistorySpec(
-            form="titles", limit=10, title_tokens=10, instruction=TINY_INSTRUCTION if tiny else INSTRUCTION, dropout=0.2 if tiny else 0.0
+            form="titles", limit=10, title_tokens=10, instruction=instruction, dropout=0.2 if tiny else 0.0
         ),
         backbone=BackboneSpec(source=backbone, dropout=0.1 if tiny else 0.0),
         adapter=AdapterSpec(kind="full" if tiny else "lora", rank=16, alpha=32),
