@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.backbone import word_size
+from modeling.fast import FastForward
 from modeling.items import ItemTower
 from modeling.projector import Projector
 from modeling.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder
@@ -79,6 +80,8 @@ class UserEncoder(nn.Module):
         self.items = items
         self.prompts = prompts
         self._read_titles = read_titles
+        self.hidden_size = hidden_size
+        self.fast: FastForward | None = None
         dim, text_dim = spec.items.dim, items.text_NC.shape[1]
         own = isinstance(backbone, OwnTransformer)
         size = 1.0 if own else word_size(backbone)
@@ -101,6 +104,11 @@ class UserEncoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.items.ids.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the backbone's weights."""
+        return next(self.backbone.parameters()).dtype
 
     @property
     def text_model(self) -> nn.Module | None:
@@ -157,7 +165,7 @@ class UserEncoder(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """States of all positions, [B, T, H]."""
-        embeds_BTH = self._embed(batch)
+        embeds_BTH = self._embed(batch).to(self.dtype)
         options: dict[str, Any] = {}
         if batch.mask_BT is not None:
             options = {"attention_mask": batch.mask_BT, "position_ids": batch.positions_BT}
@@ -177,25 +185,37 @@ class UserEncoder(nn.Module):
         if self.spec.projector.residual:
             table_ND = self.items.table() if table_ND is None else table_ND
             newest_PD = table_ND[newest_P] * math.sqrt(self.spec.items.dim)
-        return self.items.finish(self.projector(states_PH, newest_PD).float())
+        return self.items.finish(self.projector(states_PH.float(), newest_PD).float())
 
     def forward(self, batch: Batch) -> Tensor:
         """User vectors [B, D], read at each prompt's last boundary."""
         rows = torch.arange(len(batch.last_B), device=batch.last_B.device)
-        states_BH = self.hidden(batch)[rows, batch.last_B]
-        newest_B = batch.values_BT[rows, batch.last_B]
+        return self.finish(self.hidden(batch)[rows, batch.last_B], batch.values_BT[rows, batch.last_B], batch.free_FC)
+
+    def finish(self, states_BH: Tensor, newest_B: Tensor, free_FC: Tensor | None) -> Tensor:
+        """User vectors [B, D] from pooled states, the row of the newest item of each, and free titles' vectors."""
         table_ND = None
-        if batch.free_FC is not None and self.items.text_map is not None:
-            table_ND = torch.cat([self.items.table(), self.items.cold_table(batch.free_FC)])
+        if free_FC is not None and self.items.text_map is not None:
+            table_ND = torch.cat([self.items.table(), self.items.cold_table(free_FC)])
         else:
             newest_B = newest_B.clamp(max=self.items.size)
         return self.project(states_BH, newest_B, table_ND)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """One forward over a batch, as an array [B, D]."""
-        vectors: NDArray[np.float32] = self(self.collate(prompts)).float().cpu().numpy()
+        """One forward over a batch, as an array [B, D]; the fast one after `speed_up`."""
+        found_BD = self(self.collate(prompts)) if self.fast is None else self.fast(prompts)
+        vectors: NDArray[np.float32] = found_BD.float().cpu().numpy()
         return vectors
+
+    def speed_up(self) -> str:
+        """From now on `encode` computes only what an answer needs (see `modeling.fast`). Weights must be final.
+
+        Returns:
+            Nothing, or why it stays as it was: a kind of layer that is not known, or vectors that would differ.
+        """
+        self.fast, reason = FastForward.of(self)
+        return reason
 
     def _embed(self, batch: Batch) -> Tensor:
         """Input vectors [B, T, H]: token embeddings, and mapped title and id vectors where the prompt has slots."""
@@ -206,7 +226,7 @@ class UserEncoder(nn.Module):
             out_BTH = words(torch.where(kinds == TOKEN, values, 0))
             out_BTH = out_BTH * (kinds == TOKEN)[..., None]
         slots = kinds > TOKEN
-        vectors_SH = F.dropout(self._slot_vectors(kinds[slots], values[slots], batch), *self._slot_dropout)
+        vectors_SH = F.dropout(self.slot_vectors(kinds[slots], values[slots], batch.free_FC), *self._slot_dropout)
         if out_BTH is None:
             out_BTH = vectors_SH.new_zeros(*kinds.shape, vectors_SH.shape[-1])
         return out_BTH.masked_scatter(slots[..., None], vectors_SH.to(out_BTH.dtype))
@@ -215,7 +235,7 @@ class UserEncoder(nn.Module):
     def _slot_dropout(self) -> tuple[float, bool]:
         return self.spec.history.dropout, self.training
 
-    def _slot_vectors(self, kinds_S: Tensor, values_S: Tensor, batch: Batch) -> Tensor:
+    def slot_vectors(self, kinds_S: Tensor, values_S: Tensor, free_FC: Tensor | None) -> Tensor:
         """Input vectors [S, H] of item slots."""
         rows_S = values_S.clamp(max=self.items.size)
         drop = self.spec.history.id_dropout
@@ -228,12 +248,12 @@ class UserEncoder(nn.Module):
         if self.spec.history.form != "compressed":
             return cast(Tensor, out_SH)
         has_text = (kinds_S & TEXT).bool()[:, None]
-        return cast(Tensor, out_SH + self._text_vectors(values_S, batch) * has_text)
+        return cast(Tensor, out_SH + self._text_vectors(values_S, free_FC) * has_text)
 
-    def _text_vectors(self, values_S: Tensor, batch: Batch) -> Tensor:
+    def _text_vectors(self, values_S: Tensor, free_FC: Tensor | None) -> Tensor:
         text_NC = self.items.text_NC
-        if batch.free_FC is not None:
-            text_NC = torch.cat([text_NC, batch.free_FC.to(text_NC)])
+        if free_FC is not None:
+            text_NC = torch.cat([text_NC, free_FC.to(text_NC)])
         text_SC = text_NC[values_S]
         if self.text_input is not None:
             return cast(Tensor, self.text_input(text_SC * math.sqrt(text_SC.shape[-1])))
