@@ -142,7 +142,8 @@ class ArtifactCache:
         self._cache = cache
         self._catalog = parts.catalog
         self._dim = parts.index.dim
-        self._version = parts.version.encode()
+        # replicas of other precision have other vectors
+        self._version = parts.version.encode() + (b"" if parts.exact else b" in half precision")
 
     def question(
         self, history: Sequence[int | str], k: int, exclude: NDArray[np.int64], categories: Sequence[str]

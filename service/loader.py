@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modeling.artifact import GOLDEN_TOLERANCE, GoldenCase
 from service.answerer import Recommendation
@@ -25,6 +26,7 @@ from service.settings import Settings
 from service.store import GuardedStore
 
 PATIENCE_S = 300.0  # first passes may compile kernels
+LEAST_COSINE = 0.999  # of a golden vector in half precision
 SPARE = 5  # items asked for beyond a golden top list: candidates for a near tie at its end
 GROUP = 8  # warm-up requests that are sent together
 QUEUED_BATCHES = 2  # of a warm-up's queue: the first of them is timed, from its start to that of the next
@@ -100,14 +102,31 @@ def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
         shape = None if answer.vector_D is None else answer.vector_D.shape
         raise StartError(f"{name} gives a vector of shape {shape}, and {stored_D.shape} is stored")
     difference = float(np.abs(answer.vector_D - stored_D).max())
+    found = [parts.catalog.item_ids[row] for row in answer.rows[: len(case.top)]]
+    if not parts.exact:
+        _compare_roughly(name, stored_D, answer.vector_D, set(case.top), set(found))
+        return
     if not difference <= GOLDEN_TOLERANCE:
         raise StartError(
             f"{name} gives a vector that differs from the stored one by {difference:.2g}, and at most "
             f"{GOLDEN_TOLERANCE} is allowed: the model is not the one that was trained"
         )
-    found = [parts.catalog.item_ids[row] for row in answer.rows[: len(case.top)]]
     if found != case.top and not _near_ties(answer, [parts.catalog.row(item) for item in case.top], difference):
         raise StartError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")
+
+
+def _compare_roughly(
+    name: str, stored_D: NDArray[np.float32], found_D: NDArray[np.float32], stored: set[str], found: set[str]
+) -> None:
+    """In half precision: the vectors point the same way, and most of the items are the same."""
+    cosine = float(stored_D @ found_D / max(1e-12, float(np.linalg.norm(stored_D) * np.linalg.norm(found_D))))
+    if not cosine >= LEAST_COSINE:
+        raise StartError(
+            f"{name} gives a vector of cosine {cosine:.4f} with the stored one, and at least {LEAST_COSINE} is needed: "
+            "the model is not the one that was trained, or does not bear this precision"
+        )
+    if 2 * len(stored & found) < len(stored):
+        raise StartError(f"{name} is answered with {sorted(found)}, and {sorted(stored)} is stored: another catalog")
 
 
 def _near_ties(answer: Recommendation, expected_rows: Sequence[int | None], difference: float) -> bool:

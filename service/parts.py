@@ -7,6 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+import structlog
+import torch
 
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
 from index.trie import TokenTrie, TrieError
@@ -26,6 +30,7 @@ NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "go
 SAMPLE_TITLE = "A title that is in no catalog"
 
 POOL = Pool()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Parts:
     index: VectorIndex
     catalog: Catalog
     golden: tuple[GoldenCase, ...]
+    exact: bool = True  # whether vectors are to be those of training but for rounding
     pieces: tuple[Piece, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
 
@@ -72,24 +78,29 @@ class GenerativeParts:
 AnyParts = Parts | GenerativeParts
 
 
-def open_parts(folder: Path, device: str) -> AnyParts:
-    """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread."""
+def open_parts(folder: Path, device: str, precision: Literal["fp32", "bf16"] = "fp32") -> AnyParts:
+    """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
+
+    `precision` is that of a dense model; a generative one is always served in fp32.
+    """
     try:
         if isinstance(read_any_manifest(folder), GenerativeManifest):
             return _open_generative(folder, device)
-        return _open_dense(folder, device)
+        return _open_dense(folder, device, precision)
     except (ArtifactError, BackboneError, CatalogError, IndexFolderError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
         raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
 
 
-def _open_dense(folder: Path, device: str) -> Parts:
-    artifact = load_artifact(folder, device=device)
+def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"]) -> Parts:
+    artifact = load_artifact(folder, device=device, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
     manifest = artifact.manifest
     catalog_piece = _catalog_piece(folder, manifest)
     index_piece = share_index(POOL, _hashes(manifest, INDEX), lambda: open_index(folder / "index"))
     _refuse_if_replaced(folder, manifest)
+    if reason := artifact.encoder.speed_up():
+        log.info("plain_forward", artifact=folder.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(artifact))
     catalog, index = catalog_piece.value, index_piece.value
     if not len(catalog) == index.size == manifest.catalog_size:
@@ -110,6 +121,7 @@ def _open_dense(folder: Path, device: str) -> Parts:
         index=index,
         catalog=catalog,
         golden=tuple(artifact.golden),
+        exact=precision == "fp32",
         pieces=pieces,
         files=frozenset({*manifest.files.values(), manifest.backbone.sha256 or ""}),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from functools import partial
 
 import structlog
 
@@ -13,7 +14,7 @@ from service.feedback import Feedback
 from service.generative import GenerativeRecommender
 from service.loaded import AnyRecommender, Kind, kind_of
 from service.metrics import Metrics
-from service.parts import open_parts
+from service.parts import open_parts as read_parts
 from service.recommender import Recommender
 from service.registry import OpenParts, Registry
 from service.settings import Settings, without_password
@@ -33,7 +34,7 @@ class Service:
     `open_parts` can be replaced, so that a whole service can run on parts made in memory.
     """
 
-    def __init__(self, settings: Settings, *, open_parts: OpenParts = open_parts) -> None:
+    def __init__(self, settings: Settings, *, open_parts: OpenParts | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self._inner_store = open_store(settings.store, settings, self.metrics)
@@ -45,7 +46,8 @@ class Service:
             write_timeout_s=settings.deadline_ms / 1000,
         )
         self._cache = open_cache(settings, self.metrics)
-        self.registry = Registry(settings, self.store, self.metrics, open_parts, self._cache)
+        opener = open_parts or partial(read_parts, precision=settings.precision)
+        self.registry = Registry(settings, self.store, self.metrics, opener, self._cache)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)
         self.traffic = Traffic(
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy

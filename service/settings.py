@@ -135,6 +135,12 @@ class Settings(BaseSettings):
         pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Where the model runs: cpu, cuda or cuda:1; a device that is not there stops the start.",
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Of the language models of dense artifacts: fp32 gives the vectors of training; bf16 halves their "
+        "memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU), and items with near-equal "
+        "scores may change places.",
+    )
     threads: int = Field(
         default=0,
         ge=0,

@@ -7,7 +7,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from index import Catalog, FlatIndex
-from modeling.artifact import GoldenCase, write_golden, write_manifest, write_model
+from modeling.artifact import GoldenCase, load_artifact, write_golden, write_manifest, write_model
 from modeling.atomic import replaced_folder
 from modeling.build import Model, Sources, build_model, read_titles
 from service.app import create_app
 from service.parts import POOL, Parts, expected_bytes, open_parts, version_on_disk
+from service.recommender import Recommender
 from service.service import Service
 from service.settings import load_settings
 from service.sharing import Piece, Pool, give_memory_back, share_weights, total_bytes
@@ -212,3 +213,29 @@ async def test_swaps_of_real_artifacts_answer_as_their_files_say_and_leave_nothi
     await service.close()
     assert [model() for model in models] == [None] * 4, "old models are gone without a collection"
     del service, client, transport
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+async def test_a_language_model_serves_fast_and_in_half_precision(
+    precision: Literal["fp32", "bf16"], small_model: Build, tmp_path: Path
+) -> None:
+    """Its golden answers are checked at the start; the vectors are those of the plain forward."""
+    folder = write(small_model("titles", seed=1), tmp_path / "one")
+    plain = load_artifact(folder).encoder
+    assert plain.fast is None
+    service = Service(load_settings(artifacts=(folder,), store="sqlite:///:memory:", precision=precision))
+    await service.start()
+    assert service.loading is not None
+    await service.loading
+    recommender = next(iter(service.registry.recommenders.values()))
+    assert isinstance(recommender, Recommender)
+    encoder = recommender.parts.encoder
+    assert encoder.fast is not None
+    assert encoder.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+    prompts = [plain.prepare(history) for history in ([1], [3, 5, 7, 0, 2], list(range(ITEMS)), [4, 4])]
+    expected_BD, found_BD = plain.encode(prompts), encoder.encode(prompts)
+    await service.close()
+    del service, recommender, encoder
+    if precision == "fp32":
+        np.testing.assert_allclose(found_BD, expected_BD, atol=2e-5)
+    assert ((expected_BD * found_BD).sum(1) > 0.999).all()
