@@ -114,6 +114,18 @@ class GroundedWriter(Writer):
         seconds["search"] = time.perf_counter() - started
         return written
 
+    def text_of(self, row: int) -> str:
+        """The title of a row as it is written: cut at the tokens that names have, without quotation marks."""
+        return self._shown(self.names.tokens[row].tolist())
+
+    def nearest(self, text: str) -> int:
+        """The row that a written text is grounded to."""
+        rows = self._rows.get(_bare(text), ())
+        given = Generated(_bare(text), 0.0, bool(rows), rows[0] if rows else None)
+        (distance_N,) = self._distances([[given]])
+        assert distance_N is not None, "an empty text is grounded to nothing"
+        return self._nearest(distance_N, Wanted(1))[0]
+
     def read_distances(self, prompts: Sequence[WritePrompt]) -> list[NDArray[np.float32] | None]:
         """Distances [N] of all titles to what is written for each prompt, unweighted; None where nothing is."""
         return self._distances(self._search(prompts, AS_EVALUATED, self._steps(None), nullcontext))
