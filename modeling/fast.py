@@ -45,6 +45,11 @@ class FastForward(nn.Module):
     Args:
         encoder: in evaluation mode, its weights final.
         stack: the steps of its backbone.
+
+    Attributes:
+        prefix: positions of the instruction.
+        prefix_LKSAD: their keys and values.
+        table_RH: item vectors as the backbone reads them; None where they would take too much memory.
     """
 
     table_RH: Tensor | None
@@ -53,8 +58,8 @@ class FastForward(nn.Module):
     def __init__(self, encoder: UserEncoder, stack: Stack) -> None:
         super().__init__()
         self._encoder = weakref.ref(encoder)  # which holds this module: neither a part of it nor kept alive by it
-        self._stack = stack
-        self._prefix = len(encoder.prompts.prefix)
+        self.stack = stack
+        self.prefix = len(encoder.prompts.prefix)
         self.register_buffer("table_RH", self._make_table(), persistent=False)
         self.register_buffer("prefix_LKSAD", self._read_prefix(), persistent=False)
 
@@ -90,29 +95,28 @@ class FastForward(nn.Module):
 
     def forward(self, prompts: Sequence[Prompt]) -> Tensor:
         """User vectors [B, D]."""
-        encoder, device = self.encoder, self.encoder.device
-        kinds = np.concatenate([prompt.kinds_T[self._prefix :] for prompt in prompts])
-        values, free = self._values(prompts)
-        lengths = np.array([prompt.length - self._prefix for prompt in prompts])
-        free_FC = torch.from_numpy(np.stack(free)).to(device) if free else None
-        values_P = torch.from_numpy(values).to(device)
-        embeds_PH = self._embed(kinds, values_P, free_FC)
-        states_BH = self._pooled(embeds_PH.to(encoder.dtype), lengths)
-        last_B = torch.from_numpy(np.cumsum(lengths) - 1).to(device)
-        return encoder.finish(states_BH, values_P[last_B], free_FC)
+        lengths = np.array([prompt.length - self.prefix for prompt in prompts])
+        embeds_PH, values_P, free_FC = self.embed(prompts, [self.prefix] * len(prompts))
+        states_BH = self._pooled(embeds_PH, lengths)
+        last_B = torch.from_numpy(np.cumsum(lengths) - 1).to(values_P.device)
+        return self.encoder.finish(states_BH, values_P[last_B], free_FC)
 
     # -- input -------------------------------------------------------------------------------------------------------
 
-    def _values(self, prompts: Sequence[Prompt]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[Any]]:
-        """Token ids and rows of all positions; rows of free titles are counted through the batch."""
-        size, parts, free = self.encoder.items.size, [], list[Any]()
-        for prompt in prompts:
-            values = prompt.values_T[self._prefix :]
+    def embed(self, prompts: Sequence[Prompt], starts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input vectors [P, H] of the positions from ``starts`` on, their token ids or rows [P], and the vectors of
+        free titles [F, C], which those rows count through the batch."""
+        encoder, size, values, free = self.encoder, self.encoder.items.size, [], list[Any]()
+        kinds = [prompt.kinds_T[start:] for prompt, start in zip(prompts, starts, strict=True)]
+        for prompt, start, kinds_T in zip(prompts, starts, kinds, strict=True):
+            values_T = prompt.values_T[start:]
             if free and prompt.free_vectors:
-                values = values + ((values > size) & (prompt.kinds_T[self._prefix :] != TOKEN)) * len(free)
-            parts.append(values)
+                values_T = values_T + ((values_T > size) & (kinds_T != TOKEN)) * len(free)
+            values.append(values_T)
             free.extend(prompt.free_vectors)
-        return np.concatenate(parts), free
+        values_P = torch.from_numpy(np.concatenate(values)).to(encoder.device)
+        free_FC = torch.from_numpy(np.stack(free)).to(encoder.device) if free else None
+        return self._embed(np.concatenate(kinds), values_P, free_FC).to(encoder.dtype), values_P, free_FC
 
     def _embed(self, kinds: np.ndarray[Any, Any], values_P: Tensor, free_FC: Tensor | None) -> Tensor:
         """Input vectors [P, H]."""
@@ -164,7 +168,7 @@ class FastForward(nn.Module):
 
     def _pooled(self, embeds_PH: Tensor, lengths: np.ndarray[Any, Any]) -> Tensor:
         """States [B, H] at the last position of every row."""
-        stack, before = self._stack, self._prefix
+        stack, before = self.stack, self.prefix
         layout = _Layout(lengths, before, embeds_PH.device)
         states_PH = stack.begin(embeds_PH, layout.places_P)
         turns = stack.turns(layout.places_P, states_PH)
@@ -184,21 +188,21 @@ class FastForward(nn.Module):
         options: dict[str, Any] = {"attn_mask": layout.causal_TS, "is_causal": layout.causal_TS is None}
         if not layout.long:
             keys_BASD, values_BASD = self._attended(layer, keys_PAD, values_PAD, layout)
-            mixed_BATD = _attention(layout.padded(queries_PAD), keys_BASD, values_BASD, **options)
+            mixed_BATD = attention(layout.padded(queries_PAD), keys_BASD, values_BASD, **options)
             return layout.packed(mixed_BATD)
         mixed = []  # long rows of different lengths: one by one, without padding
         for start, end in layout.spans:
             if layout.causal_TS is not None:
-                options["attn_mask"] = layout.causal_TS[: end - start, : self._prefix + end - start]
+                options["attn_mask"] = layout.causal_TS[: end - start, : self.prefix + end - start]
             row = [states[None, start:end].transpose(1, 2) for states in (queries_PAD, keys_PAD, values_PAD)]
             row[1:] = [self._after_prefix(layer, number, states) for number, states in enumerate(row[1:])]
-            mixed.append(_attention(*row, **options)[0].transpose(0, 1))
+            mixed.append(attention(*row, **options)[0].transpose(0, 1))
         return torch.cat(mixed)
 
     def _mix_last(self, queries_BAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor, layout: _Layout) -> Tensor:
         """The last position's attention, [B, A, D]."""
-        keys_BASD, values_BASD = self._attended(self._stack.layers - 1, keys_PAD, values_PAD, layout)
-        mixed_BA1D = _attention(queries_BAD[:, :, None], keys_BASD, values_BASD, attn_mask=layout.valid_B11S)
+        keys_BASD, values_BASD = self._attended(self.stack.layers - 1, keys_PAD, values_PAD, layout)
+        mixed_BA1D = attention(queries_BAD[:, :, None], keys_BASD, values_BASD, attn_mask=layout.valid_B11S)
         return mixed_BA1D[:, :, 0]
 
     def _attended(self, layer: int, keys_PAD: Tensor, values_PAD: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
@@ -211,7 +215,7 @@ class FastForward(nn.Module):
 
     def _after_prefix(self, layer: int, number: int, states_BATD: Tensor) -> Tensor:
         """The prefix's keys (0) or values (1) before those of the rows, [B, A', S, D]."""
-        if not self._prefix:
+        if not self.prefix:
             return states_BATD
         given_ASD = self.prefix_LKSAD[layer, number].transpose(0, 1)
         return torch.cat([given_ASD.expand(len(states_BATD), -1, -1, -1), states_BATD], 2)
@@ -219,12 +223,12 @@ class FastForward(nn.Module):
     @torch.inference_mode()
     def _read_prefix(self) -> Tensor:
         """Keys and values of the instruction in every layer, [L, 2, S, A, D]."""
-        stack, encoder, count = self._stack, self.encoder, self._prefix
+        stack, encoder, count = self.stack, self.encoder, self.prefix
         if not count:
             return torch.empty(0)
         words = cast(Any, encoder.backbone).get_input_embeddings()
         embeds_PH = words(torch.from_numpy(encoder.prompts.prefix).to(encoder.device))
-        self._prefix = 0  # while the prefix itself is read
+        self.prefix = 0  # while the prefix itself is read
         layout = _Layout(np.array([count]), 0, encoder.device)
         states_PH = stack.begin(embeds_PH, layout.places_P)
         turns, found = stack.turns(layout.places_P, states_PH), []
@@ -234,11 +238,11 @@ class FastForward(nn.Module):
             if layer < stack.layers - 1:
                 mixed_PAD = self._mix(layer, stack.queries(layer, states_PH, turns), keys_PAD, values_PAD, layout)
                 states_PH = stack.finish(layer, states_PH, mixed_PAD)
-        self._prefix = count
+        self.prefix = count
         return torch.stack(found).clone()
 
 
-def _attention(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+def attention(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
     """Scaled dot-product attention; heads of keys and values may be fewer, each shared by a group of queries."""
     shared = keys.shape[1] != queries.shape[1]
     return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=shared, **options)

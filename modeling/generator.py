@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.beams import GrowingLayer, Tree, new_cache
+from modeling.fast import attention
 from modeling.generation import Turn
+from modeling.stack import Stack, stack_of
 
 LOW = -1.0e9
 """Score of what may not be chosen: finite, so that differences and quotients of it stay numbers."""
@@ -144,6 +146,8 @@ class Generator:
         self.end_tokens = torch.tensor(sorted(set(end_tokens)), device=self.device)
         self._config = cast(Any, body).config
         self._layers = int(self._config.num_hidden_layers)
+        self._stack = stack_of(self.body)
+        self._words = cast(Any, body).get_input_embeddings()
         self.prefix = tuple(prefix)
         self._prefix_kv = self._read_prefix()
 
@@ -218,8 +222,53 @@ class Generator:
             layer.preset(keys, values, rows)
         return cache
 
-    def run_body(self, ids_BT: Tensor, cache: Any, sees: Sees | None = None) -> Tensor:
-        """States [B, T, H] of new tokens; `sees` says what they may look at, None: everything before them."""
+    def run_body(self, ids_BT: Tensor, cache: Any, sees: Sees | None = None, wanted_W: Tensor | None = None) -> Tensor:
+        """States of new tokens, which enter the cache.
+
+        Args:
+            ids_BT: the tokens.
+            cache: keys and values of what came before.
+            sees: what the tokens may look at; None: everything before them.
+            wanted_W: places among the B * T tokens whose states are needed; None: all of them.
+
+        Returns:
+            States [B, T, H], or [W, H] where places are given.
+        """
+        if self._stack is not None:
+            return self._run_stack(self._stack, ids_BT, cache, sees, wanted_W)
+        states_BTH = self._run_plain(ids_BT, cache, sees)
+        return states_BTH if wanted_W is None else states_BTH.flatten(0, 1)[wanted_W]
+
+    def _run_stack(
+        self, stack: Stack, ids_BT: Tensor, cache: Any, sees: Sees | None, wanted_W: Tensor | None
+    ) -> Tensor:
+        """Layer by layer, the last one only for the states that are wanted."""
+        rows, length = ids_BT.shape
+        begun = int(cache.get_seq_length())
+        places_BT = torch.arange(begun, begun + length, device=ids_BT.device).expand(rows, -1)
+        places_P = (places_BT if sees is None else sees.positions_BT).reshape(-1)
+        states_PH = stack.begin(self._words(ids_BT).flatten(0, 1), places_P)
+        turns, last = stack.turns(places_P, states_PH), stack.layers - 1
+        for layer in range(stack.layers):
+            new = [each.view(rows, length, *each.shape[1:]).transpose(1, 2) for each in
+                   stack.keys_values(layer, states_PH, turns)]  # fmt: skip
+            keys_BASD, values_BASD = cache.layers[layer].update(*new)
+            if layer == last and wanted_W is not None and not len(wanted_W):
+                return states_PH[:0]
+            queries_PAD = stack.queries(layer, states_PH, turns)
+            queries_BATD = queries_PAD.view(rows, length, *queries_PAD.shape[1:]).transpose(1, 2)
+            mask = None if sees is None else sees.mask_BXTS
+            causal = mask is None and length > 1
+            mixed_BATD = attention(queries_BATD, keys_BASD, values_BASD, attn_mask=mask, is_causal=causal)
+            mixed_PAD = mixed_BATD.transpose(1, 2).flatten(0, 1)
+            if layer == last and wanted_W is not None:
+                states_PH, mixed_PAD = states_PH[wanted_W], mixed_PAD[wanted_W]
+            states_PH = stack.finish(layer, states_PH, mixed_PAD)
+        out_PH = stack.end(states_PH)
+        return out_PH if wanted_W is not None else out_PH.view(rows, length, -1)
+
+    def _run_plain(self, ids_BT: Tensor, cache: Any, sees: Sees | None) -> Tensor:
+        """The body as `transformers` runs it."""
         options: dict[str, Any] = {}
         if sees is not None:
             options = {"position_ids": sees.positions_BT, "attention_mask": self._masks(sees)}
@@ -325,13 +374,15 @@ class _Run:
         self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
         ids_BT = ids_BT.to(generator.device)
         width = longest if self.pass_positions is None else max(1, self.pass_positions // rows)
-        states: list[Tensor] = []
+        states_BH = torch.zeros(rows, generator.head_VH.shape[1], dtype=generator.head_VH.dtype, device=ids_BT.device)
         for start in range(0, longest, width):
             end = min(start + width, longest)
+            ending = ((self.lengths_B > start) & (self.lengths_B <= end)).nonzero()[:, 0]
+            wanted = ending * (end - start) + self.lengths_B[ending] - 1 - start
             with self.turn():
-                states.append(generator.run_body(ids_BT[:, start:end], self.cache, self._sees_prompt(start, end)))
-        states_BTH = torch.cat(states, dim=1)
-        return generator.logits(states_BTH[torch.arange(rows), self.lengths_B - 1])
+                found = generator.run_body(ids_BT[:, start:end], self.cache, self._sees_prompt(start, end), wanted)
+            states_BH[ending] = found.to(states_BH.dtype)
+        return generator.logits(states_BH)
 
     def _sees_prompt(self, start: int, end: int) -> Sees | None:
         """What these positions of the prompts may look at: the prefix and what stands before them."""

@@ -132,7 +132,7 @@ class Engine(QueuedEngine[Work, Found]):
         assert work.prompt is not None
         with self._wake:
             self._refuse_if_slow()
-            return self._queue(key, work.prompt.length, work, waiter)
+            return self._queue(key, work.positions or work.prompt.length, work, waiter)
 
     def _refuse_if_slow(self) -> None:
         """Refuse what would wait too long, once the device has been seen busy for that long: a burst says little."""

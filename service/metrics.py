@@ -44,7 +44,7 @@ REASONS = (
     "generative_queue_full", "generative_after_dense",
 )  # fmt: skip
 DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-CACHES = ("user_vector", "title")
+CACHES = ("user_vector", "title", "states")
 SHARED_CACHES = ("shared_vector", "shared_result")
 REDIS_PARTS = ("store_read", "store_write", "cache")
 SHADOW_RESULTS = ("compared", "dropped", "failed")

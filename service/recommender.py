@@ -11,6 +11,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling.prompt import Prompt
+from modeling.reuse import ReusedStates
 from service.answerer import Answerer, Recommendation, Source
 from service.batcher import Limits
 from service.cache import LruCache
@@ -51,8 +53,10 @@ class Recommender(Answerer):
             settings.max_queued_tokens,
             settings.max_batch_padding,
         )
+        fast = getattr(parts.encoder, "fast", None)
+        self.states = ReusedStates(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None
         self.engine = Engine(
-            parts.encoder.encode,
+            parts.encoder.encode if self.states is None else self._encode,
             self.search,
             limits,
             metrics,
@@ -62,6 +66,15 @@ class Recommender(Answerer):
             device=device,
         )
         super().__init__(Histories(parts, store, settings, metrics), self.engine)
+
+    def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Encode with what is kept of each history's beginning."""
+        assert self.states is not None
+        before = self.states.hits, self.states.misses
+        user_BD = self.states.encode(prompts)
+        for result, was, now in zip(("hit", "miss"), before, (self.states.hits, self.states.misses), strict=True):
+            self._metrics.cache_requests("states", result).inc(now - was)
+        return user_BD
 
     async def recommend(self, ask: RecommendRequest, deadline: float, *, cached: bool = True) -> Recommendation:
         """Answer one request before `deadline` (a time of `time.monotonic`); not `cached`: compute it in any case.
@@ -132,7 +145,8 @@ class Recommender(Answerer):
         prompt = None
         if vector_D is None and known.result is None:
             prompt = self.parts.encoder.prepare(await self.histories.readable(history, deadline))
-        work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D)
+        positions = self.states.new_positions(prompt) if self.states is not None and prompt is not None else 0
+        work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
         return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
 
 

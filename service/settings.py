@@ -273,6 +273,14 @@ class Settings(BaseSettings):
         description="User vectors kept, each dim × 4 bytes; a repeated history skips the model and answers "
         'with source "cache". 0 turns the cache off.',
     )
+    reuse_mib: int = Field(
+        default=0,
+        ge=0,
+        le=1_048_576,
+        description="Memory in MiB for the keys and values of histories that were read, so that a user who comes back "
+        "with one more item costs that item alone; about layers × 2 × width × 4 bytes a position (half in bf16, less "
+        "where heads share keys). For title histories; 0 turns it off.",
+    )
     title_cache_entries: int = Field(
         default=4096,
         ge=0,

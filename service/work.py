@@ -20,7 +20,8 @@ log = structlog.get_logger(__name__)
 class Work:
     """What one request asks of the device: a prompt (or the vector it gave before) and what to search for.
 
-    `exclude` holds rows never to return, `allowed` the only rows to return (None: all).
+    `exclude` holds rows never to return, `allowed` the only rows to return (None: all). `positions` are those that
+    will have to be read (0: all of the prompt).
     """
 
     prompt: Prompt | None
@@ -28,6 +29,7 @@ class Work:
     exclude: NDArray[np.int64]
     allowed: NDArray[np.int64] | None = None
     vector_D: NDArray[np.float32] | None = None
+    positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,8 +189,8 @@ def test_only_items_are_generated_and_each_once(trained: Any) -> None:
 
 def test_the_prompt_is_read_once_and_steps_see_one_row_a_prompt(trained: Any) -> None:
     generator, shapes = Generator.of_model(trained("qwen3"), end_tokens=[END]), []
-    hook = generator.body.register_forward_pre_hook(
-        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    hook = generator.body.get_input_embeddings().register_forward_pre_hook(  # type: ignore[operator]
+        lambda module, args: shapes.append(tuple(args[0].shape))
     )
     counts = Counts()
     generator.search(PROMPTS[:2], BeamSettings(beams=4, max_new_tokens=3), counts=counts)
@@ -198,6 +198,11 @@ def test_the_prompt_is_read_once_and_steps_see_one_row_a_prompt(trained: Any) ->
     assert shapes[0] == (2, 4)
     assert set(shapes[1:]) <= {(2, 4), (1, 4)}, "rows are prompts, columns are beams"
     assert counts.prompt_tokens == 6 and counts.steps == 3
+
+
+def test_layers_that_are_known_are_run_step_by_step(trained: Any) -> None:
+    known = {name: Generator.of_model(trained(name), end_tokens=[END])._stack for name in ("qwen3", "llama", "gemma3")}
+    assert known["qwen3"] and known["llama"] and known["gemma3"] is None
 
 
 @pytest.mark.parametrize("prefix", [(), (31, 30, 29)], ids=["no prefix", "prefix"])
@@ -228,11 +233,11 @@ def test_no_pass_is_longer_than_asked_and_each_has_its_turn(trained: Any) -> Non
         yield
         held = False
 
-    def note(module: Any, args: Any, given: dict[str, Any]) -> None:
+    def note(module: Any, args: Any) -> None:
         assert held, "a pass outside of a turn"
-        passes.append(given["input_ids"].numel())
+        passes.append(args[0].numel())
 
-    hook = generator.body.register_forward_pre_hook(note, with_kwargs=True)
+    hook = generator.body.get_input_embeddings().register_forward_pre_hook(note)  # type: ignore[operator]
     try:
         generator.search(PROMPTS, BeamSettings(beams=2, max_new_tokens=4), turn=turn, pass_positions=16)
     finally:

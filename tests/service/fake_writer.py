@@ -68,7 +68,7 @@ class TitleWriter:
 
     def prepare(self, history: Sequence[int | FreeItem]) -> ReadPrompt:
         read = self.encoder.prepare(history)
-        return ReadPrompt(tuple(read.values_T.tolist()), read)
+        return ReadPrompt(tuple(read.values_T.tolist()), read=read)
 
     def write(
         self,

@@ -109,6 +109,37 @@ async def test_served_answers_are_those_of_the_offline_evaluation(artifact: Path
     assert batches is not None and batches < len(histories), "they did travel together"
 
 
+async def test_users_who_come_back_get_the_answers_of_reading_everything_again(artifact: Path) -> None:
+    """With `ANYO_REUSE_MIB` a history that grew is read from where it grew; the list is the same."""
+    parts = open_parts(artifact, "cpu")
+    rng = np.random.default_rng(0)
+    users = [rng.integers(0, ITEMS, size=rng.integers(1, 30)).tolist() for _ in range(12)]
+    service = Service(
+        load_settings(artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, reuse_mib=8)
+    )
+    await service.start()
+    assert service.loading is not None
+    await service.loading
+    labels = {"cache": "states", "result": "hit"}
+    before = service.metrics.registry.get_sample_value("anyo_cache_requests_total", labels)
+    transport = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+        for _ in range(3):
+            bodies = [{"history": [parts.catalog.item_ids[row] for row in history]} for history in users]
+            answers = await asyncio.gather(*(client.post("/recommend", json=body) for body in bodies))
+            _, expected_UK = parts.index.search(
+                encode_users(parts.encoder, [np.array(history) for history in users]), 10,
+                exclude=[np.array(history) for history in users],
+            )  # fmt: skip
+            for rows, answer in zip(expected_UK, answers, strict=True):
+                assert [item["item_id"] for item in answer.json()["items"]] == [parts.catalog.item_ids[r] for r in rows]
+            for history in users:
+                history.append(int(rng.integers(0, ITEMS)))
+    hits = service.metrics.registry.get_sample_value("anyo_cache_requests_total", labels)
+    await service.close()
+    assert before == 0 and hits is not None and hits >= 12, "those whose window did not move were continued"
+
+
 @pytest.mark.parametrize("name", ["catalog.parquet", "index/index.faiss", "golden.json", "projector.safetensors"])
 def test_an_altered_artifact_is_refused_in_one_sentence(artifact: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "altered"
