@@ -1,7 +1,7 @@
 """Writes an artifact of the title form as what a peer reads: a Hugging Face folder, head, catalog (`peers/model.py`).
 
-Every item becomes a token of the tokenizer, whose embedding is the vector that our history shows of the item. Both forms
-of a peer's prompt, text and tokens, are compared with our own prompts, token by token, before anything is measured.
+Every item becomes a token of the tokenizer, whose embedding is the vector that our history shows of the item. Items
+whose text does not become the very tokens of our own prompts are not `usable`, and no history holds them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def export(artifact: Path, target: Path) -> None:
     spec = loaded.manifest.model
     if spec.history.form != "titles" or spec.projector.kind != "linear" or spec.history.instruction:
         raise SystemExit(
-            f"artifact {artifact.name}: peers read titles as tokens through a linear projector, without an instruction "
-            f"(history.form={spec.history.form!r}, projector.kind={spec.projector.kind!r}); `python -m benchmarks.small "
-            "--form titles` writes one"
+            f"artifact {artifact.name}: peers read titles as tokens (history.form={spec.history.form!r}) through "
+            f"a linear projector (projector.kind={spec.projector.kind!r}), without an instruction; "
+            "`python -m benchmarks.small --form titles` writes one"
         )
     catalog = Catalog.read(artifact / "catalog.parquet")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _write_head(loaded: Artifact, file: Path) -> None:
 
 
 def _write_catalog(loaded: Artifact, catalog: Catalog, tokenizer: Any, item_tokens: list[int], file: Path) -> None:
-    """Ids, titles, texts and tokens of a prompt's pieces; an item whose text does not become its tokens is not usable."""
+    """Ids, titles, texts and tokens of a prompt's pieces, and which of the texts become their tokens."""
     encoder = loaded.encoder
     titles = encoder.prompts.titles
     assert titles is not None

@@ -76,7 +76,7 @@ class Catalog:
         return [token for row in rows for token in self.tokens[row]]
 
     def finish(self, vectors_BD: torch.Tensor, newest_B: Sequence[int]) -> np.ndarray[Any, Any]:
-        """User vectors from projected states: the newest item's own vector is added, length one where the model says."""
+        """User vectors from projected states: with the newest item's own vector added, and of length one."""
         if "newest_weight" in self.head:
             vectors_BD = vectors_BD.float() + self.head["newest_weight"] * self.head["newest"][list(newest_B)]
         if self.normalize:
