@@ -162,7 +162,7 @@ async def open_loop(
     patience_s: float = 30.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Load:
-    """Offer `rate` requests a second for `seconds`, then wait for what is still to be answered."""
+    """Offer `rate` requests a second for `seconds`, then at most `patience_s` for the last answers."""
     load, started, cpu = Load(), time.monotonic(), _cpu()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -188,18 +188,24 @@ async def open_loop(
     return load
 
 
-async def closed_loop(pool: Pool, requests: Iterator[bytes], *, clients: int, seconds: float) -> Load:
+async def closed_loop(
+    pool: Pool, requests: Iterator[bytes], *, clients: int, seconds: float, patience_s: float | None = None
+) -> Load:
     """Let `clients` ask one after the other for `seconds`: what the service manages when it is never without work.
 
-    One that is refused waits a moment before it asks again.
+    One that is refused, or not answered within `patience_s`, waits a moment before it asks again.
     """
     load, started, cpu = Load(), time.monotonic(), _cpu()
 
     async def client() -> None:
         while (due := time.monotonic() - started) < seconds:
-            status = await pool.send(next(requests))
+            try:
+                async with asyncio.timeout(patience_s):
+                    status = await pool.send(next(requests))
+            except TimeoutError:
+                status = NO_ANSWER
             load.answers.append(Answer(due, time.monotonic() - started - due, status))
-            if status in (429, 503):
+            if status in (NO_ANSWER, 429, 503):
                 await asyncio.sleep(REFUSED_PAUSE_S)
 
     await asyncio.gather(*(client() for _ in range(clients)))
