@@ -75,6 +75,10 @@ dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.
 bench: setup ## run a program of benchmarks/ (BENCH=training); ARGS='--help' says what it takes
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
+.PHONY: peers
+peers: setup ## make the environments in .peers/ of the servers that BENCH=serving compares with (ARGS='litserve ray' makes some)
+	@$(PY) -m scripts.peers $(ARGS)
+
 .PHONY: fuzz
 fuzz: setup ## send 20,000 generated requests and 100,000 mutated bodies to a real process (ARGS='--cases 2000 --bodies 5000')
 	@$(PY) -m benchmarks.fuzz $(ARGS)

@@ -35,7 +35,13 @@ DISTRIBUTION = {
 }
 
 LOCAL = {"anyo", "tests", "benchmarks", "scripts", "conftest"}
-TEST_SOURCES = sorted(path for folder in ("tests", "benchmarks", "scripts") for path in (ROOT / folder).rglob("*.py"))
+PEERS = ROOT / "benchmarks" / "peers"  # run in environments of their own
+TEST_SOURCES = sorted(
+    path
+    for folder in ("tests", "benchmarks", "scripts")
+    for path in (ROOT / folder).rglob("*.py")
+    if PEERS not in path.parents
+)
 SOURCES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
 
 
@@ -183,6 +189,15 @@ def test_every_import_is_a_declared_dependency_and_every_dependency_is_pinned_an
     # These are reached by name, from inside another package, rather than imported.
     by_name = {"accelerate", "hiredis", "tensorboard", "uvloop", "httptools"}
     assert base - imported - by_name == set(), "declared but never imported"
+
+
+@pytest.mark.parametrize("path", sorted(PEERS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_peer_imports_nothing_of_ours_and_what_its_list_pins(path: Path) -> None:
+    lists = [PEERS / "common.txt", *PEERS.glob(f"{path.stem.removesuffix('_app')}.txt")]
+    pinned = {_normal(line) for each in lists for line in each.read_text().splitlines() if "==" in line}
+    assert _external([path]) <= pinned
+    inside = [name for _, name in imports(path.read_text(), dotted(path)) if name.split(".")[0] in OURS | LOCAL]
+    assert all(name.startswith("benchmarks.peers") for name in inside)
 
 
 def test_the_extras_for_cpu_and_gpu_exclude_each_other() -> None:
