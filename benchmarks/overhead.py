@@ -26,7 +26,9 @@ from rich.console import Console
 from benchmarks import visits
 from benchmarks.contenders import OURS, Contender
 from benchmarks.overload import setting
+from benchmarks.process_tree import end_on_sigterm
 from benchmarks.serving_report import show
+from service.schemas import ArtifactName, RankedItem, RecommendAnswer, RecommendRequest
 
 ITEMS = 2000
 TARGET = 1.6
@@ -36,8 +38,6 @@ def bare_route(port: int) -> None:
     """Serve a route that answers with ten items of the right form."""
     import uvicorn
     from fastapi import FastAPI
-
-    from service.schemas import ArtifactName, RankedItem, RecommendAnswer, RecommendRequest
 
     app = FastAPI()
 
@@ -58,7 +58,7 @@ def bare_route(port: int) -> None:
     )
 
 
-def service(port: int) -> None:
+def no_op(port: int) -> None:
     """Serve with parts made in memory and an encoder that does nothing; settings come from the environment."""
     from service.cores import few_heaps, one_openmp_thread_by_default
 
@@ -81,7 +81,8 @@ def service(port: int) -> None:
     for case in made.golden:
         seen = np.array([made.catalog.row(item_id) for item_id in case.history])
         _, (rows,) = made.index.search(np.ones((1, DIM), np.float32), 10, exclude=[seen])
-        golden.append(GoldenCase(case.history, [1.0] * DIM, [made.catalog.item_ids[row] for row in rows]))
+        top = [made.catalog.item_ids[row] for row in rows]
+        golden.append(GoldenCase(history=case.history, vector=[1.0] * DIM, top=top))
     parts = replace(made, encoder=encoder, golden=tuple(golden))  # type: ignore[arg-type]
     settings = load_settings(artifacts=(Path("no-op"),), port=port)
     configure_logging(settings.log_level, settings.log_format)
@@ -93,7 +94,7 @@ def contenders(given: Mapping[str, str]) -> list[Contender]:
     command = [sys.executable, "-m", "benchmarks.overhead", "--port", "{port}", "--serve"]
     settings = {**OURS, **given}
     variables = {f"ANYO_{name.upper()}": str(value) for name, value in settings.items()}
-    return [Contender("bare route", [*command, "bare"]), Contender("no-op model", [*command, "service"], variables)]
+    return [Contender("bare route", [*command, "bare"]), Contender("no-op model", [*command, "no-op"], variables)]
 
 
 def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -132,12 +133,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
-    parser.add_argument("--serve", choices=("bare", "service"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=("bare", "no-op"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        {"bare": bare_route, "service": service}[options.serve](options.port)
+        {"bare": bare_route, "no-op": no_op}[options.serve](options.port)
         return
+    end_on_sigterm()
     print(json.dumps(measure(options, Console(stderr=True))))
 
 

@@ -20,7 +20,6 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +36,7 @@ from benchmarks.contenders import PEERS, ROOT, VARIANTS, Contender, K, Running, 
 from benchmarks.overload import setting
 from benchmarks.peer_export import export
 from benchmarks.plot import latency_plot
-from benchmarks.process_tree import Tree
+from benchmarks.process_tree import Tree, end_on_sigterm
 from benchmarks.serving_report import LIMIT, Results, report, show
 
 CHECKED = 24  # histories that every system must answer alike, one by one and sixteen at once
@@ -245,7 +244,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run it."""
     options, console = parse(), Console(stderr=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_on_sigterm()
     result = measure(options, console)
     lines = result.pop("lines")
     if lines:
