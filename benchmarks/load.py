@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding: *chunked")
+LAST_CHUNK = b"\r\n0\r\n\r\n"  # JSON holds no line break of this kind, so it cannot stand in a body
 CLOSE = re.compile(rb"(?i)\r\nconnection: *close")
 REFUSED_PAUSE_S = 0.1
 NO_ANSWER = 0  # status of a request whose connection broke, or that was not answered in time
@@ -95,8 +97,13 @@ class _Connection(asyncio.Protocol):
         if end < 0:
             return
         head = self._data[:end]
-        found = LENGTH.search(head)
-        whole = end + 4 + (int(found.group(1)) if found else 0)
+        if CHUNKED.search(head):
+            if (last := self._data.find(LAST_CHUNK, end + 2)) < 0:
+                return
+            whole = last + len(LAST_CHUNK)
+        else:
+            found = LENGTH.search(head)
+            whole = end + 4 + (int(found.group(1)) if found else 0)
         if len(self._data) < whole:
             return
         self._data = self._data[whole:]

@@ -107,6 +107,30 @@ async def test_latency_counts_from_the_time_a_request_was_due() -> None:
     assert row["cpu_ms"] == pytest.approx(1000 / len(load.answers))
 
 
+class Chunked(asyncio.Protocol):
+    """Answers in chunks, as Ray Serve does, a piece at a time."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        pieces = (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\n[10", b"]\r\n0\r\n", b"\r\n")
+        for number, piece in enumerate(pieces):
+            asyncio.get_running_loop().call_later(0.02 * number, self._transport.write, piece)
+
+
+async def test_an_answer_in_chunks_ends_with_the_last_of_them() -> None:
+    server = await asyncio.get_running_loop().create_server(Chunked, "127.0.0.1", 0)
+    pool = Pool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    started = time.monotonic()
+    assert [await pool.send(b"GET / HTTP/1.1\r\n\r\n") for _ in range(3)] == [200, 200, 200]
+    assert time.monotonic() - started > 3 * 0.05
+    pool.close()
+    server.close()
+    await asyncio.sleep(0.1)
+
+
 def test_a_load_without_answers_has_no_percentiles() -> None:
     assert figures(Load(), 0.0)["p99_ms"] is None
 
