@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.simulation import simulate
 from service.batcher import WINDOW_BATCHES, Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
 
 NEVER = 1e9
@@ -210,3 +211,39 @@ def test_a_queue_can_be_bounded_in_entries_too() -> None:
     with pytest.raises(QueueFull, match="2 of 2 requests"):
         batcher.admit(2, 1, "", Waiter(2, 1.0))
     assert batcher.admit(1, 1, "", Waiter(3, 1.0)).key == 1, "a twin takes no place"
+
+
+def test_the_simulation_is_the_queue_of_a_single_server() -> None:
+    """Against Lindley's recursion, one request a batch; and batches make a backlog cheaper."""
+    arrivals = [(0.0, 10), (0.5, 10), (0.6, 10), (9.0, 10), (9.1, 10)]
+    one = Limits(10, 1, 10_000, 0.5)
+    free, expected = 0.0, []
+    for due, _ in arrivals:
+        free = max(free, due) + 1.0
+        expected.append(free - due)
+    assert simulate(arrivals, one, lambda positions, count: 1.0) == pytest.approx(expected)
+    together = simulate(arrivals, Limits(100, 8, 10_000, 0.5), lambda positions, count: 1.0)
+    assert together == pytest.approx([1.0, 1.5, 1.4, 1.0, 1.9])
+
+
+@given(
+    due=st.lists(st.floats(0, 20), min_size=1, max_size=40),
+    lengths=st.lists(st.integers(1, 60), min_size=40, max_size=40),
+    padding=st.floats(0, 0.9),
+)
+@settings(deadline=None)
+def test_nobody_waits_longer_than_all_the_work_before_and_beside_it(
+    due: list[float], lengths: list[int], padding: float
+) -> None:
+    """On the virtual clock with a cost that batches share: no entry starves, whatever the lengths."""
+    arrivals = sorted(zip(due, lengths, strict=False))
+
+    def cost(positions: int, count: int) -> float:
+        return 0.1 + 0.01 * positions
+
+    latencies = simulate(arrivals, Limits(64, 4, 10_000, padding), cost)
+    for number, ((_, length), latency) in enumerate(zip(arrivals, latencies, strict=True)):
+        longest_batch = cost(64, 4)
+        # every batch before its own holds the oldest entry of its time, which came no later than this one
+        assert cost(length, 1) <= latency + 1e-9
+        assert latency <= longest_batch * (number + 2) + 1e-9
