@@ -19,6 +19,7 @@ from modeling.backbone import BackboneError, resolve_source
 from modeling.generation import GenerativeModel
 from modeling.generative_artifact import load_generative
 from modeling.manifest import CommonManifest, GenerativeManifest, Manifest, WrittenCase, one_line, read_any_manifest
+from modeling.topk import DeviceIndex
 from modeling.user_encoder import UserEncoder
 from service.errors import StartError
 from service.sharing import Piece, Pool, share_catalog, share_index, share_title_tokens, share_weights
@@ -103,6 +104,8 @@ def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"]) -
         log.info("plain_forward", artifact=folder.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(artifact))
     catalog, index = catalog_piece.value, index_piece.value
+    if device != "cpu":  # exact search beside the model: no way to the host and back between the two
+        index = DeviceIndex(index.vectors_ND, device)
     if not len(catalog) == index.size == manifest.catalog_size:
         raise StartError(
             f"artifact {folder.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
