@@ -37,7 +37,7 @@ from benchmarks.overload import setting
 from benchmarks.peer_export import export
 from benchmarks.plot import latency_plot
 from benchmarks.process_tree import Tree, end_on_sigterm
-from benchmarks.serving_report import LIMIT, Results, report, show
+from benchmarks.serving_report import COMMON, LIMIT, Results, report, show
 
 CHECKED = 24  # histories that every system must answer alike, one by one and sixteen at once
 LOOPED = 256  # different histories of the bare loop
@@ -173,7 +173,7 @@ def shares_of(name: str, results: Results, everyone: Sequence[Contender], shares
     rates = {f"{round(100 * share)} %": share * capacity for share in shares}
     peers = [results.capacity(each.name) for each in everyone if not each.name.startswith("anyo")]
     if peers and 0.8 * max(peers) < capacity:
-        rates["80 % of the best peer"] = 0.8 * max(peers)
+        rates[COMMON] = 0.8 * max(peers)
     return rates
 
 

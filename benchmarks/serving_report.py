@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from rich.console import Console
 from benchmarks.contenders import Contender
 
 LIMIT = "bare loop"
+COMMON = "80 % of the best peer"  # the one rate that is offered to everybody who bears it
 
 
 class Results:
@@ -70,17 +72,24 @@ def report(results: Results, everyone: Sequence[Contender]) -> dict[str, Any]:
 
 
 def _ratios(name: str, results: Results, names: Sequence[str]) -> dict[str, Any]:
-    """What one of ours is of the limit and of each peer. The limit's cores include those that the clients take."""
+    """What one of ours is of the limit (whole, and less the cores that the clients take) and of each peer."""
     limit, medians = results.per_s(LIMIT, "saturated"), results.medians(name)
     loads = [load for load in medians if load.startswith("closed")]
     found: dict[str, Any] = {}
     if loads and limit:
         best = max(loads, key=lambda load: medians[load]["per_s"])
         found["of_limit"] = _round(medians[best]["per_s"] / limit)
+        cores = len(os.sched_getaffinity(0))
+        left = 1 - medians[best]["generator_cores"] / cores
+        found["of_limit_less_generator"] = _round(medians[best]["per_s"] / (limit * left))
         found["cpu_of_limit"] = _round(medians[best]["cpu_ms"] / results.medians(LIMIT)["saturated"]["cpu_ms"])
         found["generator_cores"] = medians[best]["generator_cores"]
+    peer_rows = {peer: results.medians(peer) for peer in names if not peer.startswith("anyo")}
+    if (load := f"offered {COMMON}") in medians:
+        some = {peer: rows[load] for peer, rows in peer_rows.items() if load in rows}
+        found[load] = {"p50": _least(medians[load], some, "p50_ms"), "p99": _least(medians[load], some, "p99_ms")}
     for load in loads:
-        peers = {peer: results.medians(peer)[load] for peer in names if not peer.startswith("anyo")}
+        peers = {peer: rows[load] for peer, rows in peer_rows.items()}
         for kind in ("documented", "tuned"):
             some = {peer: row for peer, row in peers.items() if peer.endswith(kind) and row["per_s"]}
             if not some:
