@@ -18,7 +18,8 @@ def latency_plot(title: str, lines: Mapping[str, Points]) -> str:
     points = [point for line in lines.values() for point in line]
     if not points:
         raise ValueError("no point to draw")
-    most = 1.05 * max(x for x, _ in points)
+    step = _step(max(x for x, _ in points))
+    most = step * math.ceil(1.01 * max(x for x, _ in points) / step)
     low = math.floor(math.log10(min(y for _, y in points)))
     high = max(low + 1, math.ceil(math.log10(max(y for _, y in points))))
 
@@ -37,8 +38,8 @@ def latency_plot(title: str, lines: Mapping[str, Points]) -> str:
         _, y = place(0, 10**power)
         parts.append(f'<path d="M{LEFT} {y}H{WIDTH - RIGHT}" stroke="#dddddd"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{10**power:g} ms</text>')
-    for number in range(6):
-        value = most * number / 5
+    for number in range(round(most / step) + 1):
+        value = step * number
         x, bottom = place(value, 10**low)
         parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{value:.3g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
@@ -46,6 +47,12 @@ def latency_plot(title: str, lines: Mapping[str, Points]) -> str:
     for number, (name, line) in enumerate(lines.items()):
         parts += _line(number, name, [place(x, y) for x, y in line])
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _step(most: float) -> float:
+    """A round distance between marks, about five of them up to `most`."""
+    power = 10 ** math.floor(math.log10(most / 5))
+    return float(min(power * each for each in (1, 2, 5, 10) if power * each >= most / 5))
 
 
 def _line(number: int, name: str, places: Points) -> list[str]:
