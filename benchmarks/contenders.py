@@ -18,7 +18,7 @@ from benchmarks.process_tree import Tree, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = Path(os.environ.get("PEERS", ROOT / ".peers"))
-PEERS = ("fastapi", "litserve", "bentoml", "ray")
+PEERS = ("fastapi", "litserve", "bentoml", "ray", "infinity")
 VARIANTS = ("documented", "tuned")
 K = 10
 START_S, PATIENCE_S = 240.0, 120.0
@@ -128,5 +128,6 @@ def peer(name: str, variant: str, folder: Path, precision: str) -> Contender:
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "BENTOML_DO_NOT_TRACK": "true",
+        "DO_NOT_TRACK": "1",
     }
     return Contender(f"{name} {variant}", command, variables, in_list=name == "bentoml")

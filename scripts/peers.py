@@ -31,7 +31,7 @@ def names() -> list[str]:
 
 def fingerprint(name: str) -> str:
     """Return a hash of what decides the content of an environment."""
-    lists = [(FILES / f"{each}.txt").read_bytes() for each in (SHARED, name)]
+    lists = [(FILES / f"{each}.txt").read_bytes() for each in (SHARED, name)]  # too often rather than too rarely
     return hashlib.sha256(b"\0".join([sys.version.encode(), *lists])).hexdigest()
 
 
