@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ Key = tuple[bytes, bytes]
 
 
 class ReusedStates:
-    """Encodes prompts and keeps their keys and values. `encode` is for one thread, `new_positions` for any.
+    """Encodes prompts and keeps their keys and values. Safe to use from several threads.
 
     Args:
         fast: the forward of the encoder.
@@ -53,10 +53,15 @@ class ReusedStates:
             return prompt.length - self._longest(prompt)[0]
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """User vectors [B, D]; what was read is kept for the next time."""
+    def encode(
+        self, prompts: Sequence[Prompt], looked_up: Callable[[int, int], None] = lambda hits, misses: None
+    ) -> NDArray[np.float32]:
+        """User vectors [B, D]; what was read is kept for the next time. `looked_up` is told how many were continued,
+        and how many were read from their beginning."""
         with self._lock:
+            before = self.hits, self.misses
             found = [self._longest(prompt, use=True) for prompt in prompts]
+            looked_up(self.hits - before[0], self.misses - before[1])
         starts = [start for start, _ in found]
         lengths = [prompt.length - start for prompt, start in zip(prompts, starts, strict=True)]
         embeds_PH, values_P, free_FC = self._fast.embed(prompts, starts)

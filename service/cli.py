@@ -47,22 +47,23 @@ def serve(
 
 
 def _run(settings: Settings, json_output: bool) -> None:
-    from service.cores import few_heaps, model_threads, one_openmp_thread_by_default, set_model_threads
+    from service.cores import few_heaps, one_openmp_thread_by_default, set_model_threads, shares
 
     # Before anything imports numpy, faiss or torch: they read it once, when they are loaded.
     one_openmp_thread_by_default()
     few_heaps()
-    threads = model_threads(settings.threads)
+    cores = shares(settings.lanes, settings.threads, settings.device)
     if not json_output:
         names = ", ".join(folder.name for folder in settings.artifacts)
-        print(f"[serve] loading {names} ({threads} model {'thread' if threads == 1 else 'threads'})", flush=True)
+        print(f"[serve] loading {names} (forward passes at once: {cores.lanes}, threads of each: {cores.threads}, "
+              f"of one alone: {cores.alone})", flush=True)  # fmt: skip
     from service.errors import StartError
     from service.logs import configure_logging
     from service.server import serve as run_server
     from service.service import Service
 
     configure_logging(settings.log_level, settings.log_format)
-    set_model_threads(threads)
+    set_model_threads(cores.threads)
     try:
         service = Service(settings)
         run_server(service, lambda url: _announce(service, url, json_output))

@@ -12,10 +12,12 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 M_ARENA_MAX = -8  # malloc.h
+MOST_LANES = 4
 ARENAS = 2
 
 
@@ -44,18 +46,38 @@ def available_cores(cgroup: Path = CGROUP) -> int:
     return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
-def model_threads(asked: int, cores: int | None = None) -> int:
-    """Return the threads of one forward pass: `asked`, or (0) the available cores minus one, and at least one."""
-    return asked or max(1, (cores or available_cores()) - 1)
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How the cores are used: `lanes` forward passes at the same time with `threads` each, and a pass that has the
+    machine to itself with `alone`."""
+
+    lanes: int
+    threads: int
+    alone: int
+
+
+def shares(lanes: int, threads: int, device: str = "cpu", cores: int | None = None) -> Shares:
+    """Return the shares for what was asked for; 0 leaves it to the cores that are there.
+
+    Passes beside each other with few threads do more than one with many, as long as memory bears it; a lone request
+    has all cores. On a GPU one pass at a time, with a thread to launch it.
+    """
+    available = cores or available_cores()
+    if device != "cpu":
+        return Shares(lanes or 1, threads or 1, threads or 1)
+    lanes = lanes or min(MOST_LANES, available)
+    return Shares(lanes, threads or max(1, available // lanes), threads or available)
 
 
 def one_openmp_thread_by_default() -> None:
     """Make one OpenMP thread the default of every library that is loaded afterwards.
 
     FAISS keeps that (several threads make a single query slower, and its setting is each calling thread's
-    own); torch is given its number explicitly by `set_model_threads`.
+    own); torch is given its number explicitly by `set_model_threads`. Threads that wait for each other sleep: spinning
+    ones are many times slower as soon as anything else runs.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # Tokenizers would start a pool of their own; free titles come a few at a time, so it never helps.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

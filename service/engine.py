@@ -7,8 +7,10 @@ Three steps surround the device so that it never waits for Python:
     search thread                          search → hand back
 
 While one batch is in its forward pass, the next requests are being prepared on the event loop and the batch
-before it is searched. The device thread takes its batch at the last moment, so that everything that arrived
-during a forward pass can be in the next. Work whose vector is known already goes to the search thread alone.
+before it is searched. A device thread takes its batch at the last moment, so that everything that arrived
+during a forward pass can be in the next. There may be several device threads (lanes): on a processor two narrow
+passes beside each other do more than one wide one, and each is told whether it runs alone and may be wide. Work
+whose vector is known already goes to the search thread alone.
 
 A failing batch is computed again row by row, so that only the request at fault sees the error. If a thread
 itself dies, every waiter gets an error, the engine refuses further work and `trouble()` tells liveness and
@@ -33,8 +35,8 @@ from service.metrics import Metrics
 from service.queued import QueuedEngine, Ticket, failed, smoothed
 from service.work import Encode, Found, Search, Work, one_by_one_on_failure
 
-# Batches between the end of their forward pass and their answers: enough to overlap, few enough to push back.
-SEARCH_BACKLOG = 2
+# Batches on the way to their answers beside those that every lane computes: enough to overlap, few enough to push back.
+SEARCH_BACKLOG = 1
 # Requests with a known vector that may wait for the search thread, in full batches.
 CACHED_BACKLOG_BATCHES = 16
 
@@ -70,18 +72,24 @@ class Engine(QueuedEngine[Work, Found]):
         queue_seconds: float = 0.0,
         rate: float = 0.0,
         device: Device | None = None,
+        lanes: int = 1,
+        before_pass: Callable[[bool], None] = lambda alone: None,
     ) -> None:
-        """`rate` is what `rate` of an earlier engine on the same parts said: nothing else is known before the first
-        queue, and a flood fills it in less time than that takes to shrink. `device` is shared with other engines."""
+        """`lanes` passes may run at the same time; `before_pass` is called on the thread of each, with whether it has
+        the device to itself and nothing else waits. `rate` is what `rate` of an earlier engine on the same parts said:
+        nothing else is known before the first queue, and a flood fills it in less time than that takes to shrink.
+        `device` is shared with other engines."""
         super().__init__(limits, metrics, stall_seconds)
         self._encode = encode
         self._search = search
         self._queue_seconds = queue_seconds
         self._device = device or Device()
         self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
-        self._backlog = threading.Semaphore(SEARCH_BACKLOG)
+        self._lanes, self._before_pass = lanes, before_pass
+        self._passes: dict[int, float] = {}  # thread of a lane → since when it computes
+        self._backlog = threading.Semaphore(SEARCH_BACKLOG + lanes)
         self._cached: set[WorkEntry] = set()  # on their way to the search thread, vector known
-        self._taken = 0  # 1: a batch has left the queue and does not hold the device yet
+        self._taken = 0  # batches that have left the queue and do not hold the device yet
         # From one batch to the next while others wait: what gets through.
         self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
         self._last_take: tuple[float, int] | None = (
@@ -118,11 +126,14 @@ class Engine(QueuedEngine[Work, Found]):
         self._encode = self._search = _closed
 
     def _loops(self) -> Iterable[tuple[str, Callable[[], None]]]:
-        return ("device", self._device_loop), ("search", self._search_loop)
+        return *[("device", self._device_loop)] * self._lanes, ("search", self._search_loop)
 
     def _release(self) -> None:
-        self._backlog.release()
+        self._backlog.release(self._lanes)
         self._inbox.put(None)
+
+    def _oldest_pass(self) -> float | None:
+        return min(tuple(self._passes.values()), default=None)
 
     def _waiting(self) -> int:
         # In this order: a batch is marked as taken before its entries leave the queue.
@@ -165,12 +176,16 @@ class Engine(QueuedEngine[Work, Found]):
     # -- device thread ---------------------------------------------------------------------------------------
 
     def _device_loop(self) -> None:
+        lane = threading.get_ident()
         while (batch := self._take()) is not None:
             with self._device.dense():
-                self._taken = 0
-                started = time.monotonic()
+                with self._wake:
+                    self._taken -= 1
+                    self._passes[lane] = started = time.monotonic()
+                    alone = len(self._passes) == 1 and not self._batcher.depth
+                self._before_pass(alone)
                 vectors = one_by_one_on_failure(self._forward, [entry.work.prompt for entry in batch.entries])
-            self._forward_since = None
+            del self._passes[lane]
             finished = time.monotonic()
             self._note(batch, finished - started)
             self._inbox.put(_Computed(batch.entries, vectors, started, finished, batch))
@@ -180,12 +195,12 @@ class Engine(QueuedEngine[Work, Found]):
         self._backlog.acquire()
         with self._wake:
             while not self._stopping:
-                self._taken = 1
+                self._taken += 1
                 batch = self._batcher.next_batch()
                 if batch is not None:
                     self._note_taken(batch)
                     return batch
-                self._taken = 0
+                self._taken -= 1
                 self._wake.wait()
         return None
 
@@ -202,7 +217,7 @@ class Engine(QueuedEngine[Work, Found]):
 
     def _forward(self, prompts: Sequence[Any]) -> list[np.ndarray]:
         """Return user_BD; a wrong shape or a value that is not finite is an error, not somebody's answer."""
-        self._forward_since = time.monotonic()
+        self._passes[threading.get_ident()] = time.monotonic()
         user_BD = np.asarray(self._encode(prompts), dtype=np.float32)
         if user_BD.ndim != 2 or len(user_BD) != len(prompts):
             raise RuntimeError(f"the encoder returned shape {user_BD.shape} for {len(prompts)} prompts")
@@ -214,7 +229,7 @@ class Engine(QueuedEngine[Work, Found]):
         self._metrics.batch_requests.observe(len(batch.entries))
         self._metrics.batch_tokens.observe(batch.padded_tokens)
         self._metrics.batch_padding_ratio.observe(batch.padding)
-        rate = batch.tokens / max(seconds, 1e-6)
+        rate = self._lanes * batch.tokens / max(seconds, 1e-6)
         self._tokens_per_second = smoothed(self._tokens_per_second, rate)
 
     # -- search thread ---------------------------------------------------------------------------------------

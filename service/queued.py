@@ -72,7 +72,7 @@ class QueuedEngine(Generic[P, R]):
 
     def trouble(self) -> str | None:
         """Return why this engine answers nothing, or None; a stalled pass counts."""
-        since = self._forward_since
+        since = self._oldest_pass()
         if self._dead is not None:
             return self._dead
         if since is not None and time.monotonic() - since > self._stall_seconds:
@@ -85,7 +85,7 @@ class QueuedEngine(Generic[P, R]):
 
     def running_seconds(self) -> float:
         """Return how long the pass in progress has been running, 0 without one."""
-        since = self._forward_since
+        since = self._oldest_pass()
         return 0.0 if since is None else time.monotonic() - since
 
     async def close(self, within: float) -> None:
@@ -100,6 +100,10 @@ class QueuedEngine(Generic[P, R]):
         self._release()
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 1.0)
+
+    def _oldest_pass(self) -> float | None:
+        """When the pass that has been running for the longest time began."""
+        return self._forward_since
 
     # -- what an engine adds ---------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from service.answerer import Answerer, Recommendation, Source
 from service.batcher import Limits
 from service.cache import LruCache
 from service.cache_shared import ArtifactCache, Known, Question
+from service.cores import set_model_threads, shares
 from service.device import Device
 from service.engine import Engine
 from service.histories import NO_ROWS, Histories, History
@@ -53,6 +54,7 @@ class Recommender(Answerer):
             settings.max_queued_tokens,
             settings.max_batch_padding,
         )
+        self._cores = shares(settings.lanes, settings.threads, settings.device)
         fast = getattr(parts.encoder, "fast", None)
         self.states = ReusedStates(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None
         self.engine = Engine(
@@ -64,17 +66,22 @@ class Recommender(Answerer):
             queue_seconds=settings.max_queue_seconds,
             rate=rate,
             device=device,
+            lanes=self._cores.lanes,
+            before_pass=self._before_pass,
         )
         super().__init__(Histories(parts, store, settings, metrics), self.engine)
 
     def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Encode with what is kept of each history's beginning."""
         assert self.states is not None
-        before = self.states.hits, self.states.misses
-        user_BD = self.states.encode(prompts)
-        for result, was, now in zip(("hit", "miss"), before, (self.states.hits, self.states.misses), strict=True):
-            self._metrics.cache_requests("states", result).inc(now - was)
-        return user_BD
+        return self.states.encode(prompts, self._looked_up)
+
+    def _looked_up(self, hits: int, misses: int) -> None:
+        self._metrics.cache_requests("states", "hit").inc(hits)
+        self._metrics.cache_requests("states", "miss").inc(misses)
+
+    def _before_pass(self, alone: bool) -> None:
+        set_model_threads(self._cores.alone if alone else self._cores.threads)
 
     async def recommend(self, ask: RecommendRequest, deadline: float, *, cached: bool = True) -> Recommendation:
         """Answer one request before `deadline` (a time of `time.monotonic`); not `cached`: compute it in any case.

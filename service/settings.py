@@ -141,12 +141,19 @@ class Settings(BaseSettings):
         "memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU), and items with near-equal "
         "scores may change places.",
     )
+    lanes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Dense forward passes that may run at the same time; 0 takes one for each core really available "
+        "(quota too), at most four, and one on a GPU. Several narrow ones do more than a wide one.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
         le=1024,
-        description="Threads of one forward pass; 0 takes the cores really available (quota too) minus one, "
-        "and more than that makes every request slower as soon as anything else runs.",
+        description="Threads of one forward pass; 0 divides the available cores among the lanes, and gives all of them "
+        "to a pass that runs alone while nothing waits.",
     )
     max_batch_tokens: int = Field(
         default=2048,

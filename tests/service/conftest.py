@@ -18,3 +18,5 @@ def plain_logs() -> None:
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.upper().startswith("ANYO_")]:
         monkeypatch.delenv(name)
+    # Many tests stop "the device" with one request on it, so that others queue up: one lane unless a test says more.
+    monkeypatch.setenv("ANYO_LANES", "1")

@@ -39,9 +39,22 @@ def test_the_older_cgroups_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert cores.available_cores(tmp_path) == expected
 
 
-def test_one_core_is_left_to_the_rest() -> None:
-    assert [cores.model_threads(0, available) for available in (1, 2, 8)] == [1, 1, 7]
-    assert cores.model_threads(5, 2) == 5
+@pytest.mark.parametrize(
+    ("asked", "available", "expected"),
+    [
+        ((0, 0), 1, (1, 1, 1)),
+        ((0, 0), 2, (2, 1, 2)),
+        ((0, 0), 16, (4, 4, 16)),
+        ((1, 0), 8, (1, 8, 8)),
+        ((0, 3), 8, (4, 3, 3)),
+        ((2, 1), 8, (2, 1, 1)),
+    ],
+)
+def test_lanes_share_the_cores_and_a_lone_pass_has_them_all(
+    asked: tuple[int, int], available: int, expected: tuple[int, int, int]
+) -> None:
+    assert cores.shares(*asked, cores=available) == cores.Shares(*expected)
+    assert cores.shares(0, 0, "cuda", available) == cores.Shares(1, 1, 1)
 
 
 def test_the_setting_reaches_the_thread_that_runs_the_model() -> None:

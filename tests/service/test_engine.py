@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,3 +261,67 @@ async def test_an_idle_engine_costs_nothing() -> None:
         before = time.process_time()
         await asyncio.sleep(0.5)
         assert time.process_time() - before < 0.05
+
+
+async def test_lanes_compute_beside_each_other_and_know_when_they_are_alone() -> None:
+    """Each of two passes waits for the other to have begun; a third request has the device to itself afterwards."""
+    both, alone = threading.Barrier(2), list[bool]()
+    encoder = TableEncoder(TABLE, limit=50, reads_text=False)
+    together = True
+
+    def encode(prompts: Sequence[Any]) -> np.ndarray:
+        if together:
+            both.wait(timeout=5)
+        return encoder.encode(prompts)
+
+    limits = Limits(max_batch_tokens=256, max_batch_requests=1, max_queued_tokens=1024)
+    engine = Engine(encode, search, limits, Metrics(), lanes=2, before_pass=alone.append)
+    engine.start()
+
+    def ask(rows: list[int]) -> asyncio.Task[Found]:
+        work = Work(encoder.prepare(rows), 3, NO_ROWS)
+        return asyncio.create_task(engine.run(work, tuple(rows), time.monotonic() + 5))
+
+    try:
+        found = await asyncio.gather(ask([1, 2]), ask([3, 4]))
+        assert found[0].rows_K.tolist() != found[1].rows_K.tolist()
+        assert sorted(alone) in ([False, False], [False, True]), "the second to begin is not alone"
+        together = False
+        await ask([5, 6])
+        assert alone[2:] == [True]
+        assert engine.running_seconds() == 0.0 and engine.load() == (0, 0)
+    finally:
+        await engine.close(1)
+
+
+async def test_a_stalled_pass_is_seen_beside_a_lane_that_goes_on() -> None:
+    encoder = TableEncoder(TABLE, limit=50, reads_text=False)
+    stuck, went_on = threading.Event(), 0
+
+    def encode(prompts: Sequence[Any]) -> np.ndarray:
+        nonlocal went_on
+        if prompts[0].values_T.tolist() == [49]:
+            stuck.wait(5)
+        went_on += 1
+        return encoder.encode(prompts)
+
+    limits = Limits(max_batch_tokens=256, max_batch_requests=1, max_queued_tokens=1024)
+    engine = Engine(encode, search, limits, Metrics(), stall_seconds=0.1, lanes=2)
+    engine.start()
+
+    def ask(rows: list[int]) -> asyncio.Task[Found]:
+        work = Work(encoder.prepare(rows), 3, NO_ROWS)
+        return asyncio.create_task(engine.run(work, tuple(rows), time.monotonic() + 5))
+
+    try:
+        first = ask([49])
+        for row in range(8):
+            await ask([row])
+            await asyncio.sleep(0.03)
+        assert went_on == 8 and "has been running for more than" in (engine.trouble() or "")
+        stuck.set()
+        await first
+        assert engine.trouble() is None
+    finally:
+        stuck.set()
+        await engine.close(1)

@@ -88,7 +88,9 @@ async def test_served_answers_are_those_of_the_offline_evaluation(artifact: Path
     _, expected_UK = parts.index.search(users_UD, 10, exclude=histories)
 
     service = Service(
-        load_settings(artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, max_loop_delay_ms=0)
+        load_settings(
+            artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, max_loop_delay_ms=0, lanes=2
+        )
     )
     await service.start()
     assert service.loading is not None
@@ -115,7 +117,7 @@ async def test_users_who_come_back_get_the_answers_of_reading_everything_again(a
     rng = np.random.default_rng(0)
     users = [rng.integers(0, ITEMS, size=rng.integers(1, 30)).tolist() for _ in range(12)]
     service = Service(
-        load_settings(artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, reuse_mib=8)
+        load_settings(artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, reuse_mib=8, lanes=2)
     )
     await service.start()
     assert service.loading is not None

@@ -223,7 +223,7 @@ async def test_a_language_model_serves_fast_and_in_half_precision(
     folder = write(small_model("titles", seed=1), tmp_path / "one")
     plain = load_artifact(folder).encoder
     assert plain.fast is None
-    service = Service(load_settings(artifacts=(folder,), store="sqlite:///:memory:", precision=precision))
+    service = Service(load_settings(artifacts=(folder,), store="sqlite:///:memory:", precision=precision, lanes=2))
     await service.start()
     assert service.loading is not None
     await service.loading
