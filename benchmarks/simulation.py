@@ -31,6 +31,7 @@ from benchmarks.server import Server
 from index import Catalog
 from service.batcher import Batcher, Limits, Waiter
 from service.parts import Parts, open_parts
+from service.recommender import ENOUGH_POSITIONS
 from service.settings import Settings
 
 SHORTEST, LONGEST, K = 15, 25, 10
@@ -140,7 +141,7 @@ def main() -> None:
     given = Settings.model_fields
     limits = Limits(
         given["max_batch_tokens"].default, given["max_batch_requests"].default, 10**9,
-        given["max_batch_padding"].default,
+        given["max_batch_padding"].default, packed=True, enough=ENOUGH_POSITIONS,
     )  # fmt: skip
 
     def wire(asked: Iterator[Asked], host: str) -> Iterator[bytes]:

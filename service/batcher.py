@@ -5,10 +5,12 @@ drives it (`engine.py`) holds a lock around every call.
 
 The rules:
 
-* What costs is positions, padding included: a batch of n entries costs n times its longest one.
+* What costs is positions, padding included: a batch of n entries costs n times its longest one. Where the model
+  computes no padding (`Limits.packed`) it costs their sum.
 * The oldest entry is in the next batch, always, so nobody starves. The rest of the batch are the entries
   nearest to it in length, older before younger, out of a window of the oldest: a batch of mixed lengths can
-  be slower than no batch at all.
+  be slower than no batch at all. Packed, they are simply the next oldest.
+* A batch that has enough positions to be efficient takes no more: they would all wait for its end.
 * Nothing waits for a batch to fill. Whoever asks for the next batch gets what is there.
 * The queue is bounded in positions (where asked, in entries too), and says so at admission, not later.
 * Entries that cannot be computed together (of different groups) are not put together.
@@ -49,13 +51,16 @@ class EntryTooLong(Exception):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a batch and the queue may hold: positions (padding counted), entries, queued positions, padding share, and
-    queued entries (None: as many as the positions allow)."""
+    queued entries (None: as many as the positions allow). `packed`: the model computes no padding. `enough`: positions
+    beyond which a batch takes no further entry (None: as many as it may hold)."""
 
     max_batch_tokens: int
     max_batch_requests: int
     max_queued_tokens: int
     max_padding: float = 0.3
     max_queued_requests: int | None = None
+    packed: bool = False
+    enough: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -203,13 +208,17 @@ class Batcher(Generic[P, W]):
         limits = self.limits
         oldest = candidates[0]
         chosen, longest, tokens = [oldest], oldest.length, oldest.length
-        # `sorted` is stable: among equally near lengths the older comes first.
+        most = min(limits.max_batch_tokens, limits.enough or limits.max_batch_tokens)
         alike = [entry for entry in candidates[1:] if entry.group == oldest.group]
-        for entry in sorted(alike, key=lambda entry: abs(entry.length - oldest.length)):
+        if not limits.packed:
+            # `sorted` is stable: among equally near lengths the older comes first.
+            alike = sorted(alike, key=lambda entry: abs(entry.length - oldest.length))
+        for entry in alike:
             if len(chosen) == limits.max_batch_requests:
                 break
-            padded = max(longest, entry.length) * (len(chosen) + 1)
-            if padded > limits.max_batch_tokens or tokens + entry.length < (1 - limits.max_padding) * padded:
+            together = tokens + entry.length
+            padded = together if limits.packed else max(longest, entry.length) * (len(chosen) + 1)
+            if padded > most or together < (1 - limits.max_padding) * padded:
                 continue
             chosen.append(entry)
             longest, tokens = max(longest, entry.length), tokens + entry.length

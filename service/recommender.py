@@ -29,6 +29,8 @@ from service.store import GuardedStore
 from service.work import Found, Hits, Work
 
 NOTHING_KNOWN = Known()
+ENOUGH_POSITIONS = 640
+"""Of a batch on a processor: from there on a larger one takes longer and answers no more of them a second."""
 
 
 class Recommender(Answerer):
@@ -48,14 +50,16 @@ class Recommender(Answerer):
         self._shared = shared
         self._metrics = metrics
         self._vectors: LruCache[NDArray[np.float32]] = LruCache(settings.user_cache_entries)
+        fast = getattr(parts.encoder, "fast", None)
         limits = Limits(
             settings.max_batch_tokens,
             settings.max_batch_requests,
             settings.max_queued_tokens,
             settings.max_batch_padding,
+            packed=fast is not None,
+            enough=ENOUGH_POSITIONS if settings.device == "cpu" else None,
         )
         self._cores = shares(settings.lanes, settings.threads, settings.device)
-        fast = getattr(parts.encoder, "fast", None)
         self.states = ReusedStates(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None
         self.engine = Engine(
             parts.encoder.encode if self.states is None else self._encode,

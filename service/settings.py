@@ -159,8 +159,8 @@ class Settings(BaseSettings):
         default=2048,
         ge=1,
         le=1_048_576,
-        description="Positions of one forward pass, padding counted; higher (16384) fills a GPU better, and "
-        "on a CPU only adds waiting. A history that takes more is refused with 413.",
+        description="Most positions of one forward pass, padding counted where there is any; higher (16384) fills a "
+        "GPU better. On a CPU a batch of several requests ends at 640. A history that takes more is refused with 413.",
     )
     max_batch_requests: int = Field(
         default=32,
@@ -172,8 +172,8 @@ class Settings(BaseSettings):
         default=0.3,
         ge=0,
         lt=1,
-        description="Largest share of padding in a batch; lower makes batches smaller and purer, higher "
-        "computes more for nothing.",
+        description="Largest share of padding in a batch of a model whose forward computes padding; lower makes "
+        "batches smaller and purer, higher computes more for nothing.",
     )
     max_queued_tokens: int = Field(
         default=65_536,

@@ -247,3 +247,18 @@ def test_nobody_waits_longer_than_all_the_work_before_and_beside_it(
         # every batch before its own holds the oldest entry of its time, which came no later than this one
         assert cost(length, 1) <= latency + 1e-9
         assert latency <= longest_batch * (number + 2) + 1e-9
+
+
+def test_packed_entries_go_by_age_and_cost_their_sum() -> None:
+    queue: Batcher[str, int] = Batcher(Limits(100, 10, 10_000, 0.1, packed=True), Clock())
+    for name, length in (("long", 60), ("short", 5), ("middle", 30), ("late", 40)):
+        admit(queue, name, length)
+    assert keys(queue) == ["long", "short", "middle"], "60 + 5 + 30 fit, although three rows of 60 would not"
+    assert keys(queue) == ["late"]
+
+
+def test_a_batch_with_enough_positions_takes_no_more_but_a_long_entry_goes_alone() -> None:
+    queue: Batcher[str, int] = Batcher(Limits(100, 10, 10_000, 0.5, packed=True, enough=40), Clock())
+    for name, length in (("a", 20), ("b", 20), ("c", 20), ("huge", 90), ("d", 10)):
+        admit(queue, name, length)
+    assert [keys(queue) for _ in range(3)] == [["a", "b"], ["c", "d"], ["huge"]]
