@@ -2,20 +2,22 @@
 
     python -m benchmarks.simulation ARTIFACT [--share 0.8] [--seconds 60] [--rounds 5]
 
-The batching core (`service/batcher.py`) runs on a virtual clock with the cost of a batch as it was just measured on the
-model, and gets the very arrivals, lengths and order that the service gets. What the service is slower by is everything
-around the model: HTTP, threads, the search, the neighbourly clock. Capacity is the closed loop's with 16 clients. The
-last line is one JSON object.
+The batching core (`service/batcher.py`) runs on a virtual clock, in as many lanes as the service has, with the cost of
+a batch as it was just measured on the model, and gets the very arrivals, lengths and order that the service gets. What
+the service is slower by is everything around the model: HTTP, threads, the search. Capacity is the closed loop's with
+16 clients. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import itertools
 import json
 import random
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ from rich.console import Console
 from benchmarks.load import Pool, closed_loop, milliseconds, open_loop, percentile, request
 from benchmarks.server import Server
 from index import Catalog
-from service.batcher import Batcher, Limits, Waiter
+from service.batcher import Batch, Batcher, Limits, Waiter
+from service.cores import Shares, shares
 from service.parts import Parts, open_parts
 from service.recommender import ENOUGH_POSITIONS
 from service.settings import Settings
@@ -39,7 +42,7 @@ SETTINGS = {
     "user_cache_entries": "0", "max_queue_seconds": "0", "max_loop_delay_ms": "0", "deadline_ms": "120000",
     "max_queued_tokens": "1000000",
 }  # fmt: skip
-Cost = Callable[[int, int], float]
+Cost = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -58,37 +61,64 @@ def requests(parts: Parts, seed: int) -> Iterator[Asked]:
         yield Asked(history, parts.encoder.prepare(history).length)
 
 
-def measured_cost(parts: Parts, asked: Iterator[Asked], rounds: int) -> tuple[Cost, dict[str, float]]:
-    """Seconds of a batch from its positions and rows: a line through measured batches, least squares."""
-    rows, seconds = [], []
-    for _ in range(rounds):
-        for count in (1, 2, 3, 4, 6):
-            prompts = [parts.encoder.prepare(each.history) for each in itertools.islice(asked, count)]
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a batch from its positions: one that has the machine to itself, and one beside another lane's."""
+
+    alone: Cost
+    beside: Cost
+
+
+def measured_costs(parts: Parts, asked: Iterator[Asked], cores: Shares, rounds: int) -> Costs:
+    """As the service runs its passes: alone with all threads, and in all lanes at the same time."""
+    seen: dict[bool, list[tuple[int, float]]] = {True: [], False: []}
+
+    def passes(batches: Sequence[list[Asked]], alone: bool) -> None:
+        torch.set_num_threads(cores.alone if alone else cores.threads)
+        for batch in batches:
+            prompts = [parts.encoder.prepare(each.history) for each in batch]
             started = time.perf_counter()
             parts.encoder.encode(prompts)
-            seconds.append(time.perf_counter() - started)
-            rows.append((1.0, sum(prompt.length for prompt in prompts), count))
-    found, *_ = np.linalg.lstsq(np.asarray(rows), np.asarray(seconds), rcond=None)
-    line = {"batch_s": float(found[0]), "position_s": float(found[1]), "row_s": float(found[2])}
-    return (lambda positions, count: float(max(1e-6, found @ (1.0, positions, count)))), line
+            seen[alone].append((sum(prompt.length for prompt in prompts), time.perf_counter() - started))
+
+    def drawn() -> list[list[Asked]]:
+        return [list(itertools.islice(asked, count)) for _ in range(rounds) for count in (1, 2, 1, 2)]
+
+    passes(drawn(), True)
+    lanes = [threading.Thread(target=passes, args=(drawn(), False)) for _ in range(cores.lanes)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    return Costs(*(_line(seen[alone]) for alone in (True, False)))
 
 
-def simulate(arrivals: Sequence[tuple[float, int]], limits: Limits, cost: Cost) -> list[float]:
-    """Latencies of requests (due, positions) through the batching core and one device, in the order of arrival."""
+def _line(measured: Sequence[tuple[int, float]]) -> Cost:
+    """Seconds of a batch as a line over its positions, least squares."""
+    rows = np.asarray([(1.0, positions) for positions, _ in measured])
+    found, *_ = np.linalg.lstsq(rows, np.asarray([seconds for _, seconds in measured]), rcond=None)
+    return lambda positions: float(max(1e-6, found @ (1.0, positions)))
+
+
+def simulate(arrivals: Sequence[tuple[float, int]], limits: Limits, costs: Costs, lanes: int = 1) -> list[float]:
+    """Latencies of requests (due, positions) through the batching core and its lanes, in the order of arrival."""
     now = 0.0
     queue: Batcher[int, int] = Batcher(limits, lambda: now)
     latencies, waiting = [0.0] * len(arrivals), list(enumerate(arrivals))[::-1]
-    while waiting or queue.depth:
+    running: list[tuple[float, int, Batch[int, int]]] = []  # by the time of their end
+    while waiting or queue.depth or running:
+        while running and running[0][0] <= now:
+            end, _, batch = heapq.heappop(running)
+            queue.done(batch)
+            for entry in batch.entries:
+                latencies[entry.work] = end - arrivals[entry.work][0]
         while waiting and waiting[-1][1][0] <= now:
             number, (_, positions) = waiting.pop()
             queue.admit(number, positions, number, Waiter(number, float("inf")))
-        if (batch := queue.next_batch()) is None:
-            now = waiting[-1][1][0]
-            continue
-        now += cost(batch.tokens, len(batch.entries))
-        queue.done(batch)
-        for entry in batch.entries:
-            latencies[entry.work] = now - arrivals[entry.work][0]
+        while len(running) < lanes and (taken := queue.next_batch()) is not None:
+            cost = costs.alone if not running and not queue.depth else costs.beside
+            heapq.heappush(running, (now + cost(taken.tokens), taken.entries[0].work, taken))
+        now = min([end for end, _, _ in running[:1]] + [due for _, (due, _) in waiting[-1:]], default=now)
     return latencies
 
 
@@ -134,8 +164,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    console = Console(stderr=True)
+    console, cores = Console(stderr=True), shares(0, 0)
     parts: Any = open_parts(options.artifact, "cpu", options.precision)
     ids = Catalog.read(options.artifact / "catalog.parquet").item_ids
     given = Settings.model_fields
@@ -153,11 +182,11 @@ def main() -> None:
     with Server(options.artifact, {**SETTINGS, "precision": options.precision}) as server:
         host = server.url.removeprefix("http://")
         for number in range(options.rounds):
-            cost, line = measured_cost(parts, requests(parts, seed=100 + number), 4)
+            costs = measured_costs(parts, requests(parts, seed=100 + number), cores, 6)
             rps, alone_s = asyncio.run(capacity_of(server, wire(requests(parts, 200 + number), host), 10.0))
             rate = options.share * rps
             arrivals = arrivals_of(number, rate, options.seconds, requests(parts, 300 + number))
-            expected = sorted(simulate(arrivals, limits, cost))
+            expected = sorted(simulate(arrivals, limits, costs, cores.lanes))
             found = asyncio.run(real(server, wire(requests(parts, 300 + number), host), rate, options.seconds, number))
             row = {"capacity_rps": round(rps, 2), "alone_ms": milliseconds(alone_s), "requests": len(found)}
             for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
@@ -166,7 +195,7 @@ def main() -> None:
                 row |= {f"{name}_ms": milliseconds(service), f"{name}_simulated_ms": milliseconds(model)}
                 row[f"{name}_ratio"] = round(service / model, 3)
             rows.append(row)
-            console.print(row, line)
+            console.print(row)
     medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
     print(json.dumps({"artifact": options.artifact.name, "precision": options.precision, "share": options.share,
                       "medians": medians, "rounds": rows}))  # fmt: skip

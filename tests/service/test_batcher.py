@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.simulation import simulate
+from benchmarks.simulation import Costs, simulate
 from service.batcher import WINDOW_BATCHES, Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
 
 NEVER = 1e9
@@ -221,9 +221,12 @@ def test_the_simulation_is_the_queue_of_a_single_server() -> None:
     for due, _ in arrivals:
         free = max(free, due) + 1.0
         expected.append(free - due)
-    assert simulate(arrivals, one, lambda positions, count: 1.0) == pytest.approx(expected)
-    together = simulate(arrivals, Limits(100, 8, 10_000, 0.5), lambda positions, count: 1.0)
+    second = Costs(lambda positions: 1.0, lambda positions: 1.0)
+    assert simulate(arrivals, one, second) == pytest.approx(expected)
+    together = simulate(arrivals, Limits(100, 8, 10_000, 0.5), second)
     assert together == pytest.approx([1.0, 1.5, 1.4, 1.0, 1.9])
+    # two lanes: the second request does not wait, the third waits for the first
+    assert simulate(arrivals, one, second, lanes=2) == pytest.approx([1.0, 1.0, 1.4, 1.0, 1.0])
 
 
 @given(
@@ -238,14 +241,14 @@ def test_nobody_waits_longer_than_all_the_work_before_and_beside_it(
     """On the virtual clock with a cost that batches share: no entry starves, whatever the lengths."""
     arrivals = sorted(zip(due, lengths, strict=False))
 
-    def cost(positions: int, count: int) -> float:
+    def cost(positions: int) -> float:
         return 0.1 + 0.01 * positions
 
-    latencies = simulate(arrivals, Limits(64, 4, 10_000, padding), cost)
+    latencies = simulate(arrivals, Limits(64, 4, 10_000, padding), Costs(cost, cost))
     for number, ((_, length), latency) in enumerate(zip(arrivals, latencies, strict=True)):
-        longest_batch = cost(64, 4)
+        longest_batch = cost(64)
         # every batch before its own holds the oldest entry of its time, which came no later than this one
-        assert cost(length, 1) <= latency + 1e-9
+        assert cost(length) <= latency + 1e-9
         assert latency <= longest_batch * (number + 2) + 1e-9
 
 
