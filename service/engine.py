@@ -123,7 +123,7 @@ class Engine(QueuedEngine[Work, Found]):
         self._device.unwatch(self._waiting)
         # The recommender holds this engine, and these hold the recommender: without the circle, counting
         # references gives the model's memory back at once.
-        self._encode = self._search = _closed
+        self._encode = self._search = self._before_pass = _closed
 
     def _loops(self) -> Iterable[tuple[str, Callable[[], None]]]:
         return *[("device", self._device_loop)] * self._lanes, ("search", self._search_loop)
