@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.small import END, small_config, tokenizer_of
+from benchmarks.small import END, backbone_config, tokenizer_of
 from index.trie import TokenTrie
 from modeling.atomic import replaced_folder
 from modeling.generator import BeamSettings, Counts, Generator, Text, _Run
@@ -41,7 +41,7 @@ def trained_small(folder: Path, split: Split, tokens: list[list[int]], steps: in
     if (folder / "config.json").exists():
         return Qwen3ForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(small_config())
+    model = Qwen3ForCausalLM(backbone_config())
     stream = np.concatenate(
         [[*tokens[row], END] for user in range(split.dataset.n_users) for row in split.train_row(user)]
     )

@@ -1,6 +1,7 @@
 """`small`: a decoder of fixed shape (Qwen3, 8 layers, 512 wide, 8,192 tokens, 26 M weights), random, for timing only.
 
     python -m benchmarks.small --data demo|DIR --out artifacts/small [--form compressed|titles] [--seed 0]
+        [--shape small|qwen3-0.6b|llama-3.2-1b] [--no-text]
 
 Writes an artifact of recipe `anyo` around it that has learned nothing: what it answers is noise, what it costs is real.
 The tokenizer is made of the catalog's titles.
@@ -11,11 +12,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 
+from benchmarks.shapes import SHAPES, config_of
 from modeling.atomic import replaced_folder
 from modeling.build import Sources, build_model
 from training.cli_common import open_dataset
@@ -25,23 +27,15 @@ from training.fit import Fitted, read_text
 from training.recipes.anyo import recipe
 from training.recipes.base import with_settings
 
-if TYPE_CHECKING:
-    from transformers import Qwen3Config
-
-LAYERS, WIDTH, HEADS, VOCABULARY = 8, 512, 8, 8192
+VOCABULARY, POSITIONS = 8192, 2048
 END, END_TOKEN = 0, "<|end|>"
 SETTINGS = ("adapter.kind=none", "items.text_source=minilm")
+NO_TEXT = ("adapter.kind=none", "items.tower=id", "items.dim=128")
 
 
-def small_config() -> Qwen3Config:
-    """The shape of `small`."""
-    from transformers import Qwen3Config
-
-    return Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=HEADS // 2, head_dim=WIDTH // HEADS, intermediate_size=3 * WIDTH,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=END, eos_token_id=END,
-    )  # fmt: skip
+def backbone_config(shape: str = "small") -> Any:
+    """The shape, with positions for long histories and the end token of `tokenizer_of`."""
+    return config_of(shape, max_position_embeddings=POSITIONS, bos_token_id=END, eos_token_id=END)
 
 
 def tokenizer_of(titles: Sequence[str]) -> Any:
@@ -61,24 +55,33 @@ def tokenizer_of(titles: Sequence[str]) -> Any:
     return backend
 
 
-def write_backbone(folder: Path, titles: Sequence[str]) -> None:
-    """Write `small` and its tokenizer to `folder`, as `transformers` reads them."""
-    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+def write_backbone(folder: Path, titles: Sequence[str], shape: str = "small") -> None:
+    """Write a shape and its tokenizer to `folder`, as `transformers` reads them."""
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     with replaced_folder(folder) as work:
-        Qwen3ForCausalLM(small_config()).save_pretrained(str(work))
+        AutoModelForCausalLM.from_config(backbone_config(shape)).save_pretrained(str(work))
         PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(titles), eos_token=END_TOKEN).save_pretrained(str(work))
 
 
-def write_small(data: str, out: Path, form: str, console: Console, seed: int = 0) -> None:
-    """Write an artifact of `anyo` over `small` that was never trained."""
+def write_small(
+    data: str,
+    out: Path,
+    form: str,
+    console: Console,
+    seed: int = 0,
+    *,
+    shape: str = "small",
+    settings: Sequence[str] = SETTINGS,
+) -> None:
+    """Write an artifact of `anyo` over a shape that was never trained."""
     split = leave_one_out(open_dataset(data, ties="file", seed=0, strict=False, console=console))
     titles = split.dataset.titles
-    backbone = out.absolute().parent / ".backbones" / f"small-{split.dataset.sha256[:8]}"
+    backbone = out.absolute().parent / ".backbones" / f"{shape}-{split.dataset.sha256[:8]}"
     if not (backbone / "config.json").exists():
-        write_backbone(backbone, titles)
-    untrained = with_settings(recipe("small"), [*SETTINGS, f"history.form={form}"])
+        write_backbone(backbone, titles, shape)
+    untrained = with_settings(recipe(shape), [*settings, f"history.form={form}"])
     sources = Sources(backbone=backbone)
     text = read_text(untrained, split, sources, console)
     torch.manual_seed(seed)
@@ -100,8 +103,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("artifacts/small"))
     parser.add_argument("--form", choices=("compressed", "titles"), default="compressed")
     parser.add_argument("--seed", type=int, default=0, help="of everything but the backbone")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
+    parser.add_argument("--no-text", action="store_true", help="no title vectors, which minilm makes")
     options = parser.parse_args()
-    write_small(options.data, options.out, options.form, Console(stderr=True), options.seed)
+    settings = NO_TEXT if options.no_text else SETTINGS
+    write_small(
+        options.data, options.out, options.form, Console(stderr=True), options.seed,
+        shape=options.shape, settings=settings,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.small import END, END_TOKEN, small_config, tokenizer_of
+from benchmarks.small import END, END_TOKEN, backbone_config, tokenizer_of
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.generation import Wanted, WriteSettings
@@ -40,7 +40,7 @@ def small_writer(catalog: Catalog) -> ItemWriter:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(small_config()).eval().requires_grad_(False)
+    model = Qwen3ForCausalLM(backbone_config()).eval().requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(catalog.titles), eos_token=END_TOKEN)
     spelling = TitleSpelling(tokenizer, TITLE_TOKENS)
     tokens = spelling.spell(catalog.titles, END)

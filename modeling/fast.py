@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.packed import PackedForward
 from modeling.prompt import ID, TEXT, TOKEN, Prompt
-from modeling.stack import Stack, stack_of
+from modeling.stack import Stack, pooled_states, stack_of
 
 if TYPE_CHECKING:
     from modeling.user_encoder import UserEncoder
@@ -50,6 +51,7 @@ class FastForward(nn.Module):
         prefix: positions of the instruction.
         prefix_LKSAD: their keys and values.
         table_RH: item vectors as the backbone reads them; None where they would take too much memory.
+        packed: how rows are read on a GPU in half precision; None elsewhere.
     """
 
     table_RH: Tensor | None
@@ -62,6 +64,7 @@ class FastForward(nn.Module):
         self.prefix = len(encoder.prompts.prefix)
         self.register_buffer("table_RH", self._make_table(), persistent=False)
         self.register_buffer("prefix_LKSAD", self._read_prefix(), persistent=False)
+        self.packed = PackedForward.of(self)
 
     @classmethod
     def of(cls, encoder: UserEncoder) -> tuple[FastForward | None, str]:
@@ -75,6 +78,21 @@ class FastForward(nn.Module):
         if not difference <= (TOLERANCE if exact else HALF_TOLERANCE):
             return None, f"its vectors differ by {difference:.2g} from those of the plain forward"
         return fast, ""
+
+    def record(self) -> str:
+        """Record what batches launch on a GPU, once weights stay where they are; elsewhere there is nothing to do.
+
+        Returns:
+            Nothing, or why launches stay unrecorded.
+        """
+        if self.packed is None:
+            return ""
+        self.packed.record()
+        difference = self.difference()
+        if difference <= HALF_TOLERANCE:
+            return ""
+        self.packed.forget()
+        return f"recorded launches give vectors that differ by {difference:.2g} from those of the plain forward"
 
     @property
     def encoder(self) -> UserEncoder:
@@ -168,20 +186,16 @@ class FastForward(nn.Module):
 
     def _pooled(self, embeds_PH: Tensor, lengths: np.ndarray[Any, Any]) -> Tensor:
         """States [B, H] at the last position of every row."""
-        stack, before = self.stack, self.prefix
-        layout = _Layout(lengths, before, embeds_PH.device)
-        states_PH = stack.begin(embeds_PH, layout.places_P)
-        turns = stack.turns(layout.places_P, states_PH)
-        last = stack.layers - 1
-        for layer in range(last):
-            keys_PAD, values_PAD = stack.keys_values(layer, states_PH, turns)
-            mixed_PAD = self._mix(layer, stack.queries(layer, states_PH, turns), keys_PAD, values_PAD, layout)
-            states_PH = stack.finish(layer, states_PH, mixed_PAD)
-        keys_PAD, values_PAD = stack.keys_values(last, states_PH, turns)
-        states_BH = states_PH[layout.last_B]
-        queries_BAD = stack.queries(last, states_BH, stack.turns(layout.places_P[layout.last_B], states_BH))
-        mixed_BAD = self._mix_last(queries_BAD, keys_PAD, values_PAD, layout)
-        return stack.end(stack.finish(last, states_BH, mixed_BAD))
+        if self.packed is not None:
+            return self.packed(embeds_PH, lengths)
+        layout, last = _Layout(lengths, self.prefix, embeds_PH.device), self.stack.layers - 1
+
+        def attend(layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor) -> Tensor:
+            if layer == last:
+                return self._mix_last(queries_PAD, keys_PAD, values_PAD, layout)
+            return self._mix(layer, queries_PAD, keys_PAD, values_PAD, layout)
+
+        return pooled_states(self.stack, embeds_PH, layout.places_P, layout.last_B, attend)
 
     def _mix(self, layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor, layout: _Layout) -> Tensor:
         """Causal attention within every row, [P, A, D]."""
@@ -228,18 +242,16 @@ class FastForward(nn.Module):
             return torch.empty(0)
         words = cast(Any, encoder.backbone).get_input_embeddings()
         embeds_PH = words(torch.from_numpy(encoder.prompts.prefix).to(encoder.device))
-        self.prefix = 0  # while the prefix itself is read
-        layout = _Layout(np.array([count]), 0, encoder.device)
-        states_PH = stack.begin(embeds_PH, layout.places_P)
-        turns, found = stack.turns(layout.places_P, states_PH), []
-        for layer in range(stack.layers):
-            keys_PAD, values_PAD = stack.keys_values(layer, states_PH, turns)
-            found.append(torch.stack([keys_PAD, values_PAD]))
-            if layer < stack.layers - 1:
-                mixed_PAD = self._mix(layer, stack.queries(layer, states_PH, turns), keys_PAD, values_PAD, layout)
-                states_PH = stack.finish(layer, states_PH, mixed_PAD)
-        self.prefix = count
-        return torch.stack(found).clone()
+        kept: list[Tensor] = []
+
+        def attend(layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor) -> Tensor:
+            kept.append(torch.stack([keys_PAD, values_PAD]))
+            row = [states[None].transpose(1, 2) for states in (queries_PAD, keys_PAD, values_PAD)]
+            return attention(*row, is_causal=len(queries_PAD) > 1)[0].transpose(0, 1)
+
+        places_P = torch.arange(count, device=encoder.device)
+        pooled_states(stack, embeds_PH, places_P, places_P[-1:], attend)
+        return torch.stack(kept).clone()
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from modeling.fast import FastForward, attention
 from modeling.prompt import Prompt
+from modeling.stack import pooled_states
 
 Key = tuple[bytes, bytes]
 
@@ -84,23 +85,24 @@ class ReusedStates:
         places_P = torch.cat(
             [torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
         ).to(device)
-        last_B = torch.tensor(ends, device=device) - 1
-        states_PH = stack.begin(embeds_PH, places_P)
-        turns, read = stack.turns(places_P, states_PH), list[list[Tensor]]()
-        for layer in range(stack.layers):
-            new_KPAD = torch.stack(stack.keys_values(layer, states_PH, turns))
+        read = list[list[Tensor]]()
+
+        def attend(layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor) -> Tensor:
+            new_KPAD = torch.stack([keys_PAD, values_PAD])
             rows = [
                 _joined(None if past is None else past[layer], new_KPAD[:, begin:end].transpose(1, 2))
                 for past, (begin, end) in zip(pasts, spans, strict=True)
             ]
             read.append(rows)
-            if layer == stack.layers - 1:  # only the last position asks
-                states_PH, turns = states_PH[last_B], stack.turns(places_P[last_B], states_PH[last_B])
-                spans = [(row, row + 1) for row in range(len(spans))]
-            queries_PAD = stack.queries(layer, states_PH, turns)
-            mixed = [_mixed(queries_PAD[begin:end], row) for row, (begin, end) in zip(rows, spans, strict=True)]
-            states_PH = stack.finish(layer, states_PH, torch.cat(mixed))
-        return stack.end(states_PH), [torch.stack([rows[row] for rows in read]) for row in range(len(lengths))]
+            # in the last layer only the last position of a row asks
+            asking = spans if layer < stack.layers - 1 else [(row, row + 1) for row in range(len(rows))]
+            return torch.cat(
+                [_mixed(queries_PAD[begin:end], row) for row, (begin, end) in zip(rows, asking, strict=True)]
+            )
+
+        last_B = torch.tensor(ends, device=device) - 1
+        states_BH = pooled_states(stack, embeds_PH, places_P, last_B, attend)
+        return states_BH, [torch.stack([rows[row] for rows in read]) for row in range(len(lengths))]
 
     # -- what is kept ------------------------------------------------------------------------------------------------
 

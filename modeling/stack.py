@@ -11,12 +11,14 @@ Shape legend: P positions of all rows without padding, H width, A heads, D width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.pieces import pieces_for
 from modeling.transformer import OwnTransformer
 
 
@@ -42,6 +44,10 @@ class Stack(Protocol):
         """Queries [P, A, D]."""
         ...
 
+    def mapped(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the same positions: what the two above give, at less cost."""
+        ...
+
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         """The layer's output [P, H] from its input and what attention mixed."""
         ...
@@ -49,6 +55,23 @@ class Stack(Protocol):
     def end(self, states_PH: Tensor) -> Tensor:
         """What stands after the last layer."""
         ...
+
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, queries, keys, values) to what attention mixed, [., A, D]: for every query; there is one for each position,
+in the last layer for each position that is wanted."""
+
+
+def pooled_states(stack: Stack, embeds_PH: Tensor, places_P: Tensor, wanted_B: Tensor, attend: Attend) -> Tensor:
+    """States [B, H] of some positions after all layers; in the last layer, theirs alone are computed."""
+    states_PH = stack.begin(embeds_PH, places_P)
+    turns, last = stack.turns(places_P, states_PH), stack.layers - 1
+    for layer in range(last):
+        states_PH = stack.finish(layer, states_PH, attend(layer, *stack.mapped(layer, states_PH, turns)))
+    keys_PAD, values_PAD = stack.keys_values(last, states_PH, turns)
+    states_BH = states_PH[wanted_B]
+    queries_BAD = stack.queries(last, states_BH, stack.turns(places_P[wanted_B], states_BH))
+    return stack.end(stack.finish(last, states_BH, attend(last, queries_BAD, keys_PAD, values_PAD)))
 
 
 def stack_of(backbone: nn.Module) -> Stack | None:
@@ -61,7 +84,8 @@ def stack_of(backbone: nn.Module) -> Stack | None:
     if name in ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"):
         if windows or (name == "MistralModel" and getattr(config, "sliding_window", None)):
             return None
-        return RotaryStack(backbone)
+        fused = next(backbone.parameters()).is_cuda and FusedRotaryStack.fits(backbone)
+        return FusedRotaryStack(backbone) if fused else RotaryStack(backbone)
     if name == "BertModel":
         return BertStack(backbone)
     return None
@@ -87,18 +111,29 @@ class RotaryStack:
         return cos_1PD[0, :, None], signed_PD[:, None]
 
     def keys_values(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor]:
-        block = self._body.layers[layer]
-        attention, normal_PH = block.self_attn, _rms(block.input_layernorm, states_PH)
-        keys_PAD = attention.k_proj(normal_PH).view(len(states_PH), -1, self._width)
-        values_PAD = attention.v_proj(normal_PH).view(len(states_PH), -1, self._width)
+        return self._keys_values(layer, self._normal(layer, states_PH), turns)
+
+    def queries(self, layer: int, states_PH: Tensor, turns: Any) -> Tensor:
+        return self._queries(layer, self._normal(layer, states_PH), turns)
+
+    def mapped(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor, Tensor]:
+        normal_PH = self._normal(layer, states_PH)
+        return self._queries(layer, normal_PH, turns), *self._keys_values(layer, normal_PH, turns)
+
+    def _normal(self, layer: int, states_PH: Tensor) -> Tensor:
+        return _rms(self._body.layers[layer].input_layernorm, states_PH)
+
+    def _keys_values(self, layer: int, normal_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor]:
+        attention = self._body.layers[layer].self_attn
+        keys_PAD = attention.k_proj(normal_PH).view(len(normal_PH), -1, self._width)
+        values_PAD = attention.v_proj(normal_PH).view(len(normal_PH), -1, self._width)
         if hasattr(attention, "k_norm"):
             keys_PAD = _rms(attention.k_norm, keys_PAD)
         return _turned(keys_PAD, turns), values_PAD
 
-    def queries(self, layer: int, states_PH: Tensor, turns: Any) -> Tensor:
-        block = self._body.layers[layer]
-        attention, normal_PH = block.self_attn, _rms(block.input_layernorm, states_PH)
-        queries_PAD = attention.q_proj(normal_PH).view(len(states_PH), -1, self._width)
+    def _queries(self, layer: int, normal_PH: Tensor, turns: Any) -> Tensor:
+        attention = self._body.layers[layer].self_attn
+        queries_PAD = attention.q_proj(normal_PH).view(len(normal_PH), -1, self._width)
         if hasattr(attention, "q_norm"):
             queries_PAD = _rms(attention.q_norm, queries_PAD)
         return _turned(queries_PAD, turns)
@@ -113,6 +148,53 @@ class RotaryStack:
 
     def end(self, states_PH: Tensor) -> Tensor:
         return _rms(self._body.norm, states_PH)
+
+
+class FusedRotaryStack(RotaryStack):
+    """The same on a GPU, where a small kernel costs as much as its launch: maps of one input are one product, what
+    stands between products is compiled to few kernels, and residuals are added by the products.
+
+    The joint weights take no memory of their own: the backbone's become views of them.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        for block in backbone.layers:
+            for maps in _joint_maps(block):
+                _join(maps)
+        self._pieces = pieces_for(next(backbone.parameters()).device)
+
+    @staticmethod
+    def fits(backbone: Any) -> bool:
+        """Whether no map has a bias of its own (those of Qwen 2 have)."""
+        maps = [
+            each
+            for block in backbone.layers
+            for maps in (*_joint_maps(block), [block.self_attn.o_proj, block.mlp.down_proj])
+            for each in maps
+        ]
+        return all(type(each) is nn.Linear and each.bias is None for each in maps)
+
+    def mapped(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor, Tensor]:
+        block = self._body.layers[layer]
+        attention, (given, _) = block.self_attn, _joint_maps(block)
+        joint_PAD = F.linear(self._normal(layer, states_PH), _joint(given)).view(len(states_PH), -1, self._width)
+        norms = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        weights = [None if norm is None else norm.weight for norm in norms]
+        epsilon = norms[0].variance_epsilon if norms[0] is not None else 0.0
+        shared = attention.k_proj.out_features // self._width
+        found: tuple[Tensor, Tensor, Tensor] = self._pieces.turned(
+            joint_PAD, self.heads, shared, weights[0], weights[1], epsilon, *turns
+        )
+        return found
+
+    def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
+        block = self._body.layers[layer]
+        states_PH = torch.addmm(states_PH, mixed_PAD.reshape(len(states_PH), -1), block.self_attn.o_proj.weight.T)
+        normal_PH = _rms(block.post_attention_layernorm, states_PH)
+        _, given = _joint_maps(block)
+        inner_PF = self._pieces.gated(F.linear(normal_PH, _joint(given)), block.mlp.act_fn)
+        return states_PH.addmm_(inner_PF, block.mlp.down_proj.weight.T)
 
 
 class BertStack:
@@ -140,6 +222,9 @@ class BertStack:
     def queries(self, layer: int, states_PH: Tensor, turns: Any) -> Tensor:
         found: Tensor = self._body.encoder.layer[layer].attention.self.query(states_PH)
         return found.view(len(states_PH), self.heads, -1)
+
+    def mapped(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return self.queries(layer, states_PH, turns), *self.keys_values(layer, states_PH, turns)
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.encoder.layer[layer]
@@ -176,6 +261,10 @@ class OwnStack:
     def queries(self, layer: int, states_PH: Tensor, turns: Any) -> Tensor:
         return self._mapped(layer, states_PH, slice(states_PH.shape[-1])).view(len(states_PH), self.heads, -1)
 
+    def mapped(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found = self._mapped(layer, states_PH, slice(None)).view(len(states_PH), 3, self.heads, -1)
+        return found[:, 0], found[:, 1], found[:, 2]
+
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.blocks[layer]
         states_PH = states_PH + block.attention_output(mixed_PAD.reshape(len(states_PH), -1))
@@ -190,6 +279,38 @@ class OwnStack:
         block = self._body.blocks[layer]
         joint = block.query_key_value
         return F.linear(block.attention_norm(states_PH), joint.weight[part], joint.bias[part])
+
+
+def _joint_maps(block: Any) -> tuple[list[nn.Linear], list[nn.Linear]]:
+    """Maps of one input: queries, keys and values; gate and what it gates."""
+    attention, feed = block.self_attn, block.mlp
+    return [attention.q_proj, attention.k_proj, attention.v_proj], [feed.gate_proj, feed.up_proj]
+
+
+def _join(maps: list[nn.Linear]) -> None:
+    """Put the weights of maps of one input one after the other in memory."""
+    if _adjacent(maps):
+        return
+    joint = torch.cat([each.weight.data for each in maps])
+    for each, part in zip(maps, joint.split([each.out_features for each in maps]), strict=True):
+        each.weight.data = part
+
+
+def _adjacent(maps: list[nn.Linear]) -> bool:
+    weights = [each.weight for each in maps]
+    ends = [weight.data_ptr() + weight.nbytes for weight in weights]
+    return len({weight.untyped_storage().data_ptr() for weight in weights}) == 1 and all(
+        weight.data_ptr() == end for weight, end in zip(weights[1:], ends, strict=False)
+    )
+
+
+def _joint(maps: list[nn.Linear]) -> Tensor:
+    """The weights of maps that stand one after the other, as one matrix; a copy where they no longer do (one of them
+    was replaced by an equal one of another model)."""
+    if not _adjacent(maps):
+        return torch.cat([each.weight for each in maps])
+    first = maps[0].weight
+    return first.as_strided((sum(each.out_features for each in maps), first.shape[1]), first.stride())
 
 
 def _rms(norm: Any, states: Tensor) -> Tensor:

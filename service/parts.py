@@ -103,6 +103,8 @@ def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"]) -
     if reason := artifact.encoder.speed_up():
         log.info("plain_forward", artifact=folder.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(artifact))
+    if artifact.encoder.fast and (reason := artifact.encoder.fast.record()):  # sharing moves weights: after it
+        log.warning("launches_not_recorded", artifact=folder.name, reason=reason)
     catalog, index = catalog_piece.value, index_piece.value
     if device != "cpu":  # exact search beside the model: no way to the host and back between the two
         index = DeviceIndex(index.vectors_ND, device)

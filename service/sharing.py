@@ -83,7 +83,7 @@ def _share_tensor(pool: Pool, tensor: torch.Tensor, kind: str) -> Piece:
     content = plain.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
     digest = hashlib.sha256(content.data).digest()
     key = ("tensor", digest, plain.dtype, tuple(plain.shape), str(plain.device))
-    return pool.share(key, lambda: Piece(kind, plain, plain.untyped_storage().nbytes()))
+    return pool.share(key, lambda: Piece(kind, plain, plain.nbytes))
 
 
 def share_title_tokens(pool: Pool, titles: TitleTokens, files: Hashable) -> Piece:
