@@ -124,7 +124,7 @@ def forward(encoder: UserEncoder, device: str, rate: float, end: float) -> dict[
     found["alone_launched_ms"] = milliseconds(lambda: encoder.encode(one), device)
     found["kernels_of_one"] = kernels(lambda: encoder.encode(one), device)
     started = time.perf_counter()
-    if reason := fast.record():
+    if reason := fast.record(max(POSITIONS)):
         raise SystemExit(f"no recorded launches: {reason}")
     found["recording_s"] = time.perf_counter() - started
     found["difference_recorded"] = fast.difference()
@@ -231,7 +231,7 @@ def service(artifact: Path, device: str) -> dict[str, Any]:
 
     settings = {
         "device": device, "precision": "fp32" if device == "cpu" else "bf16", "user_cache_entries": 0,
-        "max_batch_tokens": 16384, "max_batch_requests": 128, "max_queued_tokens": 2**30, "max_queue_seconds": 60,
+        "max_batch_tokens": 16384, "max_batch_requests": 128, "max_queued_tokens": 2**26, "max_queue_seconds": 60,
     }  # fmt: skip
     started = time.perf_counter()
     with Server(artifact, settings) as server:

@@ -79,15 +79,16 @@ class FastForward(nn.Module):
             return None, f"its vectors differ by {difference:.2g} from those of the plain forward"
         return fast, ""
 
-    def record(self) -> str:
-        """Record what batches launch on a GPU, once weights stay where they are; elsewhere there is nothing to do.
+    def record(self, positions: int) -> str:
+        """Record what batches of up to so many positions launch on a GPU, once weights stay where they are; elsewhere
+        there is nothing to do.
 
         Returns:
             Nothing, or why launches stay unrecorded.
         """
         if self.packed is None:
             return ""
-        self.packed.record()
+        self.packed.record(positions)
         difference = self.difference()
         if difference <= HALF_TOLERANCE:
             return ""
@@ -113,6 +114,8 @@ class FastForward(nn.Module):
 
     def forward(self, prompts: Sequence[Prompt]) -> Tensor:
         """User vectors [B, D]."""
+        if self.packed is not None and (recorded_BD := self.packed.encode(prompts)) is not None:
+            return recorded_BD
         lengths = np.array([prompt.length - self.prefix for prompt in prompts])
         embeds_PH, values_P, free_FC = self.embed(prompts, [self.prefix] * len(prompts))
         states_BH = self._pooled(embeds_PH, lengths)
@@ -187,7 +190,7 @@ class FastForward(nn.Module):
     def _pooled(self, embeds_PH: Tensor, lengths: np.ndarray[Any, Any]) -> Tensor:
         """States [B, H] at the last position of every row."""
         if self.packed is not None:
-            return self.packed(embeds_PH, lengths)
+            return self.packed.pooled(embeds_PH, lengths)
         layout, last = _Layout(lengths, self.prefix, embeds_PH.device), self.stack.layers - 1
 
         def attend(layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor) -> Tensor:

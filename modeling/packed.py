@@ -11,10 +11,11 @@ A heads, D width of a head, H width; R rows and P positions that a size has room
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,15 +23,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeling.pieces import pieces_for
+from modeling.prompt import TEXT, TOKEN, Prompt
 from modeling.stack import pooled_states
 
 if TYPE_CHECKING:
     from modeling.fast import FastForward
 
-SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-"""Positions of the recorded batches."""
-POSITIONS_OF_A_ROW = 16
-"""A size has room for one row in so many of its positions."""
+SIZES = tuple(step * base // 4 for base in (1 << power for power in range(6, 16)) for step in (4, 5, 6, 7))
+"""Positions of the recorded batches, from 64 on: four an octave, so that an eighth of a batch is filling, about."""
+FEWEST_ROWS, POSITIONS_OF_A_ROW = 4, 16
+"""A size has room for so many rows, and for one in so many of its positions."""
 BLOCK = 128
 """Rows that attention takes at a time; what it launches for a row depends on the longest there may be."""
 
@@ -38,67 +40,98 @@ Run = Callable[[], Tensor]
 
 
 class Plan:
-    """Where the rows of a batch stand, as whole numbers in one tensor, so that one copy brings them to the device.
+    """Where the rows of a batch stand, and what stands there: whole numbers in one array or tensor, so that one copy
+    brings them to the device.
 
     Args:
         memory: int32, of `Plan.width` elements.
         positions, rows: what there is room for.
         prefix: positions before every row.
+
+    Attributes:
+        tokens_P, rows_P: the token at a position, or the row of `FastForward.table_RH`; -1 for the one that is not.
+        places_P: positions within rows, the prefix counted.
+        last_B, newest_B: the last position of every row, and the catalog row there.
+        query_ends, key_ends, one_each: [B + 1], where rows begin and end in the positions, in `keys_S`, and among the
+            last positions.
+        keys_S: the prefix and each row, for each row; places in the prefix and the positions behind it.
     """
 
-    def __init__(self, memory: Tensor, positions: int, rows: int, prefix: int) -> None:
-        self.memory = memory
-        parts = memory.split(_widths(positions, rows, prefix))
-        self.places_P, self.last_B, self.query_ends, self.key_ends, self.one_each, self.keys_S = parts
+    def __init__(self, memory: Any, positions: int, rows: int, prefix: int) -> None:
+        self.memory, self.prefix = memory, prefix
+        ends = np.cumsum([0, *self._widths(positions, rows, prefix)]).tolist()
+        parts = [memory[start:end] for start, end in itertools.pairwise(ends)]
+        self.tokens_P, self.rows_P, self.places_P, self.last_B, self.newest_B, *parts = parts
+        self.query_ends, self.key_ends, self.one_each, self.keys_S = parts
+
+    @classmethod
+    def width(cls, positions: int, rows: int, prefix: int) -> int:
+        """Elements of the memory."""
+        return sum(cls._widths(positions, rows, prefix))
 
     @staticmethod
-    def width(positions: int, rows: int, prefix: int) -> int:
-        """Elements of the memory."""
-        return sum(_widths(positions, rows, prefix))
+    def _widths(positions: int, rows: int, prefix: int) -> list[int]:
+        attended = positions + rows * prefix if prefix else 0
+        return [*[positions] * 3, *[rows] * 2, *[rows + 1] * 3, attended]
 
-    def write(self, lengths: NDArray[np.int64], prefix: int) -> None:
+    @classmethod
+    def empty(cls, positions: int, rows: int, prefix: int) -> Plan:
+        """One to be written."""
+        return cls(np.zeros(cls.width(positions, rows, prefix), np.int32), positions, rows, prefix)
+
+    def write(self, lengths: NDArray[np.int64]) -> None:
         """Put the rows of a batch at the beginning; those that are left have no length and come after it."""
-        ends = np.cumsum(lengths)
-        total, count = int(ends[-1]), len(lengths)
-        rows = np.repeat(np.arange(count), lengths)
-        self.places_P[:total] = torch.from_numpy(np.arange(total) - (ends - lengths)[rows] + prefix)
+        ends, count = np.cumsum(lengths), len(lengths)
+        starts, total = ends - lengths, int(ends[-1])
+        self.places_P[:total] = np.arange(total) - np.repeat(starts, lengths) + self.prefix
         self.places_P[total:] = 0
-        self.last_B[:count] = torch.from_numpy(ends - 1)
+        self.last_B[:count] = ends - 1
         self.last_B[count:] = 0
-        for kept, found in ((self.query_ends, ends), (self.key_ends, ends + prefix * np.arange(1, count + 1))):
-            kept[0] = 0
-            kept[1 : count + 1] = torch.from_numpy(found)
-            kept[count + 1 :] = int(found[-1])
-        self.one_each[:] = torch.arange(len(self.one_each))
-        if prefix:
-            attended = lengths + prefix
-            of_row = np.repeat(np.arange(count), attended)
-            within = np.arange(len(of_row)) - (np.cumsum(attended) - attended)[of_row]
-            found = np.where(within < prefix, within, within + (ends - lengths)[of_row])
-            self.keys_S[: len(found)] = torch.from_numpy(found)
+        attended = lengths + self.prefix
+        for kept, found in ((self.query_ends, ends), (self.key_ends, np.cumsum(attended))):
+            kept[1 : count + 1] = found
+            kept[count + 1 :] = found[-1]
+        self.one_each[:] = np.arange(len(self.one_each))
+        if self.prefix:
+            within = np.arange(int(attended.sum())) - np.repeat(np.cumsum(attended) - attended, attended)
+            found = np.where(within < self.prefix, within, within + np.repeat(starts, attended))
+            self.keys_S[: len(found)] = found
             self.keys_S[len(found) :] = 0
 
+    def fill(self, kinds_P: NDArray[np.int8], values_P: NDArray[np.int64], unknown: int, texts_at: int) -> None:
+        """Say what stands at the positions.
 
-def _widths(positions: int, rows: int, prefix: int) -> list[int]:
-    return [positions, rows, rows + 1, rows + 1, rows + 1, positions + rows * prefix if prefix else 0]
+        Args:
+            kinds_P, values_P: as in `Prompt`.
+            unknown: row of unknown items, the last that a value may mean.
+            texts_at: row of the table from which on the vectors of titles stand.
+        """
+        total, slots_P = len(kinds_P), kinds_P != TOKEN
+        rows_P = np.minimum(values_P, unknown)
+        self.tokens_P[:total] = np.where(slots_P, -1, values_P)
+        self.rows_P[:total] = np.where(slots_P, rows_P + texts_at * (kinds_P == TEXT), -1)
+        self.tokens_P[total:] = -1
+        self.rows_P[total:] = 0
+        count = int(np.searchsorted(self.query_ends, total)) if total else 0
+        self.newest_B[:count] = rows_P[self.last_B[:count]]
+        self.newest_B[count:] = 0
 
 
 class PackedForward:
     """Reads batches for one `FastForward`. Safe to use from several threads.
 
     Args:
-        fast: its prefix read.
+        fast: its prefix read and its table made.
         sizes: positions of the batches that are recorded.
         record: makes a function that runs again what it is given; on a GPU, by recording a graph.
     """
 
     def __init__(self, fast: FastForward, sizes: Sequence[int], record: Callable[[Run], Run]) -> None:
-        self._fast = weakref.ref(fast)
-        self._stack, self._prefix = fast.stack, fast.prefix
+        self._weak = weakref.ref(fast)
+        self._prefix, self._longest = fast.prefix, _longest_row(fast)
         self._sizes, self._record = sizes, record
         self._pieces = pieces_for(fast.encoder.device)
-        self._longest = _longest_row(fast)
-        self._recorded: dict[int, _Recorded] = {}
+        self._recorded: list[_Recorded] = []
         self._lock = threading.Lock()
 
     @classmethod
@@ -109,49 +142,65 @@ class PackedForward:
             return None
         return cls(fast, SIZES, Recorder())
 
-    def __call__(self, embeds_PH: Tensor, lengths: NDArray[np.int64]) -> Tensor:
-        """States [B, H] at the last position of every row."""
-        recorded = self._room_for(lengths)
-        if recorded is None:
-            return self._read(embeds_PH, self._plan(lengths), int(lengths.max()))
-        with self._lock:
-            return recorded(embeds_PH, lengths)
-
-    def record(self) -> None:
-        """Record every size, so that no request waits for it. From now on no weight may move in memory."""
-        fast = self._the_fast
-        like_PH = torch.zeros(1, fast.encoder.hidden_size, dtype=fast.encoder.dtype, device=fast.encoder.device)
-        for size in sorted(self._sizes, reverse=True):  # the largest first: the others fit into its memory
-            self._recorded[size] = _Recorded(self, size, like_PH)
+    def record(self, positions: int) -> None:
+        """Record the sizes up to the one that holds so many, so that no request waits for it. From now on no weight
+        may move in memory."""
+        if self._fast.table_RH is None:
+            return
+        wanted = [size for size in self._sizes if size <= positions]
+        wanted += [size for size in self._sizes if size > positions][:1]
+        found = [_Recorded(self, size) for size in reversed(wanted)]  # the largest first: others fit into its memory
+        self._recorded = found[::-1]
 
     def forget(self) -> None:
         """Launch everything as it comes."""
-        self._recorded.clear()
+        self._recorded = []
+
+    def encode(self, prompts: Sequence[Prompt]) -> Tensor | None:
+        """User vectors [B, D] by recorded launches; None where none were recorded that fit."""
+        lengths = np.array([prompt.length - self._prefix for prompt in prompts])
+        recorded = self._room_for(lengths) if not any(prompt.free_vectors for prompt in prompts) else None
+        if recorded is None:
+            return None
+        with self._lock:
+            return recorded(prompts, lengths)
 
     def _room_for(self, lengths: NDArray[np.int64]) -> _Recorded | None:
         """The smallest recorded size with room for the batch."""
+        total, count = int(lengths.sum()), len(lengths)
         if int(lengths.max()) > self._longest:
             return None
-        total = int(lengths.sum())
-        fitting = [size for size in self._recorded if total <= size and len(lengths) <= rows_of(size)]
-        return self._recorded[min(fitting)] if fitting else None
+        return next((each for each in self._recorded if total <= each.size and count <= each.rows), None)
 
-    def _plan(self, lengths: NDArray[np.int64]) -> Plan:
-        """A plan of exactly this batch, on the device."""
+    def pooled(self, embeds_PH: Tensor, lengths: NDArray[np.int64]) -> Tensor:
+        """States [B, H] at the last position of every row."""
         shape = int(lengths.sum()), len(lengths), self._prefix
-        plan = Plan(torch.empty(Plan.width(*shape), dtype=torch.int32), *shape)
-        plan.write(lengths, self._prefix)
-        return Plan(plan.memory.to(self._the_fast.encoder.device), *shape)
+        plan = Plan.empty(*shape)
+        plan.write(lengths)
+        on_device = Plan(torch.from_numpy(plan.memory).to(embeds_PH.device), *shape)
+        return self._pooled(embeds_PH, on_device, int(lengths.max()))
 
     @property
-    def _the_fast(self) -> FastForward:
-        fast = self._fast()
+    def _fast(self) -> FastForward:
+        fast = self._weak()
         assert fast is not None, "rows of an encoder that is gone"
         return fast
 
-    def _read(self, embeds_PH: Tensor, plan: Plan, longest: int) -> Tensor:
+    def _vectors(self, plan: Plan, longest: int) -> Tensor:
+        """User vectors [R, D] of what a plan holds."""
+        fast = self._fast
+        encoder, table_RH = fast.encoder, fast.table_RH
+        assert table_RH is not None
+        embeds_PH = table_RH[plan.rows_P.clamp(min=0)]
+        if encoder.prompts.form == "titles":  # otherwise there are no tokens behind the instruction
+            words_PH = cast(Any, encoder.backbone).get_input_embeddings()(plan.tokens_P.clamp(min=0))
+            embeds_PH = torch.where(plan.rows_P[:, None] < 0, words_PH, embeds_PH)
+        return encoder.finish(self._pooled(embeds_PH, plan, longest), plan.newest_B.long(), None)
+
+    def _pooled(self, embeds_PH: Tensor, plan: Plan, longest: int) -> Tensor:
         """States [R, H] at the last positions of a plan's rows; ``longest`` is that of a row, without the prefix."""
-        last, prefix_LKSAD = self._stack.layers - 1, self._the_fast.prefix_LKSAD
+        stack, prefix_LKSAD = self._fast.stack, self._fast.prefix_LKSAD
+        last = stack.layers - 1
 
         def attend(layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor) -> Tensor:
             if self._prefix:
@@ -164,29 +213,36 @@ class PackedForward:
                 queries_PAD, keys_PAD, values_PAD, ends, plan.key_ends, most, self._prefix + longest
             )
 
-        return pooled_states(self._stack, embeds_PH, plan.places_P, plan.last_B, attend)
+        return pooled_states(stack, embeds_PH, plan.places_P, plan.last_B, attend)
 
 
 class _Recorded:
-    """One size: its inputs, at fixed places in memory, and what runs on them."""
+    """One size: its inputs, at a fixed place in memory, and what runs on them."""
 
-    def __init__(self, packed: PackedForward, size: int, like_PH: Tensor) -> None:
-        self._prefix, rows = packed._prefix, rows_of(size)
-        shape = size, rows, self._prefix
-        width = Plan.width(*shape)
-        self._embeds_PH = like_PH.new_zeros(size, like_PH.shape[1])
-        self._host = Plan(torch.zeros(width, dtype=torch.int32), *shape)
-        device_plan = Plan(torch.zeros(width, dtype=torch.int32, device=like_PH.device), *shape)
-        self._device_memory = device_plan.memory
-        self._host.write(np.array([1]), self._prefix)
-        self._device_memory.copy_(self._host.memory)
-        longest = min(size, packed._longest)
-        self._run = packed._record(lambda: packed._read(self._embeds_PH, device_plan, longest))
+    def __init__(self, packed: PackedForward, size: int) -> None:
+        fast = packed._fast
+        self.size, self.rows = size, max(FEWEST_ROWS, size // POSITIONS_OF_A_ROW)
+        assert fast.table_RH is not None
+        self._unknown = fast.encoder.items.size
+        self._texts_at = self._unknown + 1 if len(fast.table_RH) > self._unknown + 1 else 0
+        shape, longest = (size, self.rows, packed._prefix), min(size, packed._longest)
+        self._plan = Plan.empty(*shape)
+        self._plan.write(np.array([1]))
+        self._host = torch.from_numpy(self._plan.memory)
+        self._device = self._host.to(fast.encoder.device, copy=True)
+        on_device = Plan(self._device, *shape)
+        self._run = packed._record(lambda: packed._vectors(on_device, longest))
 
-    def __call__(self, embeds_PH: Tensor, lengths: NDArray[np.int64]) -> Tensor:
-        self._host.write(lengths, self._prefix)
-        self._device_memory.copy_(self._host.memory)
-        self._embeds_PH[: len(embeds_PH)] = embeds_PH
+    def __call__(self, prompts: Sequence[Prompt], lengths: NDArray[np.int64]) -> Tensor:
+        prefix, plan = self._plan.prefix, self._plan
+        plan.write(lengths)
+        plan.fill(
+            np.concatenate([prompt.kinds_T[prefix:] for prompt in prompts]),
+            np.concatenate([prompt.values_T[prefix:] for prompt in prompts]),
+            self._unknown,
+            self._texts_at,
+        )
+        self._device.copy_(self._host)
         return self._run()[: len(lengths)].clone()
 
 
@@ -201,20 +257,18 @@ class Recorder:
     def __init__(self) -> None:
         self._memory: Any = None
 
+    @torch.inference_mode()
     def __call__(self, run: Run) -> Run:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(stream):  # compiles, and takes what libraries take at first
+        with torch.cuda.stream(stream):  # compiles, and takes what libraries take at first
             for _ in range(self.WARM_UPS):
                 run()
         torch.cuda.current_stream().wait_stream(stream)
         self._memory = self._memory or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile
-        with (
-            torch.inference_mode(),
-            torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"),
-        ):
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             found = run()
 
         def again() -> Tensor:
@@ -222,11 +276,6 @@ class Recorder:
             return found
 
         return again
-
-
-def rows_of(size: int) -> int:
-    """Rows that a recorded size has room for."""
-    return max(4, size // POSITIONS_OF_A_ROW)
 
 
 def attention_of_rows(

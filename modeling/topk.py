@@ -1,4 +1,4 @@
-"""Exact top-k by inner product on the device, in the same stream as the forward: a product and a selection.
+"""Exact top-k by inner product on the device of the forward: a product and a selection.
 
 The contract is that of `index.base.VectorIndex` (which this package does not import): answers sorted by (-score, row),
 excluded rows never, row -1 and score -inf where fewer than k rows are eligible. On a GPU it saves the way to the host
@@ -35,6 +35,8 @@ class DeviceIndex:
         if not np.isfinite(vectors_ND).all():
             raise ValueError("an item vector holds NaN or infinity; only finite values can be ranked")
         self._vectors_ND = torch.from_numpy(np.ascontiguousarray(vectors_ND, np.float32)).to(device)
+        # a queue of its own, which goes first: the next batch's forward is not waited for
+        self._stream = torch.cuda.Stream(device, priority=-1) if self._vectors_ND.is_cuda else None
 
     @property
     def size(self) -> int:
@@ -65,11 +67,20 @@ class DeviceIndex:
         Raises:
             ValueError: k below 1, queries of another width or not finite, or a row outside the index.
         """
-        queries_BD = self._checked(queries_BD, k, exclude)
+        with torch.cuda.stream(self._stream):  # None: where it is
+            return self._search(self._checked(queries_BD, k, exclude), k, exclude, allowed)
+
+    def _search(
+        self,
+        queries_BD: npt.NDArray[np.float32],
+        k: int,
+        exclude: Sequence[npt.NDArray[np.integer]] | None,
+        allowed: npt.NDArray[np.integer] | None,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         closed_N = None
         if allowed is not None:
             closed_N = torch.ones(self.size, dtype=torch.bool, device=self._vectors_ND.device)
-            closed_N[self._rows(allowed, "allowed")] = False
+            closed_N[torch.from_numpy(self._checked_rows(allowed, "allowed")).to(closed_N.device)] = False
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         rows_BK = np.full((len(queries_BD), k), -1, np.int64)
         block = max(1, LARGEST_SCORES // self.size)
@@ -79,12 +90,19 @@ class DeviceIndex:
             scores_BN = given @ self._vectors_ND.T
             if closed_N is not None:
                 scores_BN[:, closed_N] = -torch.inf
-            for place, rows in enumerate(exclude[part] if exclude is not None else ()):
-                scores_BN[place, self._rows(rows, f"exclude[{start + place}]")] = -torch.inf
+            if exclude is not None:
+                self._close(scores_BN, exclude[part], start)
             scores, rows_found = self._best(scores_BN, min(k, self.size))
             scores_BK[part, : scores.shape[1]] = scores
             rows_BK[part, : scores.shape[1]] = np.where(np.isneginf(scores), -1, rows_found)
         return scores_BK, rows_BK
+
+    def _close(self, scores_BN: Tensor, exclude: Sequence[npt.NDArray[np.integer]], first: int) -> None:
+        """Rule out what each query excludes: one assignment for all of them."""
+        rows = [self._checked_rows(each, f"exclude[{first + place}]") for place, each in enumerate(exclude)]
+        places = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        both = torch.from_numpy(np.stack([places, np.concatenate(rows)])).to(scores_BN.device)
+        scores_BN[both[0], both[1]] = -torch.inf
 
     def _best(self, scores_BN: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The k best, equal scores by ascending row: asks for more until no tie crosses the cut, then sorts."""
@@ -98,6 +116,8 @@ class DeviceIndex:
             if wide == self.size or bool(((cut_B > last_B) | np.isneginf(cut_B)).all()):
                 break
             wide = min(2 * wide, self.size)
+        if bool((scores[:, 1:] < scores[:, :-1]).all()):  # no ties, as nearly always: in order already
+            return scores[:, :k], rows[:, :k]
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
@@ -115,9 +135,9 @@ class DeviceIndex:
             raise ValueError(f"exclude holds {len(exclude)} lists for {len(found)} queries; give one per query")
         return found
 
-    def _rows(self, rows: npt.NDArray[np.integer], name: str) -> Tensor:
+    def _checked_rows(self, rows: npt.NDArray[np.integer], name: str) -> npt.NDArray[np.int64]:
         found = np.asarray(rows).astype(np.int64, copy=False).ravel()
         if found.size and (found.min() < 0 or found.max() >= self.size):
             odd = found[(found < 0) | (found >= self.size)][0]
             raise ValueError(f"{name} holds row {odd}; rows of this index run from 0 to {self.size - 1}")
-        return torch.from_numpy(found).to(self._vectors_ND.device)
+        return found

@@ -79,22 +79,25 @@ class GenerativeParts:
 AnyParts = Parts | GenerativeParts
 
 
-def open_parts(folder: Path, device: str, precision: Literal["fp32", "bf16"] = "fp32") -> AnyParts:
+def open_parts(
+    folder: Path, device: str, precision: Literal["fp32", "bf16"] = "fp32", batch_positions: int = 2048
+) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
-    `precision` is that of a dense model; a generative one is always served in fp32.
+    `precision` is that of a dense model; a generative one is always served in fp32. A GPU makes itself ready for dense
+    batches of up to `batch_positions`.
     """
     try:
         if isinstance(read_any_manifest(folder), GenerativeManifest):
             return _open_generative(folder, device)
-        return _open_dense(folder, device, precision)
+        return _open_dense(folder, device, precision, batch_positions)
     except (ArtifactError, BackboneError, CatalogError, IndexFolderError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
         raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
 
 
-def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"]) -> Parts:
+def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"], batch_positions: int) -> Parts:
     artifact = load_artifact(folder, device=device, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
     manifest = artifact.manifest
     catalog_piece = _catalog_piece(folder, manifest)
@@ -103,7 +106,9 @@ def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"]) -
     if reason := artifact.encoder.speed_up():
         log.info("plain_forward", artifact=folder.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(artifact))
-    if artifact.encoder.fast and (reason := artifact.encoder.fast.record()):  # sharing moves weights: after it
+    if artifact.encoder.fast and (
+        reason := artifact.encoder.fast.record(batch_positions)
+    ):  # sharing moves weights: after it
         log.warning("launches_not_recorded", artifact=folder.name, reason=reason)
     catalog, index = catalog_piece.value, index_piece.value
     if device != "cpu":  # exact search beside the model: no way to the host and back between the two

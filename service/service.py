@@ -46,7 +46,9 @@ class Service:
             write_timeout_s=settings.deadline_ms / 1000,
         )
         self._cache = open_cache(settings, self.metrics)
-        opener = open_parts or partial(read_parts, precision=settings.precision)
+        opener = open_parts or partial(
+            read_parts, precision=settings.precision, batch_positions=settings.max_batch_tokens
+        )
         self.registry = Registry(settings, self.store, self.metrics, opener, self._cache)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)
         self.traffic = Traffic(

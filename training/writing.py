@@ -34,7 +34,7 @@ from training.module import TrainedModule
 from training.objectives.softmax import full_softmax
 
 IGNORED = -100
-BATCH_BEAMS = 320
+BATCH_BEAMS, BATCH_BEAMS_GPU = 320, 8192
 """Beams that are stepped together when many histories are answered."""
 
 
@@ -187,7 +187,8 @@ def write_all(
     """The best ``SHOWN`` rows of every history, seen items left out [T, K]; -1 where fewer are eligible."""
     prompts = [writer.prepare(np.asarray(history).tolist()) for history in histories]
     rows_TK = np.full((len(histories), SHOWN), -1, np.int64)
-    size = max(1, BATCH_BEAMS // cast(int, writer.default.beams))
+    at_once = BATCH_BEAMS_GPU if next(writer.model.parameters()).is_cuda else BATCH_BEAMS
+    size = max(1, at_once // cast(int, writer.default.beams))
     order = sorted(range(len(prompts)), key=lambda number: prompts[number].length)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]

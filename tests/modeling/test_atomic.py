@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ print("begun", flush=True)
 for turn in range(100_000):
     with replaced_folder(target) as work:
         shutil.copytree(sources[turn % 2], work, dirs_exist_ok=True)
+    print("written", flush=True)
 """
 
 
@@ -35,13 +37,17 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_artifact(
     versions = {load_artifact(source).manifest.version for source in sources}
     target = tmp_path / "served" / "artifact"
     moments = random.Random(7)
-    left = set()
+    left, turn = set(), 0.02
     for _ in range(KILLS):
         command = [sys.executable, "-c", WRITER, str(target), *map(str, sources)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None and writer.stdout.readline() == b"begun\n"
+            begun = time.monotonic()
+            for turns in range(1, 1 + moments.randrange(3)):
+                writer.stdout.readline()
+                turn = (time.monotonic() - begun) / turns
             try:
-                writer.wait(moments.uniform(0.0, 0.06))
+                writer.wait(moments.uniform(0.0, turn))  # in the midst of the next turn, however fast turns are now
             except subprocess.TimeoutExpired:
                 writer.kill()
             assert writer.wait() == -9

@@ -15,9 +15,10 @@ import torch
 import transformers
 
 from modeling.fast import FastForward
-from modeling.packed import PackedForward, Plan, attention_of_rows, rows_of
+from modeling.packed import FEWEST_ROWS, POSITIONS_OF_A_ROW, PackedForward, Plan, attention_of_rows
+from modeling.prompt import ID, TEXT, TOKEN, FreeItem
 from modeling.stack import FusedRotaryStack, RotaryStack, stack_of
-from tests.modeling.test_fast import HISTORIES, plain, served
+from tests.modeling.test_fast import FORMS, HISTORIES, plain, served
 
 SIZES = (16, 32, 128)
 Build = Callable[..., Any]
@@ -34,11 +35,12 @@ def packed_as_on_a_gpu(encoder: Any, record: Callable[[Any], Any] = lambda run: 
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "mistral", "llama", "bert"])
-@pytest.mark.parametrize("form", ["compressed", "titles"])
+@pytest.mark.parametrize("form", FORMS)
 def test_recorded_or_not_the_vectors_are_those_of_the_plain_forward(
     architecture: str, form: str, small_model: Build
 ) -> None:
-    encoder = served(small_model(form, architecture).encoder)
+    options = dict(FORMS[form])
+    encoder = served(small_model(options.pop("form"), architecture, **options).encoder)
     expected = plain(encoder, HISTORIES)
     packed = packed_as_on_a_gpu(encoder)
 
@@ -49,7 +51,9 @@ def test_recorded_or_not_the_vectors_are_those_of_the_plain_forward(
             np.testing.assert_allclose(encoder.encode([encoder.prepare(history)])[0], vector, atol=1e-5)
 
     check()
-    packed.record()
+    packed.record(SIZES[-1])
+    check()
+    encoder.encode([encoder.prepare(list(range(12)))])  # what stood there before is not seen
     check()
 
 
@@ -71,18 +75,22 @@ def test_a_recording_is_played_for_what_fits_into_it_and_no_more(small_model: Bu
     prefix = len(encoder.prompts.prefix)
     encoder.encode([encoder.prepare([1])])
     assert played == []  # weights may still move
-    packed.record()
+    packed.record(20)
+    assert len(played) == 2  # up to the one that holds 20 positions
+    played.clear()
+    packed.record(SIZES[-1])
     encoder.encode([encoder.prepare([1, 2])])
     assert played == [0, 0, 1]  # sizes are recorded from the largest on
-    several = [encoder.prepare([1, 2, 3])] * rows_of(SIZES[0])
+    several = [encoder.prepare([1, 2, 3])] * FEWEST_ROWS
     assert sum(prompt.length - prefix for prompt in several) <= SIZES[0]
     encoder.encode([*several, several[0]])  # one row too many for the smallest
-    assert sum(played) == 2 and played[2] == 1
-    encoder.encode([encoder.prepare([number % 12]) for number in range(1 + rows_of(SIZES[-1]))])
-    assert sum(played) == 2
+    assert played == [1, 0, 1]
+    encoder.encode([encoder.prepare([number % 12]) for number in range(1 + SIZES[-1] // POSITIONS_OF_A_ROW)])
+    free = FreeItem("lamp", text_vector=np.ones(encoder.items.text_NC.shape[1], np.float32))
+    encoder.encode([encoder.prepare([1, free])])  # its vector is in no table
     packed.forget()
     encoder.encode([encoder.prepare([1, 2])])
-    assert sum(played) == 2
+    assert played == [1, 0, 1]
 
 
 def test_joint_weights_are_the_backbones_own(small_model: Build) -> None:
@@ -117,12 +125,18 @@ def test_maps_with_a_bias_are_left_alone() -> None:
 @pytest.mark.parametrize("prefix", [0, 3])
 def test_a_plan_says_where_rows_stand(prefix: int) -> None:
     lengths = np.array([2, 4, 1])
-    plan = Plan(torch.empty(Plan.width(10, 5, prefix), dtype=torch.int32), 10, 5, prefix)
-    plan.write(lengths, prefix)
+    plan = Plan.empty(10, 5, prefix)
+    plan.write(np.array([3, 3, 2, 1, 1]))
+    plan.write(lengths)
     assert plan.places_P[:7].tolist() == [place + prefix for place in (0, 1, 0, 1, 2, 3, 0)]
-    assert plan.last_B[:3].tolist() == [1, 5, 6]
+    assert plan.last_B.tolist() == [1, 5, 6, 0, 0]
     assert plan.query_ends.tolist() == [0, 2, 6, 7, 7, 7]
     assert plan.key_ends.tolist() == [0, 2 + prefix, 6 + 2 * prefix, *[7 + 3 * prefix] * 3]
+    kinds = np.array([TOKEN, ID, TOKEN, TOKEN, TOKEN, ID, TEXT], np.int8)
+    plan.fill(kinds, np.array([5, 3, 6, 7, 8, 4, 11]), unknown=9, texts_at=20)
+    assert plan.tokens_P.tolist() == [5, -1, 6, 7, 8, -1, -1, -1, -1, -1]
+    assert plan.rows_P[:7].tolist() == [-1, 3, -1, -1, -1, 4, 29]
+    assert plan.newest_B.tolist() == [3, 4, 9, 0, 0]
     if prefix:
         first, second = plan.keys_S[:5].tolist(), plan.keys_S[5:12].tolist()
         assert first == [0, 1, 2, 3, 4] and second == [0, 1, 2, 5, 6, 7, 8]
