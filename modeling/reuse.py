@@ -5,8 +5,8 @@ those of every longer history that begins with it. They are kept by exactly what
 a bound of bytes, the ones not used for the longest time going first. What is computed for the new positions is what the
 whole history would give, up to rounding.
 
-It ends where a history outgrows `history.limit`: then its oldest item is left out, every position is another one, and
-the whole history is read again.
+It ends where the window over a history longer than `history.limit` moves: then every position is another one, and the
+whole window is read again. The service can let it move by several items at a time (`service.histories.window_start`).
 
 Shape legend: P new positions of all rows, H width, L layers, A heads of keys and values, D width of a head, S positions
 kept for a row.

@@ -83,11 +83,23 @@ class History:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def window_start(items: int, limit: int, block: int) -> int:
+    """Return where the window over a history of so many items begins.
+
+    It holds the newest items, at most `limit` and more than `limit - block`, and begins at a multiple of `block`: for
+    `block` events in a row a history that grows begins with the same item, and what was read of it stays good.
+    """
+    return -(-max(0, items - limit) // block) * block
+
+
 class Histories:
     """Reads requests for one artifact; `close` after the last."""
 
-    def __init__(self, parts: Shelf, store: GuardedStore, settings: Settings, metrics: Metrics) -> None:
-        self._parts = parts
+    def __init__(
+        self, parts: Shelf, store: GuardedStore, settings: Settings, metrics: Metrics, *, block: int = 1
+    ) -> None:
+        """`block`: the window over a long history moves by so many items at a time."""
+        self._parts, self._block = parts, block
         self._store = store
         self._metrics = metrics
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
@@ -194,7 +206,8 @@ class Histories:
             else:
                 parts.append(row)
                 seen.append(row)
-        return History(parts[-self._parts.reader.history_limit :], list(titles), seen, list(ignored))
+        start = window_start(len(parts), self._parts.reader.history_limit, self._block)
+        return History(parts[start:], list(titles), seen, list(ignored))
 
     def _nothing_usable(self, ask: RecommendRequest) -> NothingUsable:
         if not ask.history:

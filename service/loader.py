@@ -30,7 +30,8 @@ LEAST_COSINE = 0.999  # of a golden vector in half precision
 SPARE = 5  # items asked for beyond a golden top list: candidates for a near tie at its end
 GROUP = 8  # warm-up requests that are sent together
 QUEUED_BATCHES = 2  # of a warm-up's queue: the first of them is timed, from its start to that of the next
-ROOM = {"max_queued_tokens": 2**40, "max_queue_seconds": 1e6}  # the rehearsal is not to be refused for overload
+# The rehearsal is not to be refused for overload, and golden histories are read as they were when they were written.
+REHEARSED = {"max_queued_tokens": 2**40, "max_queue_seconds": 1e6, "reuse_block": 1}
 WARM_UP_TITLE = "A title that is in no catalog"
 
 
@@ -42,7 +43,7 @@ async def rehearse(parts: Parts, store: GuardedStore, settings: Settings, device
     Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
     that nobody reads, so that the real ones count users only.
     """
-    roomy = settings.model_copy(update={"user_cache_entries": 0, **ROOM})
+    roomy = settings.model_copy(update={"user_cache_entries": 0, **REHEARSED})
     recommender = Recommender(parts, store, roomy, Metrics(), device=device)
     recommender.start()
     try:

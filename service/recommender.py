@@ -73,7 +73,8 @@ class Recommender(Answerer):
             lanes=self._cores.lanes,
             before_pass=self._before_pass,
         )
-        super().__init__(Histories(parts, store, settings, metrics), self.engine)
+        block = 1 if self.states is None else min(settings.reuse_block, parts.encoder.history_limit)
+        super().__init__(Histories(parts, store, settings, metrics, block=block), self.engine)
 
     def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Encode with what is kept of each history's beginning."""

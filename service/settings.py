@@ -288,6 +288,14 @@ class Settings(BaseSettings):
         "with one more item costs that item alone; about layers × 2 × width × 4 bytes a position (half in bf16, less "
         "where heads share keys). For title histories; 0 turns it off.",
     )
+    reuse_block: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="With ANYO_REUSE_MIB: items by which the window over a history longer than the model reads moves "
+        "at a time. With 1 every event moves it, and everything is read again; with 5, four events of five cost one "
+        "item, and up to four of the oldest items that the model could read are left out.",
+    )
     title_cache_entries: int = Field(
         default=4096,
         ge=0,

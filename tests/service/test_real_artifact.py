@@ -27,6 +27,7 @@ from modeling.build import build_model
 from modeling.spec import BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.app import create_app
 from service.errors import StartError
+from service.histories import window_start
 from service.parts import open_parts
 from service.service import Service
 from service.settings import load_settings
@@ -140,6 +141,41 @@ async def test_users_who_come_back_get_the_answers_of_reading_everything_again(a
     hits = service.metrics.registry.get_sample_value("anyo_cache_requests_total", labels)
     await service.close()
     assert before == 0 and hits is not None and hits >= 12, "those whose window did not move were continued"
+
+
+async def test_a_window_that_moves_in_blocks_is_read_again_once_a_block(artifact: Path) -> None:
+    parts = open_parts(artifact, "cpu")
+    limit, block, events = parts.encoder.history_limit, 4, 12
+    rng = np.random.default_rng(1)
+    history = rng.integers(0, ITEMS, size=limit).tolist()
+    service = Service(
+        load_settings(
+            artifacts=(artifact,), store="sqlite:///:memory:", user_cache_entries=0, reuse_mib=64, reuse_block=block
+        )
+    )
+    await service.start()
+    assert service.loading is not None
+    await service.loading
+
+    def misses() -> float:
+        labels = {"cache": "states", "result": "miss"}
+        return service.metrics.registry.get_sample_value("anyo_cache_requests_total", labels) or 0.0
+
+    transport = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+        before = misses()
+        for _ in range(events):
+            history.append(int(rng.integers(0, ITEMS)))
+            body = {"history": [parts.catalog.item_ids[row] for row in history]}
+            answer = await client.post("/recommend", json=body)
+            read = history[window_start(len(history), limit, block) :]
+            assert limit - block < len(read) <= limit
+            seen = [np.array(history)]
+            (rows,) = parts.index.search(encode_users(parts.encoder, [np.array(read)]), 10, exclude=seen)[1]
+            assert [item["item_id"] for item in answer.json()["items"]] == [parts.catalog.item_ids[r] for r in rows]
+        again = misses() - before
+    await service.close()
+    assert again == events / block
 
 
 @pytest.mark.parametrize("name", ["catalog.parquet", "index/index.faiss", "golden.json", "projector.safetensors"])
