@@ -104,7 +104,7 @@ class EncodedModule(TrainedModule):
         ids_BR, targets_BL = batch.ids_BR.to(device), batch.targets_BL.to(device)
         if self.training and self._user_dropout:
             nobody_B = torch.rand(len(ids_BR), device=device) < self._user_dropout
-            ids_BR[:, 0] = ids_BR[:, 0].masked_fill(nobody_B, self._start)
+            ids_BR = torch.cat([ids_BR[:, :1].masked_fill(nobody_B[:, None], self._start), ids_BR[:, 1:]], dim=1)
         mask_BR = None if batch.mask_BR is None else batch.mask_BR.to(device)
         logits_BLV = model(
             inputs_embeds=self.dropout(words(ids_BR)),
