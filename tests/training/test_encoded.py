@@ -3,6 +3,7 @@ artifact answers as it was evaluated."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from modeling.generative_artifact import load_generative, writer_of
 from modeling.item_writer import EncodedWriter
 from modeling.spelling import CODE_END, CodeSpelling
 from service.parts import GenerativeParts, open_parts
+from tests.service.running import running
 from tests.training.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
@@ -212,7 +214,19 @@ def test_the_artifact_writes_what_was_evaluated(trained: Path, ring: Dataset) ->
     assert float((ranks <= 10).mean()) == pytest.approx(artifact.manifest.metrics["validation_recall@10"])
 
 
-def test_the_service_opens_it(trained: Path) -> None:
+async def test_the_service_writes_code_by_code_for_whoever_asks(trained: Path) -> None:
+    """Users ask for the same items at the same time, and each is answered as what they are to the model."""
     parts = open_parts(trained, "cpu")
     assert isinstance(parts, GenerativeParts) and parts.recipe == "tiger" and parts.reads == ("ids",)
-    assert cast(int, parts.model.limit.max_new_tokens) == 3
+    history, asking = parts.golden[3].history, [None, *(f"user {number}" for number in range(5))]
+    async with running(opens=open_parts, artifacts_root=trained.parent) as anyo:
+        assert (await anyo.client.post(f"/artifacts/{trained.name}/load")).status_code == 200
+        answers = await asyncio.gather(*(anyo.write(history=history, user_id=user) for user in asking))
+    rows = [parts.catalog.row(item) for item in history]
+    for user, answer in zip(asking, answers, strict=True):
+        body = answer.json()
+        assert answer.status_code == 200 and body["tokens"] == {"prompt": 1 + 3 * len(rows), "new": 10 * 3}
+        (written,) = parts.model.write([parts.model.prepare(cast(list[int], rows), user)], [Wanted(10, np.array(rows))])
+        assert [text["code"] for text in body["generated"]] == [list(text.code or ()) for text in written.generated]
+        np.testing.assert_allclose([item["score"] for item in body["items"]], written.scores_K, atol=1e-5)
+    assert len({answer.json()["items"][0]["score"] for answer in answers}) > 3, "users that are read alike prove little"
