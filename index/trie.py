@@ -38,10 +38,10 @@ class TokenTrie:
     """Items by their token sequences. Not for changing and reading from two threads at once: change a `copy` and swap.
 
     Every sequence is closed with `end`, so one may be the beginning of another; items with the same sequence share
-    its last state.
+    its last state. Where `end` is None nothing closes them, and none may be the beginning of another.
     """
 
-    def __init__(self, end: int) -> None:
+    def __init__(self, end: int | None) -> None:
         self.end = end
         self._starts = np.zeros(1, np.int64)
         self._counts = np.zeros(1, np.int64)
@@ -55,7 +55,7 @@ class TokenTrie:
         self._free: list[int] = []
 
     @classmethod
-    def build(cls, sequences: Sequence[Sequence[int]], end: int) -> TokenTrie:
+    def build(cls, sequences: Sequence[Sequence[int]], end: int | None) -> TokenTrie:
         """A trie in which row n has `sequences[n]`, without its end; raises `TrieError`."""
         trie = cls(end)
         for row in sorted(range(len(sequences)), key=lambda row: tuple(sequences[row])):
@@ -66,16 +66,19 @@ class TokenTrie:
         return len(self._last)
 
     def add(self, row: int, sequence: Sequence[int]) -> None:
-        """Give `row` a sequence; raises `TrieError` if it has one, or the sequence is empty or holds the end token."""
+        """Give `row` a sequence; raises `TrieError` if it has one, or the sequence is empty or holds the end token, or
+        nothing closes it and it is the beginning of another, or another is of it."""
         if row in self._last:
             raise TrieError(f"row {row} is in the trie; remove it before it gets another sequence")
         if not len(sequence) or self.end in sequence:
             raise TrieError(
                 f"row {row} has sequence {list(sequence)[:8]}; it must hold tokens, and not the end {self.end}"
             )
+        if self.end is None:
+            self._refuse_beginnings(row, sequence)
         state = ROOT
         self._below[ROOT] += 1
-        for token in (*sequence, self.end):
+        for token in self._closed(sequence):
             state = self._child(state, int(token)) or self._grow(state, int(token))
             self._below[state] += 1
         self._items.setdefault(state, []).append(row)
@@ -83,7 +86,7 @@ class TokenTrie:
 
     def remove(self, row: int, sequence: Sequence[int]) -> None:
         """Take `row` out, whose sequence this is; raises `TrieError` if it is not there."""
-        path = self._walk((*sequence, self.end))
+        path = self._walk(self._closed(sequence))
         if path is None or self._last.get(row) != path[-1]:
             raise TrieError(f"row {row} is not in the trie under sequence {list(sequence)[:8]}")
         for parent, state in itertools.pairwise(path):
@@ -103,7 +106,7 @@ class TokenTrie:
 
     def find(self, sequence: Sequence[int]) -> list[int]:
         """Rows with exactly this sequence."""
-        path = self._walk((*sequence, self.end))
+        path = self._walk(self._closed(sequence))
         return [] if path is None else self.items(path[-1])
 
     def arrays(self) -> TrieArrays:
@@ -124,6 +127,8 @@ class TokenTrie:
                 token, target = int(self._tokens[place]), int(self._targets[place])
                 if token == self.end:
                     yield tokens, self.items(target)
+                elif target in self._items:
+                    yield (*tokens, token), self.items(target)
                 else:
                     stack.append((target, (*tokens, token)))
 
@@ -136,6 +141,22 @@ class TokenTrie:
         other._items = {state: list(rows) for state, rows in self._items.items()}
         other._last, other._free = dict(self._last), list(self._free)
         return other
+
+    def _closed(self, sequence: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sequence) if self.end is None else (*sequence, self.end)
+
+    def _refuse_beginnings(self, row: int, sequence: Sequence[int]) -> None:
+        state = ROOT
+        for place, token in enumerate(sequence, start=1):
+            if not (state := self._child(state, int(token))):
+                return
+            last = place == len(sequence)
+            if (state in self._items) != last:
+                raise TrieError(
+                    f"row {row} has sequence {list(sequence)[:8]}, which "
+                    + ("is the beginning of another" if last else f"begins with all of another ({place} tokens)")
+                    + ": without an end token they cannot be told apart"
+                )
 
     def _walk(self, tokens: Sequence[int]) -> list[int] | None:
         path = [ROOT]

@@ -117,8 +117,8 @@ class GenerativeModel(Protocol):
         """Free text as items of a history; raises `CannotReadText` where ids only are read."""
         ...
 
-    def prepare(self, history: Sequence[int | FreeItem]) -> WritePrompt:
-        """The prompt of one history, oldest item first."""
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
+        """The prompt of one history, oldest item first; whose it is matters only to a model that reads users."""
         ...
 
     def write(

@@ -1,4 +1,5 @@
-"""The generative artifact: a causal language model with its head, and the names of the catalog's items.
+"""The generative artifact: a language model with its head, causal or with an encoder, and the names of the catalog's
+items.
 
 ``backbone/`` (model and tokenizer in Hugging Face's own format), ``catalog.parquet``, ``item_tokens.safetensors``,
 ``golden.json``, ``manifest.json``. Nothing is pickled; every file is hashed. The trie is built from the tokens when the
@@ -30,7 +31,7 @@ from modeling.generation import WriteSettings
 from modeling.generator import Paths
 from modeling.grounded_writer import GroundedWriter
 from modeling.grounding_files import read_grounded, write_grounding
-from modeling.item_writer import ItemWriter
+from modeling.item_writer import EncodedWriter, ItemWriter
 from modeling.manifest import (
     GOLDEN,
     MANIFEST,
@@ -73,8 +74,8 @@ class Trie(Protocol):
         ...
 
 
-BuildTrie = Callable[[Sequence[Sequence[int]], int], Trie]
-"""From the tokens of every row and the end token."""
+BuildTrie = Callable[[Sequence[Sequence[int]], int | None], Trie]
+"""From the tokens of every row and the end token, where there is one."""
 
 
 def writer_of(
@@ -84,7 +85,7 @@ def writer_of(
     trie: Trie,
     popular_N: NDArray[Any],
     *,
-    end: int,
+    end: int | None,
     history_limit: int,
     default: WriteSettings,
 ) -> ItemWriter:
@@ -95,9 +96,8 @@ def writer_of(
     def items(state: int) -> list[int]:
         return sorted(trie.items(state), key=lambda row: int(place_N[row]))
 
-    return ItemWriter(
-        model, names, paths=trie.arrays(), items=items, end=end, history_limit=history_limit, default=default
-    )
+    kind = EncodedWriter if cast(Any, model).config.is_encoder_decoder else ItemWriter
+    return kind(model, names, paths=trie.arrays(), items=items, end=end, history_limit=history_limit, default=default)
 
 
 def write_generative(
@@ -143,6 +143,7 @@ def write_generative(
         history_limit=writer.history_limit,
         title_limit=spelling.limit if isinstance(spelling, TitleSpelling) else None,
         code_sizes=spelling.sizes if isinstance(spelling, CodeSpelling) else (),
+        user_buckets=spelling.user_buckets if isinstance(spelling, CodeSpelling) else 0,
         beams=cast(int, writer.default.beams),
         max_new_tokens=cast(int, writer.default.max_new_tokens),
         catalog_size=len(tokens),
@@ -176,7 +177,7 @@ def load_generative(
     Raises:
         ArtifactError: anything is missing, altered, of another kind, width or schema version.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     folder = Path(folder)
     manifest = read_any_manifest(folder)
@@ -194,8 +195,11 @@ def load_generative(
         arrays = load_file(folder / ITEM_TOKENS)
         tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
         spelling = _spelling(folder, manifest)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder / "backbone"), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        place = str(folder / "backbone")
+        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(
+            place, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (BackboneError, SafetensorError, ValidationError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
@@ -223,7 +227,7 @@ def load_generative(
 
 def _spelling(folder: Path, manifest: GenerativeManifest) -> Spelling:
     if manifest.names == "codes":
-        return CodeSpelling(manifest.code_sizes)
+        return CodeSpelling(manifest.code_sizes, manifest.user_buckets)
     tokenizer = load_tokenizer(manifest.name, folder=folder / "backbone")
     _expect(folder, "backbone/, sha256 of the tokenizer", Pieces(tokenizer).sha256, manifest.tokenizer_sha256)
     if manifest.title_limit is None:

@@ -143,7 +143,7 @@ class Generator:
         self.body = body.eval()
         self.head_VH, self.bias_V = head_VH, bias_V
         self.device = head_VH.device
-        self.end_tokens = torch.tensor(sorted(set(end_tokens)), device=self.device)
+        self.end_tokens = torch.tensor(sorted(set(end_tokens)), dtype=torch.long, device=self.device)
         self._config = cast(Any, body).config
         self._layers = int(self._config.num_hidden_layers)
         self._stack = stack_of(self.body)
@@ -153,7 +153,11 @@ class Generator:
 
     @classmethod
     def of_model(cls, model: nn.Module, *, end_tokens: Sequence[int], prefix: Sequence[int] = ()) -> Generator:
-        """A generator over a Hugging Face model for causal language modelling."""
+        """A generator over a Hugging Face model for causal language modelling, or over an encoder-decoder one."""
+        if getattr(cast(Any, model).config, "is_encoder_decoder", False):
+            from modeling.conditional import ConditionalGenerator
+
+            return ConditionalGenerator(model, end_tokens=end_tokens)
         head = cast(Any, model).get_output_embeddings()
         body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
         return cls(body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix)
@@ -214,6 +218,13 @@ class Generator:
         cache = new_cache(self._layers, len(self.prefix))
         self.run_body(torch.tensor([self.prefix], device=self.device), cache)
         return [(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)]
+
+    def begin(
+        self, prompts: Sequence[Sequence[int]], turn: Turn, pass_positions: int | None
+    ) -> tuple[Sequence[Sequence[int]], list[Any]]:
+        """What the texts of these prompts continue, and further layers of their cache that are not written to: here the
+        prompts themselves, and none."""
+        return prompts, []
 
     def new_cache(self, rows: int, positions: int) -> Any:
         """A cache that begins with the prefix and has room for ``positions`` more."""
@@ -331,8 +342,9 @@ class _Run:
         self.turn, self.pass_positions = turn, pass_positions
         rows, beams, device = len(prompts), settings.beams, generator.device
         self.keep = max(2, 1 + len(generator.end_tokens)) * beams
-        self.prompts = prompts
-        self.lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self.positions_read = sum(map(len, prompts))
+        self.prompts, self.memory = generator.begin(prompts, turn, pass_positions)
+        self.lengths_B = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
         self.number_B = torch.arange(rows, device=device)  # which prompt a row of the batch is
         self.tree = Tree(rows, beams, device)
         self.scores_BW = torch.full((rows, beams), LOW, device=device)
@@ -344,7 +356,7 @@ class _Run:
         """Prefill, then step until every prompt is done."""
         settings = self.settings
         logits_PV = self._prefill()
-        counts.prompt_tokens += int(self.lengths_B.sum())
+        counts.prompt_tokens += self.positions_read
         for step in range(1, settings.max_new_tokens + 1):
             candidates = self._candidates(logits_PV, first=step == 1)
             alive_B = self._advance(candidates, step)
@@ -370,6 +382,7 @@ class _Run:
         before = len(generator.prefix)
         written = self.settings.beams * (self.settings.max_new_tokens - 1)
         self.cache = generator.new_cache(rows, longest + written)
+        self.cache.layers.extend(self.memory)
         self.places_BS = torch.arange(before + longest, device=generator.device).expand(rows, -1)
         self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
         ids_BT = ids_BT.to(generator.device)
@@ -466,12 +479,15 @@ class _Run:
         """Only the best W candidates may finish; the others are there to keep W beams running."""
         beams, length = self.settings.beams, texts_BKT.shape[-1]
         may_BW = stops_BK[:, :beams] & (found.scores[:, :beams] > LOW / 2)
-        for row, place in may_BW.nonzero().tolist():
-            ended = bool(ends_BK[row, place])
-            tokens = texts_BKT[row, place].tolist()
-            score = float(found.scores[row, place]) / length**self.settings.length_penalty
-            text = Text(tuple(tokens[:-1] if ended else tokens), score, ended, int(found.states[row, place]))
-            self.finished[int(self.number_B[row])].add(text)
+        rows_M, places_M = may_BW.nonzero(as_tuple=True)
+        if not len(rows_M):
+            return
+        scores_M = found.scores[rows_M, places_M] / length**self.settings.length_penalty
+        parts = (self.number_B[rows_M], texts_BKT[rows_M, places_M], scores_M, ends_BK[rows_M, places_M],
+                 found.states[rows_M, places_M])  # fmt: skip
+        # one copy from the device for all of them
+        for number, tokens, score, ended, state in zip(*(part.tolist() for part in parts), strict=True):
+            self.finished[number].add(Text(tuple(tokens[:-1] if ended else tokens), score, ended, state))
 
     def _drop(self, alive_B: Tensor) -> None:
         """Go on with the rows that are not done: their number decides what every further step costs."""
@@ -486,11 +502,12 @@ class _Run:
 
     def _best_so_far(self) -> list[tuple[int, ...]]:
         best = [finished.best.tokens if finished.best else () for finished in self.finished]
-        for row, number in enumerate(self.number_B.tolist()):
-            running = float(self.scores_BW[row, 0]) / self.tokens_BWT.shape[-1] ** self.settings.length_penalty
+        running_B = self.scores_BW[:, 0] / self.tokens_BWT.shape[-1] ** self.settings.length_penalty
+        parts = (self.number_B, running_B, self.tokens_BWT[:, 0])
+        for number, running, tokens in zip(*(part.tolist() for part in parts), strict=True):
             done = self.finished[number].best
             if done is None or running > done.score:
-                best[number] = tuple(self.tokens_BWT[row, 0].tolist())
+                best[number] = tuple(tokens)
         return best
 
 

@@ -86,7 +86,7 @@ class GroundedWriter(Writer):
         found = {**super().networks, "title_space": self.space}
         return found | ({"collaborative": self.collaborative} if isinstance(self.collaborative, nn.Module) else {})
 
-    def prepare(self, history: Sequence[int | FreeItem]) -> WritePrompt:
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
         """The history in quotation marks and the request for an answer; an empty history is the request alone."""
         newest = history[-self.history_limit :]
         tokens = self.prompt.read([self.name(item) for item in newest])

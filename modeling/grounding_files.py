@@ -73,6 +73,8 @@ def read_grounded(
             f"{SPACE} of {folder.name} holds vectors {vectors_NH.shape} and popularity {popularity_N.shape}; the "
             f"catalog and {BASE}/ expect {expected}"
         )
+    if manifest.end is None:
+        raise ArtifactError(f"the manifest of {folder.name} has a grounding and no end token, which closes a title")
     collaborative = CollaborativeModel(folder / COLLABORATIVE, expected[0]) if record.collaborative else None
     return GroundedWriter(
         model,

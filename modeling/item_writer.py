@@ -21,6 +21,7 @@ from torch import nn
 from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import BeamSettings, Paths, Text
 from modeling.prompt import FreeItem
+from modeling.spelling import CodeSpelling
 from modeling.writer import AS_EVALUATED, PASS_POSITIONS, Names, Places, Writer
 
 
@@ -32,7 +33,7 @@ class ItemWriter(Writer):
         names: of the catalog's items.
         paths: the trie of the names as arrays (`index.trie.TokenTrie.arrays`).
         items: the rows whose sequence ends in a state of it, best first; several where names are alike.
-        end: the token that closes an item; every prompt begins with it too.
+        end: the token that closes an item; every prompt begins with it too. None: names have one length.
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
     """
@@ -44,22 +45,25 @@ class ItemWriter(Writer):
         *,
         paths: Paths,
         items: Callable[[int], list[int]],
-        end: int,
+        end: int | None,
         history_limit: int,
         default: WriteSettings,
     ) -> None:
-        longest = int(np.diff(names.tokens.offsets).max(initial=1)) + 1
+        self._closing = () if end is None else (end,)
+        longest = int(np.diff(names.tokens.offsets).max(initial=1)) + len(self._closing)
         super().__init__(
-            model, names, end=end, prefix=[end], history_limit=history_limit, default=default, longest=longest
+            model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest
         )
         self.paths, self._items = paths, items
 
-    def prepare(self, history: Sequence[int | FreeItem]) -> WritePrompt:
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
         """Items oldest to newest, each closed by the end token; an empty history is the end token alone."""
-        tokens: list[int] = []
-        for item in history[-self.history_limit :]:
-            tokens += [*self.name(item).tolist(), self.end]
-        return WritePrompt(tuple(tokens) or (self.end,))
+        return WritePrompt(tuple(self._read(history)) or self._closing)
+
+    def _read(self, history: Sequence[int | FreeItem]) -> list[int]:
+        return [
+            token for item in history[-self.history_limit :] for token in (*self.name(item).tolist(), *self._closing)
+        ]
 
     def write(
         self,
@@ -84,7 +88,7 @@ class ItemWriter(Writer):
             on_step=steps.after,
             counts=steps.counts,
             turn=turn,
-            pass_positions=PASS_POSITIONS,
+            pass_positions=None if turn is nullcontext else PASS_POSITIONS,  # nobody waits for a turn
         )
         seconds, started = steps.clock.seconds(), time.perf_counter()
         new = steps.counts.new_tokens // len(prompts)
@@ -101,7 +105,7 @@ class ItemWriter(Writer):
         generated: list[Generated] = []
         places = Places(wanted)
         for text in texts:
-            named = self._items(text.state) if text.ended else []
+            named = self._items(text.state)  # none where a text was cut
             generated.append(
                 Generated(
                     self.names.spelling.text(text.tokens),
@@ -124,3 +128,16 @@ class ItemWriter(Writer):
             new,
             seconds,
         )
+
+
+class EncodedWriter(ItemWriter):
+    """Semantic IDs, with an encoder that reads the history: a token of the user, then the codes of the items.
+
+    No token closes anything: all IDs have one length. Args: see `ItemWriter`; ``names`` are spelt by a `CodeSpelling`.
+    """
+
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
+        """The user's token, or that of nobody, and the items' codes, oldest to newest."""
+        spelling = self.names.spelling
+        assert isinstance(spelling, CodeSpelling), "titles are of different lengths"
+        return WritePrompt((spelling.user(user_id), *self._read(history)))

@@ -96,15 +96,18 @@ class GroundingRecord(_Data):
 
 
 class GenerativeManifest(CommonManifest):
-    """Of a generative artifact: a causal language model with its head, which writes items token by token.
+    """Of a generative artifact: a language model with its head, causal or with an encoder, which writes items token by
+    token.
 
     Attributes:
         architecture: class of the model in ``backbone/``.
         names: what an item is written as: its title, or the codes of its semantic ID.
-        end: token that closes every written item and every item of a history; a prompt begins with it too.
+        end: token that closes every written item and every item of a history; a prompt begins with it too. None for an
+            encoder-decoder, whose items have one length.
         history_limit: newest items read.
         title_limit: tokens at which titles are cut; None for codes.
         code_sizes: codes of every level; empty for titles.
+        user_buckets: tokens that user ids are hashed to; 0 where users are not read.
         beams, max_new_tokens: what it was evaluated with.
         grounding: where titles are written freely and then grounded; None: along the trie of all names.
     """
@@ -112,10 +115,11 @@ class GenerativeManifest(CommonManifest):
     kind: Literal["generative"]
     architecture: str
     names: Literal["titles", "codes"]
-    end: int
+    end: int | None
     history_limit: int
     title_limit: int | None
     code_sizes: tuple[int, ...]
+    user_buckets: int = 0
     beams: int
     max_new_tokens: int
     grounding: GroundingRecord | None = None

@@ -37,6 +37,12 @@ class HistorySpec(Slot):
         0.0, ge=0, lt=1, description="share of items shown without their id, so that UNKNOWN is trained"
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the item positions of the input")
+    user_buckets: int = Field(
+        0, ge=0, description="tokens that user ids are hashed to, one of which begins a history; 0 for none"
+    )
+    user_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of histories shown without their user, so that nobody's are trained too"
+    )
 
     @model_validator(mode="after")
     def _two_vectors_are_for_compressed(self) -> HistorySpec:
@@ -51,9 +57,14 @@ class HistorySpec(Slot):
 
 
 class BackboneSpec(Slot):
-    """The network that reads the positions. ``source`` is ``none``, ``tiny``, ``minilm``, a hub name or a folder."""
+    """The network that reads the positions. ``source`` is ``none``, ``tiny``, ``minilm``, a hub name or a folder.
+
+    ``kind``: a ``decoder`` reads and writes one sequence; in an ``encoder-decoder`` an encoder of ``depth`` layers
+    reads the history in both directions, and a decoder of as many layers writes.
+    """
 
     source: str = OWN_TRANSFORMER
+    kind: Literal["decoder", "encoder-decoder"] = "decoder"
     revision: str | None = None
     attention: Literal["causal", "bidirectional"] = "causal"
     layers: int | None = Field(None, ge=1, description="keep only the first layers; None keeps all")
@@ -63,13 +74,29 @@ class BackboneSpec(Slot):
     width: int = Field(128, ge=8, description="own transformer only")
     depth: int = Field(2, ge=1, description="own transformer only")
     heads: int = Field(2, ge=1, description="own transformer only")
+    head_width: int | None = Field(
+        None, ge=2, description="networks over codes only; None: width / heads, in an encoder-decoder 64"
+    )
+    feed_forward: int | None = Field(
+        None, ge=8, description="inner width, networks over codes only; None: 4 × width, in an encoder-decoder 8 ×"
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="hidden dropout inside the backbone while training")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> BackboneSpec:
-        if self.width % self.heads:
+        if self.kind == "decoder" and self.head_width is None and self.width % self.heads:
             raise ValueError(f"backbone.heads={self.heads} does not divide backbone.width={self.width}")
         return self
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.head_width or (64 if self.kind == "encoder-decoder" else self.width // self.heads)
+
+    @property
+    def inner_size(self) -> int:
+        """Inner width of the feed-forward."""
+        return self.feed_forward or (8 if self.kind == "encoder-decoder" else 4) * self.width
 
     @property
     def own(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Protocol, cast
+from zlib import crc32
 
 import numpy as np
 
@@ -72,18 +73,27 @@ class TitleSpelling:
 
 
 class CodeSpelling:
-    """Semantic IDs: every level has tokens of its own, ``sizes[l]`` of them, after the end token."""
+    """Semantic IDs: every level has tokens of its own, ``sizes[l]`` of them, after the end token.
+
+    Behind them are ``user_buckets`` tokens that user ids are hashed to (Rajput et al. 2023, section 3.2).
+    """
 
     reads: tuple[str, ...] = ("ids",)
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.sizes = tuple(sizes)
+    def __init__(self, sizes: Sequence[int], user_buckets: int = 0) -> None:
+        self.sizes, self.user_buckets = tuple(sizes), user_buckets
         self._first = list(accumulate(self.sizes, initial=1))
 
     @property
     def vocabulary(self) -> int:
-        """Tokens of all levels and the end token."""
-        return self._first[-1]
+        """Tokens of all levels, of users, and the end token."""
+        return self._first[-1] + self.user_buckets
+
+    def user(self, user_id: str | None) -> int:
+        """The token that begins a user's history: the end token where nobody is known, or users have none."""
+        if user_id is None or not self.user_buckets:
+            return CODE_END
+        return self._first[-1] + crc32(user_id.encode()) % self.user_buckets
 
     def spell(self, codes_NL: np.ndarray[Any, np.dtype[np.int64]]) -> TitleTokens:
         """The names of a catalog from its codes."""

@@ -73,9 +73,9 @@ class Writer:
     is the method's.
 
     Args:
-        model: a Hugging Face model for causal language modelling.
+        model: a Hugging Face model for causal language modelling, or an encoder-decoder one.
         names: of the catalog's items.
-        end: the token that closes what is written.
+        end: the token that closes what is written; None: nothing does, all names have one length.
         prefix: begins every prompt.
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
@@ -87,7 +87,7 @@ class Writer:
         model: nn.Module,
         names: Names,
         *,
-        end: int,
+        end: int | None,
         prefix: Sequence[int],
         history_limit: int,
         default: WriteSettings,
@@ -97,7 +97,7 @@ class Writer:
         self.history_limit, self.default = history_limit, default
         self.reads = names.spelling.reads
         self.limit = WriteSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
-        self._generator = Generator.of_model(model, end_tokens=[end], prefix=prefix)
+        self._generator = Generator.of_model(model, end_tokens=() if end is None else (end,), prefix=prefix)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -108,8 +108,8 @@ class Writer:
         """Free text as items of a history; raises `CannotReadText` where names are no text."""
         return self.names.spelling.read(titles)
 
-    def prepare(self, history: Sequence[int | FreeItem]) -> WritePrompt:
-        """The prompt of one history, oldest item first."""
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
+        """See `GenerativeModel.prepare`."""
         raise NotImplementedError
 
     def write(

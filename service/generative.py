@@ -102,10 +102,12 @@ class GenerativeRecommender(Answerer):
         allowed = await self.histories.allowed(ask.categories)
         wanted = Wanted(min(ask.k, len(self.parts.catalog)), exclude, allowed)
         try:
-            prompt = self.parts.model.prepare(await self.histories.readable(history, deadline))
+            readable = await self.histories.readable(history, deadline)
+            prompt = self.parts.model.prepare(readable, ask.user_id)
         except GenerationError as error:
             raise InvalidInput(str(error), field="history") from error
-        key = (tuple(history.parts), wanted.k, exclude.tobytes(), tuple(sorted(set(ask.categories))), settings)
+        read = (tuple(history.parts), prompt.tokens)  # a model may read the same items differently for another user
+        key = (*read, wanted.k, exclude.tobytes(), tuple(sorted(set(ask.categories))), settings)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         writing = await self.engine.run(WriteWork(prompt, wanted, settings), key, deadline, on_step)
         written = writing.written

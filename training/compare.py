@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -72,7 +73,10 @@ def evaluate_artifact(
 def _answers(folder: Path, manifest: AnyManifest, catalog: Catalog) -> Callable[..., Evaluation]:
     """Load an artifact of either kind and return what answers questions with it."""
     if isinstance(manifest, GenerativeManifest):
-        return partial(evaluate_writer, load_generative(folder, TokenTrie.build, catalog.popular()).model)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return partial(
+            evaluate_writer, load_generative(folder, TokenTrie.build, catalog.popular(), device=device).model
+        )
     artifact = load_artifact(folder)
     return partial(evaluate, artifact.encoder, artifact.item_vectors_ND, open_index(folder / "index"))
 

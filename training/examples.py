@@ -3,6 +3,9 @@
 Long sequences are cut into windows whose cuts move from epoch to epoch, so that every target is seen once per epoch
 and with different amounts of history. Windows of near-equal length share a batch, which keeps padding to a few
 percent, and the batches of one epoch are a fixed number, so that steps per epoch do not depend on the cuts.
+
+A model that reads a history in both directions can learn from its last item only: there each target is a window of its
+own, with all the history it may have.
 """
 
 from __future__ import annotations
@@ -23,48 +26,78 @@ from training.data import DataError
 
 @dataclass(frozen=True)
 class Window:
-    """Item rows of a user, oldest first: inputs are ``rows[:-1]`` and the targets are ``rows[1:]``."""
+    """Item rows of a user, oldest first: inputs are ``rows[:-1]``, targets the last ``targets`` of ``rows[1:]``.
+
+    ``user`` is the place of the sequence among those that were cut.
+    """
 
     rows: NDArray[np.int64]
+    user: int = 0
+    last_only: bool = False
+
+    @property
+    def targets(self) -> int:
+        """Items with a loss."""
+        return 1 if self.last_only else len(self.rows) - 1
 
 
-def windows_of(sequence: Sequence[int] | NDArray[Any], limit: int, rng: np.random.Generator) -> list[Window]:
+def prefixes_of(sequence: Sequence[int] | NDArray[Any], limit: int, user: int = 0) -> list[Window]:
+    """Each item but the first as the only target of its own window, with the ``limit`` items before it."""
+    rows = np.asarray(sequence, np.int64)
+    return [Window(rows[max(0, end - limit) : end + 1], user, last_only=True) for end in range(1, len(rows))]
+
+
+def windows_of(
+    sequence: Sequence[int] | NDArray[Any], limit: int, rng: np.random.Generator, user: int = 0
+) -> list[Window]:
     """Cut one sequence so that each item but the first is a target exactly once, with at most ``limit`` inputs."""
     rows = np.asarray(sequence, np.int64)
     targets = len(rows) - 1
     if targets < 1:
         return []
     if targets <= limit:
-        return [Window(rows)]
+        return [Window(rows, user)]
     first = int(rng.integers(1, limit + 1))
     edges = [0, *range(first, targets, limit), targets]
-    return [Window(rows[start : stop + 1]) for start, stop in itertools.pairwise(edges)]
+    return [Window(rows[start : stop + 1], user) for start, stop in itertools.pairwise(edges)]
 
 
 class EpochWindows(Dataset[Window]):
-    """All windows of one epoch; ``set_epoch`` cuts them anew, the same for the same seed and epoch."""
+    """All windows of one epoch; ``set_epoch`` cuts them anew, the same for the same seed and epoch.
 
-    def __init__(self, sequences: Sequence[NDArray[Any]], *, limit: int, seed: int) -> None:
+    Args:
+        sequences: item rows of every user, oldest first.
+        limit: most inputs of a window.
+        seed: of the cuts.
+        last_only: one target a window (`prefixes_of`), the same windows in every epoch.
+    """
+
+    def __init__(self, sequences: Sequence[NDArray[Any]], *, limit: int, seed: int, last_only: bool = False) -> None:
         self._sequences = sequences
         self._limit = limit
         self._seed = seed
+        self._last_only = last_only
         self._epoch = -1
         self.windows: list[Window] = []
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the windows of ``epoch``."""
-        if epoch == self._epoch:
+        if epoch == self._epoch or (self._last_only and self.windows):
             return
         self._epoch = epoch
-        rng = np.random.default_rng([self._seed, epoch, 1])
-        self.windows = [w for sequence in self._sequences for w in windows_of(sequence, self._limit, rng)]
+        rng, limit = np.random.default_rng([self._seed, epoch, 1]), self._limit
+        self.windows = [
+            window
+            for user, rows in enumerate(self._sequences)
+            for window in (prefixes_of(rows, limit, user) if self._last_only else windows_of(rows, limit, rng, user))
+        ]
         if not self.windows:
             raise DataError("nothing to train on: no user has two items or more in the training part of the split")
 
     def batches(self, positions: int) -> int:
         """Global batches of about ``positions`` targets that make one epoch: the same number in every epoch."""
-        return max(1, round(sum(len(window.rows) - 1 for window in self.windows) / positions))
+        return max(1, round(sum(window.targets for window in self.windows) / positions))
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -113,13 +146,13 @@ class LengthBatches(Sampler[list[int]]):
     def global_batches(self) -> list[list[int]]:
         """Indices of every global batch of this epoch."""
         rng = np.random.default_rng([self._seed, self._epoch, 2])
-        lengths = np.asarray([len(window.rows) - 1 for window in self._windows.windows])
-        costs = lengths
+        targets = np.asarray([window.targets for window in self._windows.windows])
+        costs = np.asarray([len(window.rows) - 1 for window in self._windows.windows])
         if self._item_lengths_N is not None:
             costs = np.asarray([self._item_lengths_N[window.rows[:-1]].sum() for window in self._windows.windows])
         order = np.argsort(costs + rng.random(len(costs)), kind="stable")
-        reached = np.cumsum(lengths[order]) - lengths[order] / 2
-        group = np.minimum((reached / lengths.sum() * self._count).astype(int), self._count - 1)
+        reached = np.cumsum(targets[order]) - targets[order] / 2
+        group = np.minimum((reached / targets.sum() * self._count).astype(int), self._count - 1)
         batches = [order[group == number].tolist() for number in range(self._count)]
         batches = _none_too_small(batches, self._world)
         rng.shuffle(batches)

@@ -122,7 +122,7 @@ def train_module(
 ) -> Trained:
     """Train a module on the windows of a split; ``evaluate_now`` gives the figures that select the best epoch."""
     sequences = [split.train_row(user, options.fitted_on) for user in range(split.dataset.n_users)]
-    windows = EpochWindows(sequences, limit=recipe.history.limit, seed=options.seed)
+    windows = EpochWindows(sequences, limit=recipe.history.limit, seed=options.seed, last_only=module.last_only)
     resume = last_complete_checkpoint(options.work)
     budget = TimeBudget(options.minutes, resumed_from=resume)
     trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
@@ -233,7 +233,7 @@ def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
 
 def _say(console: Console, recipe: Recipe, module: TrainedModule, windows: EpochWindows, resume: Path | None) -> None:
     count = sum(p.numel() for p in trainable(module).values())
-    targets = sum(len(window.rows) - 1 for window in windows.windows)
+    targets = sum(window.targets for window in windows.windows)
     console.print(
         f"recipe {recipe.name}: {count:,} trained weights, {len(windows):,} windows and {targets:,} targets an epoch, "
         f"at most {recipe.optimizer.epochs} epochs" + (f"; going on from {resume.name}" if resume else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +23,14 @@ from modeling.generative_artifact import writer_of
 from modeling.grounded_writer import Collaborative, GroundedWriter
 from modeling.grounding_files import CollaborativeModel
 from modeling.instruction import InstructionPrompt
-from modeling.spelling import TitleSpelling
+from modeling.spelling import CODE_END, CodeSpelling, TitleSpelling
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
 from training.data.splits import Split
+from training.encoded import EncodedModule
 from training.exponents import choose_exponents
 from training.fit import FitOptions, Trained, sample_targets, train_module
+from training.module import TrainedModule
 from training.naming import Named, name_items
 from training.recipes.base import Recipe, RecipeError
 from training.writing import InstructedModule, WritingModule, written_metrics
@@ -72,7 +75,7 @@ def fit_writer(
     if recipe.scoring == "ground":
         build = _Ground.of(recipe, named, names, popularity_N, folder, collaborative, console)
     else:
-        build = _Trie(recipe, named, names)
+        build = _Trie(recipe, named, names, split.dataset.user_ids)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
     module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
@@ -96,8 +99,17 @@ class _Trie:
     recipe: Recipe
     named: Named
     names: Names
+    user_ids: Sequence[str]
 
-    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> TrainedModule:
+        history, spelling = self.recipe.history, self.named.spelling
+        if self.named.end is None:
+            assert isinstance(spelling, CodeSpelling), "titles are of different lengths"
+            users_U = np.array([spelling.user(user_id) for user_id in self.user_ids], np.int64)
+            return EncodedModule(
+                model, self.named.tokens, start=CODE_END, users_U=users_U, dropout=dropout,
+                user_dropout=history.user_dropout if history.user_buckets else 0.0,
+            )  # fmt: skip
         return WritingModule(
             model, self.named.tokens, end=self.named.end, dropout=dropout, hidden_dropout=hidden_dropout
         )
@@ -112,7 +124,7 @@ class _Trie:
             self.names.popular_N,
             end=end,
             history_limit=self.recipe.history.limit,
-            default=WriteSettings(self.recipe.writing.beams, int(np.diff(tokens.offsets).max()) + 1),
+            default=WriteSettings(self.recipe.writing.beams, int(np.diff(tokens.offsets).max()) + (end is not None)),
         )
 
     @cached_property
@@ -145,6 +157,7 @@ class _Ground:
         console: Console,
     ) -> _Ground:
         tokenizer = cast(TitleSpelling, named.spelling).tokenizer
+        assert named.end is not None, "titles are closed by the tokenizer's end token"
         prompt = InstructionPrompt.of(tokenizer, recipe.history.instruction, named.end)
         longest = prompt.most_positions(recipe.history.limit, recipe.history.title_tokens)
         if longest > (limit := position_limit(named.model)):

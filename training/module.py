@@ -42,9 +42,18 @@ class TrainedModule(nn.Module):
         """Positions that each item takes; None: one each."""
         raise NotImplementedError
 
+    @property
+    def last_only(self) -> bool:
+        """Whether only the last item of a window has a loss, so that each target needs a window of its own."""
+        return False
+
     def pretrained(self, name: str) -> bool:
         """Whether a parameter is one of the language model, or of the adapter on it."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """The end of training: the model is as it came, apart from its weights."""
+        return
 
 
 class RetrievalModule(TrainedModule):

@@ -34,17 +34,17 @@ class Named:
     """A network that is to write the names of a catalog, not yet trained for it.
 
     Attributes:
-        model: with its head; a Hugging Face model for causal language modelling.
+        model: with its head; a Hugging Face model for causal language modelling, or an encoder-decoder one.
         spelling: what its tokens mean.
         tokens: of every item.
-        end: the token that closes a name.
+        end: the token that closes a name; None: nothing does, all have one length.
         report: figures about the names, for the manifest.
     """
 
     model: nn.Module
     spelling: Spelling
     tokens: TitleTokens
-    end: int
+    end: int | None
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,9 +120,14 @@ def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console
         f"share them; codes in use by level {used}; error {figures['error']:.2f} of the variance"
     )
     named_NL = with_counter(codes_NL)
-    spelling = CodeSpelling([*[spec.size] * spec.levels, int(named_NL[:, -1].max()) + 1])
+    sizes = [*[spec.size] * spec.levels, int(named_NL[:, -1].max()) + 1]
+    spelling = CodeSpelling(sizes, recipe.history.user_buckets)
+    facts = {"codes": figures}
+    if recipe.backbone.kind == "encoder-decoder":
+        model = _encoder_decoder(recipe, spelling.vocabulary, seed)
+        return Named(model, spelling, spelling.spell(named_NL), None, facts)
     model = _decoder(recipe, spelling.vocabulary, (recipe.history.limit + 1) * (spec.levels + 2) + 1, seed)
-    return Named(model, spelling, spelling.spell(named_NL), CODE_END, {"codes": figures})
+    return Named(model, spelling, spelling.spell(named_NL), CODE_END, facts)
 
 
 def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tuple[NDArray[np.int64], CodeReport]:
@@ -149,8 +154,23 @@ def _decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.M
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=spec.width, num_hidden_layers=spec.depth, num_attention_heads=spec.heads,
-        num_key_value_heads=spec.heads, head_dim=spec.width // spec.heads, intermediate_size=4 * spec.width,
+        num_key_value_heads=spec.heads, head_dim=spec.head_size, intermediate_size=spec.inner_size,
         max_position_embeddings=positions, tie_word_embeddings=True, bos_token_id=CODE_END, eos_token_id=CODE_END,
         attention_dropout=spec.dropout, use_cache=False,
     )  # fmt: skip
     return cast(nn.Module, Qwen3ForCausalLM(config))
+
+
+def _encoder_decoder(recipe: Recipe, vocabulary: int, seed: int) -> nn.Module:
+    """A small T5 over codes, from scratch."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    spec = recipe.backbone
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=vocabulary, d_model=spec.width, d_kv=spec.head_size, d_ff=spec.inner_size, num_layers=spec.depth,
+        num_decoder_layers=spec.depth, num_heads=spec.heads, dropout_rate=spec.dropout, feed_forward_proj="relu",
+        pad_token_id=CODE_END, eos_token_id=None, use_cache=False,
+    )  # fmt: skip
+    config.decoder_start_token_id = CODE_END
+    return cast(nn.Module, T5ForConditionalGeneration(config))

@@ -34,8 +34,8 @@ from training.module import TrainedModule
 from training.objectives.softmax import full_softmax
 
 IGNORED = -100
-BATCH_BEAMS, BATCH_BEAMS_GPU = 320, 8192
-"""Beams that are stepped together when many histories are answered."""
+BATCH_BEAMS = {"cpu": 320, "cuda": 8192}
+"""Beams that are stepped together when many histories are answered, by device."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def written_metrics(model: nn.Module, writer: Writer, targets: Targets) -> dict[
     """NDCG@10 and Recall@10 of what is written for ``targets``."""
     training = model.training
     model.eval()
-    rows_TK = write_all(writer, list(targets.histories()))
+    rows_TK = write_all(writer, list(targets.histories()), user_ids_of(targets))
     model.train(training)
     values = question_values(ranks_in(rows_TK, targets.rows_T, len(writer.names.tokens)), cuts=(10,))
     return {name: float(values[name].mean()) for name in ("ndcg@10", "recall@10")}
@@ -181,14 +181,18 @@ def written_metrics(model: nn.Module, writer: Writer, targets: Targets) -> dict[
 def write_all(
     writer: Writer,
     histories: Sequence[NDArray[Any]],
+    user_ids: Sequence[str | None] | None = None,
     *,
     progress: Callable[[int], object] = lambda done: None,
 ) -> NDArray[np.int64]:
     """The best ``SHOWN`` rows of every history, seen items left out [T, K]; -1 where fewer are eligible."""
-    prompts = [writer.prepare(np.asarray(history).tolist()) for history in histories]
+    users = [None] * len(histories) if user_ids is None else user_ids
+    prompts = [
+        writer.prepare(np.asarray(history).tolist(), user) for history, user in zip(histories, users, strict=True)
+    ]
     rows_TK = np.full((len(histories), SHOWN), -1, np.int64)
-    at_once = BATCH_BEAMS_GPU if next(writer.model.parameters()).is_cuda else BATCH_BEAMS
-    size = max(1, at_once // cast(int, writer.default.beams))
+    beams = BATCH_BEAMS.get(next(writer.model.parameters()).device.type, BATCH_BEAMS["cpu"])
+    size = max(1, beams // cast(int, writer.default.beams))
     order = sorted(range(len(prompts)), key=lambda number: prompts[number].length)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -197,6 +201,12 @@ def write_all(
             rows_TK[number, : len(written.rows_K)] = written.rows_K
         progress(len(chosen))
     return rows_TK
+
+
+def user_ids_of(targets: Targets) -> list[str | None]:
+    """Who is asked about, by question."""
+    known = targets.dataset.user_ids
+    return [known[user] for user in targets.users_T.tolist()]
 
 
 def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_size: int) -> NDArray[np.int64]:
@@ -216,6 +226,6 @@ def evaluate_writer(
 ) -> Evaluation:
     """Answer every question of ``targets`` as the service would, with the artifact's own beams."""
     histories = [history.astype(np.int64) for history in targets.histories()]
-    rows_TK = write_all(writer, histories, progress=progress)
+    rows_TK = write_all(writer, histories, user_ids_of(targets), progress=progress)
     ranks_T = ranks_in(rows_TK, targets.rows_T, len(popularity_N))
     return evaluation_of(ranks_T, rows_TK, targets, histories, popularity_N, seed=seed)

@@ -32,11 +32,21 @@ OF_TIGER = [
     *("optimizer.epochs=3", "optimizer.positions=200", "writing.beams=10"),
 ]
 
+WITH_ENCODER = [*OF_TIGER, "backbone.kind=encoder-decoder", "backbone.depth=1"]
 
-@pytest.mark.parametrize("recipe", ["sasrec", "anyo", "genre", "tiger"])
-def test_train_evaluate_serve(recipe: str, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("sasrec", [*SMALL, "backbone.width=32"]),
+        ("anyo", SMALL),
+        ("genre", OF_GENRE),
+        ("tiger", OF_TIGER),
+        ("tiger", WITH_ENCODER),
+    ],
+)
+def test_train_evaluate_serve(recipe: str, settings: list[str], tmp_path: Path) -> None:
     data, artifact, top = write_dataset(tmp_path / "ring", users=80), tmp_path / "model", tmp_path / "top.jsonl"
-    settings = {"sasrec": [*SMALL, "backbone.width=32"], "anyo": SMALL, "genre": OF_GENRE, "tiger": OF_TIGER}[recipe]
     backbone = ["--backbone", "minilm"] if recipe == "anyo" else []
     chosen = [part for setting in settings for part in ("--set", setting)]
     _run(

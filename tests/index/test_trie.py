@@ -85,3 +85,31 @@ def test_twice_or_never_added_is_refused() -> None:
     for row, sequence in ((1, (1, 2)), (0, (1,)), (0, (1, 3))):
         with pytest.raises(TrieError, match=f"row {row} is not in the trie"):
             trie.remove(row, sequence)
+
+
+FIXED = st.lists(st.integers(0, 3), min_size=3, max_size=3).map(tuple)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 9), FIXED, st.booleans()), max_size=40))
+def test_sequences_of_one_length_need_no_end(steps: list) -> None:
+    trie, model = TokenTrie(None), {}
+    for row, sequence, remove in steps:
+        if row in model and remove:
+            trie.remove(row, model.pop(row))
+        elif row not in model:
+            trie.add(row, sequence)
+            model[row] = sequence
+        assert walked(trie) == grouped(model)
+        assert all(row in trie.find(sequence) for row, sequence in model.items())
+    assert trie.find((0, 1)) == []
+
+
+@pytest.mark.parametrize("sequence", [(1,), (1, 2, 3, 4)])
+def test_without_an_end_no_sequence_may_begin_another(sequence: tuple[int, ...]) -> None:
+    trie = TokenTrie.build([(1, 2, 3)], None)
+    with pytest.raises(TrieError, match=r"row 1 has sequence .* another"):
+        trie.add(1, sequence)
+    trie.remove(0, (1, 2, 3))
+    trie.add(1, sequence)
+    assert walked(trie) == {sequence: [1]}

@@ -66,7 +66,7 @@ class TitleWriter:
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         return self.encoder.read_titles(titles)
 
-    def prepare(self, history: Sequence[int | FreeItem]) -> ReadPrompt:
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> ReadPrompt:
         read = self.encoder.prepare(history)
         return ReadPrompt(tuple(read.values_T.tolist()), read=read)
 

@@ -113,16 +113,22 @@ class Recipe(ModelSpec):
 
     def _without_effect(self, form: str, writes: bool) -> Iterator[tuple[str, Any]]:
         """Settings that were changed although nothing reads them: better refused than ignored."""
-        unread: dict[str, tuple[str, ...]] = {"projector": (), "objective": ()} if writes else {"writing": ()}
+        unread = ["projector", "objective"] if writes else ["writing"]
         if writes:
-            unasked = () if self.scoring == "ground" else ("instruction",)
-            unread |= {"history": (*unasked, "id_dropout", "vectors_per_item")}
-            unread |= {"backbone": ("layers", "random_weights"), "items": ("dim", "normalize", "text_dim")}
+            unread += ["history.id_dropout", "history.vectors_per_item", "backbone.layers", "backbone.random_weights"]
+            unread += ["items.dim", "items.normalize", "items.text_dim"]
+        if writes and self.scoring != "ground":
+            unread += ["history.instruction"]
         if form != "codes":
-            unread |= {"codes": ()}
-        for slot, fields in unread.items():
+            unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
+        if self.backbone.kind != "encoder-decoder":
+            unread += ["history.user_buckets"]
+        if not self.history.user_buckets:
+            unread += ["history.user_dropout"]
+        for place in unread:
+            slot, _, field = place.partition(".")
             value = getattr(self, slot)
-            for name in fields or type(value).model_fields:
+            for name in (field,) if field else type(value).model_fields:
                 if (found := getattr(value, name)) != type(value).model_fields[name].default:
                     yield f"{slot}.{name}", found
 

@@ -9,16 +9,26 @@ from training.recipes.base import CodesSpec, ObjectiveSpec, OptimizerSpec, Recip
 def recipe(backbone: str = "none") -> Recipe:
     """Three codes of 256 an item from the vector of its title, and a fourth that tells equal ones apart.
 
-    Against the paper: decoder only, with the loss at every code of the sequence instead of an encoder and a decoder
-    over one target a sequence; titles read by minilm instead of titles, prices and brands by Sentence-T5; no user
-    token. ``codes.kind=residual-kmeans`` takes k-means on the title vectors instead of the RQ-VAE.
+    By default a decoder alone, with the loss at every code of a user's sequence, read once an epoch. The paper's form
+    is ``backbone.kind=encoder-decoder`` with ``backbone.heads=6``, ``backbone.dropout=0.1`` and
+    ``history.dropout=0``: a T5 of 4 + 4 layers, width 128, heads of 64, ReLU feed-forward of 1024, which reads at
+    most 20 items in both directions and writes four codes; every prefix of a sequence is an example.
+    ``history.user_buckets=2000`` puts a token of the hashed user in front.
+
+    Against the paper, in both forms: titles read by minilm instead of titles, prices and brands by Sentence-T5; a
+    search along the tree of the IDs that exist; AdamW at a constant rate after a warm-up (``optimizer.schedule`` has
+    others) instead of .01 for 10,000 steps and an inverse square root after them; batches of ``optimizer.positions``
+    targets instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths share a batch; a token
+    stands in front of a history of nobody too, as which ``history.user_dropout`` of all are shown, so that one model
+    answers with and without a user. ``codes.kind=residual-kmeans`` takes k-means on the title vectors instead of the
+    RQ-VAE.
     """
     if backbone != "none":
         raise RecipeError(f"recipe 'tiger' trains its own network: backbone {backbone!r} is not allowed, only 'none'")
     return Recipe(
         name="tiger",
-        summary="semantic IDs: a decoder writes the codes of the next item along the tree of all IDs",
-        source="TIGER (Rajput et al. 2023), decoder only",
+        summary="semantic IDs: a transformer writes the codes of the next item along the tree of all IDs",
+        source="TIGER (Rajput et al. 2023)",
         history=HistorySpec(form="codes", limit=20, dropout=0.2),
         backbone=BackboneSpec(source="none", width=128, depth=4, heads=4, dropout=0.2),
         adapter=AdapterSpec(kind="none"),
