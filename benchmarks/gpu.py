@@ -306,7 +306,7 @@ def main() -> None:
         model = language_model(name, device, dtype)
         encoder = encoder_of(model, SHAPES[name]["vocab_size"], device, np.random.default_rng(0))
         add("forward", name, forward(encoder, device, rate, end))
-        if not number:
+        if not number and options.rounds:
             for row in generation(model, encoder, device, options.rounds, end):
                 add("generation", "", row)
     if options.artifact:
