@@ -36,6 +36,10 @@ class WeightAverage(TrainerCallback):
         self._averaged = {name: parameter.detach().clone() for name, parameter in self._current.items()}
         self._steps = 0
 
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The model is where it is trained, by now: the average goes there too."""
+        self._averaged = {name: tensor.to(self._current[name].device) for name, tensor in self._averaged.items()}
+
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """An optimizer step was made: move the average."""
         self._steps = state.global_step

@@ -47,6 +47,18 @@ def test_the_mean_at_first_and_an_exponential_average_later() -> None:
     assert _averaged(average, model) == pytest.approx(0.75 * (0.75 * 3.0 + 0.25 * 7.0) + 0.25 * 8.0)
 
 
+def test_the_average_goes_where_the_model_went() -> None:
+    """The trainer moves the model to its GPU after the average was made; here, to where no values are."""
+    model = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(model, horizon=4)
+    model.to("meta")
+    average._current = dict(model.named_parameters())  # on a GPU these are the same objects; on "meta" they are not
+    average.on_train_begin(None, SimpleNamespace(), None)  # type: ignore[arg-type]
+    _steps(average, model.weight, [1.0])
+    with average.applied():
+        assert model.weight.is_meta
+
+
 def test_an_average_survives_its_file(tmp_path: Path) -> None:
     model = nn.Linear(1, 1, bias=False)
     average = WeightAverage(model, horizon=4)
