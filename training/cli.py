@@ -87,6 +87,31 @@ def train(
 
 
 @app.command()
+def reweigh(
+    artifact: Annotated[Path, typer.Argument(help="Artifact of a recipe that grounds what it writes (bigrec).")],
+    data: Annotated[str, typer.Option(help="The data set it was trained on (name or folder).")],
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
+    id_model: Annotated[
+        Path | None, typer.Option(help="Dense artifact whose scores are weighed; without it popularity alone.")
+    ] = None,
+    seed: Seed = 0,
+    ties: Ties = "file",
+) -> None:
+    """Choose the weights of a grounded writer anew, its language model untouched."""
+    with errors_as_one_line(console):
+        from training.reweigh import reweigh as weigh
+
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        _use_cores()
+        manifest = weigh(artifact, dataset, out, collaborative=id_model, seed=seed, console=console)
+    found = manifest.metrics
+    console.print(
+        f"wrote {out} (version {manifest.version}): validation Recall@10 {found['validation_recall@10']:.4f}, "
+        f"NDCG@10 {found['validation_ndcg@10']:.4f}"
+    )
+
+
+@app.command()
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     data: Annotated[str, typer.Option(help="The data set it was trained on (name or folder), or another one.")],

@@ -78,10 +78,10 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     anchor = _id_model_vectors(recipe, dataset, options.id_model)
     work = _work_folder(recipe, dataset, options)
     sources = _sources(recipe, split, options, console)
-    way: _Dense | _Writing = (
+    way: _Dense | Writing = (
         _Dense(recipe, split, sources, read_text(recipe, split, sources, console), console)
         if recipe.scoring == "dense"
-        else _Writing(recipe, split, sources.backbone, options.id_model if recipe.requires else None, console)
+        else Writing(recipe, split, sources.backbone, options.id_model if recipe.requires else None, console)
     )
     fit_options = FitOptions(
         work=work / "train",
@@ -153,7 +153,7 @@ class _Dense:
 
 
 @dataclass
-class _Writing:
+class Writing:
     """Trains, validates and writes a language model that writes titles."""
 
     recipe: Recipe
@@ -235,6 +235,20 @@ def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> 
         return None
     if folder is None:
         raise RecipeError(f"recipe {recipe.name!r} builds on {recipe.requires!r}: give its artifact with --id-model")
+    rows = check_id_model(recipe, dataset, folder)
+    if recipe.scoring != "dense":
+        return None
+    vectors = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
+    return np.ascontiguousarray(vectors[rows])
+
+
+def check_id_model(recipe: Recipe, dataset: Dataset, folder: Path) -> NDArray[np.int64]:
+    """Rows of the artifact that ``recipe`` builds on, in the row order of ``dataset``.
+
+    Raises:
+        RecipeError: it is of another recipe.
+        ArtifactError: it lacks items; or has others, or another order of them, for a recipe that takes it whole.
+    """
     manifest = read_manifest(folder)
     if manifest.recipe != recipe.requires:
         raise RecipeError(f"--id-model {folder} holds recipe {manifest.recipe!r}, and {recipe.requires!r} is required")
@@ -242,12 +256,9 @@ def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> 
     rows = [catalog.row(item_id) for item_id in dataset.item_ids]
     if missing := [item for item, row in zip(dataset.item_ids, rows, strict=True) if row is None]:
         raise ArtifactError(f"--id-model {folder} lacks {len(missing)} items of {dataset.name}, first {missing[0]!r}")
-    if recipe.scoring != "dense":
-        if rows != list(range(len(catalog))):
-            raise ArtifactError(f"--id-model {folder} has other items than {dataset.name}, or another order of them")
-        return None
-    vectors = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
-    return np.ascontiguousarray(vectors[np.asarray(rows, np.int64)])
+    if recipe.scoring != "dense" and rows != list(range(len(catalog))):
+        raise ArtifactError(f"--id-model {folder} has other items than {dataset.name}, or another order of them")
+    return np.asarray(rows, np.int64)
 
 
 def _training_record(fitted: Trained, options: RunOptions) -> dict[str, Any]:

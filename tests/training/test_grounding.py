@@ -21,6 +21,7 @@ from modeling.generative_artifact import load_generative
 from modeling.generator import BeamSettings, Generator
 from modeling.grounded_writer import Exponents, GroundedWriter
 from modeling.instruction import InstructionPrompt
+from modeling.manifest import ArtifactError, GenerativeManifest
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
 from modeling.writer import Names
@@ -35,6 +36,7 @@ from training.examples import Window
 from training.exponents import choose_exponents
 from training.naming import load_writer
 from training.recipes import Recipe, RecipeError, get_recipe
+from training.reweigh import reweigh
 from training.run import RunOptions, run
 from training.writing import InstructedModule, ranks_in, write_all
 
@@ -305,6 +307,23 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
     targets = leave_one_out(ring).validation
     ranks = ranks_in(write_all(writer, list(targets.histories())), targets.rows_T, ring.n_items)
     assert float((ranks <= 10).mean()) == pytest.approx(manifest.metrics["validation_recall@10"])
+
+
+def test_weights_can_be_chosen_anew(trained: Path, sasrec: Path, ring: Dataset, tmp_path: Path) -> None:
+    """With the same collaborative model they are the same; without one they are popularity's alone."""
+    before = loaded(trained)
+    same = reweigh(trained, ring, tmp_path / "same", collaborative=sasrec, seed=0, console=QUIET)
+    assert isinstance(same, GenerativeManifest) and same.grounding == before.manifest.grounding
+    assert same.metrics == before.manifest.metrics and same.training["reweighed_from"] == before.manifest.version
+    alone = reweigh(trained, ring, tmp_path / "alone", collaborative=None, seed=0, console=QUIET)
+    assert isinstance(alone, GenerativeManifest) and alone.grounding is not None and not alone.grounding.collaborative
+    assert alone.recipe_data["requires"] is None
+    after = loaded(tmp_path / "alone").model
+    assert isinstance(after, GroundedWriter) and after.collaborative is None
+    tuned, kept = before.model.model.state_dict(), after.model.state_dict()
+    assert all(torch.equal(tuned[name], kept[name]) for name in tuned), "the language model is untouched"
+    with pytest.raises(ArtifactError, match="dense"):
+        reweigh(sasrec, ring, tmp_path / "none", collaborative=None, seed=0, console=QUIET)
 
 
 def test_training_leaves_the_base_model_that_grounds_as_it_was(trained: Path, backbone_folder: Folder) -> None:

@@ -1,0 +1,66 @@
+"""Weighs a grounded writer anew: another collaborative model, exponents chosen again, the language model as it is.
+
+A collaborative model learns of new interactions in minutes and a language model in hours; between two trainings of the
+second, this keeps the weights up to date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from index import Catalog
+from index.trie import TokenTrie
+from modeling.artifact import ArtifactError, read_manifest
+from modeling.generative_artifact import load_generative
+from modeling.grounded_writer import GroundedWriter
+from modeling.grounding_files import CollaborativeModel
+from modeling.manifest import AnyManifest
+from training.data.dataset import Dataset
+from training.exponents import choose_exponents
+from training.fit import sample_targets
+from training.fit_writer import FittedWriter
+from training.recipes.base import Recipe, with_settings
+from training.run import Writing, check_id_model, split_of
+
+
+def reweigh(
+    artifact: Path, dataset: Dataset, out: Path, *, collaborative: Path | None, seed: int, console: Console
+) -> AnyManifest:
+    """Write a copy of ``artifact`` to ``out`` whose titles are weighed by popularity and by ``collaborative``.
+
+    Args:
+        artifact: of a recipe that grounds what it writes (``bigrec``).
+        dataset: the one it was trained on; exponents are chosen on its validation part.
+        out: folder to write.
+        collaborative: dense artifact of the same catalog; None: popularity alone.
+        seed: of the validation users that choose.
+        console: for progress.
+
+    Raises:
+        ArtifactError: ``artifact`` grounds nothing or was trained on other data, or ``collaborative`` has other items.
+    """
+    loaded = load_generative(artifact, TokenTrie.build, Catalog.read(artifact / "catalog.parquet").popular())
+    manifest, writer = loaded.manifest, loaded.model
+    if not isinstance(writer, GroundedWriter):
+        raise ArtifactError(f"{artifact} holds recipe {manifest.recipe!r}, which weighs nothing: only 'bigrec' does")
+    if manifest.data_sha256 != dataset.sha256:
+        raise ArtifactError(f"{artifact} was trained on {manifest.data!r}, and {dataset.name!r} is other data")
+    requires = None if collaborative is None else read_manifest(collaborative).recipe
+    recipe = with_settings(Recipe.model_validate(manifest.recipe_data), [f"requires={requires or ''}"])
+    split = split_of(dataset, manifest.split)
+    if collaborative is not None:
+        check_id_model(recipe, dataset, collaborative)
+    writer.collaborative = None if collaborative is None else CollaborativeModel(collaborative, dataset.n_items)
+    targets = sample_targets(split.validation, recipe.writing.validation_users, seed)
+    report = choose_exponents(writer, targets, console=console)
+    fitted = FittedWriter(writer=writer, report=report)
+    way = Writing(recipe, split, None, collaborative, console, fitted)
+    validation = way.validate(seed)
+    return way.write(
+        out,
+        fitted_on=manifest.fitted_on,
+        metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
+        training={**manifest.training, **report, "reweighed_from": manifest.version},
+    )
