@@ -26,7 +26,7 @@ from modeling.instruction import InstructionPrompt
 from modeling.prompt import FreeItem
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
-from modeling.writer import AS_EVALUATED, PASS_POSITIONS, Names, Places, Steps, Writer
+from modeling.writer import AS_EVALUATED, Names, Places, Steps, Writer, pass_positions
 
 Collaborative = Callable[[Sequence[int]], NDArray[np.float32]]
 """Scores [N] of all items for a history of catalog rows, oldest first."""
@@ -159,7 +159,7 @@ class GroundedWriter(Writer):
             on_step=steps.after,
             counts=steps.counts,
             turn=turn,
-            pass_positions=PASS_POSITIONS,
+            pass_positions=pass_positions(turn),
         )
         return [[self._generated(text) for text in each] for each in found]
 

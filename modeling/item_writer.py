@@ -22,7 +22,7 @@ from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt,
 from modeling.generator import BeamSettings, Paths, Text
 from modeling.prompt import FreeItem
 from modeling.spelling import CodeSpelling
-from modeling.writer import AS_EVALUATED, PASS_POSITIONS, Names, Places, Writer
+from modeling.writer import AS_EVALUATED, Names, Places, Writer, pass_positions
 
 
 class ItemWriter(Writer):
@@ -88,7 +88,7 @@ class ItemWriter(Writer):
             on_step=steps.after,
             counts=steps.counts,
             turn=turn,
-            pass_positions=None if turn is nullcontext else PASS_POSITIONS,  # nobody waits for a turn
+            pass_positions=pass_positions(turn),
         )
         seconds, started = steps.clock.seconds(), time.perf_counter()
         new = steps.counts.new_tokens // len(prompts)

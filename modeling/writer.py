@@ -22,6 +22,11 @@ PASS_POSITIONS = 64
 AS_EVALUATED = WriteSettings()
 
 
+def pass_positions(turn: Turn) -> int | None:
+    """Positions of one pass: bounded only where somebody may want the device between two of them."""
+    return None if turn is nullcontext else PASS_POSITIONS
+
+
 @dataclass(frozen=True)
 class Names:
     """What the items of a catalog are called.

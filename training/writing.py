@@ -34,7 +34,7 @@ from training.module import TrainedModule
 from training.objectives.softmax import full_softmax
 
 IGNORED = -100
-BATCH_BEAMS = {"cpu": 320, "cuda": 8192}
+BATCH_BEAMS = {"cpu": 320, "cuda": 2048}
 """Beams that are stepped together when many histories are answered, by device."""
 
 

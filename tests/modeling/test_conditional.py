@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -114,3 +115,11 @@ def test_every_text_names_its_items_and_order_matters(model: Any) -> None:
     for text in (*forward, *backward):
         assert not text.ended and items()[trie.items(text.state)[0]] == list(text.tokens)
     assert abs(forward[0].score - backward[0].score) > 1e-3
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_beams_are_those_of_the_cpu(model: Any) -> None:
+    ours, theirs = search(model, PROMPTS, 6), search(copy.deepcopy(model).to("cuda"), PROMPTS, 6)
+    for one, other in zip(ours, theirs, strict=True):
+        assert [text.tokens for text in one] == [text.tokens for text in other]
+        np.testing.assert_allclose([text.score for text in one], [text.score for text in other], atol=1e-4)

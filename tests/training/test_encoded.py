@@ -93,6 +93,19 @@ def test_the_loss_is_the_models_own_and_padding_has_none() -> None:
         assert float(module(batch)) == pytest.approx(sum(alone), rel=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_batch_follows_the_model_to_a_gpu() -> None:
+    spelling = CodeSpelling([4, 4, 2], 5)
+    model = network(spelling)
+    module = module_over(spelling, model, user_dropout=0.5)
+    batch = module.collate(windows(([0, 3, 2], 0), ([5, 1], 1)))
+    before = module.eval()(batch).detach()
+    on_gpu = module.to("cuda")
+    assert float(on_gpu(batch).detach()) == pytest.approx(float(before), rel=1e-4)
+    on_gpu.train()(batch).backward()
+    assert all(weight.grad is not None for weight in on_gpu.parameters())
+
+
 def test_a_prompt_is_what_was_trained_on_and_its_order_matters() -> None:
     spelling = CodeSpelling([4, 4, 2], 5)
     model = network(spelling)
