@@ -21,6 +21,7 @@ from torch import nn
 from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import BeamSettings, Paths, Text
 from modeling.prompt import FreeItem
+from modeling.whole_words import WholeWords
 from modeling.writer import AS_EVALUATED, PASS_POSITIONS, Names, Places, Writer
 
 
@@ -35,6 +36,7 @@ class ItemWriter(Writer):
         end: the token that closes an item; every prompt begins with it too.
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
+        whole_words: see `Writer`.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class ItemWriter(Writer):
         end: int,
         history_limit: int,
         default: WriteSettings,
+        whole_words: WholeWords | None = None,
     ) -> None:
         longest = int(np.diff(names.tokens.offsets).max(initial=1)) + 1
         super().__init__(
-            model, names, end=end, prefix=[end], history_limit=history_limit, default=default, longest=longest
-        )
+            model, names, end=end, prefix=[end], history_limit=history_limit, default=default, longest=longest,
+            whole_words=whole_words,
+        )  # fmt: skip
         self.paths, self._items = paths, items
 
     def prepare(self, history: Sequence[int | FreeItem]) -> WritePrompt:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,22 +23,33 @@ from training.data import DataError
 
 @dataclass(frozen=True)
 class Window:
-    """Item rows of a user, oldest first: inputs are ``rows[:-1]`` and the targets are ``rows[1:]``."""
+    """Item rows of a user, oldest first: inputs are ``rows[:-1]`` and the targets are ``rows[1:]``.
+
+    Attributes:
+        user: whose they are, in the order of the sequences.
+        start: place of the first row in the user's sequence.
+        draw: seed of whatever is drawn for this window in this epoch.
+    """
 
     rows: NDArray[np.int64]
+    user: int = 0
+    start: int = 0
+    draw: int = 0
 
 
-def windows_of(sequence: Sequence[int] | NDArray[Any], limit: int, rng: np.random.Generator) -> list[Window]:
+def windows_of(
+    sequence: Sequence[int] | NDArray[Any], limit: int, rng: np.random.Generator, user: int = 0
+) -> list[Window]:
     """Cut one sequence so that each item but the first is a target exactly once, with at most ``limit`` inputs."""
     rows = np.asarray(sequence, np.int64)
     targets = len(rows) - 1
     if targets < 1:
         return []
     if targets <= limit:
-        return [Window(rows)]
+        return [Window(rows, user)]
     first = int(rng.integers(1, limit + 1))
     edges = [0, *range(first, targets, limit), targets]
-    return [Window(rows[start : stop + 1]) for start, stop in itertools.pairwise(edges)]
+    return [Window(rows[start : stop + 1], user, start) for start, stop in itertools.pairwise(edges)]
 
 
 class EpochWindows(Dataset[Window]):
@@ -58,7 +69,13 @@ class EpochWindows(Dataset[Window]):
             return
         self._epoch = epoch
         rng = np.random.default_rng([self._seed, epoch, 1])
-        self.windows = [w for sequence in self._sequences for w in windows_of(sequence, self._limit, rng)]
+        cut = [
+            window
+            for user, sequence in enumerate(self._sequences)
+            for window in windows_of(sequence, self._limit, rng, user)
+        ]
+        draws = np.random.default_rng([self._seed, epoch, 5]).integers(2**62, size=len(cut)).tolist()
+        self.windows = [replace(window, draw=draw) for window, draw in zip(cut, draws, strict=True)]
         if not self.windows:
             raise DataError("nothing to train on: no user has two items or more in the training part of the split")
 
