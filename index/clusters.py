@@ -86,12 +86,12 @@ def _eigenvectors(chosen_UM: csr_array, count: int, seed: int) -> Doubles:
     if items <= max(DENSE, count + 1):
         graph_MM = (chosen_UM.T @ chosen_UM).toarray() - np.diag(own_M)
         _, vectors_MM = np.linalg.eigh(scale_M[:, None] * graph_MM * scale_M)
-        dense: Doubles = vectors_MM[:, -count:]
+        dense: Doubles = vectors_MM[:, -count:] * (degree_M > 0)[:, None]
         return dense
     start_M = np.random.default_rng(seed).normal(size=items)
     operator = LinearOperator((items, items), matvec=times, dtype=np.float64)
     _, vectors_MK = eigsh(operator, k=count, which="LA", v0=start_M)
-    found: Doubles = vectors_MK
+    found: Doubles = vectors_MK * (degree_M > 0)[:, None]
     return found
 
 

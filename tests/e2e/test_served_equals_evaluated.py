@@ -33,10 +33,17 @@ OF_TIGER = [
 ]
 
 
-@pytest.mark.parametrize("recipe", ["sasrec", "anyo", "genre", "tiger"])
+OF_P5 = [
+    *("codes.size=8", "codes.clusters=3", "backbone.width=32", "optimizer.epochs=3", "optimizer.positions=200"),
+    "writing.beams=10",
+]
+
+
+@pytest.mark.parametrize("recipe", ["sasrec", "anyo", "genre", "tiger", "p5"])
 def test_train_evaluate_serve(recipe: str, tmp_path: Path) -> None:
     data, artifact, top = write_dataset(tmp_path / "ring", users=80), tmp_path / "model", tmp_path / "top.jsonl"
-    settings = {"sasrec": [*SMALL, "backbone.width=32"], "anyo": SMALL, "genre": OF_GENRE, "tiger": OF_TIGER}[recipe]
+    own = {"genre": OF_GENRE, "tiger": OF_TIGER, "p5": OF_P5}
+    settings = {"sasrec": [*SMALL, "backbone.width=32"], "anyo": SMALL, **own}[recipe]
     backbone = ["--backbone", "minilm"] if recipe == "anyo" else []
     chosen = [part for setting in settings for part in ("--set", setting)]
     _run(
