@@ -374,7 +374,7 @@ def test_ratings_and_reviews_can_be_learned_by_heart(ring: Dataset, tmp_path: Pa
 def trained(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifacts") / "p5"
     settings = [
-        *("optimizer.epochs=12", "optimizer.patience=12", "optimizer.rate=5e-3", "optimizer.backbone_rate=5e-3"),
+        *("optimizer.epochs=20", "optimizer.patience=20", "optimizer.rate=4e-3", "optimizer.backbone_rate=4e-3"),
         *("optimizer.positions=80", "optimizer.average_epochs=2", "backbone.width=64", "writing.validation_users=24"),
     ]
     result = run(get_recipe("p5", [*SMALL, *settings, "writing.beams=10"]), ring, RunOptions(out=out), QUIET)
