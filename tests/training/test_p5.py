@@ -205,6 +205,37 @@ def test_families_are_mixed_in_their_shares_and_the_held_out_wordings_are_not_am
     assert not any(" ".join(words) in text for words in unseen for text in said)
 
 
+def test_prompts_say_what_the_user_said_of_this_item_and_candidates_hold_the_chosen_one(
+    ring: Dataset, tmp_path: Path
+) -> None:
+    """Windows of three items, so that most of them begin within a sequence."""
+    examples, _, _, split = examples_of(ring, tmp_path, "tasks.rating=1", "tasks.direct=1", "tasks.review=0")
+    language = examples.language
+    item_of = {tuple(examples.names[row].tolist()): row for row in range(ring.n_items)}
+    user_of = {examples.user(user): user for user in range(ring.n_users)}
+    rated = chosen = 0
+    cuts = EpochWindows([split.train_row(user) for user in range(ring.n_users)], limit=3, seed=0).windows
+    for window in (each for each in cuts if each.start):
+        for text in examples.of(window)[1:]:
+            start, stop = text.answers[-1]
+            prompt, answer = text.tokens[:start], text.tokens[start : stop - 1]
+            user = next(user for tokens, user in user_of.items() if _holds(prompt, tokens))
+            assert user == window.user
+            if answer[0] in language.rating_tokens:
+                rated += 1
+                row = next(row for name, row in item_of.items() if _holds(prompt, name))
+                said = language.ratings[language.rating_tokens.index(answer[0])]
+                assert row in window.rows and said == 1 + int(ring.item_ids[row][1:]) % 5
+            elif answer in item_of:
+                chosen += 1
+                assert item_of[answer] in window.rows and _holds(prompt, answer)
+    assert rated > 50 and chosen > 50
+
+
+def _holds(tokens: tuple[int, ...], part: tuple[int, ...]) -> bool:
+    return any(tokens[at : at + len(part)] == part for at in range(len(tokens)))
+
+
 def test_held_out_wordings_say_nothing_that_is_not_trained() -> None:
     for family, template in HELD_OUT.items():
         trained = {
