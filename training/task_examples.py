@@ -181,6 +181,8 @@ class TaskExamples:
         fields = self.fields(user, row)
         if "review" in template.fields:
             fields["review"] = self.text(known["review"])
+        if template.answer == "rating" and float(known["rating"]) not in self.language.ratings:
+            return None  # a value that the training part does not have
         answer = (
             self.language.rating(float(known["rating"]))
             if template.answer == "rating"
@@ -195,7 +197,7 @@ class TaskExamples:
         if family == "direct":
             return self._direct(row, user, rng)
         has = {"user", "item", *known}
-        if "rating" in known:
+        if known.get("rating") in self.language.ratings:
             has |= {"stars", "agreed", "liked"}
         if "review" in known:
             has |= {"explanation"}
