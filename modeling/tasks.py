@@ -22,11 +22,11 @@ from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from modeling.prompt import TitleTokens
-from modeling.whole_words import begins
 
 Family = Literal["sequential", "rating", "direct", "explanation", "review"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -137,7 +137,7 @@ class Language:
             flags += [level == 0 for level, size in enumerate(sizes) for _ in range(size)]
         flags += [True] * len(self.ratings)
         words = (self.tokenizer.id_to_token(token) for token in range(self.tokenizer.get_vocab_size()))
-        return begins([*flags, *(word.startswith(SPACE) for word in words)])
+        return torch.tensor([*flags, *(word.startswith(SPACE) for word in words)], dtype=torch.bool)
 
     def words(self, text: str) -> tuple[int, ...]:
         """Text as tokens."""

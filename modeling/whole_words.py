@@ -11,7 +11,6 @@ Shape legend: B rows, T tokens, V vocabulary, H width.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 WORDS = 512
@@ -38,16 +37,13 @@ class WholeWords(nn.Module):
         """Words that begin in each row [B]."""
         return self.begins_V[ids_BT].sum(-1)
 
-    def numbers(self, ids_BT: Tensor, before_B: Tensor | int = 0) -> Tensor:
-        """The number of every token's word [B, T], from 1 on; ``before_B`` words stand before the row."""
-        numbers_BT = self.begins_V[ids_BT].cumsum(-1)
-        if isinstance(before_B, Tensor):
-            before_B = before_B[:, None]
-        return (numbers_BT + before_B).clamp(max=WORDS - 1)
+    def numbers(self, ids_BT: Tensor, before: int = 0) -> Tensor:
+        """The number of every token's word [B, T], from 1 on; ``before`` words stand before every row."""
+        return (before + self.begins_V[ids_BT].cumsum(-1)).clamp(max=WORDS - 1)
 
-    def forward(self, ids_BT: Tensor, before_B: Tensor | int = 0) -> Tensor:
+    def forward(self, ids_BT: Tensor) -> Tensor:
         """What is added to the tokens' own vectors, [B, T, H]."""
-        found: Tensor = self.table(self.numbers(ids_BT, before_B))
+        found: Tensor = self.table(self.numbers(ids_BT))
         return found
 
     def later(self, words: Tensor, tokens: Tensor) -> Tensor:
@@ -59,8 +55,3 @@ def read(model: nn.Module, ids_BT: Tensor, words: WholeWords | None) -> Tensor:
     """Token embeddings of a model with those of the words added, [B, T, H]."""
     embedded_BTH: Tensor = model.get_input_embeddings()(ids_BT)  # type: ignore[operator]
     return embedded_BTH if words is None else embedded_BTH + words(ids_BT)
-
-
-def begins(flags: list[bool]) -> Tensor:
-    """``begins_V`` from a list."""
-    return torch.tensor(flags, dtype=torch.bool)

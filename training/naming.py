@@ -24,7 +24,7 @@ from modeling.build import Sources, title_reader
 from modeling.prompt import TitleTokens
 from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks
-from modeling.tasks import Family, Language, longest_prompt
+from modeling.tasks import Language, longest_prompt
 from modeling.whole_words import WholeWords
 from training.data.splits import Split
 from training.identifiers import identifiers, numbered, training_sequences
@@ -116,16 +116,9 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
 
 
 def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console) -> Named:
-    kept = work / CODES
+    """Items by their codes; with task families, among the tokens of prompts."""
     families = None if recipe.tasks is None else families_of(recipe.tasks, split.dataset)  # refused before work is done
-    if not kept.exists():
-        codes_NL, report = _any_codes(recipe, split, seed, console)
-        work.mkdir(parents=True, exist_ok=True)
-        part = work / f"{CODES}.{os.getpid()}"  # under torchrun every process makes the same codes
-        save_file({"codes": codes_NL}, part, metadata={"report": json.dumps(report)})
-        part.replace(kept)
-    with safe_open(kept, framework="numpy") as file:
-        codes_NL, figures = file.get_tensor("codes"), json.loads(file.metadata()["report"])
+    codes_NL, figures = _kept_codes(recipe, split, work, seed, console)
     if "unique" in figures:
         spelling, codes_NL = _semantic(recipe.codes, codes_NL, figures, console)
     else:
@@ -134,38 +127,42 @@ def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console
             f"{figures['kind']} identifiers: up to {figures['levels']} codes, {figures['mean_length']:.2f} on average; "
             f"{', '.join(map(str, spelling.sizes))} by level"
         )
-    names, report = spelling.spell(codes_NL), {"codes": figures}
-    if families is not None:
-        return _with_tasks(recipe, split, families, spelling, names, report, work, seed, console)
-    positions = (recipe.history.limit + 1) * (codes_NL.shape[1] + 1) + 1
-    return Named(_decoder(recipe, spelling.vocabulary, positions, seed), spelling, names, CODE_END, report)
-
-
-def _with_tasks(
-    recipe: Recipe,
-    split: Split,
-    families: tuple[Family, ...],
-    spelling: CodeSpelling,
-    names: TitleTokens,
-    report: dict[str, Any],
-    work: Path,
-    seed: int,
-    console: Console,
-) -> Named:
-    """A decoder over codes, users, ratings and words."""
-    spec = recipe.tasks
-    assert spec is not None
-    tokenizer = _words(split, spec.vocabulary, work / WORDS)
-    user_sizes = (numbered(np.arange(split.dataset.n_users), USER_PIECES).max(0) + 1).tolist()
-    language = Language(
-        tokenizer, item_sizes=spelling.sizes, user_sizes=user_sizes, ratings=rating_values(split), end=CODE_END
-    )
-    positions = longest_prompt(names, recipe.history.limit, spec.text_tokens, spec.candidates)
+    names, limit = spelling.spell(codes_NL), recipe.history.limit
+    report: dict[str, Any] = {"codes": figures}
+    if recipe.tasks is None or families is None:
+        positions = (limit + 1) * (codes_NL.shape[1] + 1) + 1
+        return Named(_decoder(recipe, spelling.vocabulary, positions, seed), spelling, names, CODE_END, report)
+    language = _language(split, spelling, recipe.tasks.vocabulary, work)
+    positions = longest_prompt(names, limit, recipe.tasks.text_tokens, recipe.tasks.candidates)
     model = _decoder(recipe, language.vocabulary, positions, seed)
-    words = WholeWords(language.begins_V, recipe.backbone.width) if spec.whole_words else None
+    words = WholeWords(language.begins_V, recipe.backbone.width) if recipe.tasks.whole_words else None
     console.print(f"task families: {', '.join(families)}; {language.vocabulary:,} tokens")
-    tasks = Tasks(language, families, words)
-    return Named(model, spelling, names, CODE_END, {**report, "families": list(families)}, tasks)
+    report["families"] = list(families)
+    return Named(model, spelling, names, CODE_END, report, Tasks(language, families, words))
+
+
+def _kept_codes(
+    recipe: Recipe, split: Split, work: Path, seed: int, console: Console
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Codes and figures about them: made once for a run, then read from its folder."""
+    kept = work / CODES
+    if not kept.exists():
+        codes_NL, report = _any_codes(recipe, split, seed, console)
+        work.mkdir(parents=True, exist_ok=True)
+        part = work / f"{CODES}.{os.getpid()}"  # under torchrun every process makes the same codes
+        save_file({"codes": codes_NL}, part, metadata={"report": json.dumps(report)})
+        part.replace(kept)
+    with safe_open(kept, framework="numpy") as file:
+        return file.get_tensor("codes"), json.loads(file.metadata()["report"])
+
+
+def _language(split: Split, spelling: CodeSpelling, vocabulary: int, work: Path) -> Language:
+    """The tokens of prompts."""
+    user_sizes = (numbered(np.arange(split.dataset.n_users), USER_PIECES).max(0) + 1).tolist()
+    return Language(
+        _words(split, vocabulary, work / WORDS), item_sizes=spelling.sizes, user_sizes=user_sizes,
+        ratings=rating_values(split), end=CODE_END,
+    )  # fmt: skip
 
 
 def _words(split: Split, vocabulary: int, kept: Path) -> Any:

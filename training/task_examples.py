@@ -7,6 +7,8 @@ training part of a split is ever looked at: a window holds items of that part on
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,7 +65,8 @@ def rating_values(split: Split) -> tuple[float, ...]:
     """
     if "rating" not in columns_of(split.dataset):
         return ()
-    values = sorted({value for user in range(split.dataset.n_users) for value in ratings_of(split, user)} - {None})
+    given = {value for user in range(split.dataset.n_users) for value in ratings_of(split, user)}
+    values = sorted(value for value in given if value is not None)
     if len(values) > MOST_RATINGS:
         raise RecipeError(
             f"ratings have {len(values)} different values; the rating family writes at most {MOST_RATINGS}"
@@ -71,11 +74,15 @@ def rating_values(split: Split) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def ratings_of(split: Split, user: int) -> list[float]:
-    """Ratings of one user's training part."""
-    start = int(split.dataset.offsets_U1[user])
-    found: list[float] = split.dataset.columns["rating"][start : start + int(split.train_lengths_U[user])].to_list()
+def ratings_of(split: Split, user: int) -> list[float | None]:
+    """Ratings of one user's training part, None where a cell is empty."""
+    found: list[float | None] = split.dataset.columns["rating"][_training_part(split, user)].to_list()
     return found
+
+
+def _training_part(split: Split, user: int) -> slice:
+    start = int(split.dataset.offsets_U1[user])
+    return slice(start, start + int(split.train_lengths_U[user]))
 
 
 def user_numbers(users: int) -> NDArray[np.int64]:
@@ -93,17 +100,17 @@ def train_words(split: Split, vocabulary: int) -> Any:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     reviews = list(_texts(split))
-    backend.train_from_iterator([*template_words() * (1 + len(reviews)), *reviews], trainer)
+    # as often as there are reviews, so that no word of a template is left in pieces
+    templates = itertools.chain.from_iterable(itertools.repeat(template_words(), 1 + len(reviews)))
+    backend.train_from_iterator(itertools.chain(templates, reviews), trainer)
     return backend
 
 
 def _texts(split: Split) -> Iterator[str]:
-    for name in {"review", "summary"} & columns_of(split.dataset):
+    for name in sorted({"review", "summary"} & columns_of(split.dataset)):
         column = split.dataset.columns[name]
         for user in range(split.dataset.n_users):
-            start = int(split.dataset.offsets_U1[user])
-            part = column[start : start + int(split.train_lengths_U[user])]
-            yield from (text for text in part.to_list() if text)
+            yield from (text for text in column[_training_part(split, user)].to_list() if text)
 
 
 class TaskExamples:
@@ -116,6 +123,9 @@ class TaskExamples:
         spec: shares and sizes.
         split: whose interactions are put to the model.
         fitted_on: the part of it.
+
+    Attributes:
+        mean_rating: of the training part.
     """
 
     def __init__(
@@ -133,9 +143,8 @@ class TaskExamples:
         self._columns = {name: data.columns[name].to_list() for name in columns_of(data)}
         self._fitted_on: FittedOn = fitted_on
         self._shares = {family: getattr(spec, family) for family in families if family != "sequential"}
-        if language.ratings:
-            self.mean_rating = float(np.mean([value for user in range(data.n_users)
-                                              for value in ratings_of(split, user) if value is not None]))  # fmt: skip
+        given = [value for user in range(data.n_users) for value in ratings_of(split, user)] if language.ratings else []
+        self.mean_rating = float(np.mean([value for value in given if value is not None])) if given else math.nan
 
     def of(self, window: Window) -> list[TaskText]:
         """The texts of a window in this epoch: the same for the same window and draw."""
