@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.clusters import choices, cluster_tree
+from training.clusters import choices, cluster_tree
 from training.data.splits import Split
 from training.recipes.base import CodesSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index.clusters import choices, cluster_tree, spectral_labels
+from training.clusters import choices, cluster_tree, spectral_labels
 
 GROUPS, EACH = 6, 50
 
@@ -30,7 +30,7 @@ def test_planted_communities_are_found(sequences: list[np.ndarray]) -> None:
 def test_whole_and_iterative_decompositions_agree(sequences: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     chosen_UN = choices(sequences, GROUPS * EACH)
     iterative = spectral_labels(chosen_UN, GROUPS)
-    monkeypatch.setattr("index.clusters.DENSE", 10**6)
+    monkeypatch.setattr("training.clusters.DENSE", 10**6)
     whole = spectral_labels(chosen_UN, GROUPS)
     assert all(len(np.unique(whole[iterative == label])) == 1 for label in np.unique(iterative))
 

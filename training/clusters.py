@@ -18,8 +18,7 @@ from scipy.linalg import qr, svd
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from index.base import RowArray
-
+Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 DENSE = 200
@@ -31,7 +30,7 @@ class Leaf:
     """Items [M] that were not divided any more, and the way to them from the root."""
 
     path: tuple[int, ...]
-    rows_M: RowArray
+    rows_M: Rows
 
 
 def cluster_tree(chosen_UN: csr_array, *, clusters: int, leaf: int, levels: int, seed: int = 0) -> list[Leaf]:
@@ -60,14 +59,14 @@ def cluster_tree(chosen_UN: csr_array, *, clusters: int, leaf: int, levels: int,
     return done
 
 
-def spectral_labels(chosen_UM: csr_array, clusters: int, *, seed: int = 0) -> RowArray:
+def spectral_labels(chosen_UM: csr_array, clusters: int, *, seed: int = 0) -> Rows:
     """A cluster [M] for every item, below ``clusters``; items that nobody chose with another one are in the first."""
     items = chosen_UM.shape[1]
     clusters = min(clusters, items)
     vectors_MK = _eigenvectors(chosen_UM.astype(np.float64), clusters, seed)
     _, _, pivots = qr(vectors_MK.T, mode="economic", pivoting=True)
     left_KK, _, right_KK = svd(vectors_MK[pivots[:clusters]].T)
-    labels: RowArray = np.abs(vectors_MK @ (left_KK @ right_KK)).argmax(1).astype(np.int64)
+    labels: Rows = np.abs(vectors_MK @ (left_KK @ right_KK)).argmax(1).astype(np.int64)
     return labels
 
 
@@ -95,7 +94,7 @@ def _eigenvectors(chosen_UM: csr_array, count: int, seed: int) -> Doubles:
     return found
 
 
-def choices(sequences: Iterable[RowArray], items: int) -> csr_array:
+def choices(sequences: Iterable[Rows], items: int) -> csr_array:
     """Users' choices [U, N] from their sequences of rows: 1 where an item is in the sequence, however often."""
     sets = [np.unique(sequence) for sequence in sequences]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in sets])]).astype(np.int64)
