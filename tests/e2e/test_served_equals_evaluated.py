@@ -57,6 +57,7 @@ def test_train_evaluate_serve(recipe: str, tmp_path: Path) -> None:
     row = json.loads(printed.splitlines()[-1])
     assert row["questions"] == 80
     assert row["served_index"]["ndcg@10"] == pytest.approx(row["ndcg@10"]["value"], abs=1e-6)
+    assert ("tasks" in row) == (recipe == "p5")  # figures of every task family
     ledger = [json.loads(line) for line in (tmp_path / "test-ledger.jsonl").read_text().splitlines()]
     assert len(ledger) == 1
     assert ledger[0]["result"]["ndcg@10"] == row["ndcg@10"]
