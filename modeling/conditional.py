@@ -95,7 +95,14 @@ class ConditionalGenerator(Generator):
         crosses = [block.layer[1].EncDecAttention for block in self._blocks]
         return [(self._split(cross.k(states_BRH)), self._split(cross.v(states_BRH))) for cross in crosses]
 
-    def run_body(self, ids_BT: Tensor, cache: Any, sees: Sees | None = None, wanted_W: Tensor | None = None) -> Tensor:
+    def run_body(
+        self,
+        ids_BT: Tensor,
+        cache: Any,
+        sees: Sees | None = None,
+        wanted_W: Tensor | None = None,
+        words_BT: Tensor | None = None,
+    ) -> Tensor:
         """See `Generator.run_body`. All rows stand at the same positions: each began at one token."""
         states_BTH = self._words(ids_BT)
         bias = self._bias(int(cache.get_seq_length()), ids_BT.shape[1], sees)

@@ -7,7 +7,8 @@ artifact is opened (a second for ten thousand titles), by the caller, who knows 
 
 Where titles are written freely and then grounded, ``grounding/`` (the base model's body), ``title_space.safetensors``
 (its vectors of all titles, and how often each item was chosen) and perhaps ``parts/collaborative`` (a dense artifact)
-stand beside them, and no trie is built.
+stand beside them, and no trie is built. Where histories are put as prompts (`modeling/task_writer.py`), ``tasks/``
+holds the tokenizer of their words and the vectors of whole words.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from modeling.manifest import (
 )
 from modeling.prompt import TitleTokens
 from modeling.spelling import CodeSpelling, Spelling, TitleSpelling
+from modeling.task_files import Tasks, read_tasks, write_tasks
+from modeling.task_writer import TaskWriter
 from modeling.writer import Names, Writer
 
 ITEM_TOKENS = "item_tokens.safetensors"
@@ -88,16 +91,23 @@ def writer_of(
     end: int | None,
     history_limit: int,
     default: WriteSettings,
+    tasks: Tasks | None = None,
 ) -> ItemWriter:
-    """A writer along the trie of a catalog's names; of items with one name the more popular is first."""
+    """A writer along the trie of a catalog's names, which is put prompts where there are ``tasks``; of items with one
+    name the more popular is first."""
     names = Names(tokens, popular_N, spelling)
     place_N = names.place_N
 
     def items(state: int) -> list[int]:
         return sorted(trie.items(state), key=lambda row: int(place_N[row]))
 
+    options: dict[str, Any] = {
+        "paths": trie.arrays(), "items": items, "end": end, "history_limit": history_limit, "default": default,
+    }  # fmt: skip
+    if tasks is not None:
+        return TaskWriter(model, names, **options, **vars(tasks))
     kind = EncodedWriter if cast(Any, model).config.is_encoder_decoder else ItemWriter
-    return kind(model, names, paths=trie.arrays(), items=items, end=end, history_limit=history_limit, default=default)
+    return kind(model, names, **options)
 
 
 def write_generative(
@@ -128,6 +138,7 @@ def write_generative(
     grounding = None
     if isinstance(writer, GroundedWriter):
         grounding = write_grounding(folder, writer, instruction, collaborative)
+    tasks = write_tasks(folder, writer) if isinstance(writer, TaskWriter) else None
     text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
     (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
     files = hash_files(folder)
@@ -148,6 +159,7 @@ def write_generative(
         max_new_tokens=cast(int, writer.default.max_new_tokens),
         catalog_size=len(tokens),
         grounding=grounding,
+        tasks=tasks,
         files=files,
         **facts,
     )
@@ -221,7 +233,8 @@ def load_generative(
         writer = read_grounded(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
     else:
         trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
-        writer = writer_of(ready, spelling, tokens, trie, popular_N, end=manifest.end, **options)
+        tasks = None if manifest.tasks is None else read_tasks(folder, manifest, ready)
+        writer = writer_of(ready, spelling, tokens, trie, popular_N, end=manifest.end, tasks=tasks, **options)
     return GenerativeArtifact(folder, manifest, writer, golden)
 
 

@@ -27,6 +27,7 @@ from modeling.beams import GrowingLayer, Tree, new_cache
 from modeling.fast import attention
 from modeling.generation import Turn
 from modeling.stack import Stack, stack_of
+from modeling.whole_words import WholeWords
 
 LOW = -1.0e9
 """Score of what may not be chosen: finite, so that differences and quotients of it stay numbers."""
@@ -129,6 +130,7 @@ class Generator:
         end_tokens: ids that end a text.
         bias_V: the head's bias, where it has one.
         prefix: token ids that begin every prompt; their keys and values are computed once, here.
+        whole_words: vectors of words that are added to those of their tokens, where the model was trained with them.
     """
 
     def __init__(
@@ -139,8 +141,10 @@ class Generator:
         end_tokens: Sequence[int],
         bias_V: Tensor | None = None,
         prefix: Sequence[int] = (),
+        whole_words: WholeWords | None = None,
     ) -> None:
         self.body = body.eval()
+        self.whole_words = whole_words
         self.head_VH, self.bias_V = head_VH, bias_V
         self.device = head_VH.device
         self.end_tokens = torch.tensor(sorted(set(end_tokens)), dtype=torch.long, device=self.device)
@@ -152,7 +156,14 @@ class Generator:
         self._prefix_kv = self._read_prefix()
 
     @classmethod
-    def of_model(cls, model: nn.Module, *, end_tokens: Sequence[int], prefix: Sequence[int] = ()) -> Generator:
+    def of_model(
+        cls,
+        model: nn.Module,
+        *,
+        end_tokens: Sequence[int],
+        prefix: Sequence[int] = (),
+        whole_words: WholeWords | None = None,
+    ) -> Generator:
         """A generator over a Hugging Face model for causal language modelling, or over an encoder-decoder one."""
         if getattr(cast(Any, model).config, "is_encoder_decoder", False):
             from modeling.conditional import ConditionalGenerator
@@ -160,7 +171,8 @@ class Generator:
             return ConditionalGenerator(model, end_tokens=end_tokens)
         head = cast(Any, model).get_output_embeddings()
         body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
-        return cls(body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix)
+        bias_V = getattr(head, "bias", None)
+        return cls(body, head.weight, end_tokens=end_tokens, bias_V=bias_V, prefix=prefix, whole_words=whole_words)
 
     @torch.inference_mode()
     def search(
@@ -216,7 +228,9 @@ class Generator:
         if not self.prefix:
             return []
         cache = new_cache(self._layers, len(self.prefix))
-        self.run_body(torch.tensor([self.prefix], device=self.device), cache)
+        ids_1T = torch.tensor([self.prefix], device=self.device)
+        words_1T = None if self.whole_words is None else self.whole_words.numbers(ids_1T)
+        self.run_body(ids_1T, cache, words_BT=words_1T)
         return [(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)]
 
     def begin(
@@ -233,7 +247,14 @@ class Generator:
             layer.preset(keys, values, rows)
         return cache
 
-    def run_body(self, ids_BT: Tensor, cache: Any, sees: Sees | None = None, wanted_W: Tensor | None = None) -> Tensor:
+    def run_body(
+        self,
+        ids_BT: Tensor,
+        cache: Any,
+        sees: Sees | None = None,
+        wanted_W: Tensor | None = None,
+        words_BT: Tensor | None = None,
+    ) -> Tensor:
         """States of new tokens, which enter the cache.
 
         Args:
@@ -241,24 +262,29 @@ class Generator:
             cache: keys and values of what came before.
             sees: what the tokens may look at; None: everything before them.
             wanted_W: places among the B * T tokens whose states are needed; None: all of them.
+            words_BT: the number of each token's word; None without whole words.
 
         Returns:
             States [B, T, H], or [W, H] where places are given.
         """
+        embeds_BTH: Tensor = self._words(ids_BT)
+        if self.whole_words is not None:
+            assert words_BT is not None, "a model that reads whole words needs their numbers"
+            embeds_BTH = embeds_BTH + self.whole_words.table(words_BT)
         if self._stack is not None:
-            return self._run_stack(self._stack, ids_BT, cache, sees, wanted_W)
-        states_BTH = self._run_plain(ids_BT, cache, sees)
+            return self._run_stack(self._stack, embeds_BTH, cache, sees, wanted_W)
+        states_BTH = self._run_plain(embeds_BTH, cache, sees)
         return states_BTH if wanted_W is None else states_BTH.flatten(0, 1)[wanted_W]
 
     def _run_stack(
-        self, stack: Stack, ids_BT: Tensor, cache: Any, sees: Sees | None, wanted_W: Tensor | None
+        self, stack: Stack, embeds_BTH: Tensor, cache: Any, sees: Sees | None, wanted_W: Tensor | None
     ) -> Tensor:
         """Layer by layer, the last one only for the states that are wanted."""
-        rows, length = ids_BT.shape
+        rows, length = embeds_BTH.shape[:2]
         begun = int(cache.get_seq_length())
-        places_BT = torch.arange(begun, begun + length, device=ids_BT.device).expand(rows, -1)
+        places_BT = torch.arange(begun, begun + length, device=embeds_BTH.device).expand(rows, -1)
         places_P = (places_BT if sees is None else sees.positions_BT).reshape(-1)
-        states_PH = stack.begin(self._words(ids_BT).flatten(0, 1), places_P)
+        states_PH = stack.begin(embeds_BTH.flatten(0, 1), places_P)
         turns, last = stack.turns(places_P, states_PH), stack.layers - 1
         for layer in range(stack.layers):
             new = [each.view(rows, length, *each.shape[1:]).transpose(1, 2) for each in
@@ -278,12 +304,12 @@ class Generator:
         out_PH = stack.end(states_PH)
         return out_PH if wanted_W is not None else out_PH.view(rows, length, -1)
 
-    def _run_plain(self, ids_BT: Tensor, cache: Any, sees: Sees | None) -> Tensor:
+    def _run_plain(self, embeds_BTH: Tensor, cache: Any, sees: Sees | None) -> Tensor:
         """The body as `transformers` runs it."""
         options: dict[str, Any] = {}
         if sees is not None:
             options = {"position_ids": sees.positions_BT, "attention_mask": self._masks(sees)}
-        out = self.body(input_ids=ids_BT, past_key_values=cache, use_cache=True, **options)
+        out = self.body(inputs_embeds=embeds_BTH, past_key_values=cache, use_cache=True, **options)
         return cast(Tensor, out.last_hidden_state)
 
     def _masks(self, sees: Sees) -> Any:
@@ -346,6 +372,7 @@ class _Run:
         self.prompts, self.memory = generator.begin(prompts, turn, pass_positions)
         self.lengths_B = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
         self.number_B = torch.arange(rows, device=device)  # which prompt a row of the batch is
+        self.words_B = torch.zeros(rows, dtype=torch.long, device=device)  # of prompts, for models of whole words
         self.tree = Tree(rows, beams, device)
         self.scores_BW = torch.full((rows, beams), LOW, device=device)
         self.tokens_BWT = torch.zeros(rows, beams, 0, dtype=torch.long, device=device)
@@ -386,6 +413,7 @@ class _Run:
         self.places_BS = torch.arange(before + longest, device=generator.device).expand(rows, -1)
         self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
         ids_BT = ids_BT.to(generator.device)
+        words_BT = self._count_words(ids_BT)
         width = longest if self.pass_positions is None else max(1, self.pass_positions // rows)
         states_BH = torch.zeros(rows, generator.head_VH.shape[1], dtype=generator.head_VH.dtype, device=ids_BT.device)
         for start in range(0, longest, width):
@@ -393,9 +421,25 @@ class _Run:
             ending = ((self.lengths_B > start) & (self.lengths_B <= end)).nonzero()[:, 0]
             wanted = ending * (end - start) + self.lengths_B[ending] - 1 - start
             with self.turn():
-                found = generator.run_body(ids_BT[:, start:end], self.cache, self._sees_prompt(start, end), wanted)
+                sees, words = self._sees_prompt(start, end), None if words_BT is None else words_BT[:, start:end]
+                found = generator.run_body(ids_BT[:, start:end], self.cache, sees, wanted, words)
             states_BH[ending] = found.to(states_BH.dtype)
         return generator.logits(states_BH)
+
+    def _count_words(self, ids_BT: Tensor) -> Tensor | None:
+        """The number of every token's word in prompt and prefix; how many a prompt has is kept for what is written."""
+        whole = self.generator.whole_words
+        if whole is None:
+            return None
+        before = int(whole.count(torch.tensor([self.generator.prefix], dtype=torch.long, device=ids_BT.device)))
+        words_BT = whole.numbers(ids_BT, before)
+        self.words_B = words_BT.gather(1, self.lengths_B[:, None] - 1)[:, 0]
+        return words_BT
+
+    def _written_words(self) -> Tensor | None:
+        """The number of the newest token's word of every beam, [B, W]."""
+        whole = self.generator.whole_words
+        return None if whole is None else whole.later(self.words_B[:, None], self.tokens_BWT)
 
     def _sees_prompt(self, start: int, end: int) -> Sees | None:
         """What these positions of the prompts may look at: the prefix and what stands before them."""
@@ -415,7 +459,10 @@ class _Run:
         mask_BXWS = torch.cat([prompt_BWS, self.tree.passed_BWS], dim=-1)[:, None]
         with self.turn():
             states_BWH = self.generator.run_body(
-                self.tokens_BWT[..., -1], self.cache, Sees(positions_BW, mask_BXWS, self.places_BS)
+                self.tokens_BWT[..., -1],
+                self.cache,
+                Sees(positions_BW, mask_BXWS, self.places_BS),
+                words_BT=self._written_words(),
             )
             return self.generator.logits(states_BWH.reshape(rows * beams, -1))
 
@@ -497,7 +544,16 @@ class _Run:
         for layer in self.cache.layers:
             layer.keep_rows(rows_R)
         self.tree.keep_rows(rows_R)
-        for name in ("lengths_B", "number_B", "scores_BW", "tokens_BWT", "states_BW", "prompt_BS", "places_BS"):
+        for name in (
+            "lengths_B",
+            "number_B",
+            "words_B",
+            "scores_BW",
+            "tokens_BWT",
+            "states_BW",
+            "prompt_BS",
+            "places_BS",
+        ):
             setattr(self, name, getattr(self, name).index_select(0, rows_R))
 
     def _best_so_far(self) -> list[tuple[int, ...]]:

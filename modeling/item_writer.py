@@ -22,6 +22,7 @@ from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt,
 from modeling.generator import BeamSettings, Paths, Text
 from modeling.prompt import FreeItem
 from modeling.spelling import CodeSpelling
+from modeling.whole_words import WholeWords
 from modeling.writer import AS_EVALUATED, Names, Places, Writer, pass_positions
 
 
@@ -36,6 +37,7 @@ class ItemWriter(Writer):
         end: the token that closes an item; every prompt begins with it too. None: names have one length.
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
+        whole_words: see `Writer`.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class ItemWriter(Writer):
         end: int | None,
         history_limit: int,
         default: WriteSettings,
+        whole_words: WholeWords | None = None,
     ) -> None:
         self._closing = () if end is None else (end,)
         longest = int(np.diff(names.tokens.offsets).max(initial=1)) + len(self._closing)
         super().__init__(
-            model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest
-        )
+            model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest,
+            whole_words=whole_words,
+        )  # fmt: skip
         self.paths, self._items = paths, items
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modeling.spec import Capabilities, ModelSpec
+from modeling.tasks import Family
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -95,6 +96,22 @@ class GroundingRecord(_Data):
     collaborative: bool
 
 
+class TaskRecord(_Data):
+    """How a history is put to the model as a prompt: see `modeling.task_writer`.
+
+    Attributes:
+        families: of tasks, that it was trained on.
+        user_sizes: of the pieces of a user's number.
+        ratings: values that a rating may have, ascending.
+        whole_words: whether it reads the vectors of whole words, ``tasks/whole_words.safetensors``.
+    """
+
+    families: tuple[Family, ...]
+    user_sizes: tuple[int, ...]
+    ratings: tuple[float, ...]
+    whole_words: bool
+
+
 class GenerativeManifest(CommonManifest):
     """Of a generative artifact: a language model with its head, causal or with an encoder, which writes items token by
     token.
@@ -110,6 +127,7 @@ class GenerativeManifest(CommonManifest):
         user_buckets: tokens that user ids are hashed to; 0 where users are not read.
         beams, max_new_tokens: what it was evaluated with.
         grounding: where titles are written freely and then grounded; None: along the trie of all names.
+        tasks: where histories are put as prompts; None: as the names of their items alone.
     """
 
     kind: Literal["generative"]
@@ -123,6 +141,7 @@ class GenerativeManifest(CommonManifest):
     beams: int
     max_new_tokens: int
     grounding: GroundingRecord | None = None
+    tasks: TaskRecord | None = None
 
 
 AnyManifest = Manifest | GenerativeManifest

@@ -96,10 +96,11 @@ class CodeSpelling:
         return self._first[-1] + crc32(user_id.encode()) % self.user_buckets
 
     def spell(self, codes_NL: np.ndarray[Any, np.dtype[np.int64]]) -> TitleTokens:
-        """The names of a catalog from its codes."""
-        count, levels = codes_NL.shape
+        """The names of a catalog from its codes; -1, at the end only, is no code."""
+        given_NL = codes_NL >= 0
         tokens_NL = codes_NL + np.asarray(self._first[:-1])
-        return TitleTokens(np.arange(count + 1, dtype=np.int64) * levels, tokens_NL.astype(np.int32).reshape(-1))
+        offsets = np.concatenate([[0], np.cumsum(given_NL.sum(1))]).astype(np.int64)
+        return TitleTokens(offsets, tokens_NL[given_NL].astype(np.int32))
 
     def read(self, titles: Sequence[str]) -> list[FreeItem]:
         """Raises `CannotReadText`: a title that the catalog does not know has no codes."""

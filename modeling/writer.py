@@ -15,6 +15,7 @@ from modeling.generation import OnWriting, Turn, Wanted, WritePrompt, WriteSetti
 from modeling.generator import Counts, GenerationError, Generator
 from modeling.prompt import FreeItem, TitleTokens
 from modeling.spelling import Spelling
+from modeling.whole_words import WholeWords
 
 MOST_BEAMS = 100
 PASS_POSITIONS = 64
@@ -85,6 +86,7 @@ class Writer:
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
         longest: most tokens that a text may have, its end included.
+        whole_words: vectors of words, where the model was trained with them.
     """
 
     def __init__(
@@ -97,17 +99,22 @@ class Writer:
         history_limit: int,
         default: WriteSettings,
         longest: int,
+        whole_words: WholeWords | None = None,
     ) -> None:
         self.model, self.names, self.end = model, names, end
         self.history_limit, self.default = history_limit, default
         self.reads = names.spelling.reads
         self.limit = WriteSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
-        self._generator = Generator.of_model(model, end_tokens=() if end is None else (end,), prefix=prefix)
+        self.whole_words = whole_words
+        self._generator = Generator.of_model(
+            model, end_tokens=() if end is None else (end,), prefix=prefix, whole_words=whole_words
+        )
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """What holds weights, by what it is for."""
-        return {"weights": self.model}
+        words = {} if self.whole_words is None else {"whole_words": self.whole_words}
+        return {"weights": self.model, **words}
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free text as items of a history; raises `CannotReadText` where names are no text."""

@@ -307,7 +307,9 @@ class UserList(Answer):
 class SharedPart(Answer):
     """Parts of one kind that an artifact has in common with others, which hold them in memory too."""
 
-    part: Literal["weights", "title_reader", "title_space", "collaborative", "title_tokens", "catalog", "index"]
+    part: Literal[
+        "weights", "title_reader", "title_space", "whole_words", "collaborative", "title_tokens", "catalog", "index"
+    ]
     bytes: int
     artifacts: list[str]
 

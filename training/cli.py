@@ -134,6 +134,8 @@ def evaluate(
         if top is not None:
             write_top(top, answers, dataset)
     print_results(f"{artifact.name} on {dataset.name}, {split_part}", {artifact.name: answers.metrics}, RANKING)
+    if "tasks" in row:
+        console.print("task families: " + ", ".join(f"{name} {value:.4f}" for name, value in row["tasks"].items()))
     if as_json:
         print(json.dumps(row))
 

@@ -19,15 +19,21 @@ from index.trie import TokenTrie
 from modeling.artifact import ArtifactError, load_artifact
 from modeling.generative_artifact import load_generative
 from modeling.manifest import AnyManifest, GenerativeManifest, read_any_manifest
+from modeling.task_writer import TaskWriter
+from modeling.writer import Writer
 from training.data.dataset import Dataset
 from training.data.report import DataError
-from training.data.splits import Part
+from training.data.splits import Part, Split, Targets
 from training.evaluate import Evaluation, evaluate
 from training.evaluation.floors import FLOORS, measure_floor
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
+from training.recipes.base import TasksSpec
 from training.run import split_of
+from training.task_figures import task_figures
 from training.writing import evaluate_writer
+
+OtherFigures = Callable[[Split, Targets, int], dict[str, Any]]
 
 
 def evaluate_artifact(
@@ -43,7 +49,7 @@ def evaluate_artifact(
     catalog = Catalog.read(folder / "catalog.parquet")
     _same_questions(folder, manifest, catalog, dataset, part)
     targets = split.targets(_part(part))
-    answer = _answers(folder, manifest, catalog)
+    answer, figures = _answers(folder, manifest, catalog)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
         result = answer(targets, split.popularity(), seed=seed, progress=lambda n: bar.advance(task, n))
@@ -57,6 +63,8 @@ def evaluate_artifact(
         **result.metrics.to_dict(),
         "served_index": result.index_metrics,
     }
+    with console.status(f"{folder.name}: other task families"):
+        row |= figures(split, targets, seed)
     if ledger and part == "test":
         append_entry(
             config=manifest.recipe_data,
@@ -70,15 +78,25 @@ def evaluate_artifact(
     return row, result
 
 
-def _answers(folder: Path, manifest: AnyManifest, catalog: Catalog) -> Callable[..., Evaluation]:
-    """Load an artifact of either kind and return what answers questions with it."""
+def _answers(folder: Path, manifest: AnyManifest, catalog: Catalog) -> tuple[Callable[..., Evaluation], OtherFigures]:
+    """Load an artifact of either kind and return what answers questions with it, and what gives further figures."""
     if isinstance(manifest, GenerativeManifest):
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return partial(
-            evaluate_writer, load_generative(folder, TokenTrie.build, catalog.popular(), device=device).model
-        )
+        writer = load_generative(folder, TokenTrie.build, catalog.popular(), device=device).model
+        return partial(evaluate_writer, writer), partial(_task_figures, writer, manifest)
     artifact = load_artifact(folder)
-    return partial(evaluate, artifact.encoder, artifact.item_vectors_ND, open_index(folder / "index"))
+    answer = partial(evaluate, artifact.encoder, artifact.item_vectors_ND, open_index(folder / "index"))
+    return answer, lambda split, targets, seed: {}
+
+
+def _task_figures(
+    writer: Writer, manifest: GenerativeManifest, split: Split, targets: Targets, seed: int
+) -> dict[str, Any]:
+    """Of a writer of task families, those of every family; none on other data, whose users it does not know."""
+    if not isinstance(writer, TaskWriter) or split.dataset.sha256 != manifest.data_sha256:
+        return {}
+    spec = TasksSpec.model_validate(manifest.recipe_data["tasks"])
+    return {"tasks": task_figures(writer, split, targets, spec, fitted_on=manifest.fitted_on, seed=seed)}
 
 
 def compare_artifacts(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,17 @@ from training.data import DataError
 class Window:
     """Item rows of a user, oldest first: inputs are ``rows[:-1]``, targets the last ``targets`` of ``rows[1:]``.
 
-    ``user`` is the place of the sequence among those that were cut.
+    Attributes:
+        user: whose they are, in the order of the sequences.
+        start: place of the first row in the user's sequence.
+        draw: seed of whatever is drawn for this window in this epoch.
+        last_only: whether the last row is the only target.
     """
 
     rows: NDArray[np.int64]
     user: int = 0
+    start: int = 0
+    draw: int = 0
     last_only: bool = False
 
     @property
@@ -44,7 +50,8 @@ class Window:
 def prefixes_of(sequence: Sequence[int] | NDArray[Any], limit: int, user: int = 0) -> list[Window]:
     """Each item but the first as the only target of its own window, with the ``limit`` items before it."""
     rows = np.asarray(sequence, np.int64)
-    return [Window(rows[max(0, end - limit) : end + 1], user, last_only=True) for end in range(1, len(rows))]
+    starts = [max(0, end - limit) for end in range(1, len(rows))]
+    return [Window(rows[start : end + 1], user, start, last_only=True) for end, start in enumerate(starts, 1)]
 
 
 def windows_of(
@@ -59,7 +66,7 @@ def windows_of(
         return [Window(rows, user)]
     first = int(rng.integers(1, limit + 1))
     edges = [0, *range(first, targets, limit), targets]
-    return [Window(rows[start : stop + 1], user) for start, stop in itertools.pairwise(edges)]
+    return [Window(rows[start : stop + 1], user, start) for start, stop in itertools.pairwise(edges)]
 
 
 class EpochWindows(Dataset[Window]):
@@ -87,11 +94,13 @@ class EpochWindows(Dataset[Window]):
             return
         self._epoch = epoch
         rng, limit = np.random.default_rng([self._seed, epoch, 1]), self._limit
-        self.windows = [
+        cut = [
             window
             for user, rows in enumerate(self._sequences)
             for window in (prefixes_of(rows, limit, user) if self._last_only else windows_of(rows, limit, rng, user))
         ]
+        draws = np.random.default_rng([self._seed, epoch, 5]).integers(2**62, size=len(cut)).tolist()
+        self.windows = [replace(window, draw=draw) for window, draw in zip(cut, draws, strict=True)]
         if not self.windows:
             raise DataError("nothing to train on: no user has two items or more in the training part of the split")
 

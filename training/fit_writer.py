@@ -24,15 +24,19 @@ from modeling.grounded_writer import Collaborative, GroundedWriter
 from modeling.grounding_files import CollaborativeModel
 from modeling.instruction import InstructionPrompt
 from modeling.spelling import CODE_END, CodeSpelling, TitleSpelling
+from modeling.task_writer import TaskWriter
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
-from training.data.splits import Split
+from training.data.splits import FittedOn, Split
 from training.encoded import EncodedModule
 from training.exponents import choose_exponents
 from training.fit import FitOptions, Trained, sample_targets, train_module
 from training.module import TrainedModule
 from training.naming import Named, name_items
 from training.recipes.base import Recipe, RecipeError
+from training.task_examples import TaskExamples
+from training.task_figures import task_figures
+from training.task_module import TaskModule
 from training.writing import InstructedModule, WritingModule, written_metrics
 
 
@@ -71,9 +75,11 @@ def fit_writer(
     named = name_items(recipe, split, folder=folder, work=options.work, seed=options.seed, console=console)
     popularity_N = split.popularity(options.fitted_on)
     names = Names(named.tokens, np.argsort(-popularity_N, kind="stable"), named.spelling)
-    build: _Trie | _Ground
+    build: _Trie | _Tasks | _Ground
     if recipe.scoring == "ground":
         build = _Ground.of(recipe, named, names, popularity_N, folder, collaborative, console)
+    elif recipe.tasks is not None:
+        build = _Tasks(recipe, named, names, split.dataset.user_ids, split, options.fitted_on)
     else:
         build = _Trie(recipe, named, names, split.dataset.user_ids)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
@@ -89,6 +95,9 @@ def fit_writer(
     writer, report = build.writer(), dict(named.report)
     if isinstance(writer, GroundedWriter):
         report |= choose_exponents(writer, targets, console=console)
+    if isinstance(writer, TaskWriter) and recipe.tasks is not None and options.fitted_on == "train":
+        with console.status("figures of all task families on validation"):
+            report["tasks"] = task_figures(writer, split, targets, recipe.tasks, seed=options.seed)
     return FittedWriter(writer=writer, report=report, **vars(trained))
 
 
@@ -125,12 +134,30 @@ class _Trie:
             end=end,
             history_limit=self.recipe.history.limit,
             default=WriteSettings(self.recipe.writing.beams, int(np.diff(tokens.offsets).max()) + (end is not None)),
+            tasks=self.named.tasks,
         )
 
     @cached_property
     def _trie(self) -> TokenTrie:
         tokens = self.named.tokens
         return TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], self.named.end)
+
+
+@dataclass(frozen=True)
+class _Tasks(_Trie):
+    """Names along their trie, in answer to prompts."""
+
+    split: Split
+    fitted_on: FittedOn
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
+        tasks, spec = self.named.tasks, self.recipe.tasks
+        assert tasks is not None and spec is not None and self.named.end is not None
+        examples = TaskExamples(tasks.language, self.named.tokens, tasks.families, spec, self.split, self.fitted_on)
+        return TaskModule(
+            model, self.named.tokens, end=self.named.end, dropout=dropout, hidden_dropout=hidden_dropout,
+            examples=examples, whole_words=tasks.whole_words,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

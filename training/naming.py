@@ -1,4 +1,5 @@
-"""What the items of a catalog are called by recipes that write: titles, or semantic IDs made from the title vectors."""
+"""What the items of a catalog are called by recipes that write: titles, semantic IDs made from the title vectors, or
+identifiers made from the training part."""
 
 from __future__ import annotations
 
@@ -22,11 +23,18 @@ from modeling.backbone import load_tokenizer, position_limit, resolve_source
 from modeling.build import Sources, title_reader
 from modeling.prompt import TitleTokens
 from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
+from modeling.task_files import Tasks
+from modeling.tasks import Language, longest_prompt
+from modeling.whole_words import WholeWords
 from training.data.splits import Split
-from training.recipes.base import Recipe, RecipeError
+from training.identifiers import identifiers, numbered, training_sequences
+from training.recipes.base import CodesSpec, Recipe, RecipeError
 from training.rqvae import quantise
+from training.task_examples import families_of, rating_values, train_words
 
-CODES = "codes.safetensors"
+CODES, WORDS = "codes.safetensors", "words.json"
+USER_PIECES = 100
+"""Users' numbers are written in pieces of two decimal digits, about as SentencePiece divides them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Named:
         tokens: of every item.
         end: the token that closes a name; None: nothing does, all have one length.
         report: figures about the names, for the manifest.
+        tasks: what prompts are written in, where there are task families.
     """
 
     model: nn.Module
@@ -46,6 +55,7 @@ class Named:
     tokens: TitleTokens
     end: int | None
     report: dict[str, Any] = field(default_factory=dict)
+    tasks: Tasks | None = None
 
 
 def name_items(recipe: Recipe, split: Split, *, folder: Path | None, work: Path, seed: int, console: Console) -> Named:
@@ -55,13 +65,14 @@ def name_items(recipe: Recipe, split: Split, *, folder: Path | None, work: Path,
         recipe: with ``scoring='trie'``.
         split: whose catalog is named.
         folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
-        work: of the run. Semantic IDs are kept there: made again after a kill they might differ by rounding, and a
+        work: of the run. Codes are kept there: made again after a kill they might differ by rounding, and a
             checkpoint would go on under names that mean other items.
-        seed: of semantic IDs.
+        seed: of codes.
         console: for progress.
 
     Raises:
-        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take.
+        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take;
+            the data has not what codes or tasks are made from.
     """
     if recipe.history.form == "codes":
         return _codes(recipe, split, work, seed, console)
@@ -105,15 +116,88 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
 
 
 def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console) -> Named:
-    spec, kept = recipe.codes, work / CODES
+    """Items by their codes; with task families, among the tokens of prompts."""
+    families = None if recipe.tasks is None else families_of(recipe.tasks, split.dataset)  # refused before work is done
+    codes_NL, figures = _kept_codes(recipe, split, work, seed, console)
+    if "unique" in figures:
+        spelling, codes_NL = _semantic(recipe.codes, codes_NL, figures, recipe.history.user_buckets, console)
+    else:
+        spelling = CodeSpelling((codes_NL.max(0) + 1).tolist(), recipe.history.user_buckets)
+        console.print(
+            f"{figures['kind']} identifiers: up to {figures['levels']} codes, {figures['mean_length']:.2f} on average; "
+            f"{', '.join(map(str, spelling.sizes))} by level"
+        )
+    names, limit = spelling.spell(codes_NL), recipe.history.limit
+    report: dict[str, Any] = {"codes": figures}
+    if recipe.backbone.kind == "encoder-decoder":
+        if len(set(np.diff(names.offsets).tolist())) > 1:
+            raise RecipeError(
+                "backbone.kind='encoder-decoder' writes identifiers of one length, and "
+                f"codes.kind={recipe.codes.kind!r} gives several: take rq-vae or residual-kmeans"
+            )
+        return Named(_encoder_decoder(recipe, spelling.vocabulary, seed), spelling, names, None, report)
+    if recipe.tasks is None or families is None:
+        positions = (limit + 1) * (codes_NL.shape[1] + 1) + 1
+        return Named(_decoder(recipe, spelling.vocabulary, positions, seed), spelling, names, CODE_END, report)
+    language = _language(split, spelling, recipe.tasks.vocabulary, work)
+    positions = longest_prompt(names, limit, recipe.tasks.text_tokens, recipe.tasks.candidates)
+    model = _decoder(recipe, language.vocabulary, positions, seed)
+    words = WholeWords(language.begins_V, recipe.backbone.width) if recipe.tasks.whole_words else None
+    console.print(f"task families: {', '.join(families)}; {language.vocabulary:,} tokens")
+    report["families"] = list(families)
+    return Named(model, spelling, names, CODE_END, report, Tasks(language, families, words))
+
+
+def _kept_codes(
+    recipe: Recipe, split: Split, work: Path, seed: int, console: Console
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Codes and figures about them: made once for a run, then read from its folder."""
+    kept = work / CODES
     if not kept.exists():
-        codes_NL, report = _make_codes(recipe, split, seed, console)
+        codes_NL, report = _any_codes(recipe, split, seed, console)
         work.mkdir(parents=True, exist_ok=True)
         part = work / f"{CODES}.{os.getpid()}"  # under torchrun every process makes the same codes
-        save_file({"codes": codes_NL}, part, metadata={"report": json.dumps(asdict(report))})
+        save_file({"codes": codes_NL}, part, metadata={"report": json.dumps(report)})
         part.replace(kept)
     with safe_open(kept, framework="numpy") as file:
-        codes_NL, figures = file.get_tensor("codes"), json.loads(file.metadata()["report"])
+        return file.get_tensor("codes"), json.loads(file.metadata()["report"])
+
+
+def _language(split: Split, spelling: CodeSpelling, vocabulary: int, work: Path) -> Language:
+    """The tokens of prompts."""
+    user_sizes = (numbered(np.arange(split.dataset.n_users), USER_PIECES).max(0) + 1).tolist()
+    return Language(
+        _words(split, vocabulary, work / WORDS), item_sizes=spelling.sizes, user_sizes=user_sizes,
+        ratings=rating_values(split), end=CODE_END,
+    )  # fmt: skip
+
+
+def _words(split: Split, vocabulary: int, kept: Path) -> Any:
+    """The tokenizer of words; kept beside the codes, for the same reason."""
+    from tokenizers import Tokenizer
+
+    if not kept.exists():
+        part = kept.with_name(f"{kept.name}.{os.getpid()}")
+        part.write_text(train_words(split, vocabulary).to_str(), encoding="utf-8")
+        part.replace(kept)
+    return Tokenizer.from_str(kept.read_text("utf-8"))
+
+
+def _any_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Codes of items, without the counter of those that are made from vectors, and figures about them."""
+    categories = split.dataset.categories
+    kind = "categories" if recipe.codes.kind == "semantic" and any(categories) else recipe.codes.kind
+    if kind in ("random", "sequential", "collaborative", "categories"):
+        with console.status(f"{kind} identifiers"):
+            return identifiers(kind, training_sequences(split), categories, recipe.codes, seed=seed)
+    codes_NL, report = _make_codes(recipe, split, seed, console)
+    return codes_NL, asdict(report)
+
+
+def _semantic(
+    spec: CodesSpec, codes_NL: NDArray[np.int64], figures: dict[str, Any], user_buckets: int, console: Console
+) -> tuple[CodeSpelling, NDArray[np.int64]]:
+    """Codes made from vectors, told apart by a counter."""
     used = ", ".join(f"{share:.0%}" for share in figures["utilisation"])
     console.print(
         f"semantic IDs: {figures['unique']:.1%} of the items have codes of their own, at most {figures['collisions']} "
@@ -121,13 +205,7 @@ def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console
     )
     named_NL = with_counter(codes_NL)
     sizes = [*[spec.size] * spec.levels, int(named_NL[:, -1].max()) + 1]
-    spelling = CodeSpelling(sizes, recipe.history.user_buckets)
-    facts = {"codes": figures}
-    if recipe.backbone.kind == "encoder-decoder":
-        model = _encoder_decoder(recipe, spelling.vocabulary, seed)
-        return Named(model, spelling, spelling.spell(named_NL), None, facts)
-    model = _decoder(recipe, spelling.vocabulary, (recipe.history.limit + 1) * (spec.levels + 2) + 1, seed)
-    return Named(model, spelling, spelling.spell(named_NL), CODE_END, facts)
+    return CodeSpelling(sizes, user_buckets), named_NL
 
 
 def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tuple[NDArray[np.int64], CodeReport]:

@@ -109,18 +109,28 @@ class WritingModule(TrainedModule):
         """Summed negative log probability of the tokens."""
         model = cast(Any, self.model)
         head = model.get_output_embeddings()
-        device = head.weight.device
-        embedded_BTH = self.dropout(model.get_input_embeddings()(batch.ids_BT.to(device)))
-        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        states_BTH = body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
-        targets_BT = batch.targets_BT.to(device)
-        real_BT = targets_BT != IGNORED
-        states_PH = self.dropout(states_BTH[real_BT])
+        states_PH, targets_P = self.states(batch)
         weight_VH = head.weight.to(states_PH.dtype)
         if getattr(head, "bias", None) is not None:  # one more dimension, which is always 1
             states_PH = torch.cat([states_PH, torch.ones_like(states_PH[:, :1])], 1)
             weight_VH = torch.cat([weight_VH, head.bias[:, None].to(weight_VH)], 1)
-        return full_softmax(states_PH.float(), weight_VH.float(), targets_BT[real_BT])
+        return full_softmax(states_PH.float(), weight_VH.float(), targets_P)
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """What the model reads of tokens, [B, T, H]."""
+        embedded_BTH: Tensor = cast(Any, self.model).get_input_embeddings()(ids_BT)
+        return embedded_BTH
+
+    def states(self, batch: WritingBatch) -> tuple[Tensor, Tensor]:
+        """States [P, H] at the tokens that have a target, before the head, and the targets [P]."""
+        model = cast(Any, self.model)
+        device = model.get_output_embeddings().weight.device
+        embedded_BTH = self.dropout(self.embed(batch.ids_BT.to(device)))
+        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        states_BTH = body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
+        targets_BT = batch.targets_BT.to(device)
+        real_BT = targets_BT != IGNORED
+        return self.dropout(states_BTH[real_BT]), targets_BT[real_BT]
 
 
 class InstructedModule(WritingModule):

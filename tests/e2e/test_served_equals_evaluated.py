@@ -34,6 +34,11 @@ OF_TIGER = [
 
 WITH_ENCODER = [*OF_TIGER, "backbone.kind=encoder-decoder", "backbone.depth=1"]
 
+OF_P5 = [
+    *("codes.size=8", "codes.clusters=3", "backbone.width=32", "optimizer.epochs=3", "optimizer.positions=200"),
+    "writing.beams=10",
+]
+
 
 @pytest.mark.parametrize(
     ("recipe", "settings"),
@@ -43,6 +48,7 @@ WITH_ENCODER = [*OF_TIGER, "backbone.kind=encoder-decoder", "backbone.depth=1"]
         ("genre", OF_GENRE),
         ("tiger", OF_TIGER),
         ("tiger", WITH_ENCODER),
+        ("p5", OF_P5),
     ],
 )
 def test_train_evaluate_serve(recipe: str, settings: list[str], tmp_path: Path) -> None:
@@ -60,6 +66,7 @@ def test_train_evaluate_serve(recipe: str, settings: list[str], tmp_path: Path) 
     row = json.loads(printed.splitlines()[-1])
     assert row["questions"] == 80
     assert row["served_index"]["ndcg@10"] == pytest.approx(row["ndcg@10"]["value"], abs=1e-6)
+    assert ("tasks" in row) == (recipe == "p5")  # figures of every task family
     ledger = [json.loads(line) for line in (tmp_path / "test-ledger.jsonl").read_text().splitlines()]
     assert len(ledger) == 1
     assert ledger[0]["result"]["ndcg@10"] == row["ndcg@10"]

@@ -41,6 +41,8 @@ def test_settings_change_one_field() -> None:
         ("genre", ["objective.kind=sampled"], r"objective\.kind has no effect on this recipe"),
         ("genre", ["history.instruction=Read"], r"history\.instruction has no effect"),
         ("genre", ["codes.size=9"], r"codes\.size has no effect"),
+        ("tiger", ["tasks.rating=0.5"], r"no slot 'tasks'"),
+        ("p5", ['tasks.families=["rating"]'], r"lacks 'sequential', which is selected on and served"),
         ("anyo", ["writing.beams=9"], r"writing\.beams has no effect"),
         ("anyo", ["optimizer.epochs=0"], r"optimizer\.epochs.*greater than or equal to 1"),
         ("anyo", ["objective.pull=0.1"], "objective.pull needs requires"),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from modeling.spec import ModelSpec, Slot
+from modeling.tasks import Family
 
 
 class RecipeError(ValueError):
@@ -55,18 +56,50 @@ class WritingSpec(Slot):
 
 
 class CodesSpec(Slot):
-    """Semantic IDs: ``levels`` codes an item, each one of ``size``, and one more that tells equal ones apart.
+    """What items are called by: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
 
-    ``rq-vae``: residual quantiser in the middle of an autoencoder (Rajput et al. 2023). ``residual-kmeans``: level by
-    level on the title vectors themselves.
+    Semantic IDs: ``rq-vae``, a residual quantiser in the middle of an autoencoder (Rajput et al. 2023);
+    ``residual-kmeans``, level by level on the title vectors themselves; ``semantic``, up to ``levels`` categories of an
+    item and its number among those alike, or residual k-means where the data has no categories.
+
+    Identifiers of P5 and OpenP5 (Hua et al. 2023), from the training part alone: ``random`` and ``sequential`` are
+    numbers (at random; in the order of first appearance) in pieces of ``size`` each, ``levels`` has no say;
+    ``collaborative`` is the way in a tree of ``clusters`` parts a node, at most ``levels`` deep, to a leaf of ``size``
+    items, and the number there.
     """
 
-    kind: Literal["rq-vae", "residual-kmeans"] = "rq-vae"
+    kind: Literal["rq-vae", "residual-kmeans", "random", "sequential", "collaborative", "semantic"] = "rq-vae"
     levels: int = Field(3, ge=1)
     size: int = Field(256, ge=2)
+    clusters: int = Field(20, ge=2, description="parts that a group of items is divided into, collaborative only")
     dim: int = Field(32, ge=2, description="width of the quantised vectors, rq-vae only")
     commitment: float = Field(0.25, ge=0, description="beta of the commitment loss, rq-vae only")
     epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
+
+
+class TasksSpec(Slot):
+    """The task families of P5 that one model is trained on together.
+
+    A share is the number of prompts of a family for every item with a target in the sequential one.
+    """
+
+    families: tuple[Family, ...] | None = Field(None, description="None: all that the data set has the columns for")
+    rating: float = Field(0.1, ge=0)
+    direct: float = Field(0.2, ge=0)
+    explanation: float = Field(0.1, ge=0)
+    review: float = Field(0.1, ge=0)
+    candidates: int = Field(10, ge=2, description="items that the direct family chooses from")
+    text_tokens: int = Field(32, ge=1, description="reviews and their summaries are cut at this many tokens")
+    vocabulary: int = Field(2000, ge=400, description="tokens of words")
+    whole_words: bool = Field(True, description="off: a control without the whole-word embedding")
+
+    @model_validator(mode="after")
+    def _the_sequential_family_is_served(self) -> TasksSpec:
+        if self.families is not None and "sequential" not in self.families:
+            raise ValueError(
+                f"tasks.families={list(self.families)} lacks 'sequential', which is selected on and served"
+            )
+        return self
 
 
 class Recipe(ModelSpec):
@@ -85,6 +118,7 @@ class Recipe(ModelSpec):
     scoring: Literal["dense", "trie", "ground"] = "dense"
     writing: WritingSpec = WritingSpec()
     codes: CodesSpec = CodesSpec()
+    tasks: TasksSpec | None = Field(None, description="task families put as prompts; None: names alone")
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
 
     @model_validator(mode="after")
@@ -104,6 +138,10 @@ class Recipe(ModelSpec):
             raise ValueError(f"scoring='ground' writes titles: history.form={form!r} has none")
         if writes and form == "titles" and self.adapter.kind == "none":
             raise ValueError(f"scoring={self.scoring!r} with titles trains a language model: adapter.kind is 'none'")
+        if self.tasks is not None and form != "codes":
+            raise ValueError(f"tasks are put with codes: history.form={form!r} has none")
+        if self.tasks is not None and self.backbone.kind != "decoder":
+            raise ValueError(f"tasks are put to a decoder: backbone.kind={self.backbone.kind!r} is not allowed")
         if form == "codes" and not (self.scoring == "trie" and self.backbone.own):
             raise ValueError(
                 f"history.form='codes' needs scoring='trie' (given {self.scoring!r}) and a network of its own, "

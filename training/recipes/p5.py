@@ -1,0 +1,46 @@
+"""p5: one text-to-text model for several task families, which calls items and users by identifiers."""
+
+from __future__ import annotations
+
+from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
+from training.recipes.base import (
+    CodesSpec,
+    ObjectiveSpec,
+    OptimizerSpec,
+    Recipe,
+    RecipeError,
+    TasksSpec,
+    WritingSpec,
+)
+
+
+def recipe(backbone: str = "none") -> Recipe:
+    """Sequential, rating, direct, explanation and review prompts in one model; ``tasks.families`` picks some of them.
+
+    ``codes.kind`` is how items are called: ``random``, ``sequential``, ``collaborative`` or ``semantic``.
+
+    Against the papers: a small decoder trained from scratch instead of T5, so the items of a history are written as
+    well as the answer, and the whole-word embedding is read on the answer too; sequential prompts do not name the user,
+    whom a request need not name; a direct prompt chooses from 10 candidates, not 100; the number of prompts of a family
+    is a share of the items (the proportions are those of P5, the sum is smaller); pieces of numbers are tokens of their
+    own, level by level, not those of SentencePiece.
+    """
+    if backbone != "none":
+        raise RecipeError(f"recipe 'p5' trains its own network: backbone {backbone!r} is not allowed, only 'none'")
+    return Recipe(
+        name="p5",
+        summary="one decoder for sequential, rating, direct, explanation and review prompts, over item identifiers",
+        source="P5 (Geng et al. 2022) and OpenP5 (Xu et al. 2024), decoder only",
+        history=HistorySpec(form="codes", limit=20, dropout=0.2),
+        backbone=BackboneSpec(source="none", width=128, depth=4, heads=4, dropout=0.2),
+        adapter=AdapterSpec(kind="none"),
+        items=ItemsSpec(tower="id", text_source="minilm"),
+        objective=ObjectiveSpec(kind="full"),
+        optimizer=OptimizerSpec(
+            rate=1e-3, backbone_rate=1e-3, warmup=0.05, epochs=60, patience=6, positions=1024, clip=1.0
+        ),
+        scoring="trie",
+        writing=WritingSpec(beams=20),
+        codes=CodesSpec(kind="collaborative", size=100),
+        tasks=TasksSpec(),
+    )
