@@ -97,6 +97,7 @@ class Batch(Generic[P, W]):
     """Entries to compute in one forward pass: the oldest, then the nearest to it in length."""
 
     entries: tuple[Entry[P, W], ...]
+    packed: bool = False
 
     @property
     def tokens(self) -> int:
@@ -104,14 +105,16 @@ class Batch(Generic[P, W]):
         return sum(entry.length for entry in self.entries)
 
     @property
-    def padded_tokens(self) -> int:
-        """Positions the device computes: the longest entry times their number."""
+    def computed_tokens(self) -> int:
+        """Positions the model computes: packed, their sum; else the longest entry times their number."""
+        if self.packed:
+            return self.tokens
         return max(entry.length for entry in self.entries) * len(self.entries)
 
     @property
     def padding(self) -> float:
         """Share of computed positions that are padding, 0 ≤ share < 1."""
-        return 1 - self.tokens / self.padded_tokens
+        return 1 - self.tokens / self.computed_tokens
 
 
 class Batcher(Generic[P, W]):
@@ -175,7 +178,7 @@ class Batcher(Generic[P, W]):
         candidates = self._oldest_wanted()
         if not candidates:
             return None
-        batch = Batch(tuple(self._choose(candidates)))
+        batch = Batch(tuple(self._choose(candidates)), self.limits.packed)
         for entry in batch.entries:
             del self._queue[entry]
             self._running[entry] = None

@@ -227,7 +227,7 @@ class Engine(QueuedEngine[Work, Found]):
 
     def _note(self, batch: Batch[Work, Ticket[Found]], seconds: float) -> None:
         self._metrics.batch_requests.observe(len(batch.entries))
-        self._metrics.batch_tokens.observe(batch.padded_tokens)
+        self._metrics.batch_tokens.observe(batch.computed_tokens)
         self._metrics.batch_padding_ratio.observe(batch.padding)
         rate = self._lanes * batch.tokens / max(seconds, 1e-6)
         self._tokens_per_second = smoothed(self._tokens_per_second, rate)

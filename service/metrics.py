@@ -115,9 +115,9 @@ class Metrics:
         self.batch_requests_limit = self._gauge("batch_requests_limit", "Entries that a batch may hold.")
         self.batch_tokens_limit = self._gauge("batch_tokens_limit", "Positions that a batch may hold, padding counted.")
         self.batch_requests = self._histogram("batch_requests", "Entries in a forward pass.", COUNTS)
-        self.batch_tokens = self._histogram("batch_tokens", "Positions in a forward pass, padding counted.", TOKENS)
+        self.batch_tokens = self._histogram("batch_tokens", "Positions that a forward pass computed.", TOKENS)
         self.batch_padding_ratio = self._histogram(
-            "batch_padding_ratio", "Share of padding among the positions of a forward pass.", SHARES
+            "batch_padding_ratio", "Share of padding among them, 0 where none is computed.", SHARES
         )
 
     def _generation(self) -> None:

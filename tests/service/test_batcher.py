@@ -52,6 +52,16 @@ def test_the_budget_counts_padding() -> None:
     assert keys(queue) == ["c"]
 
 
+@pytest.mark.parametrize(("packed", "computed"), [(False, 80), (True, 60)])
+def test_a_batch_says_which_positions_are_computed(packed: bool, computed: int) -> None:
+    queue = Batcher[str, int](Limits(100, 4, 10_000, 0.5, packed=packed), Clock())
+    for name, length in (("a", 40), ("b", 20)):
+        admit(queue, name, length)
+    batch = queue.next_batch()
+    assert batch is not None and (batch.tokens, batch.computed_tokens) == (60, computed)
+    assert batch.padding == pytest.approx(1 - 60 / computed)
+
+
 def test_near_equal_lengths_travel_together_and_the_oldest_leads() -> None:
     queue = batcher(tokens=1000, requests=3, padding=0.9)
     for name, length in (("old", 50), ("far", 5), ("near", 48), ("far2", 99), ("same", 50)):
@@ -159,7 +169,7 @@ def test_whatever_happens_the_promises_hold(
                 assert not waiting
                 continue
             assert batch.entries[0] is waiting[0], "the oldest wanted entry is in the next batch"
-            assert batch.padded_tokens <= tokens and len(batch.entries) <= requests
+            assert batch.computed_tokens <= tokens and len(batch.entries) <= requests
             assert batch.padding <= padding + 1e-9
             for entry in batch.entries:
                 assert any(not waiter.gone and waiter.deadline > clock.now for waiter in entry.waiters)
