@@ -6,7 +6,8 @@ artifact is opened (a second for ten thousand titles), by the caller, who knows 
 
 Where titles are written freely and then grounded, ``grounding/`` (the base model's body), ``title_space.safetensors``
 (its vectors of all titles, and how often each item was chosen) and perhaps ``parts/collaborative`` (a dense artifact)
-stand beside them, and no trie is built.
+stand beside them, and no trie is built. Where one of some candidates is written, ``item_slots.safetensors`` (from item
+vectors to inputs of the model) and ``parts/collaborative`` do.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from modeling.backbone import BackboneError, Pieces, load_tokenizer
+from modeling.choosing_writer import ChoosingWriter, read_choosing, write_choosing
 from modeling.generation import WriteSettings
 from modeling.generator import Paths
 from modeling.grounded_writer import GroundedWriter
@@ -128,6 +130,10 @@ def write_generative(
     grounding = None
     if isinstance(writer, GroundedWriter):
         grounding = write_grounding(folder, writer, instruction, collaborative)
+    choice = None
+    if isinstance(writer, ChoosingWriter):
+        assert collaborative is not None
+        choice = write_choosing(folder, writer, instruction, collaborative)
     text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
     (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
     files = hash_files(folder)
@@ -147,6 +153,7 @@ def write_generative(
         max_new_tokens=cast(int, writer.default.max_new_tokens),
         catalog_size=len(tokens),
         grounding=grounding,
+        choice=choice,
         files=files,
         **facts,
     )
@@ -215,6 +222,8 @@ def load_generative(
     writer: Writer
     if manifest.grounding is not None:
         writer = read_grounded(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
+    elif manifest.choice is not None:
+        writer = read_choosing(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
     else:
         trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
         writer = writer_of(ready, spelling, tokens, trie, popular_N, end=manifest.end, **options)

@@ -129,6 +129,7 @@ class Generator:
         end_tokens: ids that end a text.
         bias_V: the head's bias, where it has one.
         prefix: token ids that begin every prompt; their keys and values are computed once, here.
+        slots_SH: inputs that are no words. In a prompt, id V + s (V words) stands for row s of this table.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class Generator:
         end_tokens: Sequence[int],
         bias_V: Tensor | None = None,
         prefix: Sequence[int] = (),
+        slots_SH: Tensor | None = None,
     ) -> None:
         self.body = body.eval()
+        self._slots_SH = slots_SH
         self.head_VH, self.bias_V = head_VH, bias_V
         self.device = head_VH.device
         self.end_tokens = torch.tensor(sorted(set(end_tokens)), device=self.device)
@@ -152,11 +155,19 @@ class Generator:
         self._prefix_kv = self._read_prefix()
 
     @classmethod
-    def of_model(cls, model: nn.Module, *, end_tokens: Sequence[int], prefix: Sequence[int] = ()) -> Generator:
+    def of_model(
+        cls,
+        model: nn.Module,
+        *,
+        end_tokens: Sequence[int],
+        prefix: Sequence[int] = (),
+        slots_SH: Tensor | None = None,
+    ) -> Generator:
         """A generator over a Hugging Face model for causal language modelling."""
         head = cast(Any, model).get_output_embeddings()
         body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
-        return cls(body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix)
+        bias = getattr(head, "bias", None)
+        return cls(body, head.weight, end_tokens=end_tokens, bias_V=bias, prefix=prefix, slots_SH=slots_SH)
 
     @torch.inference_mode()
     def search(
@@ -247,7 +258,7 @@ class Generator:
         begun = int(cache.get_seq_length())
         places_BT = torch.arange(begun, begun + length, device=ids_BT.device).expand(rows, -1)
         places_P = (places_BT if sees is None else sees.positions_BT).reshape(-1)
-        states_PH = stack.begin(self._words(ids_BT).flatten(0, 1), places_P)
+        states_PH = stack.begin(self._inputs(ids_BT).flatten(0, 1), places_P)
         turns, last = stack.turns(places_P, states_PH), stack.layers - 1
         for layer in range(stack.layers):
             new = [each.view(rows, length, *each.shape[1:]).transpose(1, 2) for each in
@@ -272,8 +283,17 @@ class Generator:
         options: dict[str, Any] = {}
         if sees is not None:
             options = {"position_ids": sees.positions_BT, "attention_mask": self._masks(sees)}
-        out = self.body(input_ids=ids_BT, past_key_values=cache, use_cache=True, **options)
+        read = {"input_ids": ids_BT} if self._slots_SH is None else {"inputs_embeds": self._inputs(ids_BT)}
+        out = self.body(**read, past_key_values=cache, use_cache=True, **options)
         return cast(Tensor, out.last_hidden_state)
+
+    def _inputs(self, ids_BT: Tensor) -> Tensor:
+        """Word embeddings, and rows of the slot table where an id is beyond the words, [B, T, H]."""
+        return (
+            cast(Tensor, self._words(ids_BT))
+            if self._slots_SH is None
+            else with_slots(self._words, self._slots_SH, ids_BT)
+        )
 
     def _masks(self, sees: Sees) -> Any:
         """One mask, or one for each kind of layer where some see a window only (Gemma 3)."""
@@ -284,6 +304,14 @@ class Generator:
         if kinds is None:
             return near_BXTS
         return {"full_attention": sees.mask_BXTS, "sliding_attention": near_BXTS}
+
+
+def with_slots(words: Any, slots_SH: Tensor, ids_BT: Tensor) -> Tensor:
+    """Inputs [B, T, H]: the embedding of every word; for id V + s, where V is the number of words, row s of a table."""
+    count = words.weight.shape[0]
+    inputs_BTH: Tensor = words(ids_BT.clamp(max=count - 1))
+    rows_BTH = slots_SH[(ids_BT - count).clamp(min=0)].to(inputs_BTH.dtype)
+    return torch.where((ids_BT >= count)[..., None], rows_BTH, inputs_BTH)
 
 
 class _PathTensors:

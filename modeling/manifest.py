@@ -95,6 +95,18 @@ class GroundingRecord(_Data):
     collaborative: bool
 
 
+class ChoiceRecord(_Data):
+    """How an item is chosen among candidates: see `modeling.choosing_writer`.
+
+    Attributes:
+        instruction: of the prompt.
+        candidates: how many of them a prompt holds.
+    """
+
+    instruction: str
+    candidates: int
+
+
 class GenerativeManifest(CommonManifest):
     """Of a generative artifact: a causal language model with its head, which writes items token by token.
 
@@ -106,7 +118,8 @@ class GenerativeManifest(CommonManifest):
         title_limit: tokens at which titles are cut; None for codes.
         code_sizes: codes of every level; empty for titles.
         beams, max_new_tokens: what it was evaluated with.
-        grounding: where titles are written freely and then grounded; None: along the trie of all names.
+        grounding: where titles are written freely and then grounded.
+        choice: where one of some candidates is written. Without both: along the trie of all names.
     """
 
     kind: Literal["generative"]
@@ -119,6 +132,7 @@ class GenerativeManifest(CommonManifest):
     beams: int
     max_new_tokens: int
     grounding: GroundingRecord | None = None
+    choice: ChoiceRecord | None = None
 
 
 AnyManifest = Manifest | GenerativeManifest

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from modeling.generation import OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import Counts, GenerationError, Generator
@@ -80,6 +80,7 @@ class Writer:
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
         longest: most tokens that a text may have, its end included.
+        slots_SH: inputs of prompts that are no words, see `Generator`.
     """
 
     def __init__(
@@ -92,12 +93,13 @@ class Writer:
         history_limit: int,
         default: WriteSettings,
         longest: int,
+        slots_SH: Tensor | None = None,
     ) -> None:
         self.model, self.names, self.end = model, names, end
         self.history_limit, self.default = history_limit, default
         self.reads = names.spelling.reads
         self.limit = WriteSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
-        self._generator = Generator.of_model(model, end_tokens=[end], prefix=prefix)
+        self._generator = Generator.of_model(model, end_tokens=[end], prefix=prefix, slots_SH=slots_SH)
 
     @property
     def networks(self) -> dict[str, nn.Module]:

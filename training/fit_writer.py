@@ -17,6 +17,7 @@ from transformers import set_seed
 from index.trie import TokenTrie
 from modeling import adapter
 from modeling.backbone import Pieces, load_backbone, position_limit
+from modeling.choosing_writer import ChoicePrompt, ChoosingWriter, ItemSlots, item_vectors
 from modeling.generation import WriteSettings
 from modeling.generative_artifact import writer_of
 from modeling.grounded_writer import Collaborative, GroundedWriter
@@ -25,6 +26,7 @@ from modeling.instruction import InstructionPrompt
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
+from training.choosing import ChoosingModule, choice_report
 from training.data.splits import Split
 from training.exponents import choose_exponents
 from training.fit import FitOptions, Trained, sample_targets, train_module
@@ -68,9 +70,11 @@ def fit_writer(
     named = name_items(recipe, split, folder=folder, work=options.work, seed=options.seed, console=console)
     popularity_N = split.popularity(options.fitted_on)
     names = Names(named.tokens, np.argsort(-popularity_N, kind="stable"), named.spelling)
-    build: _Trie | _Ground
+    build: _Trie | _Ground | _Choose
     if recipe.scoring == "ground":
         build = _Ground.of(recipe, named, names, popularity_N, folder, collaborative, console)
+    elif recipe.scoring == "choose":
+        build = _Choose.of(recipe, named, names, collaborative, options.seed)
     else:
         build = _Trie(recipe, named, names)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
@@ -86,6 +90,8 @@ def fit_writer(
     writer, report = build.writer(), dict(named.report)
     if isinstance(writer, GroundedWriter):
         report |= choose_exponents(writer, targets, console=console)
+    if isinstance(writer, ChoosingWriter):
+        report |= {"choice": choice_report(writer, targets, seed=options.seed)}
     return FittedWriter(writer=writer, report=report, **vars(trained))
 
 
@@ -177,4 +183,61 @@ class _Ground:
             collaborative=self.collaborative,
             history_limit=self.recipe.history.limit,
             default=WriteSettings(self.recipe.writing.beams, longest),
+        )
+
+
+@dataclass(frozen=True)
+class _Choose:
+    """One of some candidates."""
+
+    recipe: Recipe
+    named: Named
+    names: Names
+    prompt: ChoicePrompt
+    slots: ItemSlots
+    retriever: CollaborativeModel
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, named: Named, names: Names, collaborative: Path | None, seed: int) -> _Choose:
+        if collaborative is None:
+            raise RecipeError(
+                f"recipe {recipe.name!r} takes candidates and item vectors from another model: give it with "
+                "--set requires=sasrec --id-model DIR"
+            )
+        words = cast(Any, named.model).get_input_embeddings()
+        prompt = ChoicePrompt.of(
+            cast(TitleSpelling, named.spelling).tokenizer, recipe.history.instruction, named.end, words.weight.shape[0]
+        )
+        given = (recipe.history.limit, recipe.writing.candidates, recipe.history.title_tokens)
+        if (longest := prompt.most_positions(*given)) > (limit := position_limit(named.model)):
+            raise RecipeError(
+                f"history.limit={given[0]} and writing.candidates={given[1]} with history.title_tokens={given[2]} take "
+                f"up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
+            )
+        retriever = CollaborativeModel(collaborative, len(named.tokens))
+        return cls(recipe, named, names, prompt, ItemSlots.beside(words, item_vectors(retriever)), retriever, seed)
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
+        return ChoosingModule(
+            model,
+            self.named.tokens,
+            prompt=self.prompt,
+            slots=self.slots,
+            candidates=self.recipe.writing.candidates,
+            seed=self.seed,
+            dropout=dropout,
+            hidden_dropout=hidden_dropout,
+        )
+
+    def writer(self) -> Writer:
+        return ChoosingWriter(
+            self.named.model,
+            self.names,
+            prompt=self.prompt,
+            slots=self.slots,
+            retriever=self.retriever,
+            candidates=self.recipe.writing.candidates,
+            history_limit=self.recipe.history.limit,
+            default=WriteSettings(self.recipe.writing.beams, int(np.diff(self.named.tokens.offsets).max()) + 1),
         )

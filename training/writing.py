@@ -105,12 +105,16 @@ class WritingModule(TrainedModule):
         """All of it is the language model."""
         return True
 
+    def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
+        """What the first layer reads, [B, T, H]."""
+        return cast(Tensor, cast(Any, self.model).get_input_embeddings()(ids_BT))
+
     def forward(self, batch: WritingBatch, progress: float = 0.0) -> Tensor:
         """Summed negative log probability of the tokens."""
         model = cast(Any, self.model)
         head = model.get_output_embeddings()
         device = head.weight.device
-        embedded_BTH = self.dropout(model.get_input_embeddings()(batch.ids_BT.to(device)))
+        embedded_BTH = self.dropout(self.inputs(batch.ids_BT.to(device), progress))
         body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         states_BTH = body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
         targets_BT = batch.targets_BT.to(device)

@@ -51,6 +51,7 @@ class WritingSpec(Slot):
     """How a generative recipe is asked, on validation, on test and by default when it is served."""
 
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
+    candidates: int = Field(20, ge=2, description="titles in a prompt to choose from, scoring 'choose' only")
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
@@ -74,7 +75,7 @@ class Recipe(ModelSpec):
 
     ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's name (its title or its
     semantic ID, as ``history.form`` has it) token by token, along the trie of all names; ``ground`` writes a title
-    freely and looks for the nearest ones.
+    freely and looks for the nearest ones; ``choose`` writes the title of one of ``writing.candidates`` candidates.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Recipe(ModelSpec):
     source: str = Field(description="paper or document the method comes from")
     objective: ObjectiveSpec = ObjectiveSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
-    scoring: Literal["dense", "trie", "ground"] = "dense"
+    scoring: Literal["dense", "trie", "ground", "choose"] = "dense"
     writing: WritingSpec = WritingSpec()
     codes: CodesSpec = CodesSpec()
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
@@ -115,7 +116,7 @@ class Recipe(ModelSpec):
         """Settings that were changed although nothing reads them: better refused than ignored."""
         unread: dict[str, tuple[str, ...]] = {"projector": (), "objective": ()} if writes else {"writing": ()}
         if writes:
-            unasked = () if self.scoring == "ground" else ("instruction",)
+            unasked = () if self.scoring in ("ground", "choose") else ("instruction",)
             unread |= {"history": (*unasked, "id_dropout", "vectors_per_item")}
             unread |= {"backbone": ("layers", "random_weights"), "items": ("dim", "normalize", "text_dim")}
         if form != "codes":
