@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from index import Catalog
 from index.trie import TokenTrie
@@ -227,6 +228,8 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
     artifact = load_generative(trained, TokenTrie.build, Catalog.read(trained / "catalog.parquet").popular())
     writer, manifest = artifact.model, artifact.manifest
     assert isinstance(writer, ChoosingWriter) and manifest.training["choice"]["users"] == 64
+    stored = load_file(trained / "item_slots.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in writer.slots.state_dict().items())
     for case in artifact.golden:
         history = [ring.row_of[item] for item in case.history]
         (written,) = writer.write([writer.prepare(history)], [Wanted(10, np.array(history))])
