@@ -25,11 +25,13 @@ class WritePrompt:
 
     tokens: tuple[int, ...]
     rows: tuple[int, ...] = ()
+    later: int = 0
+    """At most so many positions are added when it is written (candidates depend on what is wanted)."""
 
     @property
     def length(self) -> int:
         """Positions that the model reads, a shared prefix not counted."""
-        return len(self.tokens)
+        return len(self.tokens) + self.later
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Generated:
         row: catalog row it was grounded to; None where there is none.
         score: log probability under the model, divided by length ** length_penalty.
         distance: how far the grounding had to go: 0 where the text names an item as written; None where nothing was
-            grounded.
+            grounded, or by another rule than a distance.
         valid: whether the text, as written, is a real item.
     """
 

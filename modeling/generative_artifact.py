@@ -7,8 +7,9 @@ artifact is opened (a second for ten thousand titles), by the caller, who knows 
 
 Where titles are written freely and then grounded, ``grounding/`` (the base model's body), ``title_space.safetensors``
 (its vectors of all titles, and how often each item was chosen) and perhaps ``parts/collaborative`` (a dense artifact)
-stand beside them, and no trie is built. Where histories are put as prompts (`modeling/task_writer.py`), ``tasks/``
-holds the tokenizer of their words and the vectors of whole words.
+stand beside them, and no trie is built. Where one of some candidates is written, ``item_slots.safetensors`` (from item
+vectors to inputs of the model) and ``parts/collaborative`` do. Where histories are put as prompts
+(`modeling/task_writer.py`), ``tasks/`` holds the tokenizer of their words and the vectors of whole words.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from modeling.backbone import BackboneError, Pieces, load_tokenizer
+from modeling.choosing_writer import ChoosingWriter, read_choosing, write_choosing
 from modeling.generation import WriteSettings
 from modeling.generator import Paths
 from modeling.grounded_writer import GroundedWriter
@@ -139,6 +141,10 @@ def write_generative(
     if isinstance(writer, GroundedWriter):
         grounding = write_grounding(folder, writer, instruction, collaborative)
     tasks = write_tasks(folder, writer) if isinstance(writer, TaskWriter) else None
+    choice = None
+    if isinstance(writer, ChoosingWriter):
+        assert collaborative is not None
+        choice = write_choosing(folder, writer, instruction, collaborative)
     text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
     (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
     files = hash_files(folder)
@@ -160,6 +166,7 @@ def write_generative(
         catalog_size=len(tokens),
         grounding=grounding,
         tasks=tasks,
+        choice=choice,
         files=files,
         **facts,
     )
@@ -231,6 +238,8 @@ def load_generative(
     writer: Writer
     if manifest.grounding is not None:
         writer = read_grounded(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
+    elif manifest.choice is not None:
+        writer = read_choosing(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
     else:
         trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
         tasks = None if manifest.tasks is None else read_tasks(folder, manifest, ready)

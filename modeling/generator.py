@@ -131,6 +131,7 @@ class Generator:
         bias_V: the head's bias, where it has one.
         prefix: token ids that begin every prompt; their keys and values are computed once, here.
         whole_words: vectors of words that are added to those of their tokens, where the model was trained with them.
+        slots_SH: inputs that are no words. In a prompt, id V + s (V words) stands for row s of this table.
     """
 
     def __init__(
@@ -142,9 +143,10 @@ class Generator:
         bias_V: Tensor | None = None,
         prefix: Sequence[int] = (),
         whole_words: WholeWords | None = None,
+        slots_SH: Tensor | None = None,
     ) -> None:
         self.body = body.eval()
-        self.whole_words = whole_words
+        self.whole_words, self._slots_SH = whole_words, slots_SH
         self.head_VH, self.bias_V = head_VH, bias_V
         self.device = head_VH.device
         self.end_tokens = torch.tensor(sorted(set(end_tokens)), dtype=torch.long, device=self.device)
@@ -163,6 +165,7 @@ class Generator:
         end_tokens: Sequence[int],
         prefix: Sequence[int] = (),
         whole_words: WholeWords | None = None,
+        slots_SH: Tensor | None = None,
     ) -> Generator:
         """A generator over a Hugging Face model for causal language modelling, or over an encoder-decoder one."""
         if getattr(cast(Any, model).config, "is_encoder_decoder", False):
@@ -171,8 +174,10 @@ class Generator:
             return ConditionalGenerator(model, end_tokens=end_tokens)
         head = cast(Any, model).get_output_embeddings()
         body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
-        bias_V = getattr(head, "bias", None)
-        return cls(body, head.weight, end_tokens=end_tokens, bias_V=bias_V, prefix=prefix, whole_words=whole_words)
+        return cls(
+            body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix,
+            whole_words=whole_words, slots_SH=slots_SH,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def search(
@@ -267,7 +272,10 @@ class Generator:
         Returns:
             States [B, T, H], or [W, H] where places are given.
         """
-        embeds_BTH: Tensor = self._words(ids_BT)
+        if self._slots_SH is None:
+            embeds_BTH: Tensor = self._words(ids_BT)
+        else:
+            embeds_BTH = with_slots(self._words, self._slots_SH, ids_BT)
         if self.whole_words is not None:
             assert words_BT is not None, "a model that reads whole words needs their numbers"
             embeds_BTH = embeds_BTH + self.whole_words.table(words_BT)
@@ -321,6 +329,14 @@ class Generator:
         if kinds is None:
             return near_BXTS
         return {"full_attention": sees.mask_BXTS, "sliding_attention": near_BXTS}
+
+
+def with_slots(words: Any, slots_SH: Tensor, ids_BT: Tensor) -> Tensor:
+    """Inputs [B, T, H]: the embedding of every word; for id V + s, where V is the number of words, row s of a table."""
+    count = words.weight.shape[0]
+    inputs_BTH: Tensor = words(ids_BT.clamp(max=count - 1))
+    rows_BTH = slots_SH[(ids_BT - count).clamp(min=0)].to(inputs_BTH.dtype)
+    return torch.where((ids_BT >= count)[..., None], rows_BTH, inputs_BTH)
 
 
 class _PathTensors:

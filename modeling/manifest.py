@@ -112,6 +112,18 @@ class TaskRecord(_Data):
     whole_words: bool
 
 
+class ChoiceRecord(_Data):
+    """How an item is chosen among candidates: see `modeling.choosing_writer`.
+
+    Attributes:
+        instruction: of the prompt.
+        candidates: how many of them a prompt holds.
+    """
+
+    instruction: str
+    candidates: int
+
+
 class GenerativeManifest(CommonManifest):
     """Of a generative artifact: a language model with its head, causal or with an encoder, which writes items token by
     token.
@@ -126,7 +138,8 @@ class GenerativeManifest(CommonManifest):
         code_sizes: codes of every level; empty for titles.
         user_buckets: tokens that user ids are hashed to; 0 where users are not read.
         beams, max_new_tokens: what it was evaluated with.
-        grounding: where titles are written freely and then grounded; None: along the trie of all names.
+        grounding: where titles are written freely and then grounded.
+        choice: where one of some candidates is written. Without both: along the trie of all names.
         tasks: where histories are put as prompts; None: as the names of their items alone.
     """
 
@@ -142,6 +155,7 @@ class GenerativeManifest(CommonManifest):
     max_new_tokens: int
     grounding: GroundingRecord | None = None
     tasks: TaskRecord | None = None
+    choice: ChoiceRecord | None = None
 
 
 AnyManifest = Manifest | GenerativeManifest

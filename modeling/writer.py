@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from modeling.generation import OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import Counts, GenerationError, Generator
@@ -87,6 +87,7 @@ class Writer:
         default: beams and tokens it was evaluated with.
         longest: most tokens that a text may have, its end included.
         whole_words: vectors of words, where the model was trained with them.
+        slots_SH: inputs of prompts that are no words, see `Generator`.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Writer:
         default: WriteSettings,
         longest: int,
         whole_words: WholeWords | None = None,
+        slots_SH: Tensor | None = None,
     ) -> None:
         self.model, self.names, self.end = model, names, end
         self.history_limit, self.default = history_limit, default
@@ -107,7 +109,7 @@ class Writer:
         self.limit = WriteSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
         self.whole_words = whole_words
         self._generator = Generator.of_model(
-            model, end_tokens=() if end is None else (end,), prefix=prefix, whole_words=whole_words
+            model, end_tokens=() if end is None else (end,), prefix=prefix, whole_words=whole_words, slots_SH=slots_SH
         )
 
     @property

@@ -18,6 +18,7 @@ from transformers import set_seed
 from index.trie import TokenTrie
 from modeling import adapter
 from modeling.backbone import Pieces, load_backbone, position_limit
+from modeling.choosing_writer import ChoicePrompt, ChoosingWriter, ItemSlots, item_vectors
 from modeling.generation import WriteSettings
 from modeling.generative_artifact import writer_of
 from modeling.grounded_writer import Collaborative, GroundedWriter
@@ -27,6 +28,7 @@ from modeling.spelling import CODE_END, CodeSpelling, TitleSpelling
 from modeling.task_writer import TaskWriter
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
+from training.choosing import ChoosingModule, choice_report
 from training.data.splits import FittedOn, Split
 from training.encoded import EncodedModule
 from training.exponents import choose_exponents
@@ -75,9 +77,11 @@ def fit_writer(
     named = name_items(recipe, split, folder=folder, work=options.work, seed=options.seed, console=console)
     popularity_N = split.popularity(options.fitted_on)
     names = Names(named.tokens, np.argsort(-popularity_N, kind="stable"), named.spelling)
-    build: _Trie | _Tasks | _Ground
+    build: _Trie | _Tasks | _Ground | _Choose
     if recipe.scoring == "ground":
         build = _Ground.of(recipe, named, names, popularity_N, folder, collaborative, console)
+    elif recipe.scoring == "choose":
+        build = _Choose.of(recipe, named, names, collaborative, options.seed)
     elif recipe.tasks is not None:
         build = _Tasks(recipe, named, names, split.dataset.user_ids, split, options.fitted_on)
     else:
@@ -98,6 +102,8 @@ def fit_writer(
     if isinstance(writer, TaskWriter) and recipe.tasks is not None and options.fitted_on == "train":
         with console.status("figures of all task families on validation"):
             report["tasks"] = task_figures(writer, split, targets, recipe.tasks, seed=options.seed)
+    if isinstance(writer, ChoosingWriter):
+        report |= {"choice": choice_report(writer, targets, seed=options.seed)}
     return FittedWriter(writer=writer, report=report, **vars(trained))
 
 
@@ -217,4 +223,62 @@ class _Ground:
             collaborative=self.collaborative,
             history_limit=self.recipe.history.limit,
             default=WriteSettings(self.recipe.writing.beams, longest),
+        )
+
+
+@dataclass(frozen=True)
+class _Choose:
+    """One of some candidates."""
+
+    recipe: Recipe
+    named: Named
+    names: Names
+    prompt: ChoicePrompt
+    slots: ItemSlots
+    retriever: CollaborativeModel
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, named: Named, names: Names, collaborative: Path | None, seed: int) -> _Choose:
+        if collaborative is None:
+            raise RecipeError(
+                f"recipe {recipe.name!r} takes candidates and item vectors from another model: give it with "
+                "--set requires=sasrec --id-model DIR"
+            )
+        assert named.end is not None, "titles are closed by the tokenizer's end token"
+        words = cast(Any, named.model).get_input_embeddings()
+        prompt = ChoicePrompt.of(
+            cast(TitleSpelling, named.spelling).tokenizer, recipe.history.instruction, named.end, words.weight.shape[0]
+        )
+        given = (recipe.history.limit, recipe.writing.candidates, recipe.history.title_tokens)
+        if (longest := prompt.most_positions(*given)) > (limit := position_limit(named.model)):
+            raise RecipeError(
+                f"history.limit={given[0]} and writing.candidates={given[1]} with history.title_tokens={given[2]} take "
+                f"up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
+            )
+        retriever = CollaborativeModel(collaborative, len(named.tokens))
+        return cls(recipe, named, names, prompt, ItemSlots.beside(words, item_vectors(retriever)), retriever, seed)
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
+        return ChoosingModule(
+            model,
+            self.named.tokens,
+            prompt=self.prompt,
+            slots=self.slots,
+            candidates=self.recipe.writing.candidates,
+            seed=self.seed,
+            dropout=dropout,
+            hidden_dropout=hidden_dropout,
+        )
+
+    def writer(self) -> Writer:
+        return ChoosingWriter(
+            self.named.model,
+            self.names,
+            prompt=self.prompt,
+            slots=self.slots,
+            retriever=self.retriever,
+            candidates=self.recipe.writing.candidates,
+            history_limit=self.recipe.history.limit,
+            default=WriteSettings(self.recipe.writing.beams, int(np.diff(self.named.tokens.offsets).max()) + 1),
         )

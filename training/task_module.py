@@ -63,7 +63,7 @@ class TaskModule(WritingModule):
         super().__init__(model, names, end=end, dropout=dropout, hidden_dropout=hidden_dropout)
         self.examples, self.whole_words = examples, whole_words
 
-    def embed(self, ids_BT: Tensor) -> Tensor:
+    def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
         """Vectors of tokens and of their words."""
         return read(self.model, ids_BT, self.whole_words)
 

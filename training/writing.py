@@ -105,27 +105,26 @@ class WritingModule(TrainedModule):
         """All of it is the language model."""
         return True
 
+    def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
+        """What the first layer reads, [B, T, H]."""
+        return cast(Tensor, cast(Any, self.model).get_input_embeddings()(ids_BT))
+
     def forward(self, batch: WritingBatch, progress: float = 0.0) -> Tensor:
         """Summed negative log probability of the tokens."""
         model = cast(Any, self.model)
         head = model.get_output_embeddings()
-        states_PH, targets_P = self.states(batch)
+        states_PH, targets_P = self.states(batch, progress)
         weight_VH = head.weight.to(states_PH.dtype)
         if getattr(head, "bias", None) is not None:  # one more dimension, which is always 1
             states_PH = torch.cat([states_PH, torch.ones_like(states_PH[:, :1])], 1)
             weight_VH = torch.cat([weight_VH, head.bias[:, None].to(weight_VH)], 1)
         return full_softmax(states_PH.float(), weight_VH.float(), targets_P)
 
-    def embed(self, ids_BT: Tensor) -> Tensor:
-        """What the model reads of tokens, [B, T, H]."""
-        embedded_BTH: Tensor = cast(Any, self.model).get_input_embeddings()(ids_BT)
-        return embedded_BTH
-
-    def states(self, batch: WritingBatch) -> tuple[Tensor, Tensor]:
+    def states(self, batch: WritingBatch, progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """States [P, H] at the tokens that have a target, before the head, and the targets [P]."""
         model = cast(Any, self.model)
         device = model.get_output_embeddings().weight.device
-        embedded_BTH = self.dropout(self.embed(batch.ids_BT.to(device)))
+        embedded_BTH = self.dropout(self.inputs(batch.ids_BT.to(device), progress))
         body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         states_BTH = body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
         targets_BT = batch.targets_BT.to(device)

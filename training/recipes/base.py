@@ -52,6 +52,7 @@ class WritingSpec(Slot):
     """How a generative recipe is asked, on validation, on test and by default when it is served."""
 
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
+    candidates: int = Field(20, ge=2, description="titles in a prompt to choose from, scoring 'choose' only")
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
@@ -107,7 +108,7 @@ class Recipe(ModelSpec):
 
     ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's name (its title or its
     semantic ID, as ``history.form`` has it) token by token, along the trie of all names; ``ground`` writes a title
-    freely and looks for the nearest ones.
+    freely and looks for the nearest ones; ``choose`` writes the title of one of ``writing.candidates`` candidates.
     """
 
     name: str
@@ -115,7 +116,7 @@ class Recipe(ModelSpec):
     source: str = Field(description="paper or document the method comes from")
     objective: ObjectiveSpec = ObjectiveSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
-    scoring: Literal["dense", "trie", "ground"] = "dense"
+    scoring: Literal["dense", "trie", "ground", "choose"] = "dense"
     writing: WritingSpec = WritingSpec()
     codes: CodesSpec = CodesSpec()
     tasks: TasksSpec | None = Field(None, description="task families put as prompts; None: names alone")
@@ -155,7 +156,7 @@ class Recipe(ModelSpec):
         if writes:
             unread += ["history.id_dropout", "history.vectors_per_item", "backbone.layers", "backbone.random_weights"]
             unread += ["items.dim", "items.normalize", "items.text_dim"]
-        if writes and self.scoring != "ground":
+        if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]

@@ -1,0 +1,257 @@
+"""llara: slots hold what they should, both modes are as long, the curriculum is linear, only the answer has a loss."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from index import Catalog
+from index.trie import TokenTrie
+from modeling.choosing_writer import ChoicePrompt, ChoosingWriter, ItemSlots, exact_title, held_titles
+from modeling.generation import Wanted, WriteSettings
+from modeling.generative_artifact import load_generative
+from modeling.generator import Text, with_slots
+from modeling.spelling import TitleSpelling
+from modeling.writer import Names
+from service.errors import StartError
+from service.parts import GenerativeParts, open_parts
+from tests.modeling.conftest import TITLES, backbone_folder
+from tests.training.test_fit import write_dataset
+from training.choosing import ChoosingModule, random_candidates
+from training.data.dataset import Dataset, read_dataset
+from training.data.splits import leave_one_out
+from training.examples import Window
+from training.naming import load_writer
+from training.recipes import Recipe, RecipeError, get_recipe
+from training.run import RunOptions, run
+from training.writing import IGNORED, ranks_in, write_all
+
+__all__ = ["backbone_folder"]  # a fixture
+
+QUIET = Console(quiet=True)
+END, LIMIT, CANDIDATES, WIDTH = 2, 5, 4, 8
+Folder = Callable[[str], Path]
+SETTINGS = [
+    *("history.title_tokens=6", "history.limit=4", "writing.candidates=6", "writing.validation_users=64"),
+    *("optimizer.positions=60", "history.instruction=items chosen"),
+]
+
+
+def small(folder: Path, *settings: str) -> Recipe:
+    return get_recipe("llara", [*SETTINGS, *settings], backbone=str(folder))
+
+
+def untrained(folder: Path) -> tuple[ChoosingWriter, ChoosingModule]:
+    """A random writer of `TITLES`, and the module that would train it; the retriever scores by row and history."""
+    torch.manual_seed(0)
+    model, tokenizer = load_writer(small(folder), None)
+    spelling = TitleSpelling(tokenizer, LIMIT)
+    tokens = spelling.spell(TITLES, END)
+    words = cast(Any, model).get_input_embeddings()
+    prompt = ChoicePrompt.of(tokenizer, "items chosen", END, words.weight.shape[0])
+    slots = ItemSlots.beside(words, torch.randn(len(TITLES), WIDTH))
+    with torch.no_grad():  # at the scale of the words, as they are once trained
+        slots.map[2].weight.mul_(0.5)
+    module = ChoosingModule(model, tokens, prompt=prompt, slots=slots, candidates=CANDIDATES, seed=0, dropout=0.0)
+    writer = ChoosingWriter(
+        model,
+        Names(tokens, np.arange(len(TITLES)), spelling),
+        prompt=prompt,
+        slots=slots,
+        retriever=cast(Any, lambda rows: np.sin(np.arange(len(TITLES)) * 3.0 + rows[-1]).astype(np.float32)),
+        candidates=CANDIDATES,
+        history_limit=4,
+        default=WriteSettings(1, LIMIT + 1),
+    )
+    return writer, module
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "gpt2"])
+def test_slot_k_holds_the_vector_of_item_k_and_words_stay_words(backbone_folder: Folder, architecture: str) -> None:
+    writer, module = untrained(backbone_folder(architecture))
+    history, rows = [4, 7, 0], [1, 9, 5, 2]
+    ids = torch.tensor([writer.with_candidates(writer.prepare(history), rows)])
+    words = cast(Any, writer.model).get_input_embeddings()
+    slot_T = ids[0] >= words.weight.shape[0]
+    assert int(slot_T.sum()) == len(history) + len(rows)
+    module.eval()
+    with torch.no_grad():
+        found_TH = module.inputs(ids, 0.0)[0]
+        expected_MH = writer.slots.map(writer.slots.vectors_ND[[*history, *rows]])
+        torch.testing.assert_close(found_TH[slot_T], expected_MH)
+        torch.testing.assert_close(found_TH[~slot_T], words(ids[0][~slot_T]))
+
+
+def test_text_only_is_as_long_and_every_slot_holds_the_untrained_placeholder(backbone_folder: Folder) -> None:
+    _, module = untrained(backbone_folder("qwen3"))
+    batch = module.collate([Window(np.array([4, 7, 0, 5]))])
+    module.train()
+    text_BTH, hybrid_BTH = module.inputs(batch.ids_BT, 0.0), module.inputs(batch.ids_BT, 1.0)
+    assert text_BTH.shape == hybrid_BTH.shape
+    slot_BT = batch.ids_BT >= module.prompt.words
+    assert (text_BTH[slot_BT] == module.slots.placeholder_H).all()
+    assert not torch.isclose(hybrid_BTH[slot_BT], module.slots.placeholder_H).all(-1).any()
+    assert torch.equal(text_BTH[~slot_BT], hybrid_BTH[~slot_BT])
+    assert "slots.placeholder_H" not in dict(module.named_parameters())
+
+
+def test_the_share_of_hybrid_batches_rises_linearly_and_text_only_ones_train_no_projector(
+    backbone_folder: Folder,
+) -> None:
+    _, module = untrained(backbone_folder("qwen3"))
+    steps = 4000
+    hybrid_T = np.array([module.hybrid(step / steps) for step in range(steps)])
+    assert not hybrid_T[0]
+    for part in range(4):
+        share, error = (part + 0.5) / 4, 4 * np.sqrt(0.25 / (steps / 4))
+        assert hybrid_T[part * 1000 : (part + 1) * 1000].mean() == pytest.approx(share, abs=error)
+    batch = module.collate([Window(np.array([4, 7, 0, 5]))])
+    module.train()
+    module(batch, 0.0).backward()
+    assert all(weight.grad is None for weight in module.slots.parameters())
+    module(batch, 1.0).backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in module.slots.parameters())
+
+
+def test_only_the_answer_has_a_loss_and_the_prompt_is_that_of_serving(backbone_folder: Folder) -> None:
+    writer, module = untrained(backbone_folder("qwen3"))
+    windows = [Window(np.array([4, 7, 0, 5])), Window(np.array([1, 2]))]
+    for _ in range(8):
+        batch = module.collate(windows)
+        for ids_T, targets_T, window in zip(batch.ids_BT, batch.targets_BT, windows, strict=True):
+            real_T = targets_T != IGNORED
+            answer, asked = targets_T[real_T].tolist(), ids_T[: int(real_T.nonzero()[0]) + 1].tolist()
+            rows = [token - module.prompt.words - 1 for token in asked if token >= module.prompt.words]
+            history, candidates = rows[:-CANDIDATES], rows[-CANDIDATES:]
+            assert history == window.rows[: len(history)].tolist()
+            target = int(window.rows[len(history)])
+            assert answer == [*module.names[target].tolist(), END] and writer.title(target) == TITLES[target]
+            assert candidates.count(target) == 1 and not set(candidates) & set(history)
+            assert asked == [*module.prompt.prefix, *writer.with_candidates(writer.prepare(history), candidates)]
+
+
+def test_random_candidates_hold_the_target_once_at_any_place() -> None:
+    rng, places = np.random.default_rng(0), set()
+    for _ in range(200):
+        rows = random_candidates(3, np.array([3, 1, 2]), 12, 5, rng).tolist()
+        assert len(set(rows)) == 5 and not {1, 2} & set(rows)
+        places.add(rows.index(3))
+    assert places == set(range(5))
+    assert sorted(random_candidates(0, np.array([1]), 4, 9, rng).tolist()) == [0, 2, 3], "a catalog may be too small"
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "exact"),
+    [
+        ("Heat", [0], 0),
+        ("heat", [0], None),
+        ("I choose Alien", [2], None),
+        ("Heathers", [0, 1], 1),  # as published "Heat" is found in it, so it is invalid
+        ("Heat or Alien", [0, 2], None),
+        ("Alien\nHeat", [2], 2),
+        ("Casablanca", [], None),
+        ("", [], None),
+    ],
+)
+def test_the_scorer_as_published_and_the_strict_one(text: str, held: list[int], exact: int | None) -> None:
+    titles = ["Heat", "Heathers", "Alien"]
+    assert held_titles(text, titles) == held and exact_title(text, titles) == exact
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "gpt2"])
+def test_a_batch_is_written_as_one_by_one_and_as_greedy_decoding_writes(
+    backbone_folder: Folder, architecture: str
+) -> None:
+    writer, _ = untrained(backbone_folder(architecture))
+    histories = [[4, 7, 0], [1], [8, 8, 2, 3], []]
+    prompts = [writer.prepare(history) for history in histories]
+    together = writer.write(prompts, [Wanted(5, np.array(history, np.int64)) for history in histories])
+    model = cast(Any, writer.model)
+    for prompt, history, written in zip(prompts, histories, together, strict=True):
+        wanted = Wanted(5, np.array(history, np.int64))
+        (alone,) = writer.write([prompt], [wanted])
+        assert written.rows_K.tolist() == alone.rows_K.tolist()
+        assert written.generated[0].text == alone.generated[0].text
+        rows = writer._order(prompt, wanted)[:CANDIDATES]
+        ids = torch.tensor([[*writer.prompt.prefix, *writer.with_candidates(prompt, rows)]])
+        with torch.no_grad():
+            embeds = with_slots(model.get_input_embeddings(), writer.slots(), ids)
+            out = model.generate(
+                inputs_embeds=embeds, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1,
+                max_new_tokens=LIMIT + 1, eos_token_id=END, pad_token_id=0,
+            )  # fmt: skip
+        assert alone.generated[0].text == writer._shown([token for token in out[0].tolist() if token != END])
+
+
+def test_the_chosen_candidate_is_first_and_the_others_follow_as_the_retriever_has_them(
+    backbone_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, _ = untrained(backbone_folder("qwen3"))
+    never, only = np.array([3, 11]), np.arange(1, 12)
+    prompt, wanted = writer.prepare([3]), Wanted(8, never, only)
+    order = [row for row in np.argsort(-writer.retriever([3])).tolist() if row in only and row not in never]
+    for said, first in ((order[2], order[2]), (11, None), (None, None)):
+        tokens = () if said is None else tuple(writer.names.tokens[said].tolist())
+        monkeypatch.setattr(writer._generator, "search", lambda *_, tokens=tokens, **__: [[Text(tokens, -1.0, True)]])
+        (written,) = writer.write([prompt], [wanted])
+        rest = [row for row in order if row != first]
+        assert written.rows_K.tolist() == [*([] if first is None else [first]), *rest][:8]
+        assert written.filled == (8 if first is None else 7) and (np.diff(written.scores_K) < 0).all()
+        assert written.generated[0].row == first and written.generated[0].valid == (first is not None)
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return read_dataset(write_dataset(tmp_path_factory.mktemp("ring"), users=96))
+
+
+@pytest.fixture(scope="module")
+def trained(ring: Dataset, backbone_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On a backbone that is trained through LoRA."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    settings = ["optimizer.epochs=4", "items.dim=32", "backbone.width=32"]
+    run(get_recipe("sasrec", settings), ring, RunOptions(out=folder / "sasrec"), QUIET)
+    recipe = small(backbone_folder("qwen3"), "optimizer.epochs=2", "optimizer.backbone_rate=0.01")
+    run(recipe, ring, RunOptions(out=folder / "llara", id_model=folder / "sasrec"), QUIET)
+    return folder / "llara"
+
+
+def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) -> None:
+    artifact = load_generative(trained, TokenTrie.build, Catalog.read(trained / "catalog.parquet").popular())
+    writer, manifest = artifact.model, artifact.manifest
+    assert isinstance(writer, ChoosingWriter) and manifest.training["choice"]["users"] == 64
+    stored = load_file(trained / "item_slots.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in writer.slots.state_dict().items())
+    for case in artifact.golden:
+        history = [ring.row_of[item] for item in case.history]
+        (written,) = writer.write([writer.prepare(history)], [Wanted(10, np.array(history))])
+        assert [text.text for text in written.generated] == case.texts
+        assert [ring.item_ids[row] for row in written.rows_K] == case.top
+    targets = leave_one_out(ring).validation
+    ranks = ranks_in(write_all(writer, list(targets.histories())), targets.rows_T, ring.n_items)
+    assert float((ranks <= 10).mean()) == pytest.approx(manifest.metrics["validation_recall@10"])
+
+
+def test_the_service_opens_it_and_refuses_it_without_its_slots(trained: Path, tmp_path: Path) -> None:
+    parts = open_parts(trained, "cpu")
+    assert isinstance(parts, GenerativeParts) and parts.recipe == "llara" and parts.reads == ("ids", "text")
+    shutil.copytree(trained, tmp_path / "gone")
+    (tmp_path / "gone" / "item_slots.safetensors").unlink()
+    with pytest.raises(StartError, match=r"lacks item_slots\.safetensors"):
+        open_parts(tmp_path / "gone", "cpu")
+
+
+def test_what_cannot_be_trained_is_refused(backbone_folder: Folder, ring: Dataset, tmp_path: Path) -> None:
+    folder = backbone_folder("qwen3")
+    with pytest.raises(RecipeError, match="builds on 'sasrec': give its artifact with --id-model"):
+        run(small(folder), ring, RunOptions(out=tmp_path / "x"), QUIET)
+    with pytest.raises(RecipeError, match="'llara' writes with a causal language model: backbone 'minilm'"):
+        get_recipe("llara", backbone="minilm")

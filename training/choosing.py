@@ -1,0 +1,128 @@
+"""Trains a language model to choose among candidates (LLaRA, Liao et al. 2024), and asks it as published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from modeling.choosing_writer import PLACEHOLDER, ChoicePrompt, ChoosingWriter, ItemSlots, exact_title, held_titles
+from modeling.generator import with_slots
+from modeling.prompt import TitleTokens
+from training.data.splits import Targets
+from training.examples import Window
+from training.writing import IGNORED, WritingBatch, WritingModule
+
+BATCH = 32
+
+
+class ChoosingModule(WritingModule):
+    """Next-token loss on the answer only. Curriculum: at share p of the training a batch shows item vectors with
+    probability p, and placeholders in their slots otherwise; the map of item vectors then gets no gradient.
+
+    Args:
+        model: with its head; a Hugging Face model for causal language modelling.
+        names: tokens of every title of the catalog.
+        prompt: the pieces of a prompt.
+        slots: inputs of the items.
+        candidates: titles to choose from; the answer and random items that the user has not.
+        seed: of the curriculum.
+        dropout, hidden_dropout: see `WritingModule`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: TitleTokens,
+        *,
+        prompt: ChoicePrompt,
+        slots: ItemSlots,
+        candidates: int,
+        seed: int,
+        dropout: float,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(model, names, end=prompt.end, dropout=dropout, hidden_dropout=hidden_dropout)
+        self.prompt, self.slots, self.candidates, self._seed = prompt, slots, candidates, seed
+
+    def pretrained(self, name: str) -> bool:
+        """All but the map of item vectors."""
+        return name.startswith("model.")
+
+    def collate(self, windows: Sequence[Window]) -> WritingBatch:
+        """One item of every window, drawn at random, is the answer; what came before it is the history."""
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))  # the trainer restores torch's state on resume
+        texts, answers = [], []
+        for window in windows:
+            end = int(rng.integers(1, len(window.rows)))
+            history, target = window.rows[:end], int(window.rows[end])
+            rows = random_candidates(target, history, len(self.names), self.candidates, rng)
+            answers.append(self.prompt.answer(self.names[target]))
+            texts.append([*self.prompt.prefix, *self.tokens(history), *self.prompt.candidates(self._named(rows))])
+        shape = (len(texts), max(len(text) + len(answer) for text, answer in zip(texts, answers, strict=True)) - 1)
+        ids_BT, targets_BT = np.full(shape, self.end, np.int64), np.full(shape, IGNORED, np.int64)
+        for number, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+            ids_BT[number, : len(text) + len(answer) - 1] = [*text, *answer][:-1]
+            targets_BT[number, len(text) - 1 : len(text) + len(answer) - 1] = answer
+        return WritingBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT))
+
+    def tokens(self, rows: NDArray[np.int64]) -> list[int]:
+        """A history, after the prefix."""
+        return self.prompt.items(self._named(rows))
+
+    def hybrid(self, progress: float) -> bool:
+        """Whether the batch at this share of the training shows item vectors; the same on every process."""
+        return bool(np.random.default_rng([self._seed, int(progress * 2**32)]).random() < progress)
+
+    def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
+        """Word embeddings, and what stands in the slots, [B, T, H]."""
+        words = cast(Any, self.model).get_input_embeddings()
+        if not self.training or self.hybrid(progress):
+            return with_slots(words, self.slots(), ids_BT)
+        return with_slots(words, self.slots.placeholder_H[None], ids_BT.clamp(max=self.prompt.words + PLACEHOLDER))
+
+    def _named(self, rows: NDArray[np.int64]) -> list[tuple[NDArray[np.int32], int]]:
+        return [(self.names[row], row + 1) for row in rows.tolist()]
+
+
+def random_candidates(
+    target: int, history: NDArray[Any], items: int, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The target and ``count`` - 1 random others that are not in the history, in random order; fewer in a small
+    catalog."""
+    may_N = np.ones(items, bool)
+    may_N[history], may_N[target] = False, False
+    others = np.flatnonzero(may_N)
+    drawn = rng.choice(others, min(count - 1, len(others)), replace=False)
+    return rng.permutation(np.append(drawn, target))
+
+
+def choice_report(writer: ChoosingWriter, targets: Targets, *, seed: int) -> dict[str, float]:
+    """The published figures over random candidates, and both with exact titles: not comparable with those over the
+    whole catalog. ``hr@1`` is correct / all, as in the published table."""
+    rng = np.random.default_rng([seed, 5])
+    histories = [history.astype(np.int64) for history in targets.histories()]
+    rows_T = targets.rows_T.tolist()
+    seen = zip(rows_T, histories, strict=True)
+    candidates = [
+        random_candidates(row, history, len(writer.names.tokens), writer.candidates, rng) for row, history in seen
+    ]
+    counts = np.zeros(4)
+    for start in range(0, len(rows_T), BATCH):
+        part = slice(start, start + BATCH)
+        prompts = [writer.prepare(history.tolist()) for history in histories[part]]
+        answers = writer.choose(prompts, [rows.tolist() for rows in candidates[part]])
+        for (texts, *_), rows, target in zip(answers, candidates[part], rows_T[part], strict=True):
+            titles = [writer.title(row) for row in rows.tolist()]
+            held, exact = held_titles(texts[0].text, titles), exact_title(texts[0].text, titles)
+            valid = len(held) == 1
+            counts += [valid, valid and rows[held[0]] == target, exact is not None,
+                       exact is not None and rows[exact] == target]  # fmt: skip
+    names = ("valid_ratio", "hr@1", "strict_valid_ratio", "strict_hr@1")
+    return {"users": len(rows_T), "candidates": writer.candidates} | dict(
+        zip(names, (counts / len(rows_T)).tolist(), strict=True)
+    )
