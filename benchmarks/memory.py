@@ -111,6 +111,7 @@ def main() -> None:
             "end": samples[-1] / 1024,
             "largest": max(samples) / 1024,
         },
+        "mib_by_minute": [round(sample / 1024, 1) for sample in samples[:: int(FIRST_S)]],
         "end_over_first_minute": samples[-1] / first,
         "within_limit": samples[-1] <= LIMIT * first,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import numpy as np
@@ -127,3 +128,12 @@ def test_half_precision_stays_close(small_model: Build) -> None:
     states.encode([encoder.prepare([4, 2])])
     found = states.encode([encoder.prepare([4, 2, 9, 1])])
     assert states.hits == 1 and float((found * expected).sum()) > 0.999
+
+
+def test_what_is_kept_lies_outside_the_heap(small_model: Build) -> None:
+    """On pages that go back to the system when it is dropped; in the heap it left holes, and the process grew."""
+    encoder = small_model("titles").encoder
+    states = reused(encoder)
+    states.encode([encoder.prepare(history) for history in ([1, 2, 3], [4, 5])])
+    addresses = [kept.data_ptr() for kept in states._kept.values()]
+    assert len(addresses) == 2 and all(address % mmap.PAGESIZE == 0 for address in addresses)
