@@ -44,6 +44,8 @@ def test_settings_change_one_field() -> None:
         ("tiger", ["tasks.rating=0.5"], r"no slot 'tasks'"),
         ("p5", ['tasks.families=["rating"]'], r"lacks 'sequential', which is selected on and served"),
         ("anyo", ["writing.beams=9"], r"writing\.beams has no effect"),
+        ("genre", ["writing.candidates=9"], r"writing\.candidates has no effect"),
+        ("llara", ["history.form=ids"], r"writes titles: history\.form=.ids. has none"),
         ("anyo", ["optimizer.epochs=0"], r"optimizer\.epochs.*greater than or equal to 1"),
         ("anyo", ["objective.pull=0.1"], "objective.pull needs requires"),
         ("sasrec", ["history.form=titles"], "needs a language model"),

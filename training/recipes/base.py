@@ -135,8 +135,8 @@ class Recipe(ModelSpec):
             raise ValueError(f"{setting} has no effect on this recipe: it is {slot!r}, and its default is what is used")
         if self.scoring == "trie" and form not in ("titles", "codes"):
             raise ValueError(f"scoring='trie' writes titles or codes: history.form={form!r} is neither")
-        if self.scoring == "ground" and form != "titles":
-            raise ValueError(f"scoring='ground' writes titles: history.form={form!r} has none")
+        if self.scoring in ("ground", "choose") and form != "titles":
+            raise ValueError(f"scoring={self.scoring!r} writes titles: history.form={form!r} has none")
         if writes and form == "titles" and self.adapter.kind == "none":
             raise ValueError(f"scoring={self.scoring!r} with titles trains a language model: adapter.kind is 'none'")
         if self.tasks is not None and form != "codes":
@@ -158,6 +158,8 @@ class Recipe(ModelSpec):
             unread += ["items.dim", "items.normalize", "items.text_dim"]
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
+        if writes and self.scoring != "choose":
+            unread += ["writing.candidates"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
         if self.backbone.kind != "encoder-decoder":
