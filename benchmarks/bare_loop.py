@@ -32,14 +32,12 @@ class Loop:
     """The service's model and index, in as many lanes as asked."""
 
     def __init__(self, artifact: Path, precision: str) -> None:
-        import torch
 
         from index import open_index
         from modeling.artifact import load_artifact
 
         self._plain: Any = load_artifact(artifact).encoder
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self._encoder: Any = load_artifact(artifact, dtype=dtype, verify=False).encoder
+        self._encoder: Any = load_artifact(artifact, precision=precision, verify=False).encoder
         if reason := self._encoder.speed_up():
             print(f"the plain forward, since {reason}", file=sys.stderr)
         self._index = open_index(artifact / "index")
@@ -127,7 +125,7 @@ def main() -> None:
     """Answer line by line until the input ends."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="fp32")
     options = parser.parse_args()
     from service.cores import few_heaps, one_openmp_thread_by_default
 

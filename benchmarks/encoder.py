@@ -1,6 +1,6 @@
 """The forward that serves beside the plain one, and what a user who comes back costs; one process, no server.
 
-    python -m benchmarks.encoder ARTIFACT [--precision fp32|bf16] [--instruction 32] [--rounds 9]
+    python -m benchmarks.encoder ARTIFACT [--precision fp32|bf16|int8] [--instruction 32] [--rounds 9]
 
 Every round encodes the same histories the plain way (padded batches, every layer at every position), the fast way, and
 with their keys and values kept from one item ago; ways take turns, medians are quoted. Vectors are compared first. The
@@ -27,7 +27,7 @@ from modeling.user_encoder import UserEncoder
 
 ITEMS, BATCHES = 20, (1, 8)
 ROOM = 8 << 30
-LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999}
+LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999, "int8": 0.999}
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -85,16 +85,15 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="fp32")
     parser.add_argument("--instruction", type=int, action="append", help="tokens before the history; repeatable")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, rows = Console(stderr=True), []
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.precision]
     for tokens in options.instruction or (0, 32, 96):
-        encoder = load_artifact(options.artifact, dtype=dtype).encoder
+        encoder = load_artifact(options.artifact, precision=options.precision).encoder
         rng = np.random.default_rng(0)
         words: Any = encoder.backbone.get_input_embeddings()  # type: ignore[operator]
         encoder.prompts.prefix = rng.integers(0, words.num_embeddings, tokens)

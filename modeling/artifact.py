@@ -43,6 +43,7 @@ from modeling.manifest import (
     read_manifest,
     sealed,
 )
+from modeling.precision import Precision, quantise
 from modeling.prompt import TitleTokens
 from modeling.spec import Capabilities, ModelSpec
 from modeling.user_encoder import UserEncoder
@@ -192,7 +193,7 @@ def load_artifact(
     folder: Path | str,
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "fp32",
     verify: bool = True,
 ) -> Artifact:
     """Rebuild a trained model from its folder, adapter merged, in evaluation mode.
@@ -200,11 +201,12 @@ def load_artifact(
     Args:
         folder: ``artifacts/<name>``.
         device: where the model runs.
-        dtype: of the backbone's weights.
+        precision: of a language model; a recipe's own small transformer stays in fp32 where others have eight bits.
         verify: check every file's hash and the golden vectors.
 
     Raises:
         ArtifactError: anything is missing, altered, of another width or another schema version.
+        PrecisionError: the precision cannot be computed here.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -212,10 +214,12 @@ def load_artifact(
         check_files(folder, manifest)
     golden = read_golden(folder)
     try:
-        model = _rebuild(folder, manifest, dtype)
+        model = _rebuild(folder, manifest, torch.bfloat16 if precision == "bf16" else torch.float32)
     except (BackboneError, AdapterError, SafetensorError, OSError, KeyError) as error:
         raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
     encoder = model.encoder.to(device).eval().requires_grad_(False)
+    if precision == "int8" and not manifest.model.backbone.own:
+        quantise(encoder.backbone)
     vectors = _checked_vectors(folder, manifest, encoder)
     encoder.items.freeze()
     return Artifact(folder, manifest, encoder, vectors, golden)
@@ -228,12 +232,11 @@ def check_golden(artifact: Artifact, rows: Sequence[Sequence[int]]) -> None:
         ArtifactError: a vector differs by more than ``GOLDEN_TOLERANCE`` in an element.
     """
     encoder = artifact.encoder
-    exact = next(iter(encoder.parameters())).dtype == torch.float32
     vectors = encoder.encode([encoder.prepare(list(history)) for history in rows])
     for case, vector in zip(artifact.golden, vectors, strict=True):
         stored = np.asarray(case.vector, np.float32)
         difference = float(np.abs(vector - stored).max())
-        if exact and not difference <= GOLDEN_TOLERANCE:
+        if encoder.exact and not difference <= GOLDEN_TOLERANCE:
             raise ArtifactError(
                 f"{GOLDEN} of {artifact.folder.name}: the vector of history {case.history[-3:]} differs by "
                 f"{difference:.2g}, and at most {GOLDEN_TOLERANCE} is allowed: this is not the model that was trained"

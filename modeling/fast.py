@@ -38,6 +38,7 @@ CHECKED_ITEMS = 5
 TOLERANCE = 2e-4
 """Largest difference of an element of a unit-length user vector from the plain forward's, in fp32."""
 HALF_TOLERANCE = 5e-2
+"""The same where numbers are rounded to fewer bits: what differs by a rounding may be rounded the other way."""
 
 
 class FastForward(nn.Module):
@@ -74,8 +75,7 @@ class FastForward(nn.Module):
             return None, f"the layers of {type(encoder.backbone).__name__} are not known to it"
         fast = cls(encoder, stack)
         difference = fast.difference()
-        exact = encoder.dtype == torch.float32
-        if not difference <= (TOLERANCE if exact else HALF_TOLERANCE):
+        if not difference <= (TOLERANCE if encoder.exact else HALF_TOLERANCE):
             return None, f"its vectors differ by {difference:.2g} from those of the plain forward"
         return fast, ""
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.pieces import pieces_for
+from modeling.precision import read_once
 from modeling.transformer import OwnTransformer
 
 
@@ -120,20 +121,21 @@ class RotaryStack:
         normal_PH = self._normal(layer, states_PH)
         return self._queries(layer, normal_PH, turns), *self._keys_values(layer, normal_PH, turns)
 
-    def _normal(self, layer: int, states_PH: Tensor) -> Tensor:
-        return _rms(self._body.layers[layer].input_layernorm, states_PH)
+    def _normal(self, layer: int, states_PH: Tensor) -> Any:
+        block = self._body.layers[layer]
+        return read_once(block.self_attn.q_proj, _rms(block.input_layernorm, states_PH))
 
-    def _keys_values(self, layer: int, normal_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, layer: int, normal_PH: Any, turns: Any) -> tuple[Tensor, Tensor]:
         attention = self._body.layers[layer].self_attn
-        keys_PAD = attention.k_proj(normal_PH).view(len(normal_PH), -1, self._width)
-        values_PAD = attention.v_proj(normal_PH).view(len(normal_PH), -1, self._width)
+        keys_PAD = attention.k_proj(normal_PH).unflatten(-1, (-1, self._width))
+        values_PAD = attention.v_proj(normal_PH).unflatten(-1, (-1, self._width))
         if hasattr(attention, "k_norm"):
             keys_PAD = _rms(attention.k_norm, keys_PAD)
         return _turned(keys_PAD, turns), values_PAD
 
-    def _queries(self, layer: int, normal_PH: Tensor, turns: Any) -> Tensor:
+    def _queries(self, layer: int, normal_PH: Any, turns: Any) -> Tensor:
         attention = self._body.layers[layer].self_attn
-        queries_PAD = attention.q_proj(normal_PH).view(len(normal_PH), -1, self._width)
+        queries_PAD = attention.q_proj(normal_PH).unflatten(-1, (-1, self._width))
         if hasattr(attention, "q_norm"):
             queries_PAD = _rms(attention.q_norm, queries_PAD)
         return _turned(queries_PAD, turns)
@@ -141,7 +143,8 @@ class RotaryStack:
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.layers[layer]
         states_PH = states_PH + block.self_attn.o_proj(mixed_PAD.reshape(len(states_PH), -1))
-        feed, normal_PH = block.mlp, _rms(block.post_attention_layernorm, states_PH)
+        feed = block.mlp
+        normal_PH = read_once(feed.gate_proj, _rms(block.post_attention_layernorm, states_PH))
         inner_PF = feed.act_fn(feed.gate_proj(normal_PH)).mul_(feed.up_proj(normal_PH))
         out_PH: Tensor = feed.down_proj(inner_PF)
         return out_PH.add_(states_PH)
@@ -216,15 +219,16 @@ class BertStack:
 
     def keys_values(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor]:
         inner = self._body.encoder.layer[layer].attention.self
-        shape = (len(states_PH), self.heads, -1)
-        return inner.key(states_PH).view(shape), inner.value(states_PH).view(shape)
+        heads = (self.heads, -1)
+        return inner.key(states_PH).unflatten(-1, heads), inner.value(states_PH).unflatten(-1, heads)
 
     def queries(self, layer: int, states_PH: Tensor, turns: Any) -> Tensor:
-        found: Tensor = self._body.encoder.layer[layer].attention.self.query(states_PH)
-        return found.view(len(states_PH), self.heads, -1)
+        found: Tensor = self._body.encoder.layer[layer].attention.self.query(states_PH).unflatten(-1, (self.heads, -1))
+        return found
 
     def mapped(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return self.queries(layer, states_PH, turns), *self.keys_values(layer, states_PH, turns)
+        read = read_once(self._body.encoder.layer[layer].attention.self.query, states_PH)
+        return self.queries(layer, read, turns), *self.keys_values(layer, read, turns)
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.encoder.layer[layer]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from modeling.backbone import word_size
 from modeling.fast import FastForward
 from modeling.items import ItemTower
+from modeling.precision import Int8Linear
 from modeling.projector import Projector
 from modeling.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder
 from modeling.spec import ModelSpec
@@ -109,6 +110,11 @@ class UserEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of the backbone's weights."""
         return next(self.backbone.parameters()).dtype
+
+    @property
+    def exact(self) -> bool:
+        """Whether vectors are those of training: nothing is rounded to fewer bits."""
+        return self.dtype == torch.float32 and not any(isinstance(part, Int8Linear) for part in self.backbone.modules())
 
     @property
     def text_model(self) -> nn.Module | None:

@@ -143,7 +143,7 @@ class ArtifactCache:
         self._catalog = parts.catalog
         self._dim = parts.index.dim
         # replicas of other precision have other vectors
-        self._version = parts.version.encode() + (b"" if parts.exact else b" in half precision")
+        self._version = (parts.version + ("" if parts.precision == "fp32" else f" in {parts.precision}")).encode()
 
     def question(
         self, history: Sequence[int | str], k: int, exclude: NDArray[np.int64], categories: Sequence[str]

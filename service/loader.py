@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.store import GuardedStore
 
 PATIENCE_S = 300.0  # first passes may compile kernels
-LEAST_COSINE = 0.999  # of a golden vector in half precision
+LEAST_COSINE = {"bf16": 0.999, "int8": 0.99}  # of a golden vector with the stored one, which is in fp32
 SPARE = 5  # items asked for beyond a golden top list: candidates for a near tie at its end
 GROUP = 8  # warm-up requests that are sent together
 QUEUED_BATCHES = 2  # of a warm-up's queue: the first of them is timed, from its start to that of the next
@@ -104,8 +104,8 @@ def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
         raise StartError(f"{name} gives a vector of shape {shape}, and {stored_D.shape} is stored")
     difference = float(np.abs(answer.vector_D - stored_D).max())
     found = [parts.catalog.item_ids[row] for row in answer.rows[: len(case.top)]]
-    if not parts.exact:
-        _compare_roughly(name, stored_D, answer.vector_D, set(case.top), set(found))
+    if parts.precision != "fp32":
+        _compare_roughly(name, stored_D, answer.vector_D, set(case.top), set(found), LEAST_COSINE[parts.precision])
         return
     if not difference <= GOLDEN_TOLERANCE:
         raise StartError(
@@ -117,13 +117,18 @@ def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
 
 
 def _compare_roughly(
-    name: str, stored_D: NDArray[np.float32], found_D: NDArray[np.float32], stored: set[str], found: set[str]
+    name: str,
+    stored_D: NDArray[np.float32],
+    found_D: NDArray[np.float32],
+    stored: set[str],
+    found: set[str],
+    least: float,
 ) -> None:
-    """In half precision: the vectors point the same way, and most of the items are the same."""
+    """Where numbers have fewer bits: the vectors point the same way, and most of the items are the same."""
     cosine = float(stored_D @ found_D / max(1e-12, float(np.linalg.norm(stored_D) * np.linalg.norm(found_D))))
-    if not cosine >= LEAST_COSINE:
+    if not cosine >= least:
         raise StartError(
-            f"{name} gives a vector of cosine {cosine:.4f} with the stored one, and at least {LEAST_COSINE} is needed: "
+            f"{name} gives a vector of cosine {cosine:.4f} with the stored one, and at least {least} is needed: "
             "the model is not the one that was trained, or does not bear this precision"
         )
     if 2 * len(stored & found) < len(stored):

@@ -7,10 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import structlog
-import torch
 
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
 from index.trie import TokenTrie, TrieError
@@ -19,6 +17,7 @@ from modeling.backbone import BackboneError, resolve_source
 from modeling.generation import GenerativeModel
 from modeling.generative_artifact import load_generative
 from modeling.manifest import CommonManifest, GenerativeManifest, Manifest, WrittenCase, one_line, read_any_manifest
+from modeling.precision import Precision, PrecisionError
 from modeling.topk import DeviceIndex
 from modeling.user_encoder import UserEncoder
 from service.errors import StartError
@@ -46,7 +45,7 @@ class Parts:
     index: VectorIndex
     catalog: Catalog
     golden: tuple[GoldenCase, ...]
-    exact: bool = True  # whether vectors are to be those of training but for rounding
+    precision: Precision = "fp32"
     pieces: tuple[Piece, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
 
@@ -79,9 +78,7 @@ class GenerativeParts:
 AnyParts = Parts | GenerativeParts
 
 
-def open_parts(
-    folder: Path, device: str, precision: Literal["fp32", "bf16"] = "fp32", batch_positions: int = 2048
-) -> AnyParts:
+def open_parts(folder: Path, device: str, precision: Precision = "fp32", batch_positions: int = 2048) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
     `precision` is that of a dense model; a generative one is always served in fp32. A GPU makes itself ready for dense
@@ -91,14 +88,14 @@ def open_parts(
         if isinstance(read_any_manifest(folder), GenerativeManifest):
             return _open_generative(folder, device)
         return _open_dense(folder, device, precision, batch_positions)
-    except (ArtifactError, BackboneError, CatalogError, IndexFolderError, TrieError, OSError) as error:
+    except (ArtifactError, BackboneError, CatalogError, IndexFolderError, PrecisionError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
         raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
 
 
-def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"], batch_positions: int) -> Parts:
-    artifact = load_artifact(folder, device=device, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+def _open_dense(folder: Path, device: str, precision: Precision, batch_positions: int) -> Parts:
+    artifact = load_artifact(folder, device=device, precision=precision)
     manifest = artifact.manifest
     catalog_piece = _catalog_piece(folder, manifest)
     index_piece = share_index(POOL, _hashes(manifest, INDEX), lambda: open_index(folder / "index"))
@@ -131,7 +128,7 @@ def _open_dense(folder: Path, device: str, precision: Literal["fp32", "bf16"], b
         index=index,
         catalog=catalog,
         golden=tuple(artifact.golden),
-        exact=precision == "fp32",
+        precision=precision,
         pieces=pieces,
         files=frozenset({*manifest.files.values(), manifest.backbone.sha256 or ""}),
     )

@@ -135,11 +135,13 @@ class Settings(BaseSettings):
         pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Where the model runs: cpu, cuda or cuda:1; a device that is not there stops the start.",
     )
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Literal["fp32", "bf16", "int8"] = Field(
         default="fp32",
         description="Of the language models of dense artifacts: fp32 gives the vectors of training; bf16 halves their "
-        "memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU), and items with near-equal "
-        "scores may change places.",
+        "memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU); int8 keeps their maps in "
+        "a quarter, and is the fastest on a processor with VNNI or AMX (others, and GPUs, refuse it). With either, "
+        "items with near-equal scores may change places: `python -m benchmarks.precision` says what an artifact "
+        "loses.",
     )
     lanes: int = Field(
         default=0,
@@ -396,6 +398,8 @@ class Settings(BaseSettings):
                 f"store_timeout_ms ({self.store_timeout_ms}) is more than deadline_ms ({self.deadline_ms}): "
                 "a slow store would end every request with 504 before it could be answered without the store"
             )
+        if self.precision == "int8" and self.device != "cpu":
+            raise ValueError(f"precision int8 runs on the cpu only, and device is {self.device!r}; use bf16 there")
         if not self.store.startswith("sqlite:"):
             self._at_most_half("redis_timeout_ms", "store_timeout_ms")
             self._at_most_half("redis_write_timeout_ms", "deadline_ms")

@@ -85,6 +85,18 @@ async def test_a_title_is_not_the_item_of_that_name_and_another_version_shares_n
         await until_keys(redis, 3)
 
 
+async def test_replicas_of_another_precision_share_nothing(server: RedisServer, redis: Redis) -> None:
+    half, quarter = (dataclasses.replace(make_parts(), precision=name) for name in ("bf16", "int8"))
+    async with (
+        running(**sharing(server)) as one,
+        running(half, **sharing(server)) as other,
+        running(quarter, **sharing(server)) as third,
+    ):
+        for number, replica in enumerate((one, other, third), 1):
+            assert await source(replica, history=HISTORY) == "model"
+            await until_keys(redis, number)
+
+
 async def test_answers_are_shared_only_if_asked_to_and_only_for_the_very_same_request(
     server: RedisServer, redis: Redis
 ) -> None:

@@ -40,6 +40,12 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(
         load_settings()
 
 
+def test_eight_bits_are_for_the_processor() -> None:
+    assert load_settings(precision="int8").precision == "int8"
+    with pytest.raises(SettingsError, match="precision int8 runs on the cpu only, and device is 'cuda:1'; use bf16"):
+        load_settings(precision="int8", device="cuda:1")
+
+
 def test_every_setting_has_its_row(repository: Path) -> None:
     rows = {}
     for line in (repository / "docs" / "settings.md").read_text(encoding="utf-8").splitlines():

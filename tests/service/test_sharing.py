@@ -7,7 +7,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import numpy as np
@@ -18,6 +18,7 @@ from index import Catalog, FlatIndex
 from modeling.artifact import GoldenCase, load_artifact, write_golden, write_manifest, write_model
 from modeling.atomic import replaced_folder
 from modeling.build import Model, Sources, build_model, read_titles
+from modeling.precision import Precision
 from service.app import create_app
 from service.parts import POOL, Parts, expected_bytes, open_parts, version_on_disk
 from service.recommender import Recommender
@@ -215,9 +216,9 @@ async def test_swaps_of_real_artifacts_answer_as_their_files_say_and_leave_nothi
     del service, client, transport
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-async def test_a_language_model_serves_fast_and_in_half_precision(
-    precision: Literal["fp32", "bf16"], small_model: Build, tmp_path: Path
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+async def test_a_language_model_serves_fast_and_in_every_precision(
+    precision: Precision, small_model: Build, tmp_path: Path
 ) -> None:
     """Its golden answers are checked at the start; the vectors are those of the plain forward."""
     folder = write(small_model("titles", seed=1), tmp_path / "one")
@@ -231,7 +232,8 @@ async def test_a_language_model_serves_fast_and_in_half_precision(
     assert isinstance(recommender, Recommender)
     encoder = recommender.parts.encoder
     assert encoder.fast is not None
-    assert encoder.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+    assert encoder.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert encoder.exact == (precision == "fp32")
     prompts = [plain.prepare(history) for history in ([1], [3, 5, 7, 0, 2], list(range(ITEMS)), [4, 4])]
     expected_BD, found_BD = plain.encode(prompts), encoder.encode(prompts)
     await service.close()
