@@ -2,8 +2,9 @@
 
     python -m benchmarks.ways --data DIR [--rounds 5] [--minutes 4] [--also artifacts/tiger-…]
 
-The backbone is `small` (8 layers, 512 wide). The dense artifact is untrained, which changes nothing of its cost; the
-writers (BIGRec, GENRE) are trained for some minutes, so that texts end where titles end. A service answers them all,
+The backbone is `small` (8 layers, 512 wide); TIGER and P5 have networks of their own, made as wide and as deep. The
+dense artifact is untrained, which changes nothing of its cost; the writers are trained for some minutes, so that texts
+end where titles end. A service answers them all,
 one request at a time, caches off, ways taking turns. Then texts of a forced length: our search, Hugging Face
 `generate` with the same beams, and the dense forward, in one process. The last line is one JSON object.
 """
@@ -30,34 +31,61 @@ from benchmarks.small import write_backbone, write_small
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.artifact import load_artifact
+from modeling.build import build_model
 from modeling.generative_artifact import load_generative
 from modeling.generator import BeamSettings, Generator
 from modeling.grounded_writer import GroundedWriter
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
-from training.export import write_writer
-from training.fit import FitOptions
+from training.export import write_artifact, write_writer
+from training.fit import FitOptions, Fitted
 from training.fit_writer import fit_writer
 from training.recipes import get_recipe
 
 HISTORY, TITLE_TOKENS, MOST_NEW = 10, 24, 48
 FORCED, BEAMS = (8, 16, 32, 64), (1, 4)
 NO_TOKEN = -1
+READ = [f"history.limit={HISTORY}", "optimizer.epochs=1", "writing.validation_users=32"]
+LANGUAGE_MODEL = [
+    *READ, "adapter.kind=full", "optimizer.positions=64", "optimizer.backbone_rate=5e-4",
+    f"history.title_tokens={TITLE_TOKENS}",
+]  # fmt: skip
+# As wide and as deep as `small`: these recipes train a network of their own.
+OWN_NETWORK = [*READ, "backbone.width=512", "backbone.depth=8", "backbone.heads=8", "optimizer.positions=256"]
+WRITERS = {
+    "bigrec": LANGUAGE_MODEL,
+    "genre": LANGUAGE_MODEL,
+    "llara": LANGUAGE_MODEL,
+    "tiger": [*OWN_NETWORK, "codes.kind=residual-kmeans"],
+    "p5": OWN_NETWORK,
+}
 SETTINGS = {"user_cache_entries": "0", "deadline_ms": "120000", "generative_deadline_ms": "120000"}
 
 
+def id_model(folder: Path, split: Split) -> Path:
+    """A `sasrec` that has learned nothing: what it costs to ask it is real."""
+    if not (folder / "manifest.json").exists():
+        made = get_recipe("sasrec", [])
+        model = build_model(made.model_spec(), catalog_size=split.dataset.n_items)
+        write_artifact(
+            folder, made, split, Fitted(model), fitted_on="train", metrics={}, training={"for": "timing only"}
+        )
+    return folder
+
+
 def writer(recipe: str, folder: Path, backbone: Path, split: Split, minutes: float, console: Console) -> Path:
-    """An artifact of ``recipe`` on `small`, trained whole for some minutes; made once."""
+    """An artifact of ``recipe`` on `small`, or on a network of its size, trained whole for some minutes; made once."""
     if (folder / "manifest.json").exists():
         return folder
-    settings = [
-        "adapter.kind=full", "optimizer.positions=64", "optimizer.backbone_rate=5e-4", "optimizer.epochs=1",
-        "writing.validation_users=32", f"history.title_tokens={TITLE_TOKENS}", f"history.limit={HISTORY}",
-    ]  # fmt: skip
-    made = get_recipe(recipe, settings, backbone=str(backbone))
+    settings = WRITERS[recipe]
+    made = get_recipe(recipe, settings, backbone=str(backbone) if settings is LANGUAGE_MODEL else None)
     options = FitOptions(work=folder.parent / f".{folder.name}", minutes=minutes, precision="bf16")
-    fitted = fit_writer(made, split, options, folder=None, console=console)
-    write_writer(folder, made, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"})
+    chooser = id_model(folder.parent / "sasrec", split) if made.scoring == "choose" else None
+    fitted = fit_writer(made, split, options, folder=None, collaborative=chooser, console=console)
+    write_writer(
+        folder, made, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"},
+        collaborative=chooser,
+    )  # fmt: skip
     return folder
 
 
@@ -181,12 +209,15 @@ def main() -> None:
         write_backbone(backbone, split.dataset.titles)
     writers = {
         name: writer(name, out / f"{name}-small", backbone, split, options.minutes, console)
-        for name in ("bigrec", "genre")
+        for name in WRITERS
     }
     ways: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("/recommend", {})}
     for beams in BEAMS:
         ways[f"bigrec, {beams} beams"] = ("/recommend/generative", {"artifact": "bigrec-small", "beams": beams})
-    for folder in (writers["genre"], *options.also):
+    for name in ("genre", "tiger", "p5"):
+        ways[f"{name}, 20 beams"] = ("/recommend/generative", {"artifact": writers[name].name, "beams": 20})
+    ways["llara"] = ("/recommend/generative", {"artifact": writers["llara"].name, "beams": 1})
+    for folder in options.also:
         ways[f"{folder.name}, 20 beams"] = ("/recommend/generative", {"artifact": folder.name, "beams": 20})
     asked = histories(split, seed=1)
     with Server(dense, SETTINGS, others=[*writers.values(), *options.also]) as server:

@@ -62,6 +62,14 @@ class Catalog:
         """The row of an item id; None where the catalog has no such item."""
         return self._row_of.get(item_id)
 
+    def rows(self, items: Sequence[object]) -> list[int] | None:
+        """The rows of item ids; None where one is not an id of the catalog."""
+        row_of = self._row_of
+        try:
+            return [row_of[item] for item in items]  # type: ignore[index]
+        except (KeyError, TypeError):  # unknown; not even a text
+            return None
+
     @property
     def known_categories(self) -> tuple[str, ...]:
         """Every category some item has, in alphabetical order."""

@@ -1,4 +1,5 @@
-"""Exact search over all item vectors: `faiss.IndexFlatIP`, excluding inside the scan through an `IDSelector`.
+"""Exact search over all item vectors: `faiss.IndexFlatIP`. A few excluded rows are left out of what comes back, which
+is asked for longer by as many; many are excluded inside the scan, through an `IDSelector`.
 
 Three properties that faiss alone does not give and that callers rely on:
 
@@ -24,6 +25,8 @@ from index.folder import FolderEntry, read_index_file, write_index_folder
 
 FACTORY = "Flat"
 METRIC = "inner_product"
+FEW = 64
+"""Excluded rows of a query up to which it shares a scan with others."""
 
 
 class FlatIndex:
@@ -79,14 +82,17 @@ class FlatIndex:
         scores_BK = np.full((batch, k), -np.inf, dtype=np.float32)
         rows_BK = np.full((batch, k), -1, dtype=np.int64)
         eligible_N = self._eligible(allowed)
-        for queries, mask in self._groups(batch, exclude, eligible_N):
+        for queries, mask, excluded in self._groups(batch, exclude, eligible_N):
             found = self.size if mask is None else int(np.count_nonzero(mask))
             if found == 0:
                 continue
+            wide = min(k + max(map(len, excluded), default=0), found)
             with _one_thread(len(queries) == 1):
-                scores, rows = self._widen(queries_BD[queries], min(k, found), found, mask)
-            scores_BK[queries, : scores.shape[1]] = scores
-            rows_BK[queries, : rows.shape[1]] = rows
+                scores, rows = self._widen(queries_BD[queries], wide, found, mask)
+            if any(map(len, excluded)):
+                scores, rows = self._without(scores, rows, excluded)
+            scores_BK[queries, : min(k, wide)] = scores[:, :k]
+            rows_BK[queries, : min(k, wide)] = rows[:, :k]
         return scores_BK, rows_BK
 
     def save(self, folder: Path) -> None:
@@ -134,19 +140,33 @@ class FlatIndex:
         batch: int,
         exclude: Sequence[npt.NDArray[np.integer]] | None,
         eligible_N: npt.NDArray[np.bool_] | None,
-    ) -> Iterator[tuple[list[int], npt.NDArray[np.bool_] | None]]:
-        """Queries that may be searched in one call, with the rows open to them (None: all rows)."""
-        together: list[int] = []
+    ) -> Iterator[tuple[list[int], npt.NDArray[np.bool_] | None, list[RowArray]]]:
+        """Queries that may be searched in one call, the rows open to them (None: all), and those to leave out then."""
+        if exclude is None:
+            yield list(range(batch)), eligible_N, []
+            return
+        together: dict[int, RowArray] = {}
         for query in range(batch):
-            excluded = self._checked_rows(exclude[query], f"exclude[{query}]") if exclude is not None else None
-            if excluded is None or excluded.size == 0:
-                together.append(query)
+            excluded = self._checked_rows(exclude[query], f"exclude[{query}]")
+            if excluded.size <= FEW:
+                together[query] = excluded
                 continue
             mask_N = np.ones(self.size, dtype=bool) if eligible_N is None else eligible_N.copy()
             mask_N[excluded] = False
-            yield [query], mask_N
+            yield [query], mask_N, []
         if together:
-            yield together, eligible_N
+            yield list(together), eligible_N, list(together.values())
+
+    def _without(
+        self, scores_BW: FloatArray, rows_BW: RowArray, excluded: Sequence[RowArray]
+    ) -> tuple[FloatArray, RowArray]:
+        """Move the excluded rows of every query behind the others, and show them as what is not there."""
+        first_B = np.arange(len(rows_BW)) * self.size  # one number for a row of a query
+        taken = np.concatenate([first + rows for first, rows in zip(first_B, excluded, strict=True)])
+        out_BW = np.isin(rows_BW + first_B[:, None], taken)
+        order = np.argsort(out_BW, axis=1, kind="stable")
+        scores_BW, rows_BW = np.where(out_BW, -np.inf, scores_BW), np.where(out_BW, -1, rows_BW)
+        return np.take_along_axis(scores_BW, order, axis=1), np.take_along_axis(rows_BW, order, axis=1)
 
     def _widen(
         self, queries_BD: FloatArray, k: int, found: int, mask_N: npt.NDArray[np.bool_] | None

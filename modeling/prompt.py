@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,7 @@ class PromptBuilder:
         self.item_limit = item_limit
         self.position_limit = position_limit
         self.prefix = np.asarray(list(prefix), np.int64)
+        self._outlines: dict[tuple[int, int], tuple[NDArray[np.int8], NDArray[np.int64]]] = {}
         slots = {"ids": [ID], "titles": [ID], "compressed": [TEXT | ID] if vectors_per_item == 1 else [TEXT, ID]}
         self.slots = np.asarray(slots[form], np.int8)
         if len(self.prefix) + len(self.slots) > position_limit:
@@ -126,8 +127,8 @@ class PromptBuilder:
         """
         if not len(history):
             raise ValueError("a prompt needs at least one item: the history is empty")
-        if self.form != "titles" and not any(isinstance(item, FreeItem) for item in history):
-            return self._rows_only(np.asarray(history[-self._items_that_fit :], np.int64))
+        if self.form != "titles" and FreeItem not in map(type, history):
+            return self._rows_only(cast(Sequence[int], history[-self._items_that_fit :]))
         return self._mixed(history)
 
     @property
@@ -139,18 +140,31 @@ class PromptBuilder:
     def _items_that_fit(self) -> int:
         return min(self.item_limit, (self.position_limit - len(self.prefix)) // len(self.slots))
 
-    def _rows_only(self, rows_M: NDArray[np.int64]) -> Prompt:
-        """The common case without any title token: one repeat, no loop over items."""
-        if rows_M.min() < 0 or rows_M.max() > self.catalog_size:
+    def _rows_only(self, rows: Sequence[int]) -> Prompt:
+        """The common case without any title token: no loop over items, and of all that depends on their number alone
+        there is one array for each number."""
+        lowest, highest = min(rows), max(rows)
+        if lowest < 0 or highest > self.catalog_size:
             raise ValueError(
-                f"history row {int(rows_M.min() if rows_M.min() < 0 else rows_M.max())} is outside the catalog: "
+                f"history row {lowest if lowest < 0 else highest} is outside the catalog: "
                 f"rows are 0 to {self.catalog_size - 1} ({self.catalog_size} stands for an unknown item)"
             )
-        width = len(self.slots)
-        kinds = np.concatenate([np.full(len(self.prefix), TOKEN, np.int8), np.tile(self.slots, len(rows_M))])
-        values = np.concatenate([self.prefix, np.repeat(rows_M, width)])
-        boundaries = len(self.prefix) + width * np.arange(1, len(rows_M) + 1) - 1
-        return Prompt(kinds, values, boundaries)
+        size = len(self.prefix), len(rows)
+        if (outline := self._outlines.get(size)) is None:
+            outline = self._outlines[size] = self._outline(len(rows))
+        values = np.array(rows, np.int64)
+        if len(self.slots) > 1:
+            values = np.repeat(values, len(self.slots))
+        if len(self.prefix):
+            values = np.concatenate([self.prefix, values])
+        return Prompt(outline[0], values, outline[1])
+
+    def _outline(self, items: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+        """Kinds and last positions of so many items; not to be written to."""
+        before, width = len(self.prefix), len(self.slots)
+        kinds = np.concatenate([np.full(before, TOKEN, np.int8), np.tile(self.slots, items)])
+        boundaries = before + width * np.arange(1, items + 1) - 1
+        return kinds, boundaries
 
     def _mixed(self, history: Sequence[int | FreeItem]) -> Prompt:
         """Titles or free text: walk back from the newest item until the positions are used up."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,11 +50,3 @@ class Answerer:
             await asyncio.sleep(min(0.01, left))
         await self._engine.close(max(0.0, end - time.monotonic()))
         self.histories.close()
-
-    @contextlib.contextmanager
-    def _answering(self) -> Iterator[None]:
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1

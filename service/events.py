@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.departure import CancelledWhenClientLeaves
 from service.errors import AnyoError, ClientGone, error_body
-from service.middleware import cancelled_when_client_leaves, request_info
+from service.middleware import request_info
 from service.queued import OnStep
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ class EventStream(Response):
 
         task = asyncio.create_task(run())
         try:
-            async with cancelled_when_client_leaves(request):
+            with CancelledWhenClientLeaves(request):
                 await steps.some.wait()
                 if not steps.waiting:
                     await task  # raises its error, which still has a status of its own
@@ -63,7 +64,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything; a client that leaves is no error here, and is noted as such."""
         try:
-            async with cancelled_when_client_leaves(self._request):
+            with CancelledWhenClientLeaves(self._request):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 async for number, text in self._steps:
                     await _send(send, "step", orjson.dumps({"step": number, "text": text}))

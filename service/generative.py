@@ -71,8 +71,11 @@ class GenerativeRecommender(Answerer):
         Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
         DeadlineExceeded.
         """
-        with self._answering():
+        self._in_flight += 1
+        try:
             return await self._recommend(ask, deadline, on_step)
+        finally:
+            self._in_flight -= 1
 
     def settings_of(self, ask: GenerativeRequest) -> WriteSettings:
         """Return how to write for a request; raises InvalidInput beyond what is allowed."""

@@ -194,8 +194,12 @@ class Histories:
         titles: dict[str, None] = {}
         seen: list[int] = []
         ignored: dict[str, None] = {}
+        items = [*stored, *given]
+        rows = self._parts.catalog.rows(items)
+        if rows is not None:  # all of them are ids of the catalog: no item needs a look of its own
+            return History(list(rows[self._window(rows) :]), [], rows, [])
         row_of = self._parts.catalog.row
-        for item in (*stored, *given):
+        for item in items:
             if isinstance(item, FreeTitle):
                 parts.append(item.title)
                 titles[item.title] = None
@@ -206,8 +210,10 @@ class Histories:
             else:
                 parts.append(row)
                 seen.append(row)
-        start = window_start(len(parts), self._parts.reader.history_limit, self._block)
-        return History(parts[start:], list(titles), seen, list(ignored))
+        return History(parts[self._window(parts) :], list(titles), seen, list(ignored))
+
+    def _window(self, items: Sequence[object]) -> int:
+        return window_start(len(items), self._parts.reader.history_limit, self._block)
 
     def _nothing_usable(self, ask: RecommendRequest) -> NothingUsable:
         if not ask.history:

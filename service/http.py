@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.departure import SCOPE_KEY, Departures
 from service.errors import error_body
 
 # Bytes that may arrive without starting a request, ending its head, or belonging to its body: endless request
@@ -19,6 +21,16 @@ class LimitedHttp(HttpToolsProtocol):
 
     _progress = False
     _without_progress = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        self._departures = Departures()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever computes for this client."""
+        super().connection_lost(exc)
+        self._departures.leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; refuse a head that does not end."""
@@ -33,6 +45,7 @@ class LimitedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note that a request begins."""
         super().on_message_begin()
+        self.scope[SCOPE_KEY] = self._departures  # type: ignore[literal-required]
         self._progress = True
 
     def on_headers_complete(self) -> None:

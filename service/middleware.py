@@ -7,12 +7,11 @@ handlers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -160,33 +159,6 @@ class RequestFrame:
         if info.span is not None:
             info.span.end(endpoint, status, info.recipe, info.seconds)
         log.debug("request", method=scope["method"], endpoint=endpoint, status=status, ms=round(1000 * seconds, 3))
-
-
-@contextlib.asynccontextmanager
-async def cancelled_when_client_leaves(request: Request) -> AsyncIterator[None]:
-    """Cancel the body of this block when the client closes its connection; raises ClientGone then.
-
-    For use after the request's body has been read: the next message can then only be the disconnect.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    info = request_info(request)
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        info.client_left = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if info.client_left and task.uncancel() == 0:
-            raise ClientGone("the client closed its connection") from None
-        raise
-    finally:
-        watcher.cancel()
 
 
 def _framed(send: Send, info: RequestInfo, always: Sequence[tuple[bytes, bytes]]) -> Send:

@@ -36,6 +36,11 @@ class Ticket(asyncio.Future[R]):
     on_step: OnStep | None = None
 
 
+def _expire(ticket: Ticket[Any]) -> None:
+    if not ticket.done():
+        ticket.set_exception(DeadlineExceeded("the request was not answered within its deadline"))
+
+
 def smoothed(before: float, now: float) -> float:
     """Return a running mean that follows the times."""
     return 0.8 * before + 0.2 * now if before else now
@@ -53,6 +58,7 @@ class QueuedEngine(Generic[P, R]):
         self._stall_seconds = stall_seconds
         self._batcher: Batcher[P, Ticket[R]] = Batcher(limits, time.monotonic)
         self._wake = threading.Condition()  # guards the batcher
+        self._admitted = 0  # in this turn of the event loop, and no thread has been told yet
         self._stopping = False
         self._dead: str | None = None
         self._forward_since: float | None = None
@@ -135,17 +141,16 @@ class QueuedEngine(Generic[P, R]):
         ticket.on_step = on_step
         waiter: Waiter[Ticket[R]] = Waiter(ticket, deadline)
         entry = admit(waiter)
+        timer = loop.call_at(loop.time() + deadline - time.monotonic(), _expire, ticket)
         try:
-            async with asyncio.timeout_at(loop.time() + deadline - time.monotonic()):
-                return await ticket
-        except TimeoutError:
-            raise DeadlineExceeded("the request was not answered within its deadline") from None
+            return await ticket
         except ModelError as error:
             # Logged here and not where it happened: this task knows the request's id.
             log.error("request failed", error=repr(error.__cause__), exc_info=error.__cause__)
             raise
         finally:
-            if not ticket.done() or ticket.cancelled():
+            timer.cancel()
+            if not ticket.done() or ticket.cancelled() or ticket.exception() is not None:
                 with self._wake:
                     self._batcher.leave(entry, waiter)
 
@@ -165,8 +170,17 @@ class QueuedEngine(Generic[P, R]):
                 f"send a shorter history, or raise {self.batch_setting}",
                 field="history",
             ) from None
-        self._wake.notify()
+        if not self._admitted:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._admitted += 1
         return entry
+
+    def _tell(self) -> None:
+        """Wake a thread for each entry of this turn of the event loop, once all of them are there: every waking makes
+        the loop wait for Python's lock, and a thread that wakes first finds one entry where a moment later are ten."""
+        with self._wake:
+            self._wake.notify(self._admitted)
+        self._admitted = 0
 
     def _what_is_long(self) -> str:
         return "history"

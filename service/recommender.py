@@ -94,8 +94,11 @@ class Recommender(Answerer):
         Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
         DeadlineExceeded.
         """
-        with self._answering():
+        self._in_flight += 1
+        try:
             return await self._recommend(ask, deadline, cached)
+        finally:
+            self._in_flight -= 1
 
     async def _recommend(self, ask: RecommendRequest, deadline: float, cached: bool) -> Recommendation:
         history = await self.histories.of(ask)

@@ -147,22 +147,22 @@ class Gate:
         """Pass a request on, or raise."""
         if scope["type"] == "http":
             try:
-                self._check(scope["method"], scope["path"], dict(scope["headers"]))
+                self._check(scope["method"], scope["path"], scope["headers"])
             except AnyoError:
                 self._note_route(scope)
                 raise
         await self._app(scope, receive, send)
 
-    def _check(self, method: str, path: str, headers: Headers) -> None:
+    def _check(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         if path in OPEN_PATHS:
             return
         if method not in READING and (path.startswith("/artifacts") or path == "/traffic"):
-            self._check_admin(headers)
+            self._check_admin(dict(headers))
             return
         if self._longest_delay_s and (delay := self._loop_delay()) > self._longest_delay_s:
             self._metrics.rejected("loop_behind").inc()
             raise Overloaded(f"requests arrive faster than they can be read (by {1000 * delay:.0f} ms)", retry_after=1)
-        caller = self._check_key(headers) if self._api else "everyone"
+        caller = self._check_key(dict(headers)) if self._api else "everyone"
         if self._limit is not None:
             try:
                 self._limit.take(caller)

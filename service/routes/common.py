@@ -12,7 +12,8 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import AnyoError, BadRequest, InvalidInput
+from service.errors import AnyoError, BadRequest, ClientGone, InvalidInput
+from service.middleware import request_info
 from service.schemas import Body, FreeTitle, NewEvent
 from service.service import Service
 
@@ -63,9 +64,22 @@ async def read_body(request: Request, model: type[B]) -> B:
             code="not_json",
         )
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate_json(await _whole_body(request))
     except ValidationError as error:
         raise input_error(error.errors(include_url=False), model) from None
+
+
+async def _whole_body(request: Request) -> bytes:
+    """The body: nearly always one message, which the framework's stream around it takes longer than to be checked."""
+    parts: list[bytes] = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            request_info(request).client_left = True
+            raise ClientGone("the client closed its connection before its body had come")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def input_error(mistakes: Sequence[Any], model: type[BaseModel] | None = None) -> AnyoError:

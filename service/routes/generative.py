@@ -10,9 +10,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.answerer import Recommendation
+from service.departure import CancelledWhenClientLeaves
 from service.events import EventStream
 from service.generative import GenerativeRecommendation, GenerativeRecommender
-from service.middleware import RequestInfo, cancelled_when_client_leaves, milliseconds, request_info
+from service.middleware import RequestInfo, milliseconds, request_info
 from service.openapi import answers, streams, takes
 from service.parts import GenerativeParts
 from service.queued import OnStep
@@ -47,7 +48,7 @@ async def generative(request: Request, stream: StreamQuery = False) -> Response:
 
     if stream:
         return await EventStream.begin(request, write)
-    async with cancelled_when_client_leaves(request):
+    with CancelledWhenClientLeaves(request):
         return json_answer(await write())
 
 
@@ -63,7 +64,7 @@ async def compare(request: Request) -> Response:
     both = {name: getattr(ask, name) for name in RecommendRequest.model_fields if name != "artifact"}
     asked_to_write = GenerativeRequest(**both, recipe=ask.recipe, beams=ask.beams, max_new_tokens=ask.max_new_tokens)
     generative.settings_of(asked_to_write)  # what is not allowed is refused before anything is computed
-    async with cancelled_when_client_leaves(request):
+    with CancelledWhenClientLeaves(request):
         started = time.monotonic()
         found = await dense.recommend(RecommendRequest(**both), deadline, cached=False)
         between = time.monotonic()

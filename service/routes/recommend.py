@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.answerer import Recommendation
-from service.middleware import cancelled_when_client_leaves, request_info
+from service.departure import CancelledWhenClientLeaves
+from service.middleware import request_info
 from service.openapi import answers, takes
 from service.parts import AnyParts
 from service.routes.common import json_answer, read_body, service_of
@@ -30,7 +31,7 @@ async def recommend(request: Request) -> Response:
     recommender = service.answering(ask.artifact, ask.user_id, info.request_id)
     info.recipe = recommender.parts.recipe
     deadline = info.started + service.settings.deadline_ms / 1000
-    async with cancelled_when_client_leaves(request):
+    with CancelledWhenClientLeaves(request):
         recommendation = await recommender.recommend(ask, deadline)
     info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()

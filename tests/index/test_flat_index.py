@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import FlatIndex, IndexFolderError, SearchError, VectorIndex, open_index
+from index import FlatIndex, IndexFolderError, SearchError, VectorIndex, flat, open_index
 
 
 def dense_top(vectors_ND, query_D, k, closed):
@@ -31,14 +31,17 @@ def searches(draw):
     exclude = [rng.integers(0, size, size=rng.integers(0, size + 2)) for _ in range(batch)]
     exclude = exclude if draw(st.booleans()) else None
     allowed = rng.permutation(size)[: rng.integers(0, size + 1)] if draw(st.booleans()) else None
-    return vectors, queries, draw(st.integers(1, size + 5)), exclude, allowed
+    few = draw(st.sampled_from([0, size // 3, flat.FEW]))
+    return vectors, queries, draw(st.integers(1, size + 5)), exclude, allowed, few
 
 
 @settings(max_examples=200, deadline=None)
 @given(searches())
 def test_the_answer_is_the_dense_product_sorted_by_score_then_row(search):
-    vectors, queries, k, exclude, allowed = search
-    scores, rows = FlatIndex.build(vectors).search(queries, k, exclude, allowed)
+    vectors, queries, k, exclude, allowed, few = search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "FEW", few)  # left out of what comes back, or within the scan
+        scores, rows = FlatIndex.build(vectors).search(queries, k, exclude, allowed)
     assert scores.dtype == np.float32 and rows.dtype == np.int64 and scores.shape == rows.shape == (len(queries), k)
     for b, query in enumerate(queries):
         closed = set(exclude[b].tolist()) if exclude is not None else set()
@@ -63,7 +66,7 @@ def test_a_query_alone_scores_the_same_bits_as_in_a_batch_with_others_excluding(
     rng = np.random.default_rng(1)
     index = FlatIndex.build(rng.standard_normal((3000, 48)))
     queries = rng.standard_normal((40, 48)).astype(np.float32)
-    exclude = [rng.integers(0, 3000, size=20) if b % 3 == 0 else np.empty(0, dtype=np.int64) for b in range(40)]
+    exclude = [rng.integers(0, 3000, size=(20, 0, 100)[b % 3]) for b in range(40)]
     scores, rows = index.search(queries, 10, exclude)
     for b in range(40):
         alone_scores, alone_rows = index.search(queries[b : b + 1], 10, [exclude[b]])
