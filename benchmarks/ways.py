@@ -207,10 +207,7 @@ def main() -> None:
         write_small(options.data, dense, "titles", console)
     if not (backbone / "config.json").exists():
         write_backbone(backbone, split.dataset.titles)
-    writers = {
-        name: writer(name, out / f"{name}-small", backbone, split, options.minutes, console)
-        for name in WRITERS
-    }
+    writers = {name: writer(name, out / f"{name}-small", backbone, split, options.minutes, console) for name in WRITERS}
     ways: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("/recommend", {})}
     for beams in BEAMS:
         ways[f"bigrec, {beams} beams"] = ("/recommend/generative", {"artifact": "bigrec-small", "beams": beams})

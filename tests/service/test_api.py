@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.app import create_app
+from service.departure import SCOPE_KEY, Departures
 from tests.service.fake_parts import item_id, make_parts
 from tests.service.running import Running, running
 
@@ -346,6 +347,28 @@ async def test_a_body_declared_too_large_is_refused_unread(anyo: Running) -> Non
     scope = {"type": "http", "method": "POST", "path": "/recommend", "raw_path": b"/recommend", "query_string": b""}
     await create_app(anyo.service)({**scope, "headers": headers}, receive, send)
     assert sent[0]["status"] == 413 and b"too_large" in sent[1]["body"]
+
+
+@pytest.mark.parametrize("when", ["in the middle of its body", "just after it"])
+async def test_a_client_that_leaves_early_costs_nothing(anyo: Running, when: str) -> None:
+    body, departures = b'{"history":["item-0003"]}', Departures()
+    messages = [{"type": "http.request", "body": body[:9], "more_body": True}, {"type": "http.disconnect"}]
+    if when == "just after it":
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        departures.leave()
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/recommend", "raw_path": b"/recommend", "query_string": b""}
+    headers = [(b"content-type", b"application/json")]
+    await create_app(anyo.service)({**scope, "headers": headers, SCOPE_KEY: departures}, receive, send)
+    assert anyo.encoder.batches == [] and anyo.metric("anyo_cancelled_total") == 1
+    assert sum(anyo.metric("anyo_requests_total", endpoint="/recommend", recipe=recipe, status="499")
+               for recipe in ("none", "fake-recipe")) == 1  # fmt: skip
 
 
 async def test_every_answer_carries_its_id_and_its_times(anyo: Running) -> None:
