@@ -1,4 +1,5 @@
-"""The commands about data: `data` fetches or generates a named data set, `floors` measures what to clear."""
+"""The commands about data: `data` fetches or generates a named data set, `withhold` hides items of one from training,
+`floors` measures what to clear."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from training.cli_common import errors_as_one_line, open_dataset
 from training.data import DataError, Dataset, known_names, read_dataset
 from training.data.named import DEFAULT_CACHE, ensure_named
 from training.data.splits import Part, Split, global_time, leave_one_out
+from training.data.withhold import write_withheld
 from training.evaluation.floors import FLOORS, Floor, measure_floor
 from training.evaluation.ledger import append_entry
 from training.evaluation.table import json_line, print_results
@@ -23,8 +25,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one line
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands `data` and `floors` to the program."""
+    """Add the commands to the program."""
     app.command()(data)
+    app.command(name="withhold")(withhold_items)
     app.command()(floors)
 
 
@@ -51,6 +54,36 @@ def data(
         typer.echo(f"{key.ljust(22)} {value}")
     for line in dataset.report.lines():
         typer.echo(line)
+
+
+def withhold_items(
+    data: Annotated[str, typer.Option(help="Name of a data set or a folder.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    share: Annotated[float, typer.Option(help="Of the items, over 0 and under 1.")] = 0.05,
+    ties: Annotated[str, typer.Option(help="Interactions of a user at the same time: file or shuffle.")] = "file",
+    seed: Annotated[int, typer.Option(help="Seed of the choice, and of shuffled ties.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a data set in which some items are in no training sequence, though in the catalog and among the targets:
+    what a title can name without having been seen."""
+    with errors_as_one_line(console):
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        count = write_withheld(dataset, share, seed, out)
+        made = read_dataset(out)
+    asked = leave_one_out(made)
+    cold = asked.popularity() == 0
+    facts = {
+        "folder": str(out),
+        "withheld_items": count,
+        "interactions_dropped": dataset.n_interactions - made.n_interactions,
+        "validation_targets_never_trained_on": int(cold[asked.validation.rows_T].sum()),
+        "test_targets_never_trained_on": int(cold[asked.test.rows_T].sum()),
+    }
+    if as_json:
+        typer.echo(json_line(facts))
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key.ljust(36)} {value}")
 
 
 def floors(
