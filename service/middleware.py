@@ -55,14 +55,16 @@ class RequestInfo:
     status: int = 0
     client_left: bool = False
     span: Span | None = None
+    _shown_ms: dict[str, float] | None = None
 
     def timings_ms(self) -> dict[str, float]:
-        """Return the stages so far and the total up to now, in milliseconds."""
-        return milliseconds(self.seconds | {"total": time.monotonic() - self.started})
+        """Return the stages so far and the total up to now, in milliseconds: what the answer's header says too."""
+        self._shown_ms = milliseconds(self.seconds | {"total": time.monotonic() - self.started})
+        return self._shown_ms
 
     def server_timing(self) -> str:
-        """Return the value of the Server-Timing header: stages in ms, then everything up to now."""
-        return ", ".join(f"{name};dur={ms}" for name, ms in self.timings_ms().items())
+        """Return the value of the Server-Timing header: stages in ms, then the total."""
+        return ", ".join([f"{name};dur={ms}" for name, ms in (self._shown_ms or self.timings_ms()).items()])
 
 
 def request_info(request: Request) -> RequestInfo:

@@ -42,9 +42,18 @@ def service_of(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
+class JsonAnswer(Response):
+    """A 200 whose bytes are made here, once, and whose headers need no putting together."""
+
+    def __init__(self, content: Any) -> None:
+        self.body, self.status_code, self.background = orjson.dumps(content), 200, None
+        length = str(len(self.body)).encode()
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
+
+
 def json_answer(content: Any) -> Response:
-    """Return a 200 whose bytes are made here, once."""
-    return Response(orjson.dumps(content), media_type="application/json")
+    """Return a 200 with a JSON body."""
+    return JsonAnswer(content)
 
 
 def page_of(rows: Sequence[Any], page: Page) -> tuple[Sequence[Any], int | None]:
