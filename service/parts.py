@@ -4,16 +4,20 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
+from weakref import WeakSet
 
 import structlog
+from torch import nn
 
 from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
 from index.trie import TokenTrie, TrieError
 from modeling.artifact import Artifact, ArtifactError, GoldenCase, load_artifact
 from modeling.backbone import BackboneError, resolve_source
+from modeling.corrected import correct
 from modeling.generation import GenerativeModel
 from modeling.generative_artifact import load_generative
 from modeling.manifest import CommonManifest, GenerativeManifest, Manifest, WrittenCase, one_line, read_any_manifest
@@ -30,6 +34,7 @@ NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "go
 SAMPLE_TITLE = "A title that is in no catalog"
 
 POOL = Pool()
+BACKBONES: WeakSet[nn.Module] = WeakSet()  # of dense models on a processor in fp32, adapters merged
 log = structlog.get_logger(__name__)
 
 
@@ -78,15 +83,22 @@ class GenerativeParts:
 AnyParts = Parts | GenerativeParts
 
 
-def open_parts(folder: Path, device: str, precision: Precision = "fp32", batch_positions: int = 2048) -> AnyParts:
+def open_parts(
+    folder: Path,
+    device: str,
+    precision: Precision = "fp32",
+    batch_positions: int = 2048,
+    share_backbone: bool = True,
+) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
     `precision` is that of a dense model; a generative one is always served in fp32. A GPU makes itself ready for dense
-    batches of up to `batch_positions`.
+    batches of up to `batch_positions`. `share_backbone`: a generative model on a processor may read the weights of a
+    dense one that was tuned from the same backbone.
     """
     try:
         if isinstance(read_any_manifest(folder), GenerativeManifest):
-            return _open_generative(folder, device)
+            return _open_generative(folder, device, share_backbone)
         return _open_dense(folder, device, precision, batch_positions)
     except (ArtifactError, BackboneError, CatalogError, IndexFolderError, PrecisionError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
@@ -107,6 +119,8 @@ def _open_dense(folder: Path, device: str, precision: Precision, batch_positions
         reason := artifact.encoder.fast.record(batch_positions)
     ):  # sharing moves weights: after it
         log.warning("launches_not_recorded", artifact=folder.name, reason=reason)
+    if device == "cpu" and precision == "fp32" and not manifest.model.backbone.own:
+        BACKBONES.add(artifact.encoder.backbone)
     catalog, index = catalog_piece.value, index_piece.value
     if device != "cpu":  # exact search beside the model: no way to the host and back between the two
         index = DeviceIndex(index.vectors_ND, device)
@@ -134,7 +148,7 @@ def _open_dense(folder: Path, device: str, precision: Precision, batch_positions
     )
 
 
-def _open_generative(folder: Path, device: str) -> GenerativeParts:
+def _open_generative(folder: Path, device: str, share_backbone: bool) -> GenerativeParts:
     manifest = read_any_manifest(folder)
     catalog_piece = _catalog_piece(folder, manifest)
     catalog = catalog_piece.value
@@ -143,6 +157,8 @@ def _open_generative(folder: Path, device: str) -> GenerativeParts:
     tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
     artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
     networks = artifact.model.networks.items()
+    if share_backbone and device == "cpu":  # on a GPU several maps are one product, of weights of their own
+        _share_backbone(artifact.model.networks)
     return GenerativeParts(
         name=manifest.name,
         version=manifest.version,
@@ -158,6 +174,15 @@ def _open_generative(folder: Path, device: str) -> GenerativeParts:
         ),
         files=frozenset(manifest.files.values()),
     )
+
+
+def _share_backbone(networks: Mapping[str, nn.Module]) -> None:
+    """Let the bodies of a writer read the weights of a dense model from the same backbone; else one that of another."""
+    others = list(BACKBONES)
+    bases = [cast(Any, networks[kind]).body for kind in ("title_space",) if kind in networks]
+    for body in [*bases, cast(Any, networks["weights"]).base_model]:
+        if not any(correct(body, other) for other in others):
+            others.append(body)
 
 
 def _catalog_piece(folder: Path, manifest: CommonManifest) -> Piece:

@@ -47,7 +47,10 @@ class Service:
         )
         self._cache = open_cache(settings, self.metrics)
         opener = open_parts or partial(
-            read_parts, precision=settings.precision, batch_positions=settings.max_batch_tokens
+            read_parts,
+            precision=settings.precision,
+            batch_positions=settings.max_batch_tokens,
+            share_backbone=settings.share_backbone,
         )
         self.registry = Registry(settings, self.store, self.metrics, opener, self._cache)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)

@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         "items with near-equal scores may change places: `python -m benchmarks.precision` says what an artifact "
         "loses.",
     )
+    share_backbone: bool = Field(
+        default=True,
+        description="On a processor in fp32, a generative artifact reads the weights of a dense one that was loaded "
+        "before it and tuned from the same backbone by an adapter, and corrects what it reads. Off: it has a copy of "
+        "its own, and writes a little faster.",
+    )
     lanes: int = Field(
         default=0,
         ge=0,

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from index import Catalog, FlatIndex
 from modeling.artifact import GoldenCase, load_artifact, write_golden, write_manifest, write_model
@@ -20,12 +21,13 @@ from modeling.atomic import replaced_folder
 from modeling.build import Model, Sources, build_model, read_titles
 from modeling.precision import Precision
 from service.app import create_app
-from service.parts import POOL, Parts, expected_bytes, open_parts, version_on_disk
+from service.parts import BACKBONES, POOL, Parts, _share_backbone, expected_bytes, open_parts, version_on_disk
 from service.recommender import Recommender
 from service.service import Service
 from service.settings import load_settings
 from service.sharing import Piece, Pool, give_memory_back, share_weights, total_bytes
 from tests.modeling.conftest import ITEMS, TITLES, backbone_folder, small_model
+from tests.modeling.test_corrected import backbone, states, tuned
 
 __all__ = ["backbone_folder", "small_model"]  # fixtures
 
@@ -241,3 +243,29 @@ async def test_a_language_model_serves_fast_and_in_every_precision(
     if precision == "fp32":
         np.testing.assert_allclose(found_BD, expected_BD, atol=2e-5)
     assert ((expected_BD * found_BD).sum(1) > 0.999).all()
+
+
+def test_a_writer_reads_the_weights_of_a_dense_model_from_the_same_backbone() -> None:
+    """Dense model, writer and the untuned model that grounds its texts: one set of maps and two small differences."""
+    base = backbone()
+    config = base.config
+    dense, writes = tuned(base, 1), tuned(base, 2)
+    writer = transformers.Qwen3ForCausalLM(config).eval().requires_grad_(False)
+    writer.model = writes
+    before = states(writes)
+    pool = Pool()
+    held = share_weights(pool, dense, "weights")
+    BACKBONES.add(dense)
+    space = torch.nn.Module()
+    space.body = base.requires_grad_(False)
+    _share_backbone({"weights": writer, "title_space": space})
+    torch.testing.assert_close(states(writes), before, atol=2e-5, rtol=0)
+    pieces = [share_weights(pool, writes, "weights"), share_weights(pool, base, "title_space")]
+    maps = [each for each in dense.modules() if type(each) is torch.nn.Linear]
+    size = sum(each.weight.nbytes for each in maps)
+    more = total_bytes([held, *pieces]) - total_bytes([held])
+    assert 0 < more < 0.5 * size, "without sharing it would be twice all maps"
+    del dense, maps, held
+    gc.collect()
+    assert not BACKBONES, "a model that is gone is no one's twin; its weights live as long as a writer reads them"
+    torch.testing.assert_close(states(writes), before, atol=2e-5, rtol=0)
