@@ -1,8 +1,15 @@
 """LLaRA (Liao et al. 2024): a language model writes the title of one of some candidates.
 
     <instruction> T1 [slot], T2 [slot], ...
-    Choose: C1 [slot], ..., Cn [slot]
-    Next: T<end>
+    Choose:
+    C1 [slot]
+    ...
+    Cn [slot]
+    Next:
+    T<end>
+
+A candidate is a line, as the answer is: what stands before the answer stands before every candidate, and a small model,
+which looks up what followed there, finds where candidates begin.
 
 A slot is one input that is no word: the item's vector under a frozen id model, put through an MLP (`ItemSlots`), or a
 fixed vector that says nothing (``[PH]``), so that a prompt is as long with the item vectors as without.
@@ -40,7 +47,7 @@ from modeling.writer import AS_EVALUATED, Names, Places, Writer, pass_positions
 SLOTS = "item_slots.safetensors"
 PLACEHOLDER = 0
 """Slot of an item whose vector is not shown; item n has slot n + 1."""
-BETWEEN, CHOOSE, RESPOND = ",", "\nChoose:", "\nNext:"
+BETWEEN, LINE, CHOOSE, RESPOND = ",", "\n", "\nChoose:\n", "\nNext:\n"
 
 Named = tuple[NDArray[np.int32], int]
 """An item of a prompt: the tokens of its title, and its slot."""
@@ -82,6 +89,7 @@ class ChoicePrompt:
 
     prefix: tuple[int, ...]
     between: tuple[int, ...]
+    line: tuple[int, ...]
     choose: tuple[int, ...]
     respond: tuple[int, ...]
     end: int
@@ -93,19 +101,23 @@ class ChoicePrompt:
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = Pieces(tokenizer)
-        first, between, choose, respond = (tuple(each) for each in pieces([instruction, BETWEEN, CHOOSE, RESPOND]))
-        return cls((*pieces.wrap[0], *first), between, choose, respond, end, words)
+        texts = [instruction, BETWEEN, LINE, CHOOSE, RESPOND]
+        first, between, line, choose, respond = (tuple(each) for each in pieces(texts))
+        return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words)
 
     def items(self, items: Sequence[Named]) -> list[int]:
-        """Titles, each followed by its slot."""
+        """The titles of a history, each followed by its slot."""
+        return self._joined(items, self.between)
+
+    def _joined(self, items: Sequence[Named], between: tuple[int, ...]) -> list[int]:
         tokens: list[int] = []
         for number, (name, slot) in enumerate(items):
-            tokens += [*(self.between if number else ()), *name.tolist(), self.words + slot]
+            tokens += [*(between if number else ()), *name.tolist(), self.words + slot]
         return tokens
 
     def candidates(self, items: Sequence[Named]) -> list[int]:
         """What follows the history: the candidates, and the request for an answer."""
-        return [*self.choose, *self.items(items), *self.respond]
+        return [*self.choose, *self._joined(items, self.line), *self.respond]
 
     def answer(self, name: NDArray[np.int32]) -> list[int]:
         """What is to be written after that."""
@@ -113,7 +125,7 @@ class ChoicePrompt:
 
     def most_candidate_positions(self, candidates: int, title_tokens: int) -> int:
         """Positions of so many candidates and the request."""
-        return len(self.choose) + candidates * (title_tokens + 1 + len(self.between)) + len(self.respond)
+        return len(self.choose) + candidates * (title_tokens + 1 + len(self.line)) + len(self.respond)
 
     def most_positions(self, items: int, candidates: int, title_tokens: int) -> int:
         """Positions of the longest prompt and its answer."""
@@ -232,7 +244,7 @@ class ChoosingWriter(Writer):
         read = [self.with_candidates(prompt, rows) for prompt, rows in zip(prompts, candidates, strict=True)]
         found = self._generator.search(
             read,
-            BeamSettings(beams=beams, max_new_tokens=longest, early_stopping=True),  # of one beam: greedy
+            BeamSettings(beams=beams, max_new_tokens=longest),  # of one beam: greedy, until the first end
             on_step=steps.after,
             counts=steps.counts,
             turn=turn,

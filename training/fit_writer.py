@@ -29,6 +29,7 @@ from modeling.task_writer import TaskWriter
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
 from training.choosing import ChoosingModule, choice_report
+from training.copying import teach_copying
 from training.data.splits import FittedOn, Split
 from training.encoded import EncodedModule
 from training.exponents import choose_exponents
@@ -39,6 +40,7 @@ from training.recipes.base import Recipe, RecipeError
 from training.task_examples import TaskExamples
 from training.task_figures import task_figures
 from training.task_module import TaskModule
+from training.trainer import last_complete_checkpoint
 from training.writing import InstructedModule, WritingModule, written_metrics
 
 
@@ -90,6 +92,13 @@ def fit_writer(
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
     module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
     targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
+    if recipe.writing.copying and last_complete_checkpoint(options.work) is None:  # a checkpoint has learned it
+        assert named.end is not None, "titles are closed by the tokenizer's end token"
+        learned = teach_copying(
+            adapted, end=named.end, positions=recipe.writing.copying, seed=options.seed,
+            bf16=options.precision == "bf16", console=console,
+        )  # fmt: skip
+        console.print(f"copying: {learned['accuracy']:.1%} of random tokens are right")
     set_seed(options.seed)
     trained = train_module(
         recipe, split, options, module, lambda: written_metrics(adapted, build.writer(), targets), console=console

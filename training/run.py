@@ -74,6 +74,9 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     A run that was killed goes on from its last checkpoint when it is started again with the same recipe, data and
     seed; it then ends as it would have without the kill.
     """
+    if recipe.scoring == "choose" and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        # batches of placeholders give the map of item vectors no gradient, and others on other processes would wait
+        raise RecipeError(f"recipe {recipe.name!r} trains in one process: started in {processes}; allowed is 1")
     split = split_of(dataset, options.split)
     anchor = _id_model_vectors(recipe, dataset, options.id_model)
     work = _work_folder(recipe, dataset, options)

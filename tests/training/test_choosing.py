@@ -18,7 +18,7 @@ from index.trie import TokenTrie
 from modeling.choosing_writer import ChoicePrompt, ChoosingWriter, ItemSlots, exact_title, held_titles
 from modeling.generation import Wanted, WriteSettings
 from modeling.generative_artifact import load_generative
-from modeling.generator import Text, with_slots
+from modeling.generator import BeamSettings, Text, with_slots
 from modeling.spelling import TitleSpelling
 from modeling.writer import Names
 from service.errors import StartError
@@ -191,6 +191,20 @@ def test_a_batch_is_written_as_one_by_one_and_as_greedy_decoding_writes(
         assert alone.generated[0].text == writer._shown([token for token in out[0].tolist() if token != END])
 
 
+def test_writing_stops_at_the_first_end(backbone_folder: Folder) -> None:
+    """Greedily, with nothing written after an end that is only just the likeliest."""
+    writer, _ = untrained(backbone_folder("gpt2"))
+    head = cast(Any, writer.model).get_output_embeddings().weight
+    prompt, rows = writer.prepare([4, 7]), [1, 9, 5, 2]
+    ((_, _, steps, _),) = writer.choose([prompt], [rows])
+    ((text,),) = writer._generator.search([writer.with_candidates(prompt, rows)], BeamSettings(1, LIMIT + 1))
+    assert len(text.tokens) == steps == LIMIT + 1 and not text.ended
+    with torch.no_grad():
+        head[END] = head[text.tokens[0]] * 1.0001
+    ((after, _, steps, _),) = writer.choose([prompt], [rows])
+    assert after[0].text == "" and steps == 1
+
+
 def test_the_chosen_candidate_is_first_and_the_others_follow_as_the_retriever_has_them(
     backbone_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,3 +269,11 @@ def test_what_cannot_be_trained_is_refused(backbone_folder: Folder, ring: Datase
         run(small(folder), ring, RunOptions(out=tmp_path / "x"), QUIET)
     with pytest.raises(RecipeError, match="'llara' writes with a causal language model: backbone 'minilm'"):
         get_recipe("llara", backbone="minilm")
+
+
+def test_several_processes_are_refused(
+    backbone_folder: Folder, ring: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="'llara' trains in one process: started in 2; allowed is 1"):
+        run(small(backbone_folder("qwen3")), ring, RunOptions(out=tmp_path / "x"), QUIET)

@@ -45,6 +45,8 @@ def test_settings_change_one_field() -> None:
         ("p5", ['tasks.families=["rating"]'], r"lacks 'sequential', which is selected on and served"),
         ("anyo", ["writing.beams=9"], r"writing\.beams has no effect"),
         ("genre", ["writing.candidates=9"], r"writing\.candidates has no effect"),
+        ("genre", ["writing.copying=9"], r"writing\.copying has no effect"),
+        ("llara", ["writing.copying=9", "adapter.kind=lora"], r"writing\.copying trains all of the backbone"),
         ("llara", ["history.form=ids"], r"writes titles: history\.form=.ids. has none"),
         ("anyo", ["optimizer.epochs=0"], r"optimizer\.epochs.*greater than or equal to 1"),
         ("anyo", ["objective.pull=0.1"], "objective.pull needs requires"),

@@ -53,6 +53,9 @@ class WritingSpec(Slot):
 
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
     candidates: int = Field(20, ge=2, description="titles in a prompt to choose from, scoring 'choose' only")
+    copying: int = Field(
+        0, ge=0, description="positions of random text read first, to learn to copy, scoring 'choose' only; 0: none"
+    )
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
@@ -141,6 +144,11 @@ class Recipe(ModelSpec):
             raise ValueError(f"scoring={self.scoring!r} with titles trains a language model: adapter.kind is 'none'")
         if self.tasks is not None and form != "codes":
             raise ValueError(f"tasks are put with codes: history.form={form!r} has none")
+        if self.writing.copying and self.adapter.kind != "full":
+            raise ValueError(
+                f"writing.copying trains all of the backbone: adapter.kind={self.adapter.kind!r} is not allowed, "
+                "'full' is"
+            )
         if self.tasks is not None and self.backbone.kind != "decoder":
             raise ValueError(f"tasks are put to a decoder: backbone.kind={self.backbone.kind!r} is not allowed")
         if form == "codes" and not (self.scoring == "trie" and self.backbone.own):
@@ -159,7 +167,7 @@ class Recipe(ModelSpec):
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
         if writes and self.scoring != "choose":
-            unread += ["writing.candidates"]
+            unread += ["writing.candidates", "writing.copying"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
         if self.backbone.kind != "encoder-decoder":

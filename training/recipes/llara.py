@@ -9,9 +9,10 @@ from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeEr
 def recipe(backbone: str = "tiny") -> Recipe:
     """The answer's tokens have a loss, under a curriculum from placeholders to item vectors; greedy decoding.
 
-    Against the paper: ``tiny`` is trained whole; one prompt instead of three variants; titles cut at ten tokens; of
-    every window one random item is the answer in an epoch; when it is served, and for figures over the whole catalog,
-    the candidates are the best items of the required ``sasrec``.
+    Against the paper: ``tiny`` is trained whole, and learns to copy first, as a pretrained model can; one prompt, with
+    a candidate a line, instead of three; titles cut at ten tokens; of every window one random item is the answer in an
+    epoch; when it is served, and for figures over the whole catalog, the candidates are the best items of the required
+    ``sasrec``.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")
@@ -33,6 +34,6 @@ def recipe(backbone: str = "tiny") -> Recipe:
             weight_decay=1e-5,
         ),
         scoring="choose",
-        writing=WritingSpec(beams=1, candidates=20),
+        writing=WritingSpec(beams=1, candidates=20, copying=2_400_000 if tiny else 0),
         requires="sasrec",
     )  # fmt: skip
