@@ -31,8 +31,7 @@ SWITCH_S = 1e-4  # as in the service: a thread asks for Python's lock hundreds o
 class Loop:
     """The service's model and index, in as many lanes as asked."""
 
-    def __init__(self, artifact: Path, precision: str) -> None:
-
+    def __init__(self, artifact: Path, precision: Any) -> None:
         from index import open_index
         from modeling.artifact import load_artifact
 
