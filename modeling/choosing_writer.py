@@ -9,7 +9,7 @@
     T<end>
 
 A candidate is a line, as the answer is: what stands before the answer stands before every candidate, and a small model,
-which looks up what followed there, finds where candidates begin.
+which looks up what followed there, finds where candidates begin sooner.
 
 A slot is one input that is no word: the item's vector under a frozen id model, put through an MLP (`ItemSlots`), or a
 fixed vector that says nothing (``[PH]``), so that a prompt is as long with the item vectors as without.
