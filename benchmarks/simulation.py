@@ -115,7 +115,7 @@ def simulate(arrivals: Sequence[tuple[float, int]], limits: Limits, costs: Costs
         while waiting and waiting[-1][1][0] <= now:
             number, (_, positions) = waiting.pop()
             queue.admit(number, positions, number, Waiter(number, float("inf")))
-        while len(running) < lanes and (taken := queue.next_batch()) is not None:
+        while len(running) < lanes and (taken := queue.next_batch(lanes - len(running))) is not None:
             cost = costs.alone if not running and not queue.depth else costs.beside
             heapq.heappush(running, (now + cost(taken.tokens), taken.entries[0].work, taken))
         now = min([end for end, _, _ in running[:1]] + [due for _, (due, _) in waiting[-1:]], default=now)

@@ -10,6 +10,7 @@ The rules:
 * The oldest entry is in the next batch, always, so nobody starves. The rest of the batch are the entries
   nearest to it in length, older before younger, out of a window of the oldest: a batch of mixed lengths can
   be slower than no batch at all. Packed, they are simply the next oldest.
+* What came at once is shared among the lanes that have nothing to do.
 * A batch that has enough positions to be efficient takes no more: they would all wait for its end.
 * Nothing waits for a batch to fill. Whoever asks for the next batch gets what is there.
 * The queue is bounded in positions (where asked, in entries too), and says so at admission, not later.
@@ -173,12 +174,16 @@ class Batcher(Generic[P, W]):
         if not entry.running and entry in self._queue and all(other.gone for other in entry.waiters):
             self._drop(entry)
 
-    def next_batch(self) -> Batch[P, W] | None:
-        """Cut the next batch from the queue, or return None if nothing is wanted; `done` takes it back."""
+    def next_batch(self, takers: int = 1) -> Batch[P, W] | None:
+        """Cut the next batch from the queue, or return None if nothing is wanted; `done` takes it back.
+
+        `takers` could have one now: a batch leaves the others their share.
+        """
         candidates = self._oldest_wanted()
         if not candidates:
             return None
-        batch = Batch(tuple(self._choose(candidates)), self.limits.packed)
+        share = -(-len(candidates) // takers)
+        batch = Batch(tuple(self._choose(candidates)[:share]), self.limits.packed)
         for entry in batch.entries:
             del self._queue[entry]
             self._running[entry] = None

@@ -9,8 +9,8 @@ Three steps surround the device so that it never waits for Python:
 While one batch is in its forward pass, the next requests are being prepared on the event loop and the batch
 before it is searched. A device thread takes its batch at the last moment, so that everything that arrived
 during a forward pass can be in the next. There may be several device threads (lanes): on a processor two narrow
-passes beside each other do more than one wide one, and each is told whether it runs alone and may be wide. Work
-whose vector is known already goes to the search thread alone.
+passes beside each other do more than one wide one, so what came at once is shared among those that wait, and each is
+told whether it runs alone and may be wide. Work whose vector is known already goes to the search thread alone.
 
 A failing batch is computed again row by row, so that only the request at fault sees the error. If a thread
 itself dies, every waiter gets an error, the engine refuses further work and `trouble()` tells liveness and
@@ -89,6 +89,7 @@ class Engine(QueuedEngine[Work, Found]):
         self._passes: dict[int, float] = {}  # thread of a lane → since when it computes
         self._backlog = threading.Semaphore(SEARCH_BACKLOG + lanes)
         self._cached: set[WorkEntry] = set()  # on their way to the search thread, vector known
+        self._lanes_waiting = 0  # for work; one that has been told of some counts until it wakes
         self._taken = 0  # batches that have left the queue and do not hold the device yet
         # From one batch to the next while others wait: what gets through.
         self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
@@ -196,12 +197,16 @@ class Engine(QueuedEngine[Work, Found]):
         with self._wake:
             while not self._stopping:
                 self._taken += 1
-                batch = self._batcher.next_batch()
+                batch = self._batcher.next_batch(1 + self._lanes_waiting)
                 if batch is not None:
                     self._note_taken(batch)
+                    if self._batcher.depth:
+                        self._wake.notify()
                     return batch
                 self._taken -= 1
+                self._lanes_waiting += 1
                 self._wake.wait()
+                self._lanes_waiting -= 1
         return None
 
     def _note_taken(self, batch: Batch[Work, Ticket[Found]]) -> None:

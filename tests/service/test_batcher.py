@@ -43,6 +43,14 @@ def test_takes_what_is_there_without_waiting_for_more() -> None:
     assert keys(queue) == []
 
 
+def test_what_is_there_is_shared_among_those_who_ask() -> None:
+    queue = batcher(tokens=1000, requests=8)
+    for name in "abcde":
+        admit(queue, name, 10)
+    batches = [queue.next_batch(takers) for takers in (2, 2, 1)]
+    assert [[entry.work for entry in batch.entries] for batch in batches if batch] == [["a", "b", "c"], ["d"], ["e"]]
+
+
 def test_the_budget_counts_padding() -> None:
     queue = batcher(tokens=100, requests=10, padding=0.9)
     for name, length in (("a", 40), ("b", 20), ("c", 20)):

@@ -294,6 +294,26 @@ async def test_lanes_compute_beside_each_other_and_know_when_they_are_alone() ->
         await engine.close(1)
 
 
+async def test_what_comes_at_once_is_shared_among_idle_lanes() -> None:
+    both, batches = threading.Barrier(2), list[int]()
+    encoder = TableEncoder(TABLE, limit=50, reads_text=False)
+
+    def encode(prompts: Sequence[Any]) -> np.ndarray:
+        batches.append(len(prompts))
+        both.wait(timeout=5)
+        return encoder.encode(prompts)
+
+    engine = Engine(encode, search, Limits(256, 8, 1024), Metrics(), lanes=2)
+    engine.start()
+    await asyncio.sleep(0.05)  # both lanes wait
+    works = [Work(encoder.prepare([row, row + 1]), 3, NO_ROWS) for row in range(6)]
+    try:
+        await asyncio.gather(*(engine.run(work, row, time.monotonic() + 5) for row, work in enumerate(works)))
+        assert sorted(batches) == [3, 3]
+    finally:
+        await engine.close(1)
+
+
 async def test_a_stalled_pass_is_seen_beside_a_lane_that_goes_on() -> None:
     encoder = TableEncoder(TABLE, limit=50, reads_text=False)
     stuck, went_on = threading.Event(), 0
