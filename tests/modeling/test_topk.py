@@ -15,7 +15,7 @@ from tests.index.test_flat_index import searches
 @settings(max_examples=200, deadline=None)
 @given(searches())
 def test_it_answers_as_the_faiss_index_does(search):
-    vectors, queries, k, exclude, allowed = search
+    vectors, queries, k, exclude, allowed, _ = search
     expected_scores, expected_rows = FlatIndex.build(vectors).search(queries, k, exclude, allowed)
     scores, rows = DeviceIndex(vectors, "cpu").search(queries, k, exclude, allowed)
     assert rows.tolist() == expected_rows.tolist() and scores.tolist() == expected_scores.tolist()
