@@ -20,7 +20,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modeling.precision import Precision
 
 K = 10
 BATCHES = (1, 4, 8, 16)
@@ -31,7 +34,7 @@ SWITCH_S = 1e-4  # as in the service: a thread asks for Python's lock hundreds o
 class Loop:
     """The service's model and index, in as many lanes as asked."""
 
-    def __init__(self, artifact: Path, precision: Any) -> None:
+    def __init__(self, artifact: Path, precision: Precision) -> None:
         from index import open_index
         from modeling.artifact import load_artifact
 

@@ -4,9 +4,9 @@
 
 The backbone is `small` (8 layers, 512 wide); TIGER and P5 have networks of their own, made as wide and as deep. The
 dense artifact is untrained, which changes nothing of its cost; the writers are trained for some minutes, so that texts
-end where titles end. A service answers them all,
-one request at a time, caches off, ways taking turns. Then texts of a forced length: our search, Hugging Face
-`generate` with the same beams, and the dense forward, in one process. The last line is one JSON object.
+end where titles end. A service answers them all, one request at a time, caches off, ways taking turns. Then texts of a
+forced length: our search, Hugging Face `generate` with the same beams, and the dense forward, in one process. The last
+line is one JSON object.
 """
 
 from __future__ import annotations

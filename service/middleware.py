@@ -74,7 +74,7 @@ def request_info(request: Request) -> RequestInfo:
 
 
 class RequestFrame:
-    """The one middleware of the service."""
+    """Stands around everything else, the framework too."""
 
     def __init__(
         self,

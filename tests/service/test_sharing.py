@@ -269,3 +269,9 @@ def test_a_writer_reads_the_weights_of_a_dense_model_from_the_same_backbone() ->
     gc.collect()
     assert not BACKBONES, "a model that is gone is no one's twin; its weights live as long as a writer reads them"
     torch.testing.assert_close(states(writes), before, atol=2e-5, rtol=0)
+
+
+def test_a_small_transformer_of_its_own_is_exact_in_eight_bits_too(small_model: Build, tmp_path: Path) -> None:
+    """It is not rounded, so its golden vectors are checked, and shared between replicas, as in fp32."""
+    parts = open_parts(write(small_model("ids"), tmp_path / "ids"), "cpu", "int8")
+    assert isinstance(parts, Parts) and parts.encoder.exact and parts.precision == "fp32"
