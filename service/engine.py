@@ -10,7 +10,8 @@ While one batch is in its forward pass, the next requests are being prepared on 
 before it is searched. A device thread takes its batch at the last moment, so that everything that arrived
 during a forward pass can be in the next. There may be several device threads (lanes): on a processor two narrow
 passes beside each other do more than one wide one, so what came at once is shared among those that wait, and each is
-told whether it runs alone and may be wide. Work whose vector is known already goes to the search thread alone.
+told whether it runs alone and may be wide. Where passes take less time than threads take from each other by waking up,
+one lane does all of them while the others sleep. Work whose vector is known already goes to the search thread alone.
 
 A failing batch is computed again row by row, so that only the request at fault sees the error. If a thread
 itself dies, every waiter gets an error, the engine refuses further work and `trouble()` tells liveness and
@@ -19,6 +20,7 @@ readiness.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -37,6 +39,10 @@ from service.work import Encode, Found, Search, Work, one_by_one_on_failure
 
 # Batches on the way to their answers beside those that every lane computes: enough to overlap, few enough to push back.
 SEARCH_BACKLOG = 1
+# Passes below this mean are not worth a second thread: it would cost the event loop more of Python's lock.
+BRIEF_S = 0.002
+# A pass that has run for so long is none of them; twice the time for which a thread may hold Python's lock.
+NOT_BRIEF_S = 0.010
 # Requests with a known vector that may wait for the search thread, in full batches.
 CACHED_BACKLOG_BATCHES = 16
 
@@ -90,6 +96,9 @@ class Engine(QueuedEngine[Work, Found]):
         self._backlog = threading.Semaphore(SEARCH_BACKLOG + lanes)
         self._cached: set[WorkEntry] = set()  # on their way to the search thread, vector known
         self._lanes_waiting = 0  # for work; one that has been told of some counts until it wakes
+        self._called = False  # a lane has been told, and is not awake yet
+        self._looking = False  # a timer runs that looks whether it went on
+        self._pass_seconds = 0.0
         self._taken = 0  # batches that have left the queue and do not hold the device yet
         # From one batch to the next while others wait: what gets through.
         self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
@@ -174,6 +183,35 @@ class Engine(QueuedEngine[Work, Found]):
     def _in_flight(self) -> list[WorkEntry]:
         return [*super()._in_flight(), *self._cached]
 
+    @property
+    def _brief(self) -> bool:
+        """Whether passes are known to be so short that one lane is enough."""
+        return 0.0 < self._pass_seconds < BRIEF_S
+
+    def _threads_for(self, entries: int) -> int:
+        if self._brief:
+            self._look_again_soon()
+            # A lane that is awake looks into the queue before it sleeps.
+            entries = 0 if self._called or self._lanes_waiting < self._lanes else 1
+        self._called = self._called or min(entries, self._lanes_waiting) > 0
+        return entries
+
+    def _look_again_soon(self) -> None:
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(NOT_BRIEF_S, self._look_again)
+
+    def _look_again(self) -> None:
+        """Wake the others where the lane that was to do all is in a pass that is not brief after all."""
+        with self._wake:
+            self._looking = False
+            if not (depth := self._batcher.depth):
+                return
+            if self.running_seconds() < NOT_BRIEF_S:
+                self._look_again_soon()
+            else:
+                self._wake.notify(depth)
+
     # -- device thread ---------------------------------------------------------------------------------------
 
     def _device_loop(self) -> None:
@@ -197,16 +235,17 @@ class Engine(QueuedEngine[Work, Found]):
         with self._wake:
             while not self._stopping:
                 self._taken += 1
-                batch = self._batcher.next_batch(1 + self._lanes_waiting)
+                batch = self._batcher.next_batch(1 if self._brief else 1 + self._lanes_waiting)
                 if batch is not None:
                     self._note_taken(batch)
-                    if self._batcher.depth:
+                    if self._batcher.depth and not self._brief:
                         self._wake.notify()
                     return batch
                 self._taken -= 1
                 self._lanes_waiting += 1
                 self._wake.wait()
                 self._lanes_waiting -= 1
+                self._called = False
         return None
 
     def _note_taken(self, batch: Batch[Work, Ticket[Found]]) -> None:
@@ -234,6 +273,7 @@ class Engine(QueuedEngine[Work, Found]):
         self._metrics.batch_requests.observe(len(batch.entries))
         self._metrics.batch_tokens.observe(batch.computed_tokens)
         self._metrics.batch_padding_ratio.observe(batch.padding)
+        self._pass_seconds = smoothed(self._pass_seconds, seconds)
         rate = self._lanes * batch.tokens / max(seconds, 1e-6)
         self._tokens_per_second = smoothed(self._tokens_per_second, rate)
 

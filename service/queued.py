@@ -176,11 +176,15 @@ class QueuedEngine(Generic[P, R]):
         return entry
 
     def _tell(self) -> None:
-        """Wake a thread for each entry of this turn of the event loop, once all of them are there: every waking makes
+        """Wake threads for the entries of this turn of the event loop, once all of them are there: every waking makes
         the loop wait for Python's lock, and a thread that wakes first finds one entry where a moment later are ten."""
         with self._wake:
-            self._wake.notify(self._admitted)
+            self._wake.notify(self._threads_for(self._admitted))
         self._admitted = 0
+
+    def _threads_for(self, entries: int) -> int:
+        """Return how many waiting threads to wake for so many new entries; called with `_wake` held."""
+        return entries
 
     def _what_is_long(self) -> str:
         return "history"

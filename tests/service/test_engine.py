@@ -314,6 +314,42 @@ async def test_what_comes_at_once_is_shared_among_idle_lanes() -> None:
         await engine.close(1)
 
 
+async def test_one_lane_does_all_while_passes_are_brief_and_only_then() -> None:
+    """Passes of no time teach that; a pass that then takes long keeps nobody waiting, not even who came with it."""
+    lanes, encoder = list[int](), TableEncoder(TABLE, limit=50, reads_text=False)
+    stuck = threading.Event()
+
+    def encode(prompts: Sequence[Any]) -> np.ndarray:
+        lanes.append(threading.get_ident())
+        if prompts[0].values_T.tolist() == [49]:
+            stuck.wait(5)
+        return encoder.encode(prompts)
+
+    limits = Limits(max_batch_tokens=256, max_batch_requests=1, max_queued_tokens=1024)
+    engine = Engine(encode, search, limits, Metrics(), lanes=2)
+    engine.start()
+
+    def ask(row: int) -> asyncio.Task[Found]:
+        work = Work(encoder.prepare([row]), 3, NO_ROWS)
+        return asyncio.create_task(engine.run(work, row, time.monotonic() + 5))
+
+    try:
+        for row in range(40):
+            await ask(row)
+        lanes.clear()
+        await asyncio.gather(*map(ask, range(12)))
+        assert len(lanes) == 12 and len(set(lanes)) == 1
+        lanes.clear()
+        first, *others = map(ask, [49, *range(12)])
+        await asyncio.gather(*others)
+        assert len(set(lanes)) == 2 and not first.done()
+        stuck.set()
+        await first
+    finally:
+        stuck.set()
+        await engine.close(1)
+
+
 async def test_a_stalled_pass_is_seen_beside_a_lane_that_goes_on() -> None:
     encoder = TableEncoder(TABLE, limit=50, reads_text=False)
     stuck, went_on = threading.Event(), 0
