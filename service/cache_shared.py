@@ -20,13 +20,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.cache import HASH_BYTES
 from service.errors import StartError
 from service.metrics import Metrics
 from service.parts import Parts
 from service.settings import Settings, without_password
 
 CHECKSUM_BYTES = 4
-HASH_BYTES = 20
 WRITES_WAITING = 64  # writes in the background; beyond them a value is not shared
 VECTOR, RESULT = "shared_vector", "shared_result"
 

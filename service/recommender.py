@@ -15,7 +15,7 @@ from modeling.prompt import Prompt
 from modeling.reuse import ReusedStates
 from service.answerer import Answerer, Recommendation, Source
 from service.batcher import Limits
-from service.cache import LruCache
+from service.cache import VectorCache, history_key
 from service.cache_shared import ArtifactCache, Known, Question
 from service.cores import set_model_threads, shares
 from service.device import Device
@@ -49,7 +49,7 @@ class Recommender(Answerer):
         self.parts = parts
         self._shared = shared
         self._metrics = metrics
-        self._vectors: LruCache[NDArray[np.float32]] = LruCache(settings.user_cache_entries)
+        self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
         fast = getattr(parts.encoder, "fast", None)
         limits = Limits(
             settings.max_batch_tokens,
@@ -112,8 +112,7 @@ class Recommender(Answerer):
             return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds)
         found = await self.engine.run(work, key, deadline)
         if work.vector_D is None:
-            # A copy: the vector is a row of its batch and would keep the whole batch in memory.
-            self._vectors.put(vector_key, found.vector_D.copy())
+            self._vectors.put(vector_key, found.vector_D)
         answer = _answer(found, history, seconds, "model" if work.vector_D is None else "cache")
         if self._shared is not None and question is not None:
             computed_D = found.vector_D if work.vector_D is None else None
@@ -141,12 +140,12 @@ class Recommender(Answerer):
 
     async def _assemble(
         self, ask: RecommendRequest, history: History, deadline: float, cached: bool
-    ) -> tuple[Work, Hashable, Hashable, Question | None, Known]:
+    ) -> tuple[Work, Hashable, bytes, Question | None, Known]:
         """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
         exclude = self.histories.excluded(ask, history)
         categories = tuple(sorted(set(ask.categories)))
         k = min(ask.k, len(self.parts.catalog))
-        vector_key = tuple(history.parts)
+        vector_key = history_key(history.parts)
         vector_D = self._vectors.get(vector_key) if cached else None
         if self._vectors.capacity and cached:
             self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()

@@ -90,7 +90,7 @@ def fit_writer(
         build = _Trie(recipe, named, names, split.dataset.user_ids)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
-    module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
+    module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout)
     targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
     if recipe.writing.copying and last_complete_checkpoint(options.work) is None:  # a checkpoint has learned it
         assert named.end is not None, "titles are closed by the tokenizer's end token"
