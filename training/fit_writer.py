@@ -34,7 +34,6 @@ from training.data.splits import FittedOn, Split
 from training.encoded import EncodedModule
 from training.exponents import choose_exponents
 from training.fit import FitOptions, Trained, sample_targets, train_module
-from training.lookups import teach_choosing
 from training.module import TrainedModule
 from training.naming import Named, name_items
 from training.recipes.base import Recipe, RecipeError
@@ -91,10 +90,15 @@ def fit_writer(
         build = _Trie(recipe, named, names, split.dataset.user_ids)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
-    module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout)
+    module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
     targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
-    if isinstance(module, ChoosingModule) and last_complete_checkpoint(options.work) is None:
-        _teach(module, recipe, seed=options.seed, bf16=options.precision == "bf16", console=console)
+    if recipe.writing.copying and last_complete_checkpoint(options.work) is None:  # a checkpoint has learned it
+        assert named.end is not None, "titles are closed by the tokenizer's end token"
+        learned = teach_copying(
+            adapted, end=named.end, positions=recipe.writing.copying, seed=options.seed,
+            bf16=options.precision == "bf16", console=console,
+        )  # fmt: skip
+        console.print(f"copying: {learned['accuracy']:.1%} of random tokens are right")
     set_seed(options.seed)
     trained = train_module(
         recipe, split, options, module, lambda: written_metrics(adapted, build.writer(), targets), console=console
@@ -110,23 +114,6 @@ def fit_writer(
     if isinstance(writer, ChoosingWriter):
         report |= {"choice": choice_report(writer, targets, seed=options.seed)}
     return FittedWriter(writer=writer, report=report, **vars(trained))
-
-
-def _teach(module: ChoosingModule, recipe: Recipe, *, seed: int, bf16: bool, console: Console) -> None:
-    """What a pretrained model can do before it sees a catalog, as far as the recipe asks for it."""
-    if recipe.writing.copying:
-        copied = teach_copying(
-            module.model, end=module.end, positions=recipe.writing.copying, seed=seed, bf16=bf16, console=console
-        )
-        console.print(f"copying: {copied['accuracy']:.1%} of random tokens are right")
-    if recipe.writing.lookups:
-        found = teach_choosing(
-            module, history=recipe.history.limit, positions=recipe.writing.lookups, seed=seed, bf16=bf16,
-            console=console,
-        )  # fmt: skip
-        console.print(
-            f"looking up: {found['accuracy']:.1%} of random answers among {found['candidates']:.0f} begin right"
-        )
 
 
 @dataclass(frozen=True)

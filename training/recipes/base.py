@@ -56,10 +56,6 @@ class WritingSpec(Slot):
     copying: int = Field(
         0, ge=0, description="positions of random text read first, to learn to copy, scoring 'choose' only; 0: none"
     )
-    lookups: int = Field(
-        0, ge=0, description="positions of prompts with random titles read after that, to learn to look a candidate "
-        "up, scoring 'choose' only; 0: none",
-    )  # fmt: skip
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
@@ -148,12 +144,11 @@ class Recipe(ModelSpec):
             raise ValueError(f"scoring={self.scoring!r} with titles trains a language model: adapter.kind is 'none'")
         if self.tasks is not None and form != "codes":
             raise ValueError(f"tasks are put with codes: history.form={form!r} has none")
-        for lesson in ("copying", "lookups"):
-            if getattr(self.writing, lesson) and self.adapter.kind != "full":
-                raise ValueError(
-                    f"writing.{lesson} trains all of the backbone: adapter.kind={self.adapter.kind!r} is not allowed, "
-                    "'full' is"
-                )
+        if self.writing.copying and self.adapter.kind != "full":
+            raise ValueError(
+                f"writing.copying trains all of the backbone: adapter.kind={self.adapter.kind!r} is not allowed, "
+                "'full' is"
+            )
         if self.tasks is not None and self.backbone.kind != "decoder":
             raise ValueError(f"tasks are put to a decoder: backbone.kind={self.backbone.kind!r} is not allowed")
         if form == "codes" and not (self.scoring == "trie" and self.backbone.own):
@@ -172,7 +167,7 @@ class Recipe(ModelSpec):
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
         if writes and self.scoring != "choose":
-            unread += ["writing.candidates", "writing.copying", "writing.lookups"]
+            unread += ["writing.candidates", "writing.copying"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
         if self.backbone.kind != "encoder-decoder":
