@@ -52,8 +52,8 @@ def history_key(parts: Sequence[int | str]) -> bytes:
 class VectorCache:
     """At most `capacity` vectors of `dim` floats in one table that is there from the start.
 
-    Vectors in the heap, one by one among a forward pass's short-lived arrays, hold many times their size of it: a
-    service grew for ten minutes until its cache was full, by eight times what the vectors take.
+    Vectors in the heap, one by one among a forward pass's short-lived arrays, hold several times their size of it, and
+    a service grew until its cache was full.
     """
 
     def __init__(self, capacity: int, dim: int) -> None:
