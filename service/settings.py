@@ -285,8 +285,8 @@ class Settings(BaseSettings):
         default=10_000,
         ge=0,
         le=10_000_000,
-        description="User vectors kept, each dim × 4 bytes, taken when an artifact is loaded; a repeated history skips the model and answers "
-        'with source "cache". 0 turns the cache off.',
+        description="User vectors kept, each dim × 4 bytes, taken when an artifact is loaded; a repeated "
+        'history skips the model and answers with source "cache". 0 turns the cache off.',
     )
     reuse_mib: int = Field(
         default=0,
