@@ -12,7 +12,7 @@ Three properties that faiss alone does not give and that callers rely on:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,12 @@ class FlatIndex:
     def _checked_lists(self, exclude: Sequence[npt.NDArray[np.integer]]) -> Sequence[RowArray]:
         """Every query's excluded rows. One check for all of them takes a fraction of the time; where it fails, the
         query at fault is looked for."""
-        ends = np.cumsum([len(rows) for rows in exclude])
-        try:
-            return np.split(self._checked_rows(np.concatenate(exclude), "exclude"), ends[:-1]) if len(ends) else []
-        except SearchError:
-            return [self._checked_rows(rows, f"exclude[{query}]") for query, rows in enumerate(exclude)]
+        lists = [np.asarray(rows) for rows in exclude]
+        if lists and all(rows.ndim == 1 and rows.dtype.kind in "iu" for rows in lists):  # together, a bool is a number
+            with suppress(SearchError):
+                checked = self._checked_rows(np.concatenate(lists), "exclude")
+                return np.split(checked, np.cumsum([len(rows) for rows in lists])[:-1])
+        return [self._checked_rows(rows, f"exclude[{query}]") for query, rows in enumerate(lists)]
 
     def _eligible(self, allowed: npt.NDArray[np.integer] | None) -> npt.NDArray[np.bool_] | None:
         if allowed is None:

@@ -185,8 +185,8 @@ class Engine(QueuedEngine[Work, Found]):
 
     @property
     def _brief(self) -> bool:
-        """Whether passes are known to be so short that one lane is enough."""
-        return 0.0 < self._pass_seconds < BRIEF_S
+        """Whether passes are known to be so short that one lane of several is enough."""
+        return self._lanes > 1 and 0.0 < self._pass_seconds < BRIEF_S
 
     def _threads_for(self, entries: int) -> int:
         if self._brief:
@@ -205,7 +205,7 @@ class Engine(QueuedEngine[Work, Found]):
         """Wake the others where the lane that was to do all is in a pass that is not brief after all."""
         with self._wake:
             self._looking = False
-            if not (depth := self._batcher.depth):
+            if self._stopping or not (depth := self._batcher.depth):
                 return
             if self.running_seconds() < NOT_BRIEF_S:
                 self._look_again_soon()

@@ -94,6 +94,10 @@ def test_a_query_that_is_not_finite_is_an_error_that_names_it(bad):
             {"queries_BD": np.zeros((1, 3)), "k": 1, "exclude": [np.array([3])]},
             r"exclude\[0\] holds row 3; .* 0 to 2",
         ),
+        (
+            {"queries_BD": np.zeros((2, 3)), "k": 1, "exclude": [np.array([1]), np.array([True])]},
+            r"exclude\[1\] holds bool values",
+        ),
         ({"queries_BD": np.zeros((1, 3)), "k": 1, "allowed": np.array([-1])}, "allowed holds row -1"),
         ({"queries_BD": np.zeros((1, 3)), "k": 1, "allowed": np.array([True])}, "allowed holds bool values"),
         ({"queries_BD": np.full((1, 3), 3e38), "k": 1}, "overflows float32"),
