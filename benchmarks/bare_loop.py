@@ -129,9 +129,9 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="fp32")
     options = parser.parse_args()
-    from service.cores import few_heaps, one_openmp_thread_by_default
+    from service.cores import few_heaps, set_library_defaults
 
-    one_openmp_thread_by_default()
+    set_library_defaults()
     few_heaps()
     sys.setswitchinterval(SWITCH_S)
     loop = Loop(options.artifact, options.precision)

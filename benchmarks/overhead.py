@@ -60,9 +60,9 @@ def bare_route(port: int) -> None:
 
 def no_op(port: int) -> None:
     """Serve with parts made in memory and an encoder that does nothing; settings come from the environment."""
-    from service.cores import few_heaps, one_openmp_thread_by_default
+    from service.cores import few_heaps, set_library_defaults
 
-    one_openmp_thread_by_default()
+    set_library_defaults()
     few_heaps()
     from modeling.artifact import GoldenCase
     from service.logs import configure_logging

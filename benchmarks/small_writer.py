@@ -24,7 +24,7 @@ from modeling.generative_artifact import writer_of
 from modeling.item_writer import ItemWriter
 from modeling.manifest import WrittenCase
 from modeling.spelling import TitleSpelling
-from service.cores import one_openmp_thread_by_default, set_model_threads, shares
+from service.cores import set_library_defaults, set_model_threads, shares
 from service.logs import configure_logging
 from service.parts import AnyParts, GenerativeParts, open_parts
 from service.server import serve
@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings(artifacts=(options.artifact, Path(NAME)), port=options.port)
     configure_logging(settings.log_level, settings.log_format)
-    one_openmp_thread_by_default()
+    set_library_defaults()
     set_model_threads(shares(settings.lanes, settings.threads).threads)
     catalogs: list[Catalog] = []
 

@@ -12,7 +12,9 @@ A candidate is a line, as the answer is: what stands before the answer stands be
 which looks up what followed there, finds where candidates begin sooner.
 
 A slot is one input that is no word: the item's vector under a frozen id model, put through an MLP (`ItemSlots`), or a
-fixed vector that says nothing (``[PH]``), so that a prompt is as long with the item vectors as without.
+fixed vector that says nothing (``[PH]``), so that a prompt is as long with the item vectors as without. It stands after
+the title, as published, or before it: to write on from what was chosen by its slot is then to look up what followed
+there, which a small model can; else the slot has to say how the title before it began.
 
 When it is served, the candidates are the best eligible items of the id model, which is stored beside it. Of what was
 written the first line counts. A text that is a candidate's title is that candidate; else, as published, a text that
@@ -27,7 +29,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -49,6 +51,7 @@ PLACEHOLDER = 0
 """Slot of an item whose vector is not shown; item n has slot n + 1."""
 BETWEEN, LINE, CHOOSE, RESPOND = ",", "\n", "\nChoose:\n", "\nNext:\n"
 
+SlotPlace = Literal["after", "before"]
 Named = tuple[NDArray[np.int32], int]
 """An item of a prompt: the tokens of its title, and its slot."""
 
@@ -85,7 +88,8 @@ class ItemSlots(nn.Module):
 
 @dataclass(frozen=True)
 class ChoicePrompt:
-    """Token ids of the pieces that are the same for every user; ``words`` is V, the first id that is a slot."""
+    """Token ids of the pieces that are the same for every user; ``words`` is V, the first id that is a slot, and
+    ``slots`` where the slot of an item stands, beside its title."""
 
     prefix: tuple[int, ...]
     between: tuple[int, ...]
@@ -94,25 +98,27 @@ class ChoicePrompt:
     respond: tuple[int, ...]
     end: int
     words: int
+    slots: SlotPlace = "after"
 
     @classmethod
-    def of(cls, tokenizer: Any, instruction: str, end: int, words: int) -> ChoicePrompt:
+    def of(cls, tokenizer: Any, instruction: str, end: int, words: int, slots: SlotPlace = "after") -> ChoicePrompt:
         """The pieces as ``tokenizer`` has them; raises ValueError where the instruction is empty."""
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = Pieces(tokenizer)
         texts = [instruction, BETWEEN, LINE, CHOOSE, RESPOND]
         first, between, line, choose, respond = (tuple(each) for each in pieces(texts))
-        return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words)
+        return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words, slots)
 
     def items(self, items: Sequence[Named]) -> list[int]:
-        """The titles of a history, each followed by its slot."""
+        """The titles of a history, each with its slot."""
         return self._joined(items, self.between)
 
     def _joined(self, items: Sequence[Named], between: tuple[int, ...]) -> list[int]:
         tokens: list[int] = []
         for number, (name, slot) in enumerate(items):
-            tokens += [*(between if number else ()), *name.tolist(), self.words + slot]
+            title, vector = name.tolist(), [self.words + slot]
+            tokens += [*(between if number else ()), *(title + vector if self.slots == "after" else vector + title)]
         return tokens
 
     def candidates(self, items: Sequence[Named]) -> list[int]:
@@ -300,7 +306,7 @@ def write_choosing(folder: Path, writer: ChoosingWriter, instruction: str, colla
     weights = {name: tensor.cpu().contiguous() for name, tensor in writer.slots.state_dict().items()}
     save_file(weights, folder / SLOTS)
     shutil.copytree(collaborative, folder / COLLABORATIVE)
-    return ChoiceRecord(instruction=instruction, candidates=writer.candidates)
+    return ChoiceRecord(instruction=instruction, candidates=writer.candidates, slots=writer.prompt.slots)
 
 
 def read_choosing(
@@ -332,7 +338,7 @@ def read_choosing(
         model,
         names,
         prompt=ChoicePrompt.of(
-            cast(Any, names.spelling).tokenizer, record.instruction, manifest.end, words.weight.shape[0]
+            cast(Any, names.spelling).tokenizer, record.instruction, manifest.end, words.weight.shape[0], record.slots
         ),
         slots=slots.to(words.weight.device).requires_grad_(False),
         retriever=retriever,

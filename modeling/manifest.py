@@ -118,10 +118,12 @@ class ChoiceRecord(_Data):
     Attributes:
         instruction: of the prompt.
         candidates: how many of them a prompt holds.
+        slots: where an item's vector stands, beside its title.
     """
 
     instruction: str
     candidates: int
+    slots: Literal["after", "before"] = "after"
 
 
 class GenerativeManifest(CommonManifest):

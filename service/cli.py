@@ -47,10 +47,10 @@ def serve(
 
 
 def _run(settings: Settings, json_output: bool) -> None:
-    from service.cores import few_heaps, one_openmp_thread_by_default, set_model_threads, shares
+    from service.cores import few_heaps, set_library_defaults, set_model_threads, shares
 
     # Before anything imports numpy, faiss or torch: they read it once, when they are loaded.
-    one_openmp_thread_by_default()
+    set_library_defaults()
     few_heaps()
     cores = shares(settings.lanes, settings.threads, settings.device)
     if not json_output:

@@ -69,16 +69,20 @@ def shares(lanes: int, threads: int, device: str = "cpu", cores: int | None = No
     return Shares(lanes, threads or max(1, available // lanes), threads or available)
 
 
-def one_openmp_thread_by_default() -> None:
-    """Make one OpenMP thread the default of every library that is loaded afterwards.
+def set_library_defaults() -> None:
+    """Make one OpenMP thread the default of every library that is loaded afterwards, and let products keep no memory.
 
-    FAISS keeps that (several threads make a single query slower, and its setting is each calling thread's
+    FAISS keeps the thread (several make a single query slower, and its setting is each calling thread's
     own); torch is given its number explicitly by `set_model_threads`. Threads that wait for each other sleep: spinning
     ones are many times slower as soon as anything else runs.
+
+    MKL keeps the buffers of its products for every thread and never gives one back: 60 to 90 MB for a model of 100 MB,
+    and more whenever a thread met a product of a kind that was new to it.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["MKL_DISABLE_FAST_MM"] = "1"
     # Tokenizers would start a pool of their own; free titles come a few at a time, so it never helps.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,9 +22,22 @@ from training.writing import IGNORED, WritingBatch, WritingModule
 BATCH = 32
 
 
+@dataclass(frozen=True)
+class ChoiceBatch(WritingBatch):
+    """Also where the slots of the candidates are [B, C], -1 where a prompt has fewer, and which of them is the
+    answer's [B]."""
+
+    slots_BC: Tensor
+    right_B: Tensor
+
+
 class ChoosingModule(WritingModule):
     """Next-token loss on the answer only. Curriculum: at share p of the training a batch shows item vectors with
     probability p, and placeholders in their slots otherwise; the map of item vectors then gets no gradient.
+
+    Where ``match`` is not zero there is a second loss, in batches with item vectors: from the states at the candidates'
+    slots, half-way through the layers, a linear map says which is the answer's (softmax over the candidates). It is not
+    in the paper, whose model has learned to compare what it reads. The linear map is not part of what is served.
 
     Args:
         model: with its head; a Hugging Face model for causal language modelling.
@@ -31,6 +46,7 @@ class ChoosingModule(WritingModule):
         slots: inputs of the items.
         candidates: titles to choose from; the answer and random items that the user has not.
         seed: of the curriculum.
+        match: weight of the second loss, by the answer; the loss of a token has weight 1.
         dropout, hidden_dropout: see `WritingModule`.
     """
 
@@ -43,32 +59,53 @@ class ChoosingModule(WritingModule):
         slots: ItemSlots,
         candidates: int,
         seed: int,
+        match: float = 0.0,
         dropout: float,
         hidden_dropout: float = 0.0,
     ) -> None:
         super().__init__(model, names, end=prompt.end, dropout=dropout, hidden_dropout=hidden_dropout)
-        self.prompt, self.slots, self.candidates, self._seed = prompt, slots, candidates, seed
+        self.prompt, self.slots, self.candidates, self._seed, self._match = prompt, slots, candidates, seed, match
+        width = len(slots.placeholder_H)
+        self.matching = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, 1, bias=False)) if match else None
 
     def pretrained(self, name: str) -> bool:
         """All but the map of item vectors."""
         return name.startswith("model.")
 
-    def collate(self, windows: Sequence[Window]) -> WritingBatch:
+    def collate(self, windows: Sequence[Window]) -> ChoiceBatch:
         """One item of every window, drawn at random, is the answer; what came before it is the history."""
         rng = np.random.default_rng(int(torch.randint(2**31, ())))  # the trainer restores torch's state on resume
-        texts, answers = [], []
+        texts, answers, slots, right = [], [], [], []
         for window in windows:
             end = int(rng.integers(1, len(window.rows)))
             history, target = window.rows[:end], int(window.rows[end])
             rows = random_candidates(target, history, len(self.names), self.candidates, rng)
             answers.append(self.prompt.answer(self.names[target]))
             texts.append([*self.prompt.prefix, *self.tokens(history), *self.prompt.candidates(self._named(rows))])
+            slots.append(np.flatnonzero(np.asarray(texts[-1]) >= self.prompt.words)[len(history) :])
+            right.append(int(np.flatnonzero(rows == target)[0]))
         shape = (len(texts), max(len(text) + len(answer) for text, answer in zip(texts, answers, strict=True)) - 1)
         ids_BT, targets_BT = np.full(shape, self.end, np.int64), np.full(shape, IGNORED, np.int64)
         for number, (text, answer) in enumerate(zip(texts, answers, strict=True)):
             ids_BT[number, : len(text) + len(answer) - 1] = [*text, *answer][:-1]
             targets_BT[number, len(text) - 1 : len(text) + len(answer) - 1] = answer
-        return WritingBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT))
+        slots_BC = np.full((len(texts), max(map(len, slots))), -1, np.int64)
+        for number, places in enumerate(slots):
+            slots_BC[number, : len(places)] = places
+        arrays = (ids_BT, targets_BT, slots_BC, np.array(right, np.int64))
+        return ChoiceBatch(*map(torch.from_numpy, arrays))
+
+    def forward(self, batch: WritingBatch, progress: float = 0.0) -> Tensor:
+        """Summed negative log probability of the answers' tokens, and of the answers' slots."""
+        if self.matching is None or not self.hybrid(progress):
+            return super().forward(batch, progress)
+        read, chosen = self.read(batch, progress, output_hidden_states=True), cast(ChoiceBatch, batch)
+        loss = self.token_loss(*self.with_targets(read.last_hidden_state, batch))
+        middle_BTH = read.hidden_states[len(read.hidden_states) // 2]
+        slots_BC = chosen.slots_BC.to(middle_BTH.device)
+        states_BCH = middle_BTH.gather(1, slots_BC.clamp(min=0)[..., None].expand(-1, -1, middle_BTH.shape[-1]))
+        scores_BC = self.matching(states_BCH.float())[..., 0].float().masked_fill(slots_BC < 0, -torch.inf)
+        return loss + self._match * F.cross_entropy(scores_BC, chosen.right_B.to(scores_BC.device), reduction="sum")
 
     def tokens(self, rows: NDArray[np.int64]) -> list[int]:
         """A history, after the prefix."""

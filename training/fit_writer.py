@@ -257,8 +257,9 @@ class _Choose:
         assert named.end is not None, "titles are closed by the tokenizer's end token"
         words = cast(Any, named.model).get_input_embeddings()
         prompt = ChoicePrompt.of(
-            cast(TitleSpelling, named.spelling).tokenizer, recipe.history.instruction, named.end, words.weight.shape[0]
-        )
+            cast(TitleSpelling, named.spelling).tokenizer, recipe.history.instruction, named.end,
+            words.weight.shape[0], recipe.writing.slots,
+        )  # fmt: skip
         given = (recipe.history.limit, recipe.writing.candidates, recipe.history.title_tokens)
         if (longest := prompt.most_positions(*given)) > (limit := position_limit(named.model)):
             raise RecipeError(
@@ -276,6 +277,7 @@ class _Choose:
             slots=self.slots,
             candidates=self.recipe.writing.candidates,
             seed=self.seed,
+            match=self.recipe.writing.match,
             dropout=dropout,
             hidden_dropout=hidden_dropout,
         )

@@ -111,9 +111,11 @@ class WritingModule(TrainedModule):
 
     def forward(self, batch: WritingBatch, progress: float = 0.0) -> Tensor:
         """Summed negative log probability of the tokens."""
-        model = cast(Any, self.model)
-        head = model.get_output_embeddings()
-        states_PH, targets_P = self.states(batch, progress)
+        return self.token_loss(*self.states(batch, progress))
+
+    def token_loss(self, states_PH: Tensor, targets_P: Tensor) -> Tensor:
+        """Summed negative log probability of ``targets_P`` after ``states_PH``."""
+        head = cast(Any, self.model).get_output_embeddings()
         weight_VH = head.weight.to(states_PH.dtype)
         if getattr(head, "bias", None) is not None:  # one more dimension, which is always 1
             states_PH = torch.cat([states_PH, torch.ones_like(states_PH[:, :1])], 1)
@@ -122,12 +124,19 @@ class WritingModule(TrainedModule):
 
     def states(self, batch: WritingBatch, progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """States [P, H] at the tokens that have a target, before the head, and the targets [P]."""
+        return self.with_targets(self.read(batch, progress).last_hidden_state, batch)
+
+    def read(self, batch: WritingBatch, progress: float = 0.0, **options: Any) -> Any:
+        """What the model without its head makes of a batch; ``options`` of its forward."""
         model = cast(Any, self.model)
         device = model.get_output_embeddings().weight.device
         embedded_BTH = self.dropout(self.inputs(batch.ids_BT.to(device), progress))
         body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        states_BTH = body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
-        targets_BT = batch.targets_BT.to(device)
+        return body(inputs_embeds=embedded_BTH, use_cache=False, **options)
+
+    def with_targets(self, states_BTH: Tensor, batch: WritingBatch) -> tuple[Tensor, Tensor]:
+        """Of the states after the last layer, those [P, H] that have a target, and the targets [P]."""
+        targets_BT = batch.targets_BT.to(states_BTH.device)
         real_BT = targets_BT != IGNORED
         return self.dropout(states_BTH[real_BT]), targets_BT[real_BT]
 

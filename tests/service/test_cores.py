@@ -106,3 +106,37 @@ def test_threads_share_heaps_unless_the_environment_says_otherwise(asked: str | 
     assert 1 <= heaps <= most
     if asked is not None:
         assert heaps > cores.ARENAS  # eight threads take as many as they are given
+
+
+PRODUCTS = """
+import ctypes, threading
+from service.cores import set_library_defaults
+set_library_defaults()
+import torch
+libc = ctypes.CDLL("libc.so.6")
+class Heaps(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+libc.mallinfo2.restype = Heaps
+def work():
+    torch.set_num_threads(1)
+    for rows in (100, 200, 400, 800):
+        torch.nn.functional.linear(torch.ones(rows, 512), torch.ones(1536, 512))
+    done.wait()
+    end.wait()
+before = libc.mallinfo2()
+done, end = threading.Barrier(5), threading.Event()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for each in threads: each.start()
+done.wait()
+after = libc.mallinfo2()
+end.set()
+print(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
+def test_threads_that_multiply_keep_no_memory_of_it() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_DISABLE_FAST_MM"}
+    done = subprocess.run([sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2**22

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from training.examples import Window
 from training.naming import load_writer
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.run import RunOptions, run
-from training.writing import IGNORED, ranks_in, write_all
+from training.writing import IGNORED, WritingModule, ranks_in, write_all
 
 __all__ = ["backbone_folder"]  # a fixture
 
@@ -49,18 +49,22 @@ def small(folder: Path, *settings: str) -> Recipe:
     return get_recipe("llara", [*SETTINGS, *settings], backbone=str(folder))
 
 
-def untrained(folder: Path) -> tuple[ChoosingWriter, ChoosingModule]:
+def untrained(
+    folder: Path, slots_stand: Literal["after", "before"] = "after", match: float = 0.0
+) -> tuple[ChoosingWriter, ChoosingModule]:
     """A random writer of `TITLES`, and the module that would train it; the retriever scores by row and history."""
     torch.manual_seed(0)
     model, tokenizer = load_writer(small(folder), None)
     spelling = TitleSpelling(tokenizer, LIMIT)
     tokens = spelling.spell(TITLES, END)
     words = cast(Any, model).get_input_embeddings()
-    prompt = ChoicePrompt.of(tokenizer, "items chosen", END, words.weight.shape[0])
+    prompt = ChoicePrompt.of(tokenizer, "items chosen", END, words.weight.shape[0], slots_stand)
     slots = ItemSlots.beside(words, torch.randn(len(TITLES), WIDTH))
     with torch.no_grad():  # at the scale of the words, as they are once trained
         slots.map[2].weight.mul_(0.5)
-    module = ChoosingModule(model, tokens, prompt=prompt, slots=slots, candidates=CANDIDATES, seed=0, dropout=0.0)
+    module = ChoosingModule(
+        model, tokens, prompt=prompt, slots=slots, candidates=CANDIDATES, seed=0, match=match, dropout=0.0
+    )
     writer = ChoosingWriter(
         model,
         Names(tokens, np.arange(len(TITLES)), spelling),
@@ -121,8 +125,11 @@ def test_the_share_of_hybrid_batches_rises_linearly_and_text_only_ones_train_no_
     assert all(weight.grad is not None and weight.grad.any() for weight in module.slots.parameters())
 
 
-def test_only_the_answer_has_a_loss_and_the_prompt_is_that_of_serving(backbone_folder: Folder) -> None:
-    writer, module = untrained(backbone_folder("qwen3"))
+@pytest.mark.parametrize("stand", ["after", "before"])
+def test_only_the_answer_has_a_loss_and_the_prompt_is_that_of_serving(
+    backbone_folder: Folder, stand: Literal["after", "before"]
+) -> None:
+    writer, module = untrained(backbone_folder("qwen3"), stand)
     windows = [Window(np.array([4, 7, 0, 5])), Window(np.array([1, 2]))]
     for _ in range(8):
         batch = module.collate(windows)
@@ -136,6 +143,53 @@ def test_only_the_answer_has_a_loss_and_the_prompt_is_that_of_serving(backbone_f
             assert answer == [*module.names[target].tolist(), END] and writer.title(target) == TITLES[target]
             assert candidates.count(target) == 1 and not set(candidates) & set(history)
             assert asked == [*module.prompt.prefix, *writer.with_candidates(writer.prepare(history), candidates)]
+            first = asked.index(module.prompt.words + history[0] + 1)
+            title = module.names[history[0]].tolist()
+            beside = asked[first + 1 :] if stand == "before" else asked[:first][-len(title) :]
+            assert beside[: len(title)] == title
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "gpt2"])
+def test_the_second_loss_is_on_the_answers_slot_and_only_where_vectors_are_seen(
+    backbone_folder: Folder, architecture: str
+) -> None:
+    """A loss that is given the states half-way at the candidates' slots, in the order of the prompt."""
+    _, module = untrained(backbone_folder(architecture), "before", match=0.5)
+    _, plain = untrained(backbone_folder(architecture), "before")
+    for each in (module, plain):
+        each.train()
+        each.model.eval()  # gpt2 drops out of its own
+    assert module.matching is not None
+    torch.manual_seed(3)
+    batch = module.collate([Window(np.array([4, 7, 0, 5])), Window(np.array([1, 2]))])
+    for ids_T, targets_T, slots_C, right in zip(
+        batch.ids_BT, batch.targets_BT, batch.slots_BC, batch.right_B, strict=True
+    ):
+        answer = targets_T[targets_T != IGNORED].tolist()[:-1]
+        rows = (ids_T[slots_C] - module.prompt.words - 1).tolist()
+        assert len(rows) == CANDIDATES and module.names[rows[int(right)]].tolist() == answer
+    with torch.no_grad():
+        read = module.read(batch, 1.0, output_hidden_states=True)
+        middle_BTH = read.hidden_states[len(read.hidden_states) // 2]
+        scores_BC = torch.stack(
+            [module.matching(middle_BTH[row, slots_C])[:, 0] for row, slots_C in enumerate(batch.slots_BC)]
+        )
+        expected = -0.5 * scores_BC.log_softmax(-1)[torch.arange(2), batch.right_B].sum()
+        torch.testing.assert_close(module(batch, 1.0) - WritingModule.forward(module, batch, 1.0), expected)
+        torch.testing.assert_close(module(batch, 0.0), plain(batch, 0.0))
+    module(batch, 1.0).backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in module.matching.parameters())
+
+
+def test_a_prompt_with_fewer_candidates_has_no_slot_where_it_has_none(backbone_folder: Folder) -> None:
+    """In a small catalog a long history leaves fewer to choose from."""
+    _, module = untrained(backbone_folder("qwen3"), match=1.0)
+    module.candidates = len(TITLES)
+    module.train()
+    torch.manual_seed(0)
+    batch = module.collate([Window(np.arange(len(TITLES))), Window(np.array([1, 2]))])
+    assert (batch.slots_BC[0] < 0).any() and not (batch.slots_BC[1] < 0).any()
+    assert torch.isfinite(module(batch, 1.0))
 
 
 def test_random_candidates_hold_the_target_once_at_any_place() -> None:
@@ -233,7 +287,10 @@ def trained(ring: Dataset, backbone_folder: Folder, tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("artifacts")
     settings = ["optimizer.epochs=4", "items.dim=32", "backbone.width=32"]
     run(get_recipe("sasrec", settings), ring, RunOptions(out=folder / "sasrec"), QUIET)
-    recipe = small(backbone_folder("qwen3"), "optimizer.epochs=2", "optimizer.backbone_rate=0.01")
+    recipe = small(
+        backbone_folder("qwen3"), "optimizer.epochs=2", "optimizer.backbone_rate=0.01", "writing.slots=before",
+        "writing.match=1",
+    )  # fmt: skip
     run(recipe, ring, RunOptions(out=folder / "llara", id_model=folder / "sasrec"), QUIET)
     return folder / "llara"
 

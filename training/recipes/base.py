@@ -56,6 +56,13 @@ class WritingSpec(Slot):
     copying: int = Field(
         0, ge=0, description="positions of random text read first, to learn to copy, scoring 'choose' only; 0: none"
     )
+    slots: Literal["after", "before"] = Field(
+        "after", description="where an item's vector stands: after its title, or before it; scoring 'choose' only"
+    )
+    match: float = Field(
+        0.0, ge=0, description="weight of a second loss: half-way through the layers, which candidate's slot is the "
+        "answer's; scoring 'choose' only",
+    )  # fmt: skip
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
@@ -167,7 +174,7 @@ class Recipe(ModelSpec):
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
         if writes and self.scoring != "choose":
-            unread += ["writing.candidates", "writing.copying"]
+            unread += ["writing.candidates", "writing.copying", "writing.slots", "writing.match"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
         if self.backbone.kind != "encoder-decoder":

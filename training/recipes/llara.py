@@ -9,10 +9,11 @@ from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeEr
 def recipe(backbone: str = "tiny") -> Recipe:
     """The answer's tokens have a loss, under a curriculum from placeholders to item vectors; greedy decoding.
 
-    Against the paper: ``tiny`` is trained whole, and learns to copy first, as a pretrained model can; one prompt, with
-    a candidate a line, instead of three; titles cut at ten tokens; of every window one random item is the answer in an
-    epoch; when it is served, and for figures over the whole catalog, the candidates are the best items of the required
-    ``sasrec``.
+    Against the paper: one prompt, with a candidate a line, instead of three; titles cut at ten tokens; of every window
+    one random item is the answer in an epoch; when it is served, and for figures over the whole catalog, the candidates
+    are the best items of the required ``sasrec``. ``tiny``, which has read titles only, is helped to what a pretrained
+    model can do: it is trained whole, learns to copy first, reads the vector of an item before its title
+    (``writing.slots=before``), and has a second loss (``writing.match``) on which candidate's slot is the answer's.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")
@@ -34,6 +35,9 @@ def recipe(backbone: str = "tiny") -> Recipe:
             weight_decay=1e-5,
         ),
         scoring="choose",
-        writing=WritingSpec(beams=1, candidates=20, copying=2_400_000 if tiny else 0),
+        writing=WritingSpec(
+            beams=1, candidates=20, copying=2_400_000 if tiny else 0, slots="before" if tiny else "after",
+            match=1.0 if tiny else 0.0,
+        ),
         requires="sasrec",
     )  # fmt: skip
