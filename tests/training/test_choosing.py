@@ -25,7 +25,7 @@ from service.errors import StartError
 from service.parts import GenerativeParts, open_parts
 from tests.modeling.conftest import TITLES, backbone_folder
 from tests.training.test_fit import write_dataset
-from training.choosing import ChoosingModule, random_candidates
+from training.choosing import ChoiceBatch, ChoosingModule, random_candidates
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.examples import Window
@@ -188,8 +188,14 @@ def test_a_prompt_with_fewer_candidates_has_no_slot_where_it_has_none(backbone_f
     module.train()
     torch.manual_seed(0)
     batch = module.collate([Window(np.arange(len(TITLES))), Window(np.array([1, 2]))])
-    assert (batch.slots_BC[0] < 0).any() and not (batch.slots_BC[1] < 0).any()
-    assert torch.isfinite(module(batch, 1.0))
+    few_C, many_C = batch.slots_BC[0] >= 0, batch.slots_BC[1] >= 0
+    assert not few_C.all() and many_C.all()
+    alone = [
+        ChoiceBatch(batch.ids_BT[[row]], batch.targets_BT[[row]], batch.slots_BC[[row]][:, own_C], batch.right_B[[row]])
+        for row, own_C in enumerate((few_C, many_C))
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(module(batch, 1.0), module(alone[0], 1.0) + module(alone[1], 1.0))
 
 
 def test_random_candidates_hold_the_target_once_at_any_place() -> None:
@@ -299,6 +305,7 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
     artifact = load_generative(trained, TokenTrie.build, Catalog.read(trained / "catalog.parquet").popular())
     writer, manifest = artifact.model, artifact.manifest
     assert isinstance(writer, ChoosingWriter) and manifest.training["choice"]["users"] == 64
+    assert writer.prompt.slots == "before"
     stored = load_file(trained / "item_slots.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in writer.slots.state_dict().items())
     for case in artifact.golden:
