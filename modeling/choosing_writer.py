@@ -183,18 +183,21 @@ class ChoosingWriter(Writer):
         default: WriteSettings,
     ) -> None:
         self._longest = int(np.diff(names.tokens.offsets).max(initial=1))
+        self._inputs = nn.Module()
         with torch.no_grad():
-            table_SH = slots()
+            self._inputs.register_buffer("table_SH", slots())
         super().__init__(
             model, names, end=prompt.end, prefix=prompt.prefix, history_limit=history_limit, default=default,
-            longest=self._longest + 1, slots_SH=table_SH,
+            longest=self._longest + 1, slots_SH=cast(Tensor, self._inputs.table_SH),
         )  # fmt: skip
         self.prompt, self.slots, self.retriever, self.candidates = prompt, slots, retriever, candidates
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The tuned model, the map of item vectors, and the id model."""
-        return {**super().networks, "item_slots": self.slots, "collaborative": self.retriever}
+        """The tuned model, the map of item vectors and what it makes of all items, and the id model."""
+        return {
+            **super().networks, "item_slots": self.slots, "item_inputs": self._inputs, "collaborative": self.retriever
+        }  # fmt: skip
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
         """The history; candidates follow when it is known what is wanted. A free title has the placeholder."""

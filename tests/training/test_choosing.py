@@ -321,6 +321,9 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
 def test_the_service_opens_it_and_refuses_it_without_its_slots(trained: Path, tmp_path: Path) -> None:
     parts = open_parts(trained, "cpu")
     assert isinstance(parts, GenerativeParts) and parts.recipe == "llara" and parts.reads == ("ids", "text")
+    held = {piece.kind: piece.bytes for piece in parts.pieces}
+    width = load_file(trained / "item_slots.safetensors")["placeholder_H"].nbytes
+    assert held["item_inputs"] == (1 + len(parts.catalog)) * width, "GET /artifacts states it"
     shutil.copytree(trained, tmp_path / "gone")
     (tmp_path / "gone" / "item_slots.safetensors").unlink()
     with pytest.raises(StartError, match=r"lacks item_slots\.safetensors"):
