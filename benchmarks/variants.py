@@ -27,7 +27,7 @@ from benchmarks.load import Pool, closed_loop, request
 from benchmarks.server import Server
 from benchmarks.visits import figures, histories
 
-FIXED = {"user_cache_entries": 0, "max_queued_tokens": 2**30, "max_queue_seconds": 600}
+FIXED = {"user_cache_entries": 0, "max_queued_tokens": 2**26, "max_queue_seconds": 600}
 FIGURES = ("per_s", "p50_ms", "p99_ms", "cpu_ms")
 
 
@@ -63,7 +63,8 @@ async def load(server: Server, asked: Iterator[bytes], clients: int, seconds: fl
 def measure(options: argparse.Namespace, settings: dict[str, str], seed: str) -> dict[str, Any]:
     """Return the figures of one variant in one round."""
     with Server(options.artifact, FIXED | settings) as server:
-        items = [item["item_id"] for item in server.get("/items?limit=1000")["items"]]
+        pages = [server.get(f"/items?limit=200&offset={offset}")["items"] for offset in range(0, 1000, 200)]
+        items = [item["item_id"] for page in pages for item in page]
         users = options.returning
         asked = returning(items, users, seed) if users else histories(items, seed)
         host = server.url.removeprefix("http://")

@@ -29,8 +29,8 @@ from service.store import GuardedStore
 from service.work import Found, Hits, Work
 
 NOTHING_KNOWN = Known()
-ENOUGH_POSITIONS = 640
-"""Of a batch on a processor: from there on a larger one takes longer and answers no more of them a second."""
+ENOUGH_POSITIONS = 320
+"""Of a batch on a processor: from there on a larger one takes longer and answers no more a second (BENCHMARKS.md)."""
 
 
 class Recommender(Answerer):
