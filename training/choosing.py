@@ -68,6 +68,11 @@ class ChoosingModule(WritingModule):
         width = len(slots.placeholder_H)
         self.matching = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, 1, bias=False)) if match else None
 
+    @property
+    def selected_on(self) -> str:
+        """As published. Over the whole catalog a list is the retriever's but for its first place, whoever chose it."""
+        return "hr@1"
+
     def pretrained(self, name: str) -> bool:
         """All but the map of item vectors."""
         return name.startswith("model.")

@@ -23,7 +23,7 @@ from training.evaluation.metrics import question_values
 from training.examples import EpochWindows
 from training.module import RetrievalModule, TrainedModule
 from training.recipes.base import Recipe
-from training.trainer import SELECTED_ON, RecommenderTrainer, TimeBudget, last_complete_checkpoint
+from training.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 
 Precision = Literal["fp32", "bf16"]
 VALIDATION_USERS = 5000
@@ -133,7 +133,7 @@ def train_module(
     history = trainer.state.log_history
     return Trained(
         epochs=float(trainer.state.epoch or 0.0),
-        best_epoch=_best_epoch(history, float(trainer.state.epoch or 0.0)),
+        best_epoch=_best_epoch(history, f"eval_{module.selected_on}", float(trainer.state.epoch or 0.0)),
         steps=int(result.global_step),
         seconds=budget.seconds,
         stopped_by=_stopped_by(trainer, budget),
@@ -157,7 +157,7 @@ def _trainer(
     length = recipe.optimizer.average_epochs
     return RecommenderTrainer(
         module,
-        _arguments(recipe, options, selecting),
+        _arguments(recipe, options, selecting, f"eval_{module.selected_on}"),
         windows=windows,
         optimizer=recipe.optimizer,
         evaluate_now=evaluate_now,
@@ -166,7 +166,7 @@ def _trainer(
     )
 
 
-def _arguments(recipe: Recipe, options: FitOptions, selecting: bool) -> TrainingArguments:
+def _arguments(recipe: Recipe, options: FitOptions, selecting: bool, selected_on: str) -> TrainingArguments:
     spec = recipe.optimizer
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(options.work / "tensorboard")
     on_cpu = not torch.cuda.is_available()
@@ -182,7 +182,7 @@ def _arguments(recipe: Recipe, options: FitOptions, selecting: bool) -> Training
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=selecting,
-        metric_for_best_model=SELECTED_ON,
+        metric_for_best_model=selected_on,
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         logging_strategy="steps",
@@ -240,8 +240,8 @@ def _say(console: Console, recipe: Recipe, module: TrainedModule, windows: Epoch
     )
 
 
-def _best_epoch(history: list[dict[str, Any]], last: float) -> float:
-    scored = [(entry[SELECTED_ON], -entry["epoch"]) for entry in history if SELECTED_ON in entry]
+def _best_epoch(history: list[dict[str, Any]], selected_on: str, last: float) -> float:
+    scored = [(entry[selected_on], -entry["epoch"]) for entry in history if selected_on in entry]
     return -max(scored)[1] if scored else last
 
 

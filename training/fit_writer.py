@@ -100,9 +100,18 @@ def fit_writer(
         )  # fmt: skip
         console.print(f"copying: {learned['accuracy']:.1%} of random tokens are right")
     set_seed(options.seed)
-    trained = train_module(
-        recipe, split, options, module, lambda: written_metrics(adapted, build.writer(), targets), console=console
-    )
+
+    def figures() -> dict[str, float]:
+        writer = build.writer()
+        found = written_metrics(adapted, writer, targets)
+        if isinstance(writer, ChoosingWriter):
+            training = adapted.training
+            adapted.eval()
+            found |= choice_report(writer, targets, seed=options.seed)
+            adapted.train(training)
+        return found
+
+    trained = train_module(recipe, split, options, module, figures, console=console)
     module.close()
     adapter.merge(adapted).requires_grad_(False).eval()
     writer, report = build.writer(), dict(named.report)

@@ -47,6 +47,11 @@ class TrainedModule(nn.Module):
         """Whether only the last item of a window has a loss, so that each target needs a window of its own."""
         return False
 
+    @property
+    def selected_on(self) -> str:
+        """The figure on validation that the best epoch has the highest of."""
+        return "ndcg@10"
+
     def pretrained(self, name: str) -> bool:
         """Whether a parameter is one of the language model, or of the adapter on it."""
         raise NotImplementedError

@@ -22,7 +22,6 @@ from training.module import Counted, TrainedModule
 from training.recipes.base import OptimizerSpec
 
 WEIGHTS = "trained.safetensors"
-SELECTED_ON = "eval_ndcg@10"
 Evaluate = Callable[[], dict[str, float]]
 
 

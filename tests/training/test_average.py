@@ -18,7 +18,6 @@ from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.fit import FitOptions, fit, quick_metrics
 from training.recipes import get_recipe
-from training.trainer import SELECTED_ON
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ def test_what_is_kept_is_the_average_that_was_evaluated(dataset: Dataset, tmp_pa
         best = json.loads((checkpoint / "trainer_state.json").read_text())
         checkpoint = Path(best["best_model_checkpoint"])
         assert quick_metrics(fitted.model, split.validation, 0)["ndcg@10"] == pytest.approx(best["best_metric"])
-        assert best["best_metric"] == max(entry.get(SELECTED_ON, 0) for entry in best["log_history"])
+        assert best["best_metric"] == max(entry.get("eval_ndcg@10", 0) for entry in best["log_history"])
     from safetensors.torch import load_file
 
     plain, averaged = load_file(checkpoint / "trained.safetensors"), load_file(checkpoint / WeightAverage.FILE)

@@ -330,6 +330,23 @@ def test_the_service_opens_it_and_refuses_it_without_its_slots(trained: Path, tm
         open_parts(tmp_path / "gone", "cpu")
 
 
+def test_the_epoch_that_chooses_best_is_kept(
+    trained: Path, ring: Dataset, backbone_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another has better figures over the whole catalog, where all places but the first are the retriever's."""
+    told = iter(((0.2, 0.1), (0.1, 0.3), (0.3, 0.2), (0.0, 0.0)))  # NDCG@10 and HR@1 of each epoch, and at the end
+
+    def written(*_: object) -> dict[str, float]:
+        ndcg, hit = next(told)
+        monkeypatch.setattr("training.fit_writer.choice_report", lambda *_, **__: {"hr@1": hit})
+        return {"ndcg@10": ndcg, "recall@10": 0.0}
+
+    monkeypatch.setattr("training.fit_writer.written_metrics", written)
+    recipe = small(backbone_folder("qwen3"), "optimizer.epochs=3")
+    options = RunOptions(out=tmp_path / "x", id_model=trained.parent / "sasrec")
+    assert run(recipe, ring, options, QUIET).fitted.best_epoch == 2
+
+
 def test_what_cannot_be_trained_is_refused(backbone_folder: Folder, ring: Dataset, tmp_path: Path) -> None:
     folder = backbone_folder("qwen3")
     with pytest.raises(RecipeError, match="builds on 'sasrec': give its artifact with --id-model"):
