@@ -170,7 +170,7 @@ def main() -> None:
     given = Settings.model_fields
     limits = Limits(
         given["max_batch_tokens"].default, given["max_batch_requests"].default, 10**9,
-        given["max_batch_padding"].default, packed=True, enough=ENOUGH_POSITIONS,
+        given["max_batch_padding"].default, packed=True, enough=ENOUGH_POSITIONS[options.precision],
     )  # fmt: skip
 
     def wire(asked: Iterator[Asked], host: str) -> Iterator[bytes]:

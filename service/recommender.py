@@ -29,8 +29,9 @@ from service.store import GuardedStore
 from service.work import Found, Hits, Work
 
 NOTHING_KNOWN = Known()
-ENOUGH_POSITIONS = 320
-"""Of a batch on a processor: from there on a larger one takes longer and answers no more a second (BENCHMARKS.md)."""
+ENOUGH_POSITIONS = {"fp32": 320, "bf16": 640, "int8": 640}
+"""Of a batch on a processor: from there on everyone in a larger one waits longer, and hardly more or no more are
+answered a second (BENCHMARKS.md). The faster the products, the more the rest of a pass weighs, which a batch shares."""
 
 
 class Recommender(Answerer):
@@ -57,7 +58,7 @@ class Recommender(Answerer):
             settings.max_queued_tokens,
             settings.max_batch_padding,
             packed=fast is not None,
-            enough=ENOUGH_POSITIONS if settings.device == "cpu" else None,
+            enough=ENOUGH_POSITIONS[settings.precision] if settings.device == "cpu" else None,
         )
         self._cores = shares(settings.lanes, settings.threads, settings.device)
         self.states = ReusedStates(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None

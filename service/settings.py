@@ -168,7 +168,8 @@ class Settings(BaseSettings):
         ge=1,
         le=1_048_576,
         description="Most positions of one forward pass, padding counted where there is any; higher (16384) fills a "
-        "GPU better. On a CPU a batch of several requests ends at 320. A history that takes more is refused with 413.",
+        "GPU better. On a CPU a batch of several requests ends at 320 (fp32) or 640. A history that takes more is "
+        "refused with 413.",
     )
     max_batch_requests: int = Field(
         default=32,
