@@ -43,7 +43,7 @@ from modeling.manifest import (
     read_manifest,
     sealed,
 )
-from modeling.precision import Precision, quantise
+from modeling.precision import Precision, dtype_of, quantise
 from modeling.prompt import TitleTokens
 from modeling.spec import Capabilities, ModelSpec
 from modeling.user_encoder import UserEncoder
@@ -214,7 +214,7 @@ def load_artifact(
         check_files(folder, manifest)
     golden = read_golden(folder)
     try:
-        model = _rebuild(folder, manifest, torch.bfloat16 if precision == "bf16" else torch.float32)
+        model = _rebuild(folder, manifest, dtype_of(precision))
     except (BackboneError, AdapterError, SafetensorError, OSError, KeyError) as error:
         raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
     encoder = model.encoder.to(device).eval().requires_grad_(False)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -48,6 +47,7 @@ from modeling.manifest import (
     read_any_manifest,
     sealed,
 )
+from modeling.precision import Precision, dtype_of, quantise
 from modeling.prompt import TitleTokens
 from modeling.spelling import CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks, read_tasks, write_tasks
@@ -65,6 +65,8 @@ class GenerativeArtifact:
     manifest: GenerativeManifest
     model: Writer
     golden: list[WrittenCase]
+    precision: Precision = "fp32"
+    """What its language models compute in."""
 
 
 class Trie(Protocol):
@@ -180,7 +182,7 @@ def load_generative(
     popular_N: NDArray[Any],
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "fp32",
     verify: bool = True,
 ) -> GenerativeArtifact:
     """Rebuild a writer from its folder, in evaluation mode.
@@ -190,11 +192,13 @@ def load_generative(
         build_trie: makes the trie of the names.
         popular_N: all rows of the catalog, most popular first.
         device: where the model runs.
-        dtype: of its weights.
+        precision: of language models, the one that grounds included; a network that writes codes is small and stays in
+            fp32, as does a collaborative model. In eight bits the head keeps its own.
         verify: check every file's hash.
 
     Raises:
         ArtifactError: anything is missing, altered, of another kind, width or schema version.
+        PrecisionError: the precision cannot be computed here.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -209,6 +213,8 @@ def load_generative(
             f"catalog.parquet of {folder.name} holds {len(popular_N)} items, and {MANIFEST} expects "
             f"{manifest.catalog_size}"
         )
+    if manifest.names == "codes":
+        precision = "fp32"
     try:
         golden = [WrittenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text("utf-8"))]
         arrays = load_file(folder / ITEM_TOKENS)
@@ -218,7 +224,7 @@ def load_generative(
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(
-            place, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            place, dtype=dtype_of(precision), local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (BackboneError, SafetensorError, ValidationError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
@@ -231,20 +237,23 @@ def load_generative(
             f"backbone/ has {vocabulary}"
         )
     ready = cast(nn.Module, model).to(device).eval().requires_grad_(False)
+    if precision == "int8":
+        quantise(cast(Any, ready).base_model)
     options: dict[str, Any] = {
         "history_limit": manifest.history_limit,
         "default": WriteSettings(manifest.beams, manifest.max_new_tokens),
     }
     writer: Writer
     if manifest.grounding is not None:
-        writer = read_grounded(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
+        names = Names(tokens, popular_N, spelling)
+        writer = read_grounded(folder, manifest, ready, names, precision=precision, **options)
     elif manifest.choice is not None:
         writer = read_choosing(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
     else:
         trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
         tasks = None if manifest.tasks is None else read_tasks(folder, manifest, ready)
         writer = writer_of(ready, spelling, tokens, trie, popular_N, end=manifest.end, tasks=tasks, **options)
-    return GenerativeArtifact(folder, manifest, writer, golden)
+    return GenerativeArtifact(folder, manifest, writer, golden, precision)
 
 
 def _spelling(folder: Path, manifest: GenerativeManifest) -> Spelling:

@@ -20,6 +20,7 @@ from modeling.generation import WriteSettings
 from modeling.grounded_writer import Exponents, GroundedWriter
 from modeling.instruction import InstructionPrompt
 from modeling.manifest import ArtifactError, GenerativeManifest, GroundingRecord, one_line
+from modeling.precision import Precision, dtype_of, quantise
 from modeling.spec import BackboneSpec
 from modeling.title_space import TitleSpace
 from modeling.writer import Names
@@ -52,8 +53,9 @@ def read_grounded(
     *,
     history_limit: int,
     default: WriteSettings,
+    precision: Precision = "fp32",
 ) -> GroundedWriter:
-    """The writer of an artifact whose manifest has a grounding.
+    """The writer of an artifact whose manifest has a grounding; ``precision`` is that of the base model.
 
     Raises:
         ArtifactError: a part is missing, or does not fit the catalog.
@@ -62,7 +64,7 @@ def read_grounded(
     assert record is not None
     tokenizer = cast(Any, names.spelling).tokenizer
     try:
-        body, _ = load_backbone(BackboneSpec(source=BASE), folder=folder / BASE)
+        body, _ = load_backbone(BackboneSpec(source=BASE), folder=folder / BASE, dtype=dtype_of(precision))
         arrays = load_file(folder / SPACE)
         vectors_NH, popularity_N = arrays["vectors"], arrays["popularity"]
     except (BackboneError, SafetensorError, OSError, KeyError) as error:
@@ -75,6 +77,8 @@ def read_grounded(
         )
     if manifest.end is None:
         raise ArtifactError(f"the manifest of {folder.name} has a grounding and no end token, which closes a title")
+    if precision == "int8":
+        quantise(body)
     collaborative = CollaborativeModel(folder / COLLABORATIVE, expected[0]) if record.collaborative else None
     return GroundedWriter(
         model,

@@ -20,6 +20,11 @@ Precision = Literal["fp32", "bf16", "int8"]
 LARGEST = 127
 
 
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Of the weights that are loaded; those of eight bits are made of fp32."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 class PrecisionError(Exception):
     """The precision asked for cannot be computed here; one sentence."""
 

@@ -71,6 +71,7 @@ class GenerativeParts:
     model: GenerativeModel
     catalog: Catalog
     golden: tuple[WrittenCase, ...]
+    precision: Precision = "fp32"
     pieces: tuple[Piece, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
 
@@ -92,13 +93,13 @@ def open_parts(
 ) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
-    `precision` is that of a dense model; a generative one is always served in fp32. A GPU makes itself ready for dense
-    batches of up to `batch_positions`. `share_backbone`: a generative model on a processor may read the weights of a
-    dense one that was tuned from the same backbone.
+    `precision` is that of language models. A GPU makes itself ready for dense batches of up to `batch_positions`.
+    `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one that was tuned from
+    the same backbone.
     """
     try:
         if isinstance(read_any_manifest(folder), GenerativeManifest):
-            return _open_generative(folder, device, share_backbone)
+            return _open_generative(folder, device, precision, share_backbone)
         return _open_dense(folder, device, precision, batch_positions)
     except (ArtifactError, BackboneError, CatalogError, IndexFolderError, PrecisionError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
@@ -148,16 +149,16 @@ def _open_dense(folder: Path, device: str, precision: Precision, batch_positions
     )
 
 
-def _open_generative(folder: Path, device: str, share_backbone: bool) -> GenerativeParts:
+def _open_generative(folder: Path, device: str, precision: Precision, share_backbone: bool) -> GenerativeParts:
     manifest = read_any_manifest(folder)
     catalog_piece = _catalog_piece(folder, manifest)
     catalog = catalog_piece.value
-    artifact = load_generative(folder, TokenTrie.build, catalog.popular(), device=device)
+    artifact = load_generative(folder, TokenTrie.build, catalog.popular(), device=device, precision=precision)
     _refuse_if_replaced(folder, manifest)
     tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
     artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
     networks = artifact.model.networks.items()
-    if share_backbone and device == "cpu":  # on a GPU several maps are one product, of weights of their own
+    if share_backbone and device == "cpu" and artifact.precision == "fp32":  # on a GPU maps are joined in one product
         _share_backbone(artifact.model.networks)
     return GenerativeParts(
         name=manifest.name,
@@ -167,6 +168,7 @@ def _open_generative(folder: Path, device: str, share_backbone: bool) -> Generat
         model=artifact.model,
         catalog=catalog,
         golden=tuple(artifact.golden),
+        precision=artifact.precision,
         pieces=(
             catalog_piece,
             tokens,

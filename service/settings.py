@@ -137,11 +137,11 @@ class Settings(BaseSettings):
     )
     precision: Literal["fp32", "bf16", "int8"] = Field(
         default="fp32",
-        description="Of the language models of dense artifacts: fp32 gives the vectors of training; bf16 halves their "
-        "memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU); int8 keeps their maps in "
-        "a quarter, and is the fastest on a processor with VNNI or AMX (others, and GPUs, refuse it). With either, "
-        "items with near-equal scores may change places: `python -m benchmarks.precision` says what an artifact "
-        "loses.",
+        description="Of the language models of artifacts of both kinds: fp32 gives the vectors and texts of training; "
+        "bf16 halves their memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU); int8 "
+        "keeps their maps in a quarter, for a processor with VNNI or AMX (others, and GPUs, refuse it). With either, "
+        "items and texts with near-equal scores may change places: `python -m benchmarks.precision` says what an "
+        "artifact loses.",
     )
     share_backbone: bool = Field(
         default=True,

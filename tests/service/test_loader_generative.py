@@ -73,6 +73,18 @@ async def test_golden_texts_and_items_are_checked_before_readiness(change: Any, 
             pass
 
 
+async def test_with_fewer_bits_most_of_the_golden_texts_must_be_found() -> None:
+    """One history that is answered otherwise is rounding; all of them are another model."""
+    parts = dataclasses.replace(make_generative_parts(), precision="bf16")
+    changed: dict[str, Any] = {"texts": ["A text that nobody wrote"], "top": [item_id(0), item_id(1)]}
+    async with running(generative=altered(parts, **changed)) as anyo:
+        assert (await anyo.write(history=[item_id(1)])).status_code == 200
+    others = dataclasses.replace(parts, golden=tuple(case.model_copy(update=changed) for case in parts.golden))
+    with pytest.raises(StartError, match="in bf16 0 of the 5 texts stored are found, and at least 50% are needed"):
+        async with running(generative=others):
+            pass
+
+
 async def test_an_artifact_without_golden_histories_is_refused() -> None:
     with pytest.raises(StartError, match="holds no history to check"):
         async with running(generative=dataclasses.replace(make_generative_parts(), golden=())):

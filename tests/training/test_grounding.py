@@ -22,11 +22,14 @@ from modeling.generator import BeamSettings, Generator
 from modeling.grounded_writer import Exponents, GroundedWriter
 from modeling.instruction import InstructionPrompt
 from modeling.manifest import ArtifactError, GenerativeManifest
+from modeling.precision import Precision
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
 from modeling.writer import Names
 from service.errors import StartError
 from service.parts import GenerativeParts, open_parts
+from service.service import Service
+from service.settings import load_settings
 from service.sharing import total_bytes
 from tests.modeling.conftest import TITLES, backbone_folder
 from tests.training.test_fit import write_dataset
@@ -287,8 +290,9 @@ def trained(ring: Dataset, sasrec: Path, backbone_folder: Folder, tmp_path_facto
     return out
 
 
-def loaded(folder: Path) -> Any:
-    return load_generative(folder, TokenTrie.build, Catalog.read(folder / "catalog.parquet").popular())
+def loaded(folder: Path, precision: Precision = "fp32") -> Any:
+    popular_N = Catalog.read(folder / "catalog.parquet").popular()
+    return load_generative(folder, TokenTrie.build, popular_N, precision=precision)
 
 
 def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) -> None:
@@ -342,6 +346,39 @@ def test_the_service_opens_it_and_counts_what_it_holds(trained: Path) -> None:
     assert kinds == {"catalog", "title_tokens", "weights", "title_space", "collaborative"}
     held = sum(piece.bytes for piece in parts.pieces)
     assert total_bytes([parts.pieces]) < held, "what LoRA did not touch is held once for the tuned and the base model"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("int8", torch.float32)])
+async def test_the_service_writes_with_fewer_bits(
+    precision: Precision, dtype: torch.dtype, trained: Path, ring: Dataset
+) -> None:
+    """Both language models take less memory, scores of texts hardly move, and the golden texts pass at the start."""
+    exact, found = loaded(trained).model, loaded(trained, precision)
+    model = found.model
+    assert found.precision == precision and {model.model.dtype, model.space.body.dtype} == {dtype}
+    for before, after in ((exact.model.base_model, model.model.base_model), (exact.space.body, model.space.body)):
+        assert module_bytes(after) < 0.8 * module_bytes(before)
+    assert torch.equal(exact.space.vectors_NH, model.space.vectors_NH), "titles stay where they are"
+    assert model.collaborative.encoder.dtype == torch.float32
+    prompts = [exact.prepare([ring.row_of[item] for item in case.history]) for case in found.golden]
+    before, after = (
+        [[text.score for text in written.generated] for written in writer.write(prompts, [Wanted()] * len(prompts))]
+        for writer in (exact, model)
+    )
+    np.testing.assert_allclose(after, before, atol=0.02)
+
+    service = Service(load_settings(artifacts=(trained,), store="sqlite:///:memory:", precision=precision))
+    await service.start()
+    assert service.loading is not None
+    await service.loading
+    (recommender,) = service.registry.recommenders.values()
+    assert recommender.parts.precision == precision
+    await service.close()
+
+
+def module_bytes(module: torch.nn.Module) -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 @pytest.mark.parametrize(
