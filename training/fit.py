@@ -22,6 +22,7 @@ from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import question_values
 from training.examples import EpochWindows
 from training.module import RetrievalModule, TrainedModule
+from training.norms import lean_norms
 from training.recipes.base import Recipe
 from training.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 
@@ -127,7 +128,8 @@ def train_module(
     budget = TimeBudget(options.minutes, resumed_from=resume)
     trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
     _say(console, recipe, module, windows, resume)
-    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with lean_norms(module):
+        result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if options.epochs is not None:
         trainer.keep_average()
     history = trainer.state.log_history
