@@ -26,7 +26,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -39,12 +38,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeling.backbone import Pieces
-from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
-from modeling.generator import BeamSettings, Text
+from modeling.generation import Generated, Wanted, WritePrompt, WriteSettings, Written
+from modeling.generator import Text
 from modeling.grounding_files import COLLABORATIVE, CollaborativeModel
 from modeling.manifest import ArtifactError, ChoiceRecord, GenerativeManifest, one_line
 from modeling.prompt import FreeItem
-from modeling.writer import AS_EVALUATED, Names, Places, Writer, pass_positions
+from modeling.writer import Names, Places, Search, Writer
 
 SLOTS = "item_slots.safetensors"
 PLACEHOLDER = 0
@@ -216,58 +215,35 @@ class ChoosingWriter(Writer):
         """The whole prompt, after the prefix."""
         return [*prompt.tokens, *self.prompt.candidates([(self.names.tokens[row], row + 1) for row in rows])]
 
-    def write(
-        self,
-        prompts: Sequence[WritePrompt],
-        wanted: Sequence[Wanted],
-        settings: WriteSettings = AS_EVALUATED,
-        *,
-        on_step: OnWriting | None = None,
-        turn: Turn = nullcontext,
-    ) -> list[Written]:
-        """See `GenerativeModel.write`. The chosen candidate is first; the other candidates and then the rest of the
-        catalog follow in the order of the id model, and count as filled."""
+    def _write(self, prompts: Sequence[WritePrompt], wanted: Sequence[Wanted], search: Search) -> list[Written]:
+        """The chosen candidate is first; the other candidates and then the rest of the catalog follow in the order of
+        the id model, and count as filled."""
         started = time.perf_counter()
-        with turn():
+        with search.turn():
             orders = [self._order(*pair) for pair in zip(prompts, wanted, strict=True)]
-        search = time.perf_counter() - started
-        chosen = [order[: self.candidates] for order in orders]
-        answers = self.choose(prompts, chosen, settings, on_step=on_step, turn=turn)
+        ordering = time.perf_counter() - started
+        answers = self.choose(prompts, [order[: self.candidates] for order in orders], search)
         return [
-            self._answer(texts, order, want, length, new, seconds | {"search": search})
+            self._answer(texts, order, want, length, new, seconds | {"search": ordering})
             for (texts, length, new, seconds), order, want in zip(answers, orders, wanted, strict=True)
         ]
 
     def choose(
-        self,
-        prompts: Sequence[WritePrompt],
-        candidates: Sequence[Sequence[int]],
-        settings: WriteSettings = AS_EVALUATED,
-        *,
-        on_step: OnWriting | None = None,
-        turn: Turn = nullcontext,
+        self, prompts: Sequence[WritePrompt], candidates: Sequence[Sequence[int]], search: Search | None = None
     ) -> list[tuple[list[Generated], int, int, dict[str, float]]]:
-        """What is written for given candidates (rows), best first; with positions read, tokens written and seconds."""
-        beams, longest = self._checked(settings)
-        steps = self._steps(on_step)
+        """What is written for given candidates (rows), best first; with positions read, tokens written and seconds.
+        With one beam it is greedy, until the first end."""
+        search = search or self._search()
         read = [self.with_candidates(prompt, rows) for prompt, rows in zip(prompts, candidates, strict=True)]
-        found = self._generator.search(
-            read,
-            BeamSettings(beams=beams, max_new_tokens=longest),  # of one beam: greedy, until the first end
-            on_step=steps.after,
-            counts=steps.counts,
-            turn=turn,
-            pass_positions=pass_positions(turn),
-        )
-        seconds, started = steps.clock.seconds(), time.perf_counter()
+        found = search.run(read)
+        seconds, started = search.seconds(), time.perf_counter()
         titles = [[self.title(row) for row in rows] for rows in candidates]
         generated = [
             [self._generated(text, rows, known) for text in texts]
             for texts, rows, known in zip(found, candidates, titles, strict=True)
         ]
         seconds["ground"] = time.perf_counter() - started
-        new = steps.counts.new_tokens // len(prompts)
-        return [(texts, len(tokens), new, seconds) for texts, tokens in zip(generated, read, strict=True)]
+        return [(texts, len(tokens), search.new_tokens, seconds) for texts, tokens in zip(generated, read, strict=True)]
 
     def _generated(self, text: Text, rows: Sequence[int], titles: Sequence[str]) -> Generated:
         shown = self._shown(text.tokens)

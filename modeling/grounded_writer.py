@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modeling.backbone import Pieces
-from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
-from modeling.generator import BeamSettings, Text
+from modeling.generation import Generated, Wanted, WritePrompt, WriteSettings, Written
+from modeling.generator import Text
 from modeling.instruction import InstructionPrompt
 from modeling.prompt import FreeItem
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
-from modeling.writer import AS_EVALUATED, Names, Places, Steps, Writer, pass_positions
+from modeling.writer import Names, Places, Search, Writer
 
 Collaborative = Callable[[Sequence[int]], NDArray[np.float32]]
 """Scores [N] of all items for a history of catalog rows, oldest first."""
@@ -92,25 +91,18 @@ class GroundedWriter(Writer):
         tokens = self.prompt.read([self.name(item) for item in newest])
         return WritePrompt(tuple(tokens), tuple(item for item in newest if not isinstance(item, FreeItem)))
 
-    def write(
-        self,
-        prompts: Sequence[WritePrompt],
-        wanted: Sequence[Wanted],
-        settings: WriteSettings = AS_EVALUATED,
-        *,
-        on_step: OnWriting | None = None,
-        turn: Turn = nullcontext,
-    ) -> list[Written]:
-        """See `GenerativeModel.write`. The best text that is not empty ranks the whole catalog; ``distance`` of it is
-        that to the nearest title. Other texts are only compared with the titles as they are written."""
-        steps = self._steps(on_step)
-        found = self._search(prompts, settings, steps, turn)
-        seconds, started = steps.clock.seconds(), time.perf_counter()
-        new = steps.counts.new_tokens // len(prompts)
-        with turn():
+    def _write(self, prompts: Sequence[WritePrompt], wanted: Sequence[Wanted], search: Search) -> list[Written]:
+        """The best text that is not empty ranks the whole catalog; ``distance`` of it is that to the nearest title.
+        Other texts are only compared with the titles as they are written."""
+        found = self._texts(prompts, search)
+        seconds, started = search.seconds(), time.perf_counter()
+        with search.turn():
             distances = self._distances(found)
         seconds["ground"], started = time.perf_counter() - started, time.perf_counter()
-        written = [self._answer(*parts, new, seconds) for parts in zip(found, distances, prompts, wanted, strict=True)]
+        written = [
+            self._answer(*parts, search.new_tokens, seconds)
+            for parts in zip(found, distances, prompts, wanted, strict=True)
+        ]
         seconds["search"] = time.perf_counter() - started
         return written
 
@@ -128,7 +120,7 @@ class GroundedWriter(Writer):
 
     def read_distances(self, prompts: Sequence[WritePrompt]) -> list[NDArray[np.float32] | None]:
         """Distances [N] of all titles to what is written for each prompt, unweighted; None where nothing is."""
-        return self._distances(self._search(prompts, AS_EVALUATED, self._steps(None), nullcontext))
+        return self._distances(self._texts(prompts, self._search()))
 
     def scaled(self, distance_N: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distances [N] to [0, 1], the nearest at 0."""
@@ -149,18 +141,8 @@ class GroundedWriter(Writer):
         weight_N *= (1 + collaborative_N) ** -self.exponents.collaborative
         return self.scaled(distance_N) * weight_N
 
-    def _search(
-        self, prompts: Sequence[WritePrompt], settings: WriteSettings, steps: Steps, turn: Turn
-    ) -> list[list[Generated]]:
-        beams, longest = self._checked(settings)
-        found = self._generator.search(
-            [prompt.tokens for prompt in prompts],
-            BeamSettings(beams=beams, max_new_tokens=longest),
-            on_step=steps.after,
-            counts=steps.counts,
-            turn=turn,
-            pass_positions=pass_positions(turn),
-        )
+    def _texts(self, prompts: Sequence[WritePrompt], search: Search) -> list[list[Generated]]:
+        found = search.run([prompt.tokens for prompt in prompts])
         return [[self._generated(text) for text in each] for each in found]
 
     def _shown(self, tokens: Sequence[int]) -> str:

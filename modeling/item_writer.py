@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import numpy as np
 from torch import nn
 
-from modeling.generation import Generated, OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
-from modeling.generator import BeamSettings, Paths, Text
+from modeling.generation import Generated, Wanted, WritePrompt, WriteSettings, Written
+from modeling.generator import Paths, Text
 from modeling.prompt import FreeItem
 from modeling.spelling import CodeSpelling
 from modeling.whole_words import WholeWords
-from modeling.writer import AS_EVALUATED, Names, Places, Writer, pass_positions
+from modeling.writer import Names, Places, Search, Writer
 
 
 class ItemWriter(Writer):
@@ -69,35 +68,16 @@ class ItemWriter(Writer):
             token for item in history[-self.history_limit :] for token in (*self.name(item).tolist(), *self._closing)
         ]
 
-    def write(
-        self,
-        prompts: Sequence[WritePrompt],
-        wanted: Sequence[Wanted],
-        settings: WriteSettings = AS_EVALUATED,
-        *,
-        on_step: OnWriting | None = None,
-        turn: Turn = nullcontext,
-    ) -> list[Written]:
-        """See `GenerativeModel.write`. Only texts of the trie are written, so every one of them is an item.
+    def _write(self, prompts: Sequence[WritePrompt], wanted: Sequence[Wanted], search: Search) -> list[Written]:
+        """Only texts of the trie are written, so every one of them is an item.
 
         Items that are excluded or not allowed may take beams. What the beams did not reach is filled up with popular
         items, whose scores are below those of the written.
         """
-        beams, longest = self._checked(settings)
-        steps = self._steps(on_step)
-        found = self._generator.search(
-            [prompt.tokens for prompt in prompts],
-            BeamSettings(beams=beams, max_new_tokens=longest, length_penalty=0.0),
-            paths=self.paths,
-            on_step=steps.after,
-            counts=steps.counts,
-            turn=turn,
-            pass_positions=pass_positions(turn),
-        )
-        seconds, started = steps.clock.seconds(), time.perf_counter()
-        new = steps.counts.new_tokens // len(prompts)
+        found = search.run([prompt.tokens for prompt in prompts], length_penalty=0.0, paths=self.paths)
+        seconds, started = search.seconds(), time.perf_counter()
         written = [
-            self._answer(texts, prompt, want, new, seconds)
+            self._answer(texts, prompt, want, search.new_tokens, seconds)
             for texts, prompt, want in zip(found, prompts, wanted, strict=True)
         ]
         seconds |= {"ground": time.perf_counter() - started, "search": 0.0}

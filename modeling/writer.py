@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.generation import OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
-from modeling.generator import Counts, GenerationError, Generator
+from modeling.generator import BeamSettings, Counts, GenerationError, Generator, OnStep, Paths, Text
 from modeling.prompt import FreeItem, TitleTokens
 from modeling.spelling import Spelling
 from modeling.whole_words import WholeWords
@@ -21,11 +21,6 @@ MOST_BEAMS = 100
 PASS_POSITIONS = 64
 """Positions of one pass over a prompt: about a dense request's, so that a dense request beside it waits no longer."""
 AS_EVALUATED = WriteSettings()
-
-
-def pass_positions(turn: Turn) -> int | None:
-    """Positions of one pass: bounded only where somebody may want the device between two of them."""
-    return None if turn is nullcontext else PASS_POSITIONS
 
 
 @dataclass(frozen=True)
@@ -51,27 +46,56 @@ class Names:
         return place_N
 
 
-@dataclass
-class Clock:
-    """Seconds until the first step, and since."""
+class Search:
+    """One search for the texts of a batch, and what its answers report.
 
-    started: float = field(default_factory=time.perf_counter)
-    first: float | None = None
+    Args:
+        generator: what searches.
+        beams: and ``longest``, most tokens of a text: as they were asked for.
+        on_step: called after each step with its number and the best text so far of every prompt, as tokens.
+        turn: see `GenerativeModel.write`.
+    """
+
+    def __init__(
+        self, generator: Generator, beams: int, longest: int, on_step: OnStep | None = None, turn: Turn = nullcontext
+    ) -> None:
+        self.generator, self.beams, self.longest, self.turn = generator, beams, longest, turn
+        self._on_step = on_step
+        self._counts = Counts()
+        self._prompts, self._started = 1, 0.0
+        self._first: float | None = None
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], *, length_penalty: float = 1.0, paths: Paths | None = None
+    ) -> list[list[Text]]:
+        """The best texts of every prompt; call it once."""
+        self._prompts, self._started = len(prompts), time.perf_counter()
+        return self.generator.search(
+            prompts,
+            BeamSettings(beams=self.beams, max_new_tokens=self.longest, length_penalty=length_penalty),
+            paths=paths,
+            on_step=self._after,
+            counts=self._counts,
+            turn=self.turn,
+            # bounded only where somebody may want the device between two passes
+            pass_positions=None if self.turn is nullcontext else PASS_POSITIONS,
+        )
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens written for each prompt, all beams together."""
+        return self._counts.new_tokens // self._prompts
 
     def seconds(self) -> dict[str, float]:
-        """Stages so far."""
+        """Until the first step, and since."""
         now = time.perf_counter()
-        first = now if self.first is None else self.first
-        return {"prefill": first - self.started, "decode": now - first}
+        first = now if self._first is None else self._first
+        return {"prefill": first - self._started, "decode": now - first}
 
-
-@dataclass(frozen=True)
-class Steps:
-    """Figures of one search that its answers report."""
-
-    counts: Counts
-    clock: Clock
-    after: Callable[[int, list[tuple[int, ...]]], None]
+    def _after(self, step: int, best: list[tuple[int, ...]]) -> None:
+        self._first = self._first or time.perf_counter()
+        if self._on_step is not None:
+            self._on_step(step, best)
 
 
 class Writer:
@@ -136,6 +160,10 @@ class Writer:
         turn: Turn = nullcontext,
     ) -> list[Written]:
         """See `GenerativeModel.write`."""
+        return self._write(prompts, wanted, self._search(settings, on_step, turn))
+
+    def _write(self, prompts: Sequence[WritePrompt], wanted: Sequence[Wanted], search: Search) -> list[Written]:
+        """The answers of the method, from the texts that ``search`` finds."""
         raise NotImplementedError
 
     def name(self, item: int | FreeItem) -> NDArray[np.int32]:
@@ -144,29 +172,26 @@ class Writer:
         assert found is not None, "a free title of another model"
         return found
 
-    def _steps(self, on_step: OnWriting | None) -> Steps:
-        clock = Clock()
-
-        def after(step: int, best: list[tuple[int, ...]]) -> None:
-            clock.first = clock.first or time.perf_counter()
-            if on_step is not None:
-                on_step(step, [self._shown(tokens) for tokens in best])
-
-        return Steps(Counts(), clock, after)
-
     def _shown(self, tokens: Sequence[int]) -> str:
         """What was written so far, as a person reads it."""
         return self.names.spelling.text(tokens)
 
-    def _checked(self, settings: WriteSettings) -> tuple[int, int]:
-        """Beams and tokens that were asked for; raises `GenerationError`."""
-        chosen = []
-        for name in ("beams", "max_new_tokens"):
+    def _search(
+        self, settings: WriteSettings = AS_EVALUATED, on_step: OnWriting | None = None, turn: Turn = nullcontext
+    ) -> Search:
+        """A search as it was asked for; raises `GenerationError`."""
+
+        def checked(name: str) -> int:
             asked, most = getattr(settings, name) or getattr(self.default, name), getattr(self.limit, name)
             if not 1 <= asked <= most:
                 raise GenerationError(f"{name} is {asked}; allowed is 1 to {most}")
-            chosen.append(asked)
-        return chosen[0], chosen[1]
+            return int(asked)
+
+        def show(step: int, best: list[tuple[int, ...]]) -> None:
+            if on_step is not None:
+                on_step(step, [self._shown(tokens) for tokens in best])
+
+        return Search(self._generator, checked("beams"), checked("max_new_tokens"), show, turn)
 
 
 class Places:

@@ -83,7 +83,7 @@ def says(writer: GroundedWriter, text: str | list[str], monkeypatch: pytest.Monk
         rows = writer._rows.get(said, ())
         return [Generated(said, -1.0, bool(rows), rows[0] if rows else None, 0.0 if rows else None)]
 
-    monkeypatch.setattr(writer, "_search", lambda prompts, *rest: [best(prompt) for prompt in prompts])
+    monkeypatch.setattr(writer, "_texts", lambda prompts, *rest: [best(prompt) for prompt in prompts])
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "gemma3"])
