@@ -28,7 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from modeling.generator import Text
 from modeling.grounding_files import COLLABORATIVE, CollaborativeModel
 from modeling.manifest import ArtifactError, ChoiceRecord, GenerativeManifest, one_line
 from modeling.prompt import FreeItem
+from modeling.spec import SlotPlace
 from modeling.writer import Names, Places, Search, Writer
 
 SLOTS = "item_slots.safetensors"
@@ -50,7 +51,6 @@ PLACEHOLDER = 0
 """Slot of an item whose vector is not shown; item n has slot n + 1."""
 BETWEEN, LINE, CHOOSE, RESPOND = ",", "\n", "\nChoose:\n", "\nNext:\n"
 
-SlotPlace = Literal["after", "before"]
 Named = tuple[NDArray[np.int32], int]
 """An item of a prompt: the tokens of its title, and its slot."""
 

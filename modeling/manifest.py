@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from modeling.spec import Capabilities, ModelSpec
+from modeling.spec import Capabilities, ModelSpec, SlotPlace
 from modeling.tasks import Family
 
 SCHEMA = 1
@@ -123,7 +123,7 @@ class ChoiceRecord(_Data):
 
     instruction: str
     candidates: int
-    slots: Literal["after", "before"] = "after"
+    slots: SlotPlace = "after"
 
 
 class GenerativeManifest(CommonManifest):

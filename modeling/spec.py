@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 OWN_TRANSFORMER = "none"
 """Backbone source of the id models: a small causal transformer trained from scratch, no language model."""
 
+SlotPlace = Literal["after", "before"]
+"""Where an item's vector stands, beside its title, in a prompt to choose from."""
+
 
 class Slot(BaseModel):
     """One slot of a recipe: immutable, and a misspelt field is an error rather than a silent default."""

@@ -215,10 +215,13 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
         raw = title_reader(recipe.model_spec(), Sources())(titles, progress=lambda n: bar.advance(task, n))
     vectors_ND = raw - raw.mean(0)
     vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float32)
-    with console.status(f"semantic IDs: {spec.kind}, {spec.levels} levels of {spec.size} codes"):
+    console.print(f"semantic IDs: {spec.kind}, {spec.levels} levels of {spec.size} codes for {len(titles)} items")
+    with Progress(console=console, transient=True) as bar:
         if spec.kind == "rq-vae":
-            codes_NL, rebuilt_ND = quantise(vectors_ND, spec, seed=seed)
+            task = bar.add_task("passes over the catalog", total=spec.epochs)
+            codes_NL, rebuilt_ND = quantise(vectors_ND, spec, seed=seed, progress=lambda: bar.advance(task))
         else:
+            bar.add_task("k-means, level by level", total=None)
             codes_NL, centroids_LKD = residual_kmeans(vectors_ND, levels=spec.levels, size=spec.size, seed=seed)
             rebuilt_ND = sum(centroids_LKD[level, codes] for level, codes in enumerate(codes_NL.T))
     return codes_NL, report_codes(codes_NL, spec.size, rebuilt_ND, vectors_ND)

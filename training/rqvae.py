@@ -10,6 +10,7 @@ Shape legend: N items, C vector width, D quantised width, L levels, K codes a le
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -81,9 +82,10 @@ class ResidualQuantiser(nn.Module):
 
 
 def quantise(
-    vectors_NC: NDArray[np.float32], spec: CodesSpec, *, seed: int = 0
+    vectors_NC: NDArray[np.float32], spec: CodesSpec, *, seed: int = 0, progress: Callable[[], object] = lambda: None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Train a quantiser on all items; their codes [N, L] and reconstructed vectors [N, C].
+    """Train a quantiser on all items; their codes [N, L] and reconstructed vectors [N, C]. ``progress`` is called after
+    each pass over the catalog.
 
     Raises:
         ValueError: fewer items than codes of a level.
@@ -105,6 +107,7 @@ def quantise(
             optimizer.step()
         if epoch < REVIVE_UNTIL * spec.epochs:
             model.revive(items_NC, generator)
+        progress()
     with torch.no_grad():
         codes_NL, quantised_ND, _ = model.quantise(model.encoder(items_NC))
         rebuilt_NC: NDArray[np.float32] = (model.decoder(quantised_ND) * scale).numpy()

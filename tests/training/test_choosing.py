@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from modeling.choosing_writer import ChoicePrompt, ChoosingWriter, ItemSlots, ex
 from modeling.generation import Wanted, WriteSettings
 from modeling.generative_artifact import load_generative
 from modeling.generator import BeamSettings, Text, with_slots
+from modeling.spec import SlotPlace
 from modeling.spelling import TitleSpelling
 from modeling.writer import Names
 from service.errors import StartError
@@ -50,7 +51,7 @@ def small(folder: Path, *settings: str) -> Recipe:
 
 
 def untrained(
-    folder: Path, slots_stand: Literal["after", "before"] = "after", match: float = 0.0
+    folder: Path, slots_stand: SlotPlace = "after", match: float = 0.0
 ) -> tuple[ChoosingWriter, ChoosingModule]:
     """A random writer of `TITLES`, and the module that would train it; the retriever scores by row and history."""
     torch.manual_seed(0)
@@ -127,7 +128,7 @@ def test_the_share_of_hybrid_batches_rises_linearly_and_text_only_ones_train_no_
 
 @pytest.mark.parametrize("stand", ["after", "before"])
 def test_only_the_answer_has_a_loss_and_the_prompt_is_that_of_serving(
-    backbone_folder: Folder, stand: Literal["after", "before"]
+    backbone_folder: Folder, stand: SlotPlace
 ) -> None:
     writer, module = untrained(backbone_folder("qwen3"), stand)
     windows = [Window(np.array([4, 7, 0, 5])), Window(np.array([1, 2]))]

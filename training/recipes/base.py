@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from modeling.spec import ModelSpec, Slot
+from modeling.spec import ModelSpec, Slot, SlotPlace
 from modeling.tasks import Family
 
 
@@ -56,7 +56,7 @@ class WritingSpec(Slot):
     copying: int = Field(
         0, ge=0, description="positions of random text read first, to learn to copy, scoring 'choose' only; 0: none"
     )
-    slots: Literal["after", "before"] = Field(
+    slots: SlotPlace = Field(
         "after", description="where an item's vector stands: after its title, or before it; scoring 'choose' only"
     )
     match: float = Field(
