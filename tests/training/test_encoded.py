@@ -190,10 +190,10 @@ def test_settings_without_effect_are_refused(recipe: str, settings: list[str], m
 
 
 def test_the_papers_sizes_are_the_forms_own() -> None:
-    spec = get_recipe("tiger", [FORM[0], "backbone.heads=6"]).backbone
+    spec = get_recipe("tiger", [FORM[0], "backbone.width=128", "backbone.heads=6"]).backbone
     assert (spec.width, spec.depth, spec.heads, spec.head_size, spec.inner_size) == (128, 4, 6, 64, 1024)
     plain = get_recipe("tiger").backbone
-    assert (plain.head_size, plain.inner_size) == (32, 512)
+    assert (plain.head_size, plain.inner_size) == (64, 1024)
 
 
 @pytest.fixture(scope="module")

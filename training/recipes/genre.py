@@ -28,8 +28,9 @@ def recipe(backbone: str = "tiny") -> Recipe:
         items=ItemsSpec(tower="id"),
         objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
-            rate=1e-3, backbone_rate=1e-3 if tiny else 2e-4, schedule="cosine", warmup=0.03, epochs=20, patience=4,
-            positions=512, weight_decay=0.05,
+            rate=7e-4 if tiny else 1e-3, backbone_rate=7e-4 if tiny else 2e-4, schedule="cosine", warmup=0.03,
+            epochs=8 if tiny else 20, patience=8 if tiny else 4, positions=128 if tiny else 512, weight_decay=0.05,
+            average_epochs=0.5 if tiny else 0,
         ),
         scoring="trie",
         writing=WritingSpec(beams=20),

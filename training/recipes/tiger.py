@@ -10,15 +10,15 @@ def recipe(backbone: str = "none") -> Recipe:
     """Three codes of 256 an item from the vector of its title, and a fourth that tells equal ones apart.
 
     By default a decoder alone, with the loss at every code of a user's sequence, read once an epoch. The paper's form
-    is ``backbone.kind=encoder-decoder`` with ``backbone.heads=6``, ``backbone.dropout=0.1`` and
-    ``history.dropout=0``: a T5 of 4 + 4 layers, width 128, heads of 64, ReLU feed-forward of 1024, which reads at
+    is ``backbone.kind=encoder-decoder`` with ``backbone.width=128``, ``backbone.heads=6``, ``backbone.dropout=0.1``
+    and ``history.dropout=0``: a T5 of 4 + 4 layers, width 128, heads of 64, ReLU feed-forward of 1024, which reads at
     most 20 items in both directions and writes four codes; every prefix of a sequence is an example.
     ``history.user_buckets=2000`` puts a token of the hashed user in front.
 
     Against the paper, in both forms: titles read by minilm instead of titles, prices and brands by Sentence-T5; a
-    search along the tree of the IDs that exist; AdamW at a constant rate after a warm-up (``optimizer.schedule`` has
-    others) instead of .01 for 10,000 steps and an inverse square root after them; batches of ``optimizer.positions``
-    targets instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths share a batch; a token
+    search along the tree of the IDs that exist; AdamW at a rate that falls with a cosine and averaged weights instead
+    of .01 for 10,000 steps and an inverse square root after them; batches of 256 targets (about 50 sequences of the
+    decoder) instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths share a batch; a token
     stands in front of a history of nobody too, as which ``history.user_dropout`` of all are shown, so that one model
     answers with and without a user. ``codes.kind=residual-kmeans`` takes k-means on the title vectors instead of the
     RQ-VAE.
@@ -30,12 +30,21 @@ def recipe(backbone: str = "none") -> Recipe:
         summary="semantic IDs: a transformer writes the codes of the next item along the tree of all IDs",
         source="TIGER (Rajput et al. 2023)",
         history=HistorySpec(form="codes", limit=20, dropout=0.2),
-        backbone=BackboneSpec(source="none", width=128, depth=4, heads=4, dropout=0.2),
+        backbone=BackboneSpec(source="none", width=256, depth=4, heads=4, dropout=0.3),
         adapter=AdapterSpec(kind="none"),
         items=ItemsSpec(tower="id", text_source="minilm"),
         objective=ObjectiveSpec(kind="full"),
-        optimizer=OptimizerSpec(rate=1e-3, backbone_rate=1e-3, warmup=0.02, epochs=60, patience=6, positions=1024),
+        optimizer=OptimizerSpec(
+            rate=8e-4,
+            backbone_rate=8e-4,
+            schedule="cosine",
+            warmup=0.02,
+            epochs=24,
+            patience=24,
+            positions=256,
+            average_epochs=1,
+        ),
         scoring="trie",
-        writing=WritingSpec(beams=20),
+        writing=WritingSpec(beams=20, validation_users=1500),
         codes=CodesSpec(),
     )
