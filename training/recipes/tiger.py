@@ -17,8 +17,8 @@ def recipe(backbone: str = "none") -> Recipe:
 
     Against the paper, in both forms: titles read by minilm instead of titles, prices and brands by Sentence-T5; a
     search along the tree of the IDs that exist; AdamW at a rate that falls with a cosine and averaged weights instead
-    of .01 for 10,000 steps and an inverse square root after them; batches of 256 targets (about 50 sequences of the
-    decoder) instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths share a batch; a token
+    of .01 for 10,000 steps and an inverse square root after them; batches of ``optimizer.positions`` targets instead of
+    256 sequences. In the encoder-decoder: histories of near-equal lengths share a batch; a token
     stands in front of a history of nobody too, as which ``history.user_dropout`` of all are shown, so that one model
     answers with and without a user. ``codes.kind=residual-kmeans`` takes k-means on the title vectors instead of the
     RQ-VAE.
@@ -35,14 +35,14 @@ def recipe(backbone: str = "none") -> Recipe:
         items=ItemsSpec(tower="id", text_source="minilm"),
         objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
-            rate=8e-4,
-            backbone_rate=8e-4,
+            rate=1e-3,
+            backbone_rate=1e-3,
             schedule="cosine",
             warmup=0.02,
-            epochs=24,
-            patience=24,
-            positions=256,
+            epochs=36,
+            patience=36,
             average_epochs=1,
+            positions=1024,
         ),
         scoring="trie",
         writing=WritingSpec(beams=20, validation_users=1500),
