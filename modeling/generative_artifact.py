@@ -96,9 +96,10 @@ def writer_of(
     history_limit: int,
     default: WriteSettings,
     tasks: Tasks | None = None,
+    renormalize: bool = False,
 ) -> ItemWriter:
     """A writer along the trie of a catalog's names, which is put prompts where there are ``tasks``; of items with one
-    name the more popular is first."""
+    name the more popular is first. ``renormalize``: see `ItemWriter`."""
     names = Names(tokens, popular_N, spelling)
     place_N = names.place_N
 
@@ -111,7 +112,7 @@ def writer_of(
     if tasks is not None:
         return TaskWriter(model, names, **options, **vars(tasks))
     kind = EncodedWriter if cast(Any, model).config.is_encoder_decoder else ItemWriter
-    return kind(model, names, **options)
+    return kind(model, names, renormalize=renormalize, **options)
 
 
 def write_generative(
@@ -165,6 +166,7 @@ def write_generative(
         user_buckets=spelling.user_buckets if isinstance(spelling, CodeSpelling) else 0,
         beams=cast(int, writer.default.beams),
         max_new_tokens=cast(int, writer.default.max_new_tokens),
+        renormalize=isinstance(writer, ItemWriter) and writer.renormalize,
         catalog_size=len(tokens),
         grounding=grounding,
         tasks=tasks,
@@ -252,7 +254,10 @@ def load_generative(
     else:
         trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
         tasks = None if manifest.tasks is None else read_tasks(folder, manifest, ready)
-        writer = writer_of(ready, spelling, tokens, trie, popular_N, end=manifest.end, tasks=tasks, **options)
+        writer = writer_of(
+            ready, spelling, tokens, trie, popular_N, end=manifest.end, tasks=tasks, renormalize=manifest.renormalize,
+            **options,
+        )  # fmt: skip
     return GenerativeArtifact(folder, manifest, writer, golden, precision)
 
 

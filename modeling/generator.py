@@ -8,6 +8,9 @@ The search is that of Hugging Face ``generate(num_beams=W, do_sample=False)``: o
 end go to the finished list with their score divided by length ** length_penalty, the best W others go on, and a
 prompt is done when no running beam can overtake its finished ones.
 
+Where probabilities are divided among the allowed children, a token without an alternative has probability one, so a
+text whose rest is determined is finished there and then, and the model is not asked about its rest.
+
 Shape legend: B prompts, W beams, V vocabulary, H width, C children of a trie state, K candidates a step.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -66,7 +70,9 @@ class BeamSettings:
             present length, is behind the worst of them.
         renormalize: divide probabilities among the allowed children of a state. Off by default: a text's score is then
             its probability under the model. On, it is the probability of being reached when only allowed texts exist,
-            which favours prefixes with few continuations.
+            which is what a model was trained for whose loss knew the trie, and favours prefixes with few continuations
+            in one whose loss did not. ``max_new_tokens`` then bounds what the model writes, the rest of a text that is
+            determined by it not counted.
     """
 
     beams: int = 4
@@ -155,6 +161,7 @@ class Generator:
         self._stack = stack_of(self.body)
         self._words = cast(Any, body).get_input_embeddings()
         self.prefix = tuple(prefix)
+        self._paths: _PathTensors | None = None
         self._prefix_kv = self._read_prefix()
 
     @classmethod
@@ -208,10 +215,14 @@ class Generator:
             GenerationError: an empty prompt, or more positions than the model has.
         """
         self._check(prompts, settings)
-        run = _Run(
-            self, prompts, settings, None if paths is None else _PathTensors(paths, self.device), turn, pass_positions
-        )
+        run = _Run(self, prompts, settings, self._tensors(paths), turn, pass_positions)
         return run.all_steps(on_step, counts or Counts())
+
+    def _tensors(self, paths: Paths | None) -> _PathTensors | None:
+        """Of the same arrays, the same: what they hold is worked out once."""
+        if paths is not None and (self._paths is None or self._paths.paths is not paths):
+            self._paths = _PathTensors(paths, self.device)
+        return None if paths is None else self._paths
 
     def logits(self, states_PH: Tensor) -> Tensor:
         """Head over states, [P, V] in fp32."""
@@ -343,6 +354,7 @@ class _PathTensors:
     """The arrays of a trie on the device."""
 
     def __init__(self, paths: Paths, device: torch.device) -> None:
+        self.paths = paths
         self.starts, self.counts, self.tokens, self.targets = (
             torch.as_tensor(array, device=device) for array in (paths.starts, paths.counts, paths.tokens, paths.targets)
         )
@@ -356,6 +368,26 @@ class _PathTensors:
         valid_PC = offsets_C < counts_P[:, None]
         places_PC = torch.where(valid_PC, self.starts[states_P][:, None] + offsets_C, 0)
         return self.tokens[places_PC], self.targets[places_PC], valid_PC
+
+    @cached_property
+    def determined(self) -> Tensor:
+        """Whether a text in a state can go on in one way only, or not at all, bool [S]."""
+        only = self.counts == 1
+        last = torch.where(
+            only, self.targets[torch.where(only, self.starts, 0)], torch.arange(len(only)).to(only.device)
+        )
+        while not torch.equal(further := last[last], last):
+            last = further
+        return self.counts[last] == 0
+
+    def rest(self, state: int) -> tuple[list[int], int]:
+        """The tokens that follow a determined state, and the state after them."""
+        tokens: list[int] = []
+        while self.paths.counts[state]:
+            place = self.paths.starts[state]
+            tokens.append(int(self.paths.tokens[place]))
+            state = int(self.paths.targets[place])
+        return tokens, state
 
 
 @dataclass
@@ -384,6 +416,7 @@ class _Run:
         self.turn, self.pass_positions = turn, pass_positions
         rows, beams, device = len(prompts), settings.beams, generator.device
         self.keep = max(2, 1 + len(generator.end_tokens)) * beams
+        self.ends = set(generator.end_tokens.tolist())
         self.positions_read = sum(map(len, prompts))
         self.prompts, self.memory = generator.begin(prompts, turn, pass_positions)
         self.lengths_B = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
@@ -518,11 +551,15 @@ class _Run:
         settings = self.settings
         ends_BK = torch.isin(found.tokens, self.generator.end_tokens)
         last = step == settings.max_new_tokens
-        stops_BK = torch.ones_like(ends_BK) if last else ends_BK
+        if self.paths is not None and settings.renormalize:
+            forced_BK = self.paths.determined[found.states]
+        else:
+            forced_BK = torch.zeros_like(ends_BK)
+        stops_BK = torch.ones_like(ends_BK) if last else ends_BK | forced_BK
         _, chosen_BW = (found.scores + stops_BK * LOW).topk(settings.beams, dim=-1)
         past_BKT = self.tokens_BWT.gather(1, found.parents[..., None].expand(-1, -1, step - 1))
         texts_BKT = torch.cat([past_BKT, found.tokens[..., None]], dim=-1)
-        self._collect(found, texts_BKT, stops_BK, ends_BK)
+        self._collect(found, texts_BKT, stops_BK, ends_BK, forced_BK)
         if step > 1:
             parents_BW = found.parents.gather(1, chosen_BW)
         else:
@@ -538,19 +575,28 @@ class _Run:
         ]
         return torch.tensor(alive, device=self.scores_BW.device)
 
-    def _collect(self, found: _Candidates, texts_BKT: Tensor, stops_BK: Tensor, ends_BK: Tensor) -> None:
-        """Only the best W candidates may finish; the others are there to keep W beams running."""
-        beams, length = self.settings.beams, texts_BKT.shape[-1]
-        may_BW = stops_BK[:, :beams] & (found.scores[:, :beams] > LOW / 2)
-        rows_M, places_M = may_BW.nonzero(as_tuple=True)
+    def _collect(
+        self, found: _Candidates, texts_BKT: Tensor, stops_BK: Tensor, ends_BK: Tensor, forced_BK: Tensor
+    ) -> None:
+        """Only the best W candidates may finish; the others are there to keep W beams running, and finish where their
+        rest is determined, since they would run on else."""
+        first_K = torch.arange(stops_BK.shape[1], device=stops_BK.device) < self.settings.beams
+        may_BK = (stops_BK & first_K | forced_BK) & (found.scores > LOW / 2)
+        rows_M, places_M = may_BK.nonzero(as_tuple=True)
         if not len(rows_M):
             return
-        scores_M = found.scores[rows_M, places_M] / length**self.settings.length_penalty
-        parts = (self.number_B[rows_M], texts_BKT[rows_M, places_M], scores_M, ends_BK[rows_M, places_M],
-                 found.states[rows_M, places_M])  # fmt: skip
+        parts = (self.number_B, texts_BKT, found.scores, ends_BK, forced_BK, found.states)
+        chosen = [self.number_B[rows_M], *(part[rows_M, places_M] for part in parts[1:])]
         # one copy from the device for all of them
-        for number, tokens, score, ended, state in zip(*(part.tolist() for part in parts), strict=True):
-            self.finished[number].add(Text(tuple(tokens[:-1] if ended else tokens), score, ended, state))
+        for number, tokens, score, ended, forced, state in zip(*(part.tolist() for part in chosen), strict=True):
+            if forced:
+                assert self.paths is not None
+                rest, state = self.paths.rest(state)
+                tokens, ended = tokens + rest, True
+            score /= len(tokens) ** self.settings.length_penalty
+            if ended and tokens[-1] in self.ends:
+                del tokens[-1]
+            self.finished[number].add(Text(tuple(tokens), score, ended, state))
 
     def _drop(self, alive_B: Tensor) -> None:
         """Go on with the rows that are not done: their number decides what every further step costs."""

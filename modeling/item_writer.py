@@ -37,6 +37,7 @@ class ItemWriter(Writer):
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
         whole_words: see `Writer`.
+        renormalize: divide probabilities among the tokens that may follow, for a model that was trained so.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ItemWriter(Writer):
         history_limit: int,
         default: WriteSettings,
         whole_words: WholeWords | None = None,
+        renormalize: bool = False,
     ) -> None:
         self._closing = () if end is None else (end,)
         longest = int(np.diff(names.tokens.offsets).max(initial=1)) + len(self._closing)
@@ -57,7 +59,7 @@ class ItemWriter(Writer):
             model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest,
             whole_words=whole_words,
         )  # fmt: skip
-        self.paths, self._items = paths, items
+        self.paths, self._items, self.renormalize = paths, items, renormalize
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
         """Items oldest to newest, each closed by the end token; an empty history is the end token alone."""
@@ -74,7 +76,9 @@ class ItemWriter(Writer):
         Items that are excluded or not allowed may take beams. What the beams did not reach is filled up with popular
         items, whose scores are below those of the written.
         """
-        found = search.run([prompt.tokens for prompt in prompts], length_penalty=0.0, paths=self.paths)
+        found = search.run(
+            [prompt.tokens for prompt in prompts], length_penalty=0.0, paths=self.paths, renormalize=self.renormalize
+        )
         seconds, started = search.seconds(), time.perf_counter()
         written = [
             self._answer(texts, prompt, want, search.new_tokens, seconds)

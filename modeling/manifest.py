@@ -140,6 +140,7 @@ class GenerativeManifest(CommonManifest):
         code_sizes: codes of every level; empty for titles.
         user_buckets: tokens that user ids are hashed to; 0 where users are not read.
         beams, max_new_tokens: what it was evaluated with.
+        renormalize: whether probabilities are divided among the tokens that may follow, as it was trained.
         grounding: where titles are written freely and then grounded.
         choice: where one of some candidates is written. Without both: along the trie of all names.
         tasks: where histories are put as prompts; None: as the names of their items alone.
@@ -155,6 +156,7 @@ class GenerativeManifest(CommonManifest):
     user_buckets: int = 0
     beams: int
     max_new_tokens: int
+    renormalize: bool = False
     grounding: GroundingRecord | None = None
     tasks: TaskRecord | None = None
     choice: ChoiceRecord | None = None

@@ -66,13 +66,20 @@ class Search:
         self._first: float | None = None
 
     def run(
-        self, prompts: Sequence[Sequence[int]], *, length_penalty: float = 1.0, paths: Paths | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        length_penalty: float = 1.0,
+        paths: Paths | None = None,
+        renormalize: bool = False,
     ) -> list[list[Text]]:
         """The best texts of every prompt; call it once."""
         self._prompts, self._started = len(prompts), time.perf_counter()
         return self.generator.search(
             prompts,
-            BeamSettings(beams=self.beams, max_new_tokens=self.longest, length_penalty=length_penalty),
+            BeamSettings(
+                beams=self.beams, max_new_tokens=self.longest, length_penalty=length_penalty, renormalize=renormalize
+            ),
             paths=paths,
             on_step=self._after,
             counts=self._counts,

@@ -23,16 +23,18 @@ from torch import Tensor, nn
 from modeling.prompt import TitleTokens
 from training.examples import Window
 from training.module import TrainedModule
+from training.objectives.children import ChildrenSoftmax
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Token ids [B, R] that the encoder reads, which of them are no padding [B, R] (None: all), and the codes of the
-    next items [B, L]."""
+    """Token ids [B, R] that the encoder reads, which of them are no padding [B, R] (None: all), the codes of the next
+    items [B, L], and the states of their trie before each (None: not needed)."""
 
     ids_BR: Tensor
     mask_BR: Tensor | None
     targets_BL: Tensor
+    states_BL: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -50,6 +52,7 @@ class EncodedModule(TrainedModule):
         users_U: the token that begins the histories of each user.
         dropout: on the embeddings that the encoder reads, besides the model's own.
         user_dropout: share of histories that begin as nobody's.
+        children: divides probabilities among the codes that may follow; None: among the whole vocabulary.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class EncodedModule(TrainedModule):
         users_U: NDArray[np.int64],
         dropout: float = 0.0,
         user_dropout: float = 0.0,
+        children: ChildrenSoftmax | None = None,
     ) -> None:
         super().__init__()
+        self.children_softmax = children
         self.model, self.dropout = model, nn.Dropout(dropout)
         self._start = start
         self._codes_NL = names.tokens.reshape(len(names), -1).astype(np.int64)
@@ -94,7 +99,10 @@ class EncodedModule(TrainedModule):
         mask_BR = None
         if (read_B != read_B.max()).any():
             mask_BR = torch.from_numpy(np.arange(ids_BR.shape[1]) <= read_B[:, None] * self._codes_NL.shape[1])
-        return EncodedBatch(torch.from_numpy(ids_BR), mask_BR, torch.from_numpy(targets_BL))
+        states_BL = None
+        if (children := self.children_softmax) is not None:
+            states_BL = torch.from_numpy(np.stack([children.states(int(window.rows[-1])) for window in windows]))
+        return EncodedBatch(torch.from_numpy(ids_BR), mask_BR, torch.from_numpy(targets_BL), states_BL)
 
     def forward(self, batch: EncodedBatch, progress: float = 0.0) -> Tensor:
         """Summed negative log probability of the codes."""
@@ -112,4 +120,8 @@ class EncodedModule(TrainedModule):
             decoder_input_ids=F.pad(targets_BL[:, :-1], (1, 0), value=self._start),
             use_cache=False,
         ).logits
-        return F.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten(), reduction="sum")
+        logits_PV, targets_P = logits_BLV.float().flatten(0, 1), targets_BL.flatten()
+        if (children := self.children_softmax) is None or batch.states_BL is None:
+            return F.cross_entropy(logits_PV, targets_P, reduction="sum")
+        states_P = batch.states_BL.to(device).flatten()
+        return cast(Tensor, children(logits_PV[:, children.alphabet_A], targets_P, states_P))

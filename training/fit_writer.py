@@ -36,12 +36,13 @@ from training.exponents import choose_exponents
 from training.fit import FitOptions, Trained, sample_targets, train_module
 from training.module import TrainedModule
 from training.naming import Named, name_items
+from training.objectives.children import ChildrenSoftmax
 from training.recipes.base import Recipe, RecipeError
 from training.task_examples import TaskExamples
 from training.task_figures import task_figures
 from training.task_module import TaskModule
 from training.trainer import last_complete_checkpoint
-from training.writing import InstructedModule, WritingModule, written_metrics
+from training.writing import InstructedModule, PathModule, WritingModule, written_metrics
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,12 @@ class _Trie:
             return EncodedModule(
                 model, self.named.tokens, start=CODE_END, users_U=users_U, dropout=dropout,
                 user_dropout=history.user_dropout if history.user_buckets else 0.0,
+                children=self._children() if self._among_children else None,
             )  # fmt: skip
-        return WritingModule(
-            model, self.named.tokens, end=self.named.end, dropout=dropout, hidden_dropout=hidden_dropout
-        )
+        options: dict[str, Any] = {"end": self.named.end, "dropout": dropout, "hidden_dropout": hidden_dropout}
+        if self._among_children:
+            return PathModule(model, self.named.tokens, children=self._children(), **options)
+        return WritingModule(model, self.named.tokens, **options)
 
     def writer(self) -> Writer:
         tokens, end = self.named.tokens, self.named.end
@@ -159,7 +162,15 @@ class _Trie:
             history_limit=self.recipe.history.limit,
             default=WriteSettings(self.recipe.writing.beams, int(np.diff(tokens.offsets).max()) + (end is not None)),
             tasks=self.named.tasks,
+            renormalize=self._among_children,
         )
+
+    @property
+    def _among_children(self) -> bool:
+        return self.recipe.writing.among == "children"
+
+    def _children(self) -> ChildrenSoftmax:
+        return ChildrenSoftmax(self._trie.arrays(), self.named.tokens, self.named.end)
 
     @cached_property
     def _trie(self) -> TokenTrie:

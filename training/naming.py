@@ -26,6 +26,7 @@ from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks
 from modeling.tasks import Language, longest_prompt
 from modeling.whole_words import WholeWords
+from training.cooccurrence import neighbour_vectors
 from training.data.splits import Split
 from training.identifiers import identifiers, numbered, training_sequences
 from training.recipes.base import CodesSpec, Recipe, RecipeError
@@ -214,7 +215,10 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
         raw = title_reader(recipe.model_spec(), Sources())(titles, progress=lambda n: bar.advance(task, n))
     vectors_ND = raw - raw.mean(0)
-    vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float32)
+    vectors_ND = _unit(vectors_ND)
+    if share := spec.collaborative:
+        near_ND = neighbour_vectors(training_sequences(split), len(titles), seed=seed)
+        vectors_ND = _unit(np.concatenate([np.sqrt(1 - share) * vectors_ND, np.sqrt(share) * near_ND], axis=1))
     console.print(f"semantic IDs: {spec.kind}, {spec.levels} levels of {spec.size} codes for {len(titles)} items")
     with Progress(console=console, transient=True) as bar:
         if spec.kind == "rq-vae":
@@ -225,6 +229,12 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
             codes_NL, centroids_LKD = residual_kmeans(vectors_ND, levels=spec.levels, size=spec.size, seed=seed)
             rebuilt_ND = sum(centroids_LKD[level, codes] for level, codes in enumerate(codes_NL.T))
     return codes_NL, report_codes(codes_NL, spec.size, rebuilt_ND, vectors_ND)
+
+
+def _unit(vectors_ND: NDArray[Any]) -> NDArray[np.float32]:
+    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    unit_ND: NDArray[np.float32] = (vectors_ND / lengths_N1.clip(min=1e-6)).astype(np.float32)
+    return unit_ND
 
 
 def _decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.Module:

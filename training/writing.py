@@ -1,8 +1,9 @@
 """Trains a language model to write the name of a user's next item, and answers with what it writes.
 
 A user's sequence is read once, as the names of its items (titles or semantic IDs) one after the other, each closed by
-the end token, with the loss at every token (next-token prediction): which is that of writing item n + 1 after items 1
-… n, for all n. The first item of a window is written after nothing, which is what an empty history is answered with.
+the end token, with the loss at every token (next-token prediction), or at every token that has an alternative in the
+trie of all names: which is that of writing item n + 1 after items 1 … n, for all n. The first item of a window is
+written after nothing, which is what an empty history is answered with.
 
 The best epoch is the one whose real answers, written by beam search along the trie, are best on validation.
 
@@ -31,6 +32,7 @@ from training.evaluate import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
 from training.examples import Window
 from training.module import TrainedModule
+from training.objectives.children import ChildrenSoftmax
 from training.objectives.softmax import full_softmax
 
 IGNORED = -100
@@ -139,6 +141,66 @@ class WritingModule(TrainedModule):
         targets_BT = batch.targets_BT.to(states_BTH.device)
         real_BT = targets_BT != IGNORED
         return self.dropout(states_BTH[real_BT]), targets_BT[real_BT]
+
+
+@dataclass(frozen=True)
+class PathBatch(WritingBatch):
+    """Also the state of the trie before each target [B, T], and the items that are written."""
+
+    states_BT: Tensor
+    items: int
+
+    @property
+    def count(self) -> int:
+        """Items that the loss is summed over."""
+        return self.items
+
+
+class PathModule(WritingModule):
+    """The same along a trie: probabilities are divided among the tokens that may follow, and a token without an
+    alternative has no loss.
+
+    Args:
+        model, names, end, dropout, hidden_dropout: see `WritingModule`.
+        children: the loss at the states of the trie.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: TitleTokens,
+        *,
+        end: int,
+        dropout: float,
+        hidden_dropout: float = 0.0,
+        children: ChildrenSoftmax,
+    ) -> None:
+        super().__init__(model, names, end=end, dropout=dropout, hidden_dropout=hidden_dropout)
+        self.children_softmax = children
+
+    def collate(self, windows: Sequence[Window]) -> PathBatch:
+        """Windows as tokens, the targets without an alternative left out."""
+        batch = super().collate(windows)
+        given = len(self.prefix) - 1
+        states_BT = np.zeros(batch.targets_BT.shape, np.int64)
+        for number, window in enumerate(windows):
+            states = np.concatenate([self.children_softmax.states(row) for row in window.rows.tolist()])
+            states_BT[number, given : given + len(states)] = states
+        forced_BT = torch.from_numpy(~self.children_softmax.decides(states_BT))
+        targets_BT = batch.targets_BT.masked_fill(forced_BT, IGNORED)
+        items = sum(len(window.rows) for window in windows)
+        return PathBatch(batch.ids_BT, targets_BT, torch.from_numpy(states_BT), items)
+
+    def forward(self, batch: WritingBatch, progress: float = 0.0) -> Tensor:
+        """Summed negative log probability of the items."""
+        assert isinstance(batch, PathBatch)
+        states_PH, targets_P = self.states(batch, progress)
+        head = cast(Any, self.model).get_output_embeddings()
+        alphabet_A = self.children_softmax.alphabet_A
+        bias_A = None if getattr(head, "bias", None) is None else head.bias[alphabet_A].float()
+        logits_PA = F.linear(states_PH.float(), head.weight[alphabet_A].float(), bias_A)
+        at_P = batch.states_BT[batch.targets_BT != IGNORED].to(targets_P.device)
+        return cast(Tensor, self.children_softmax(logits_PA, targets_P, at_P))
 
 
 class InstructedModule(WritingModule):

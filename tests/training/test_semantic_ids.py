@@ -13,6 +13,7 @@ from modeling.spelling import CodeSpelling
 from modeling.user_encoder import CannotReadText
 from tests.training.test_fit import write_dataset
 from training import naming
+from training.cooccurrence import neighbour_vectors
 from training.data.dataset import read_dataset
 from training.data.splits import leave_one_out
 from training.recipes import get_recipe
@@ -58,6 +59,31 @@ def test_a_counter_makes_every_item_its_own() -> None:
     assert with_counter(codes_NL)[:, 2].tolist() == [0, 0, 1, 2, 0]
     report = report_codes(codes_NL, 4, np.zeros((5, 2)), np.ones((5, 2)) * np.arange(5)[:, None])
     assert report.unique == pytest.approx(0.4) and report.collisions == 3 and report.utilisation == (0.5, 0.75)
+
+
+def test_items_chosen_together_are_near_whatever_they_are_called() -> None:
+    """Three shops: who chooses in one hardly chooses in another. Only what may be trained on is read."""
+    rng = np.random.default_rng(0)
+    sequences = [rng.permutation(np.arange(20) + 20 * (user % 3))[:8] for user in range(300)]
+    near_ND = neighbour_vectors([*sequences, np.array([5])], 61, dim=16)
+    alike_NN = near_ND @ near_ND.T
+    same_NN = np.arange(61)[:, None] // 20 == np.arange(61)[None] // 20
+    assert alike_NN[:60, :60][same_NN[:60, :60]].mean() > alike_NN[:60, :60][~same_NN[:60, :60]].mean() + 0.2
+    assert not near_ND[60].any() and np.allclose(np.linalg.norm(near_ND[:60], axis=1), 1, atol=1e-5)
+    assert not neighbour_vectors([np.array([3])], 5).any()
+
+
+def test_codes_may_follow_the_histories(tmp_path: Path) -> None:
+    split = leave_one_out(read_dataset(write_dataset(tmp_path / "ring")))
+    found = []
+    for share in (0, 0.9):
+        recipe = get_recipe("tiger", ["codes.kind=residual-kmeans", f"codes.collaborative={share}", *SETTINGS])
+        work = tmp_path / f"work-{share}"
+        named = naming.name_items(recipe, split, folder=None, work=work, seed=0, console=Console(quiet=True))
+        codes_NL = np.stack([named.tokens[row] for row in range(split.dataset.n_items)])
+        ring_N = [split.dataset.row_of[f"i{place}"] for place in range(split.dataset.n_items)]
+        found.append(float((codes_NL[ring_N, 0] == np.roll(codes_NL[ring_N, 0], 1)).mean()))
+    assert found[1] > found[0] + 0.2, "neighbours on the ring follow each other in every history"
 
 
 def test_fewer_items_than_codes_is_said(vectors_ND: np.ndarray) -> None:

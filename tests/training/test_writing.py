@@ -29,9 +29,10 @@ from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.examples import Window
 from training.naming import load_writer
+from training.objectives.children import ChildrenSoftmax
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.run import RunOptions, run
-from training.writing import WritingModule, ranks_in, write_all
+from training.writing import PathModule, WritingModule, ranks_in, write_all
 
 __all__ = ["backbone_folder"]  # a fixture
 
@@ -46,7 +47,7 @@ def small(folder: Path, *settings: str) -> Recipe:
 
 
 def random_writer(
-    folder: Path, titles: list[str], *, beams: int, popular: list[int] | None = None
+    folder: Path, titles: list[str], *, beams: int, popular: list[int] | None = None, renormalize: bool = False
 ) -> tuple[ItemWriter, Any]:
     """An untrained writer of `titles`."""
     model, tokenizer = load_writer(small(folder), None)
@@ -55,7 +56,7 @@ def random_writer(
     trie = TokenTrie.build([tokens[row].tolist() for row in range(len(titles))], END)
     writer = writer_of(
         model.eval().requires_grad_(False), spelling, tokens, trie, np.array(popular or range(len(titles))),
-        end=END, history_limit=12, default=WriteSettings(beams, LIMIT + 1),
+        end=END, history_limit=12, default=WriteSettings(beams, LIMIT + 1), renormalize=renormalize,
     )  # fmt: skip
     return writer, model
 
@@ -101,6 +102,32 @@ def test_as_many_beams_as_titles_rank_by_the_probability_of_each(backbone_folder
     assert written.rows_K.tolist() == np.argsort([-score for score in scores]).tolist()
     np.testing.assert_allclose(written.scores_K, sorted(scores, reverse=True), atol=1e-4)
     assert written.filled == 0 and all(text.valid for text in written.generated)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
+def test_among_children_the_loss_is_minus_the_score_of_the_search(backbone_folder: Folder, architecture: str) -> None:
+    """One probability of an item, trained and searched: over the catalog it sums to one."""
+    titles = [*TITLES, TITLES[2], f"{TITLES[0]} Two"]  # one name twice, one the beginning of another
+    writer, model = random_writer(backbone_folder(architecture), titles, beams=len(titles), renormalize=True)
+    names = writer.names.tokens
+    module = PathModule(
+        model, names, end=END, dropout=0.0, children=ChildrenSoftmax(writer.paths, names, END)
+    ).eval()  # fmt: skip
+
+    def loss(*rows: int) -> float:
+        with torch.no_grad():
+            return float(module(module.collate([Window(np.array(rows))])))
+
+    history = [4, 7, 0]
+    (written,) = writer.write([writer.prepare(history)], [Wanted(len(titles))])
+    for row, score in zip(written.rows_K.tolist(), written.scores_K.tolist(), strict=True):
+        assert loss(*history, row) - loss(*history) == pytest.approx(-score, abs=1e-4)
+    assert sum(np.exp(text.score) for text in written.generated) == pytest.approx(1, abs=1e-4)
+    windows = [Window(np.array(rows)) for rows in (history, [5, 1, 1, len(titles) - 1])]
+    together = module.collate(windows)
+    assert together.count == 7 < int((together.targets_BT >= 0).sum()) < int((together.ids_BT != END).sum())
+    with torch.no_grad():
+        assert float(module(together)) == pytest.approx(sum(loss(*window.rows) for window in windows), rel=1e-5)
 
 
 def test_items_of_one_name_are_told_apart_by_popularity(backbone_folder: Folder) -> None:

@@ -52,6 +52,10 @@ class WritingSpec(Slot):
     """How a generative recipe is asked, on validation, on test and by default when it is served."""
 
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
+    among: Literal["vocabulary", "children"] = Field(
+        "vocabulary", description="what a token's probability is divided among, in training and in search: all tokens, "
+        "or those that may follow in the trie; scoring 'trie' without task families only",
+    )  # fmt: skip
     candidates: int = Field(20, ge=2, description="titles in a prompt to choose from, scoring 'choose' only")
     copying: int = Field(
         0, ge=0, description="positions of random text read first, to learn to copy, scoring 'choose' only; 0: none"
@@ -70,8 +74,10 @@ class CodesSpec(Slot):
     """What items are called by: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
 
     Semantic IDs: ``rq-vae``, a residual quantiser in the middle of an autoencoder (Rajput et al. 2023);
-    ``residual-kmeans``, level by level on the title vectors themselves; ``semantic``, up to ``levels`` categories of an
-    item and its number among those alike, or residual k-means where the data has no categories.
+    ``residual-kmeans``, level by level on the vectors themselves, which are those of the titles and, with
+    ``collaborative``, of what stands near an item in histories (`training.cooccurrence`; the aim of LETTER, Wang et al.
+    2024, which trains the quantiser towards a recommender's vectors instead); ``semantic``, up to ``levels`` categories
+    of an item and its number among those alike, or residual k-means where the data has no categories.
 
     Identifiers of P5 and OpenP5 (Hua et al. 2023), from the training part alone: ``random`` and ``sequential`` are
     numbers (at random; in the order of first appearance) in pieces of ``size`` each, ``levels`` has no say;
@@ -84,6 +90,10 @@ class CodesSpec(Slot):
     size: int = Field(256, ge=2)
     clusters: int = Field(20, ge=2, description="parts that a group of items is divided into, collaborative only")
     dim: int = Field(32, ge=2, description="width of the quantised vectors, rq-vae only")
+    collaborative: float = Field(
+        0.0, ge=0, lt=1, description="say of the histories beside that of the titles in the vectors of items, 0.5: "
+        "as much; kinds made from vectors only",
+    )  # fmt: skip
     commitment: float = Field(0.25, ge=0, description="beta of the commitment loss, rq-vae only")
     epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
 
@@ -173,10 +183,14 @@ class Recipe(ModelSpec):
             unread += ["items.dim", "items.normalize", "items.text_dim"]
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
+        if writes and (self.scoring != "trie" or self.tasks is not None):
+            unread += ["writing.among"]
         if writes and self.scoring != "choose":
             unread += ["writing.candidates", "writing.copying", "writing.slots", "writing.match"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
+        elif self.codes.kind not in ("rq-vae", "residual-kmeans", "semantic"):
+            unread += ["codes.collaborative"]
         if self.backbone.kind != "encoder-decoder":
             unread += ["history.user_buckets"]
         if not self.history.user_buckets:

@@ -33,5 +33,5 @@ def recipe(backbone: str = "tiny") -> Recipe:
             average_epochs=0.5 if tiny else 0,
         ),
         scoring="trie",
-        writing=WritingSpec(beams=20),
+        writing=WritingSpec(beams=20, among="children"),
     )  # fmt: skip

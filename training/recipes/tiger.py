@@ -45,6 +45,6 @@ def recipe(backbone: str = "none") -> Recipe:
             positions=1024,
         ),
         scoring="trie",
-        writing=WritingSpec(beams=20, validation_users=1500),
+        writing=WritingSpec(beams=20, validation_users=1500, among="children"),
         codes=CodesSpec(),
     )
