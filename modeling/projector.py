@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from modeling.dropout import Dropout
 from modeling.spec import ProjectorSpec
 
 
@@ -17,7 +18,7 @@ class Projector(nn.Module):
 
     def __init__(self, spec: ProjectorSpec, *, hidden_size: int, dim: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         if spec.kind == "identity":
             self.map: nn.Module = nn.Identity()
         elif spec.kind == "linear":

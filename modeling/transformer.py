@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.dropout import drop
+
 MAX_POSITIONS = 1024
 
 
@@ -58,9 +60,9 @@ class Block(nn.Module):
             allowed = (causal & mask_BT.bool()[:, None, :] | own)[:, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=allowed is None)
         mixed = self.attention_output(mixed.transpose(1, 2).reshape(batch, length, width))
-        hidden_BTH = hidden_BTH + F.dropout(mixed, self.dropout, self.training)
-        inner = F.dropout(F.gelu(self.expand(self.feed_forward_norm(hidden_BTH))), self.dropout, self.training)
-        return hidden_BTH + F.dropout(self.contract(inner), self.dropout, self.training)
+        hidden_BTH = hidden_BTH + drop(mixed, self.dropout, self.training)
+        inner = drop(F.gelu(self.expand(self.feed_forward_norm(hidden_BTH))), self.dropout, self.training)
+        return hidden_BTH + drop(self.contract(inner), self.dropout, self.training)
 
 
 class OwnTransformer(nn.Module):

@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.backbone import word_size
+from modeling.dropout import drop
 from modeling.fast import FastForward
 from modeling.items import ItemTower
 from modeling.precision import Int8Linear
@@ -232,7 +232,7 @@ class UserEncoder(nn.Module):
             out_BTH = words(torch.where(kinds == TOKEN, values, 0))
             out_BTH = out_BTH * (kinds == TOKEN)[..., None]
         slots = kinds > TOKEN
-        vectors_SH = F.dropout(self.slot_vectors(kinds[slots], values[slots], batch.free_FC), *self._slot_dropout)
+        vectors_SH = drop(self.slot_vectors(kinds[slots], values[slots], batch.free_FC), *self._slot_dropout)
         if out_BTH is None:
             out_BTH = vectors_SH.new_zeros(*kinds.shape, vectors_SH.shape[-1])
         return out_BTH.masked_scatter(slots[..., None], vectors_SH.to(out_BTH.dtype))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeling.dropout import Dropout
 from modeling.prompt import TitleTokens
 from training.examples import Window
 from training.module import TrainedModule
@@ -68,7 +69,7 @@ class EncodedModule(TrainedModule):
     ) -> None:
         super().__init__()
         self.children_softmax = children
-        self.model, self.dropout = model, nn.Dropout(dropout)
+        self.model, self.dropout = model, Dropout(dropout)
         self._start = start
         self._codes_NL = names.tokens.reshape(len(names), -1).astype(np.int64)
         self._users_U, self._user_dropout = users_U, user_dropout

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from modeling.dropout import Dropout, drop
 from modeling.generation import Wanted
 from modeling.instruction import InstructionPrompt
 from modeling.prompt import TitleTokens
@@ -70,7 +71,7 @@ class WritingModule(TrainedModule):
         super().__init__()
         self.model = model
         self.names, self.end = names, end
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self._hooks = _drop_hidden(model, hidden_dropout, self) if hidden_dropout else []
 
     def close(self) -> None:
@@ -240,12 +241,12 @@ class InstructedModule(WritingModule):
 def _drop_hidden(model: nn.Module, share: float, owner: nn.Module) -> list[RemovableHandle]:
     """Dropout on what the blocks of a decoder add; many architectures have no setting for it."""
 
-    def drop(block: nn.Module, given: Any, out: Any) -> Any:
-        kept = F.dropout(out[0] if isinstance(out, tuple) else out, share, owner.training)
+    def thin(block: nn.Module, given: Any, out: Any) -> Any:
+        kept = drop(out[0] if isinstance(out, tuple) else out, share, owner.training)
         return (kept, *out[1:]) if isinstance(out, tuple) else kept
 
     blocks = [part for name, part in model.named_modules() if name.rpartition(".")[2] in ("self_attn", "mlp")]
-    return [block.register_forward_hook(drop) for block in blocks]
+    return [block.register_forward_hook(thin) for block in blocks]
 
 
 def written_metrics(model: nn.Module, writer: Writer, targets: Targets) -> dict[str, float]:
