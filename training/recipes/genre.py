@@ -10,8 +10,9 @@ def recipe(backbone: str = "tiny") -> Recipe:
     """Titles are cut at ten tokens: that names 94 % of a shop's items (Amazon Beauty) and all films of the film data
     sets; items of one name are told apart by popularity. Every further token is a further step of all beams.
 
-    Scores are the plain sum of log probabilities over the whole vocabulary, neither divided by length as in the paper
-    (a longer name is not a better one) nor renormalised over the allowed children.
+    Against the paper: probabilities among the tokens that may follow in the trie, in the loss too, instead of among the
+    whole vocabulary (``writing.among=vocabulary``), which would spend a small model on how titles are spelt; scores are
+    plain sums of their logarithms, not divided by length (a longer name is not a better one).
 
     A larger backbone is trained through LoRA, ``tiny`` whole.
     """
