@@ -14,7 +14,9 @@ import argparse
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +145,22 @@ class TimedRun(_Run):
 def constraint_cost(
     generator: Generator, trie: TokenTrie, prompts: list[list[int]], beams: int, rounds: int
 ) -> dict[str, float]:
-    """Milliseconds a step, free and along the trie, and what choosing costs in each."""
+    """Milliseconds a step, free and along the trie, and what choosing costs in each; milliseconds and steps of a whole
+    answer along the trie, written to its end and finished where its rest is determined."""
     from modeling.generator import _PathTensors
 
-    paths = _PathTensors(trie.arrays(), generator.device)
+    trie_arrays = trie.arrays()
+    paths = _PathTensors(trie_arrays, generator.device)
     search = BeamSettings(beams=beams, max_new_tokens=12, length_penalty=0.0)
-    rows: dict[str, list[float]] = {name: [] for name in ("free", "trie", "choosing_free", "choosing_trie")}
+    rows: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
+        for name, renormalize in (("written", False), ("determined", True)):
+            counts, along = Counts(), replace(search, max_new_tokens=1 + TITLE_TOKENS, renormalize=renormalize)
+            chosen = [prompts[number]]
+            took = seconds(lambda chosen=chosen, counts=counts, along=along: generator.search(
+                chosen, along, paths=trie_arrays, counts=counts))  # fmt: skip
+            rows[f"answer_{name}"].append(1000 * took)
+            rows[f"steps_{name}"].append(counts.steps)
         for name, given in (("free", None), ("trie", paths)):
             run, counts = TimedRun(generator, [prompts[number]], search, given), Counts()
             with torch.inference_mode():
@@ -166,6 +177,10 @@ def constraint_cost(
         "choosing_free_ms": round(medians["choosing_free"], 3),
         "choosing_trie_ms": round(medians["choosing_trie"], 3),
         "constraint_share_of_step": round(extra / medians["trie"], 4),
+        "answer_written_ms": round(medians["answer_written"], 1),
+        "answer_determined_ms": round(medians["answer_determined"], 1),
+        "steps_written": medians["steps_written"],
+        "steps_determined": medians["steps_determined"],
     }
 
 
