@@ -26,6 +26,7 @@ from torch import nn
 from modeling import adapter
 from modeling.adapter import AdapterError
 from modeling.backbone import BackboneError
+from modeling.blocked import put_in_blocks
 from modeling.build import Model, Sources, TextVectors, build_model, state_of
 from modeling.items import Whitening
 from modeling.manifest import (
@@ -220,6 +221,8 @@ def load_artifact(
     encoder = model.encoder.to(device).eval().requires_grad_(False)
     if precision == "int8" and not manifest.model.backbone.own:
         quantise(encoder.backbone)
+    if precision == "bf16":
+        put_in_blocks(encoder.backbone)
     vectors = _checked_vectors(folder, manifest, encoder)
     encoder.items.freeze()
     return Artifact(folder, manifest, encoder, vectors, golden)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.blocked import added, gated, multiple_of
 from modeling.pieces import pieces_for
 from modeling.precision import read_once
 from modeling.transformer import OwnTransformer
@@ -28,6 +29,8 @@ class Stack(Protocol):
 
     layers: int
     heads: int
+    multiple: int
+    """Numbers of positions that its maps should be given are multiples of this."""
 
     def begin(self, embeds_PH: Tensor, places_P: Tensor) -> Tensor:
         """Input of the first layer; ``places_P`` are positions in their rows, from 0."""
@@ -64,12 +67,22 @@ in the last layer for each position that is wanted."""
 
 
 def pooled_states(stack: Stack, embeds_PH: Tensor, places_P: Tensor, wanted_B: Tensor, attend: Attend) -> Tensor:
-    """States [B, H] of some positions after all layers; in the last layer, theirs alone are computed."""
+    """States [B, H] of some positions after all layers; in the last layer, theirs alone are computed.
+
+    Where the stack has a ``multiple``, empty positions fill up to one: attention does not see them.
+    """
+    count = len(embeds_PH)
+    empty = -count % stack.multiple
+    if empty:
+        embeds_PH, places_P = F.pad(embeds_PH, (0, 0, 0, empty)), F.pad(places_P, (0, empty))
     states_PH = stack.begin(embeds_PH, places_P)
     turns, last = stack.turns(places_P, states_PH), stack.layers - 1
     for layer in range(last):
-        states_PH = stack.finish(layer, states_PH, attend(layer, *stack.mapped(layer, states_PH, turns)))
-    keys_PAD, values_PAD = stack.keys_values(last, states_PH, turns)
+        mixed_PAD = attend(layer, *(states[:count] for states in stack.mapped(layer, states_PH, turns)))
+        if empty:
+            mixed_PAD = F.pad(mixed_PAD, (0, 0, 0, 0, 0, empty))
+        states_PH = stack.finish(layer, states_PH, mixed_PAD)
+    keys_PAD, values_PAD = (states[:count] for states in stack.keys_values(last, states_PH, turns))
     states_BH = states_PH[wanted_B]
     queries_BAD = stack.queries(last, states_BH, stack.turns(places_P[wanted_B], states_BH))
     return stack.end(stack.finish(last, states_BH, attend(last, queries_BAD, keys_PAD, values_PAD)))
@@ -98,6 +111,7 @@ class RotaryStack:
     def __init__(self, backbone: Any) -> None:
         self._body = backbone
         self.layers = len(backbone.layers)
+        self.multiple = multiple_of(backbone)
         self._width = int(backbone.layers[0].self_attn.head_dim)
         self.heads = int(backbone.config.num_attention_heads)
 
@@ -142,12 +156,10 @@ class RotaryStack:
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.layers[layer]
-        states_PH = states_PH + block.self_attn.o_proj(mixed_PAD.reshape(len(states_PH), -1))
+        states_PH = added(block.self_attn.o_proj, mixed_PAD.reshape(len(states_PH), -1), states_PH)
         feed = block.mlp
         normal_PH = read_once(feed.gate_proj, _rms(block.post_attention_layernorm, states_PH))
-        inner_PF = feed.act_fn(feed.gate_proj(normal_PH)).mul_(feed.up_proj(normal_PH))
-        out_PH: Tensor = feed.down_proj(inner_PF)
-        return out_PH.add_(states_PH)
+        return added(feed.down_proj, gated(feed.gate_proj, feed.act_fn, feed.up_proj, normal_PH), states_PH)
 
     def end(self, states_PH: Tensor) -> Tensor:
         return _rms(self._body.norm, states_PH)
@@ -205,7 +217,7 @@ class BertStack:
 
     def __init__(self, backbone: Any) -> None:
         self._body = backbone
-        self.layers = len(backbone.encoder.layer)
+        self.layers, self.multiple = len(backbone.encoder.layer), multiple_of(backbone)
         self.heads = int(backbone.config.num_attention_heads)
 
     def begin(self, embeds_PH: Tensor, places_P: Tensor) -> Tensor:
@@ -247,7 +259,7 @@ class OwnStack:
 
     def __init__(self, backbone: OwnTransformer) -> None:
         self._body: Any = backbone
-        self.layers = len(backbone.blocks)
+        self.layers, self.multiple = len(backbone.blocks), 1
         first: Any = backbone.blocks[0]
         self.heads = int(first.heads)
 

@@ -69,7 +69,7 @@ def share_weights(pool: Pool, module: nn.Module, kind: str) -> list[Piece]:
                 if tensor is None or tensor.numel() * tensor.element_size() < SMALLEST_SHARED:
                     continue
                 piece = _share_tensor(pool, tensor, kind)
-                if piece.value.data_ptr() != tensor.data_ptr():
+                if tensor.is_mkldnn or piece.value.data_ptr() != tensor.data_ptr():
                     if isinstance(tensor, nn.Parameter):
                         tensor.data = piece.value
                     else:
@@ -80,9 +80,9 @@ def share_weights(pool: Pool, module: nn.Module, kind: str) -> list[Piece]:
 
 def _share_tensor(pool: Pool, tensor: torch.Tensor, kind: str) -> Piece:
     plain = tensor.detach()
-    content = plain.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+    content = (plain.to_dense() if plain.is_mkldnn else plain.contiguous().cpu()).reshape(-1).view(torch.uint8).numpy()
     digest = hashlib.sha256(content.data).digest()
-    key = ("tensor", digest, plain.dtype, tuple(plain.shape), str(plain.device))
+    key = ("tensor", digest, plain.dtype, tuple(plain.shape), str(plain.device), plain.is_mkldnn)
     return pool.share(key, lambda: Piece(kind, plain, plain.nbytes))
 
 

@@ -17,12 +17,12 @@ def recipe(backbone: str = "none") -> Recipe:
 
     Against the paper, in both forms: titles read by minilm instead of titles, prices and brands by Sentence-T5;
     probabilities among the codes that exist after those before them, in the loss (``writing.among=vocabulary`` is the
-    paper's) and in the search, which goes along the tree of the IDs that exist; AdamW at a rate that falls with a cosine and averaged weights instead
-    of .01 for 10,000 steps and an inverse square root after them; batches of ``optimizer.positions`` targets instead of
-    256 sequences. In the encoder-decoder: histories of near-equal lengths share a batch; a token
-    stands in front of a history of nobody too, as which ``history.user_dropout`` of all are shown, so that one model
-    answers with and without a user. ``codes.kind=residual-kmeans`` takes k-means on the title vectors instead of the
-    RQ-VAE.
+    paper's) and in the search, which goes along the tree of the IDs that exist; AdamW at a rate that falls with a
+    cosine and averaged weights instead of .01 for 10,000 steps and an inverse square root after them; batches of
+    ``optimizer.positions`` targets instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths
+    share a batch; a token stands in front of a history of nobody too, as which ``history.user_dropout`` of all are
+    shown, so that one model answers with and without a user. ``codes.kind=residual-kmeans`` takes k-means on the title
+    vectors instead of the RQ-VAE, ``codes.collaborative`` lets codes follow histories too.
     """
     if backbone != "none":
         raise RecipeError(f"recipe 'tiger' trains its own network: backbone {backbone!r} is not allowed, only 'none'")

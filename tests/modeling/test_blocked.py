@@ -1,0 +1,149 @@
+"""Maps in blocks: the plain map's result up to a rounding, whatever stands behind it, and no second copy of weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modeling import adapter, blocked
+from modeling.blocked import BlockedLinear, added, gated, put_in_blocks
+from modeling.build import Model
+from modeling.user_encoder import UserEncoder
+from service.sharing import Pool, share_weights
+from tests.modeling.conftest import backbone_folder
+
+__all__ = ["backbone_folder"]  # a fixture
+
+pytestmark = pytest.mark.skipif(
+    blocked._found() is None and not os.environ.get("CI"), reason="no products of blocks in bf16 on this processor"
+)
+HISTORIES = [[3], [0, 5, 7, 2, 9, 11, 4], [1, 2], [8, 8, 10, 1], list(range(12))]
+ROUNDING = 2**-7
+"""Relative: one place of bf16."""
+
+
+def maps(*shape: int, bias: bool = False) -> tuple[nn.Linear, BlockedLinear]:
+    torch.manual_seed(sum(shape))
+    plain = nn.Linear(*shape, bias=bias).to(torch.bfloat16).requires_grad_(False)
+    return plain, BlockedLinear(plain)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.dtype == torch.bfloat16 and found.shape == expected.shape
+    torch.testing.assert_close(found.float(), expected.float(), rtol=2 * ROUNDING, atol=2 * ROUNDING)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("positions", [(1,), (3,), (61,), (320,), (2, 7)])
+def test_a_map_in_blocks_is_the_map(positions: tuple[int, ...], bias: bool) -> None:
+    plain, map_ = maps(96, 160, bias=bias)
+    states = torch.randn(*positions, 96, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert_close(map_(states), plain(states))
+        assert torch.equal(map_(states)[..., :1, :], map_(states[..., :1, :])), "a row depends on no other row"
+
+
+@pytest.mark.parametrize("positions", [1, 5, 200])
+def test_what_follows_a_product_is_done_by_it(positions: int) -> None:
+    (gate, gate_b), (up, up_b), (down, down_b) = maps(64, 96), maps(64, 96, bias=True), maps(96, 64)
+    states = torch.randn(positions, 64, dtype=torch.bfloat16)
+    before = states.clone()
+    with torch.inference_mode():
+        expected = F.silu(F.linear(states.float(), gate.weight.float())) * F.linear(
+            states.float(), up.weight.float(), up.bias.float()
+        )
+        for found in (gated(gate, nn.SiLU(), up, states), gated(gate_b, nn.SiLU(), up_b, states)):
+            torch.testing.assert_close(found.float(), expected, rtol=4 * ROUNDING, atol=4 * ROUNDING)
+        assert_close(gated(gate_b, nn.GELU(), up_b, states), gated(gate, nn.GELU(), up, states))
+        inner = torch.randn(positions, 96, dtype=torch.bfloat16)
+        assert_close(added(down_b, inner, states), added(down, inner, states))
+    assert torch.equal(states, before), "the residual is read, not written to"
+
+
+def test_a_backbone_computes_the_same_and_holds_its_weights_once(backbone_folder: Callable[[str], Path]) -> None:
+    from transformers import AutoModel
+
+    path = str(backbone_folder("qwen3"))
+    plain, body = (AutoModel.from_pretrained(path, dtype=torch.bfloat16).eval() for _ in range(2))
+    linear = sum(type(part) is nn.Linear for part in plain.modules())
+    assert put_in_blocks(body) == linear > 0 == put_in_blocks(body)
+    assert not any(type(part) is nn.Linear for part in body.modules())
+    assert sum(map(size_of, stored(body))) == sum(map(size_of, stored(plain)))
+    ids = torch.arange(3, 15)[None]
+    with torch.inference_mode():
+        assert_close_states(body(ids).last_hidden_state, plain(ids).last_hidden_state)
+
+
+def assert_close_states(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+def stored(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *(part.blocks_OI for part in module.modules() if isinstance(part, BlockedLinear))]
+
+
+def size_of(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def test_two_models_share_maps_in_blocks() -> None:
+    (plain, first), (_, other) = maps(64, 96), maps(96, 64)
+    second = BlockedLinear(plain)
+    pool, kept = Pool(), list[Any]()
+    for module in (first, second, other):
+        kept += share_weights(pool, module, "weights")
+    assert first.blocks_OI is second.blocks_OI and first.blocks_OI is not other.blocks_OI
+    assert len({id(piece) for piece in kept}) == 2 and all(piece.bytes == 64 * 96 * 2 for piece in kept)
+    states = torch.randn(4, 64, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert_close(second(states), plain(states))
+
+
+def test_other_types_and_processors_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert put_in_blocks(nn.Sequential(nn.Linear(8, 8))) == 0
+    monkeypatch.setattr(blocked, "_made", [None])
+    half = nn.Sequential(nn.Linear(8, 8).to(torch.bfloat16))
+    assert put_in_blocks(half) == 0 and type(half[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "bert"])
+def test_an_encoder_gives_its_maps_few_numbers_of_positions(
+    architecture: str, small_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the lengths of histories; and its vectors stay those of the plain forward in fp32."""
+    encoder = small_model("titles", architecture).encoder
+    expected_BD = encode(encoder, HISTORIES)
+    encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
+    encoder.items.freeze()
+    assert put_in_blocks(encoder.backbone) > 0 and encoder.speed_up() == ""
+    rows: set[int] = set()
+
+    def counting(whole: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(self: Any, states: torch.Tensor, *more: Any) -> Any:
+            rows.add(len(states))
+            return whole(self, states, *more)
+
+        return counted
+
+    for name in ("alone", "joined"):
+        monkeypatch.setattr(blocked._Products, name, counting(getattr(blocked._Products, name)))
+    for size in (1, 3):
+        for start in range(0, len(HISTORIES), size):
+            found_BD = encode(encoder, HISTORIES[start : start + size])
+            want_BD = expected_BD[start : start + size]
+            cosines = (found_BD * want_BD).sum(1) / np.linalg.norm(found_BD, axis=1) / np.linalg.norm(want_BD, axis=1)
+            assert cosines.min() > 0.995
+    many = {count for count in rows if count > 3}  # the last layer is computed for one position of each history
+    assert len(many) > 1 and all(count % blocked.MULTIPLE == 0 for count in many)
+
+
+def encode(encoder: UserEncoder, histories: list[list[int]]) -> np.ndarray:
+    return encoder.encode([encoder.prepare(history) for history in histories])
