@@ -54,7 +54,7 @@ Answer = Callable[[Sequence[Sequence[int]]], object]
 def model_megabytes(*models: torch.nn.Module) -> float:
     """Of language models and what is kept beside them, in MB (10^6 bytes); tied weights count once."""
     parts = [part for model in models for part in (*model.parameters(), *model.buffers())]
-    return sum({part.data_ptr(): part.nbytes for part in parts}.values()) / 1e6
+    return sum({id(part) if part.is_mkldnn else part.data_ptr(): part.nbytes for part in parts}.values()) / 1e6
 
 
 def quality(
