@@ -71,6 +71,20 @@ class _Products:
         """``step(map(states), other)``."""
         return cast(Tensor, self._joined(states, other, map_.blocks_OI, map_.bias, step))
 
+    def right(self) -> bool:
+        """Whether the operators are called as this build wants it, and give what they should."""
+        weight_OI = torch.arange(-8, 8).repeat(16, 1).to(torch.bfloat16) / 8
+        states_PI = torch.eye(16, dtype=torch.bfloat16)[:3]
+        blocks_OI, expected_PO = self.reorder(weight_OI), states_PI @ weight_OI.T
+        found = [
+            self._alone(states_PI, blocks_OI, None, "none", [], ""),
+            self._alone(states_PI, blocks_OI, None, "swish", [], ""),
+            self._joined(states_PI, expected_PO, blocks_OI, None, "add"),
+            self._joined(states_PI, expected_PO, blocks_OI, None, "mul"),
+        ]
+        wanted = [expected_PO, nn.functional.silu(expected_PO), 2 * expected_PO, expected_PO.square()]
+        return all(torch.allclose(one, other, rtol=0.01, atol=0.01) for one, other in zip(found, wanted, strict=True))
+
 
 _made: list[_Products | None] = []
 
@@ -78,9 +92,10 @@ _made: list[_Products | None] = []
 def _found() -> _Products | None:
     if not _made:
         try:
-            found = _Products()
-            _made.append(found if found.supported else None)
-        except (AttributeError, RuntimeError):  # a build without oneDNN, or one that calls them otherwise
+            with torch.inference_mode():
+                found = _Products()
+                _made.append(found if found.supported and found.right() else None)
+        except (AttributeError, RuntimeError, TypeError):  # a build without oneDNN, or one that calls them otherwise
             _made.append(None)
     return _made[0]
 

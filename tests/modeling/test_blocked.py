@@ -147,3 +147,12 @@ def test_an_encoder_gives_its_maps_few_numbers_of_positions(
 
 def encode(encoder: UserEncoder, histories: list[list[int]]) -> np.ndarray:
     return encoder.encode([encoder.prepare(history) for history in histories])
+
+
+def test_operators_that_are_called_otherwise_or_compute_otherwise_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocked, "_made", [])
+    assert blocked._found() is not None
+    for broken in (lambda self, weight_OI: self._reorder(2 * weight_OI, None), lambda self: None):
+        monkeypatch.setattr(blocked, "_made", [])
+        monkeypatch.setattr(blocked._Products, "reorder", broken)
+        assert blocked._found() is None
