@@ -6,13 +6,15 @@ residual) is done by the product itself, before its result is rounded and goes t
 less.
 
 The products are oneDNN's, by the names under which `torch.compile` calls them; where a build or a processor lacks them
-maps stay as they are. In fp32 the layout gains nothing.
+maps stay as they are. In fp32 the layout gains nothing, and nothing in models that write, whose passes are of few rows
+or of prompts that no two have the length of.
 
 Shape legend: P positions, I inputs of a map, O outputs.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -86,18 +88,14 @@ class _Products:
         return all(torch.allclose(one, other, rtol=0.01, atol=0.01) for one, other in zip(found, wanted, strict=True))
 
 
-_made: list[_Products | None] = []
-
-
+@cache
 def _found() -> _Products | None:
-    if not _made:
-        try:
-            with torch.inference_mode():
-                found = _Products()
-                _made.append(found if found.supported and found.right() else None)
-        except (AttributeError, RuntimeError, TypeError):  # a build without oneDNN, or one that calls them otherwise
-            _made.append(None)
-    return _made[0]
+    try:
+        with torch.inference_mode():
+            found = _Products()
+            return found if found.supported and found.right() else None
+    except (AttributeError, RuntimeError, TypeError):  # a build without oneDNN, or one that calls them otherwise
+        return None
 
 
 def _products() -> _Products:
