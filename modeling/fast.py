@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from modeling.packed import PackedForward
 from modeling.prompt import ID, TEXT, TOKEN, Prompt
-from modeling.stack import Stack, pooled_states, stack_of
+from modeling.stack import Stack, meet_lengths, pooled_states, stack_of
 
 if TYPE_CHECKING:
     from modeling.user_encoder import UserEncoder
@@ -94,6 +94,11 @@ class FastForward(nn.Module):
             return ""
         self.packed.forget()
         return f"recorded launches give vectors that differ by {difference:.2g} from those of the plain forward"
+
+    def meet_lengths(self, positions: int) -> None:
+        """Have products prepared for all batches of up to so many positions, with the threads that torch has now;
+        there is nothing to do where weights are not in blocks."""
+        meet_lengths(self.stack, torch.zeros(self.encoder.hidden_size, dtype=self.encoder.dtype), positions)
 
     @property
     def encoder(self) -> UserEncoder:

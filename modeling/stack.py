@@ -88,6 +88,27 @@ def pooled_states(stack: Stack, embeds_PH: Tensor, places_P: Tensor, wanted_B: T
     return stack.end(stack.finish(last, states_BH, attend(last, queries_BAD, keys_PAD, values_PAD)))
 
 
+@torch.inference_mode()
+def meet_lengths(stack: Stack, like_H: Tensor, positions: int) -> None:
+    """Give the maps of a layer every number of positions that `pooled_states` gives them up to this many, so that no
+    request waits for the products of one to be prepared. Layers are alike: one does for all. Nothing where the stack
+    has no ``multiple``.
+
+    Args:
+        stack: whose maps.
+        like_H: the dtype, device and width of states.
+        positions: of the largest batch.
+    """
+    if stack.multiple == 1:
+        return
+    wanted = range(1, min(stack.multiple, positions + 1))  # the last layer is computed for the wanted positions alone
+    for count in [*wanted, *range(stack.multiple, positions + stack.multiple, stack.multiple)]:
+        states_PH = like_H.new_zeros(count, len(like_H))
+        places_P = torch.zeros(count, dtype=torch.long, device=like_H.device)
+        queries_PAD, *_ = stack.mapped(0, states_PH, stack.turns(places_P, states_PH))
+        stack.finish(0, states_PH, queries_PAD)
+
+
 def stack_of(backbone: nn.Module) -> Stack | None:
     """The steps of a backbone; None for a kind of layer that is not known here."""
     if isinstance(backbone, OwnTransformer):

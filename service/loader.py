@@ -72,6 +72,7 @@ async def warm_up(recommender: Recommender, settings: Settings) -> None:
     """Answer requests made from the golden histories, of all lengths: in groups, then in a queue of full batches."""
     if not settings.warmup_requests:
         return
+    await asyncio.to_thread(recommender.meet_lengths)
     await _together(recommender, settings.warmup_requests, GROUP)
     if "text" in recommender.parts.reads:
         ask = RecommendRequest(history=[FreeTitle(title=WARM_UP_TITLE)])

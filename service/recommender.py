@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling.fast import FastForward
 from modeling.prompt import Prompt
 from modeling.reuse import ReusedStates
 from service.answerer import Answerer, Recommendation, Source
@@ -51,14 +53,15 @@ class Recommender(Answerer):
         self._shared = shared
         self._metrics = metrics
         self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
-        fast = getattr(parts.encoder, "fast", None)
+        self._fast = fast = cast("FastForward | None", getattr(parts.encoder, "fast", None))
+        self._positions = ENOUGH_POSITIONS[settings.precision] if settings.device == "cpu" else None
         limits = Limits(
             settings.max_batch_tokens,
             settings.max_batch_requests,
             settings.max_queued_tokens,
             settings.max_batch_padding,
             packed=fast is not None,
-            enough=ENOUGH_POSITIONS[settings.precision] if settings.device == "cpu" else None,
+            enough=self._positions,
         )
         self._cores = shares(settings.lanes, settings.threads, settings.device)
         self.states = ReusedStates(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None
@@ -88,6 +91,14 @@ class Recommender(Answerer):
 
     def _before_pass(self, alone: bool) -> None:
         set_model_threads(self._cores.alone if alone else self._cores.threads)
+
+    def meet_lengths(self) -> None:
+        """Have products prepared for all positions of a usual batch, with either number of threads. Blocks."""
+        if self._fast is None or self._positions is None:
+            return
+        for alone in {self._cores.threads: False, self._cores.alone: True}.values():
+            self._before_pass(alone)
+            self._fast.meet_lengths(self._positions)
 
     async def recommend(self, ask: RecommendRequest, deadline: float, *, cached: bool = True) -> Recommendation:
         """Answer one request before `deadline` (a time of `time.monotonic`); not `cached`: compute it in any case.

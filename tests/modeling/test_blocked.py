@@ -124,25 +124,54 @@ def test_an_encoder_gives_its_maps_few_numbers_of_positions(
     encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
     assert put_in_blocks(encoder.backbone) > 0 and encoder.speed_up() == ""
-    rows: set[int] = set()
-
-    def counting(whole: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(self: Any, states: torch.Tensor, *more: Any) -> Any:
-            rows.add(len(states))
-            return whole(self, states, *more)
-
-        return counted
-
-    for name in ("alone", "joined"):
-        monkeypatch.setattr(blocked._Products, name, counting(getattr(blocked._Products, name)))
+    met = products_met(monkeypatch)
     for size in (1, 3):
         for start in range(0, len(HISTORIES), size):
             found_BD = encode(encoder, HISTORIES[start : start + size])
             want_BD = expected_BD[start : start + size]
             cosines = (found_BD * want_BD).sum(1) / np.linalg.norm(found_BD, axis=1) / np.linalg.norm(want_BD, axis=1)
             assert cosines.min() > 0.995
-    many = {count for count in rows if count > 3}  # the last layer is computed for one position of each history
+    many = {count for _, count, *_ in met if count > 3}  # the last layer is computed for one position of each history
     assert len(many) > 1 and all(count % blocked.MULTIPLE == 0 for count in many)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "bert"])
+def test_no_history_brings_a_product_that_was_not_met_before(
+    architecture: str, small_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product is prepared for its map, its number of positions and what follows it, which takes as long as itself."""
+    encoder = small_model("titles", architecture).encoder
+    encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
+    encoder.items.freeze()
+    assert put_in_blocks(encoder.backbone) > 0 and encoder.speed_up() == ""
+    met = products_met(monkeypatch)
+    prompts = [encoder.prepare(history) for history in HISTORIES]
+    assert encoder.fast is not None
+    encoder.fast.meet_lengths(sum(prompt.length for prompt in prompts))
+    before = set(met)
+    for size in (1, 2, len(prompts)):
+        for start in range(0, len(prompts), size):
+            encoder.encode(prompts[start : start + size])
+    assert before and met == before
+
+
+def products_met(monkeypatch: pytest.MonkeyPatch) -> set[tuple[Any, ...]]:
+    """Filled with every kind of product from now on: what it is, its positions, the map's shape, what follows it."""
+    met: set[tuple[Any, ...]] = set()
+
+    def noting(name: str) -> Callable[..., Any]:
+        whole = getattr(blocked._Products, name)
+
+        def noted(self: Any, states: torch.Tensor, *more: Any) -> Any:
+            map_, then = more[-2:]
+            met.add((name, len(states), map_.in_features, map_.out_features, map_.bias is None, then))
+            return whole(self, states, *more)
+
+        return noted
+
+    for name in ("alone", "joined"):
+        monkeypatch.setattr(blocked._Products, name, noting(name))
+    return met
 
 
 def encode(encoder: UserEncoder, histories: list[list[int]]) -> np.ndarray:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from index import FlatIndex
+from modeling.fast import FastForward
 from service.app import create_app
+from service.cores import shares
 from service.errors import StartError
 from service.parts import Parts
+from service.recommender import ENOUGH_POSITIONS
 from service.server import _listen, _serve
 from service.service import Service
 from service.settings import load_settings
@@ -164,6 +168,25 @@ async def test_warm_up_reads_a_title_where_the_model_reads_text() -> None:
     encoder.read_titles = lambda titles: read.extend(titles) or right(titles)
     async with running(parts, warmup_requests=3):
         assert len(read) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+async def test_before_the_first_user_every_length_of_a_batch_was_met_by_both_kinds_of_pass(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    met: set[tuple[int, int]] = set()
+    monkeypatch.setattr(
+        FastForward, "meet_lengths", lambda self, positions: met.add((positions, torch.get_num_threads()))
+    )
+    parts = make_parts()
+    fast: Any = object.__new__(FastForward)
+    cast(Any, parts.encoder).fast = fast
+    cores = shares(2, 0)
+    async with running(parts, precision=precision, lanes=2, warmup_requests=1):
+        assert met == {(ENOUGH_POSITIONS[precision], threads) for threads in (cores.threads, cores.alone)}
+    met.clear()
+    async with running(parts, warmup_requests=0):
+        assert not met
 
 
 async def test_the_warm_up_says_how_fast_a_queue_shrinks() -> None:
