@@ -6,14 +6,14 @@ residual) is done by the product itself, before its result is rounded and goes t
 less.
 
 The products are oneDNN's, by the names under which `torch.compile` calls them; where a build or a processor lacks them
-maps stay as they are. In fp32 the layout gains nothing, and nothing in models that write, whose passes are of few rows
-or of prompts that no two have the length of.
+maps stay as they are. In fp32 the layout gains nothing.
 
 Shape legend: P positions, I inputs of a map, O outputs.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, cast
 
@@ -123,6 +123,11 @@ def put_in_blocks(backbone: nn.Module) -> int:
 def multiple_of(backbone: nn.Module) -> int:
     """What the number of positions that a backbone reads should be a multiple of."""
     return MULTIPLE if any(isinstance(part, BlockedLinear) for part in backbone.modules()) else 1
+
+
+def padded_length(longest: int, rows: int, multiple: int) -> int:
+    """The least length from ``longest`` on with which so many rows have a multiple of positions together."""
+    return longest + -longest % (multiple // math.gcd(multiple, rows))
 
 
 def added(map_: nn.Module, states: Tensor, residual: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from modeling.backbone import BackboneError, Pieces, load_tokenizer
+from modeling.blocked import put_in_blocks
 from modeling.choosing_writer import ChoosingWriter, read_choosing, write_choosing
 from modeling.generation import WriteSettings
 from modeling.generator import Paths
@@ -241,6 +242,8 @@ def load_generative(
     ready = cast(nn.Module, model).to(device).eval().requires_grad_(False)
     if precision == "int8":
         quantise(cast(Any, ready).base_model)
+    if precision == "bf16":
+        put_in_blocks(cast(Any, ready).base_model)
     options: dict[str, Any] = {
         "history_limit": manifest.history_limit,
         "default": WriteSettings(manifest.beams, manifest.max_new_tokens),

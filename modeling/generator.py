@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.beams import GrowingLayer, Tree, new_cache
+from modeling.blocked import padded_length
 from modeling.fast import attention
 from modeling.generation import Turn
 from modeling.stack import Stack, stack_of
@@ -159,6 +160,7 @@ class Generator:
         self._config = cast(Any, body).config
         self._layers = int(self._config.num_hidden_layers)
         self._stack = stack_of(self.body)
+        self.multiple = 1 if self._stack is None else self._stack.multiple
         self._words = cast(Any, body).get_input_embeddings()
         self.prefix = tuple(prefix)
         self._paths: _PathTensors | None = None
@@ -224,6 +226,12 @@ class Generator:
             self._paths = _PathTensors(paths, self.device)
         return None if paths is None else self._paths
 
+    @property
+    def limit(self) -> int | None:
+        """Most positions of prefix, prompt and text; None: any number."""
+        found = getattr(self._config, "max_position_embeddings", None) or getattr(self._config, "n_positions", None)
+        return cast("int | None", found)
+
     def logits(self, states_PH: Tensor) -> Tensor:
         """Head over states, [P, V] in fp32."""
         return nn.functional.linear(states_PH, self.head_VH, self.bias_V).float()
@@ -231,8 +239,7 @@ class Generator:
     def _check(self, prompts: Sequence[Sequence[int]], settings: BeamSettings) -> None:
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise GenerationError("a prompt is empty: give each at least one token after the prefix")
-        longest = len(self.prefix) + max(map(len, prompts)) + settings.max_new_tokens
-        limit = getattr(self._config, "max_position_embeddings", None) or getattr(self._config, "n_positions", None)
+        longest, limit = len(self.prefix) + max(map(len, prompts)) + settings.max_new_tokens, self.limit
         if limit is not None and longest > limit:
             raise GenerationError(
                 f"prompt and answer may take {longest} positions and the model has {limit}: shorten the history, or "
@@ -451,11 +458,12 @@ class _Run:
     def _prefill(self) -> Tensor:
         """Read the prompts, padded on the right, and return the logits at their last tokens, [B, V]."""
         generator, rows = self.generator, len(self.prompts)
-        longest = int(self.lengths_B.max())
+        before, longest = len(generator.prefix), int(self.lengths_B.max())
+        padded = padded_length(longest, rows, generator.multiple)
+        longest = padded if generator.limit is None or before + padded <= generator.limit else longest
         ids_BT = torch.zeros(rows, longest, dtype=torch.long)
         for row, prompt in enumerate(self.prompts):
             ids_BT[row, : len(prompt)] = torch.as_tensor(prompt)
-        before = len(generator.prefix)
         written = self.settings.beams * (self.settings.max_new_tokens - 1)
         self.cache = generator.new_cache(rows, longest + written)
         self.cache.layers.extend(self.memory)
@@ -463,7 +471,10 @@ class _Run:
         self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
         ids_BT = ids_BT.to(generator.device)
         words_BT = self._count_words(ids_BT)
-        width = longest if self.pass_positions is None else max(1, self.pass_positions // rows)
+        width = longest
+        if self.pass_positions is not None:
+            least = padded_length(1, rows, generator.multiple)
+            width = max(least, self.pass_positions // rows // least * least)
         states_BH = torch.zeros(rows, generator.head_VH.shape[1], dtype=generator.head_VH.dtype, device=ids_BT.device)
         for start in range(0, longest, width):
             end = min(start + width, longest)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modeling.artifact import load_artifact
 from modeling.backbone import BackboneError, Pieces, load_backbone
+from modeling.blocked import put_in_blocks
 from modeling.generation import WriteSettings
 from modeling.grounded_writer import Exponents, GroundedWriter
 from modeling.instruction import InstructionPrompt
@@ -79,12 +80,15 @@ def read_grounded(
         raise ArtifactError(f"the manifest of {folder.name} has a grounding and no end token, which closes a title")
     if precision == "int8":
         quantise(body)
+    body.to(device)
+    if precision == "bf16":
+        put_in_blocks(body)
     collaborative = CollaborativeModel(folder / COLLABORATIVE, expected[0]) if record.collaborative else None
     return GroundedWriter(
         model,
         names,
         prompt=InstructionPrompt.of(tokenizer, record.instruction, manifest.end),
-        space=TitleSpace(body.to(device), vectors_NH, Pieces(tokenizer).wrap[0]),
+        space=TitleSpace(body, vectors_NH, Pieces(tokenizer).wrap[0]),
         popularity_N=popularity_N,
         collaborative=collaborative,
         exponents=Exponents(record.popularity_exponent, record.collaborative_exponent),

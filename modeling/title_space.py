@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeling.blocked import multiple_of, padded_length
 from modeling.prompt import TitleTokens
 
 BATCH = 64
@@ -35,6 +36,7 @@ class TitleSpace(nn.Module):
     def __init__(self, body: nn.Module, vectors_NH: NDArray[np.float32], begin: Sequence[int]) -> None:
         super().__init__()
         self.body = body.eval().requires_grad_(False)
+        self._multiple = multiple_of(body)
         self.begin = tuple(begin)
         device = next(body.parameters()).device
         self.register_buffer("vectors_NH", torch.from_numpy(vectors_NH).to(device), persistent=False)
@@ -63,7 +65,8 @@ class TitleSpace(nn.Module):
         """Vectors [B, H] of texts as token ids, none of them empty, in fp32."""
         whole = [[*self.begin, *text] for text in texts]
         last_B = torch.tensor([len(text) - 1 for text in whole])
-        ids_BT = torch.zeros(len(whole), int(last_B.max()) + 1, dtype=torch.long)
+        longest = padded_length(int(last_B.max()) + 1, len(whole), self._multiple)
+        ids_BT = torch.zeros(len(whole), longest, dtype=torch.long)
         for row, text in enumerate(whole):  # padding on the right: with causal attention no text sees it
             ids_BT[row, : len(text)] = torch.as_tensor(text)
         states_BTH = self.body(input_ids=ids_BT.to(self.vectors_NH.device), use_cache=False).last_hidden_state

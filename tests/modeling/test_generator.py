@@ -275,6 +275,49 @@ def test_no_pass_is_longer_than_asked_and_each_has_its_turn(trained: Any) -> Non
     assert len(passes) == turns > longest // 2 and max(passes) <= 16
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("most", [None, 40])
+def test_prompts_are_read_in_the_multiples_that_products_are_prepared_for(
+    rows: int, most: int | None, trained: Any
+) -> None:
+    """And what is written stays the same."""
+    prompts = (PROMPTS * rows)[:rows]
+    generator = Generator.of_model(trained("qwen3"), end_tokens=[END], prefix=(31, 30))
+    search = BeamSettings(beams=3, max_new_tokens=5)
+    wanted = generator.search(prompts, search, pass_positions=most)
+    generator.multiple = 16
+    read: list[int] = []
+    hook = generator.body.get_input_embeddings().register_forward_pre_hook(  # type: ignore[operator]
+        lambda module, args: read.append(args[0].numel())
+    )
+    try:
+        found = generator.search(prompts, search, pass_positions=most)
+    finally:
+        hook.remove()
+    assert [[text.tokens for text in texts] for texts in found] == [[text.tokens for text in texts] for texts in wanted]
+    prompt_passes = [count for count in read if count > search.beams * rows]
+    assert prompt_passes and all(count % 16 == 0 for count in prompt_passes)
+    assert most is None or max(read) <= 48
+
+
+def test_a_prompt_at_the_limit_of_positions_is_not_filled_up_beyond_it(trained: Any) -> None:
+    model = trained("qwen3")
+    generator = Generator.of_model(model, end_tokens=[END], prefix=(31, 30))
+    generator.multiple = 16
+    limit = generator.limit
+    assert limit is not None
+    prompt = [1 + place % 20 for place in range(limit - 3)]
+    read: list[int] = []
+    hook = generator.body.get_input_embeddings().register_forward_pre_hook(  # type: ignore[operator]
+        lambda module, args: read.append(args[0].numel())
+    )
+    try:
+        generator.search([prompt], BeamSettings(beams=1, max_new_tokens=1))
+    finally:
+        hook.remove()
+    assert read == [limit - 3]
+
+
 def test_each_step_shows_the_best_beam_so_far_and_can_be_the_last(trained: Any) -> None:
     generator, seen = Generator.of_model(trained("qwen3"), end_tokens=[END]), []
     search = BeamSettings(beams=4, max_new_tokens=6)

@@ -16,6 +16,7 @@ from rich.console import Console
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.backbone import load_text_model
+from modeling.blocked import BlockedLinear
 from modeling.generation import Generated, Wanted, WritePrompt, WriteSettings
 from modeling.generative_artifact import load_generative
 from modeling.generator import BeamSettings, Generator
@@ -358,6 +359,8 @@ async def test_the_service_writes_with_fewer_bits(
     assert found.precision == precision and {model.model.dtype, model.space.body.dtype} == {dtype}
     for before, after in ((exact.model.base_model, model.model.base_model), (exact.space.body, model.space.body)):
         assert module_bytes(after) < 0.8 * module_bytes(before)
+        blocks = sum(isinstance(each, BlockedLinear) for each in after.modules())
+        assert (blocks > 0) == (precision == "bf16")
     assert torch.equal(exact.space.vectors_NH, model.space.vectors_NH), "titles stay where they are"
     assert model.collaborative.encoder.dtype == torch.float32
     prompts = [exact.prepare([ring.row_of[item] for item in case.history]) for case in found.golden]
@@ -378,7 +381,7 @@ async def test_the_service_writes_with_fewer_bits(
 
 def module_bytes(module: torch.nn.Module) -> int:
     tensors = [*module.parameters(), *module.buffers()]
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+    return sum({id(each) if each.is_mkldnn else each.data_ptr(): each.nbytes for each in tensors}.values())
 
 
 @pytest.mark.parametrize(
