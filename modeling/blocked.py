@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 MULTIPLE = 16
 """A product is prepared for its number of positions when that number is met first, which takes as long as the product
-itself, and the oldest of a thousand preparations is forgotten. Multiples of this are few, and 16 rows are computed
-together anyway."""
+itself and keeps half a megabyte; the oldest of a thousand preparations is forgotten. Multiples of this are few, and 16
+rows are computed together anyway."""
+FINE = 12
+"""Multiples up to which each is used; beyond, every other one."""
 
 
 class BlockedLinear(nn.Module):
@@ -123,6 +125,18 @@ def put_in_blocks(backbone: nn.Module) -> int:
 def multiple_of(backbone: nn.Module) -> int:
     """What the number of positions that a backbone reads should be a multiple of."""
     return MULTIPLE if any(isinstance(part, BlockedLinear) for part in backbone.modules()) else 1
+
+
+def filled(count: int, multiple: int) -> int:
+    """The number of positions to compute for so many."""
+    if multiple > 1 and count > FINE * multiple:
+        multiple *= 2
+    return count + -count % multiple
+
+
+def all_filled(count: int, multiple: int) -> list[int]:
+    """The numbers that `filled` gives for 1 to ``count``."""
+    return sorted({filled(each, multiple) for each in range(1, count + 1)})
 
 
 def padded_length(longest: int, rows: int, multiple: int) -> int:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.blocked import added, gated, multiple_of
+from modeling.blocked import added, all_filled, filled, gated, multiple_of
 from modeling.pieces import pieces_for
 from modeling.precision import read_once
 from modeling.transformer import OwnTransformer
@@ -30,7 +30,7 @@ class Stack(Protocol):
     layers: int
     heads: int
     multiple: int
-    """Numbers of positions that its maps should be given are multiples of this."""
+    """Numbers of positions that its maps should be given are multiples of this; see `modeling.blocked`."""
 
     def begin(self, embeds_PH: Tensor, places_P: Tensor) -> Tensor:
         """Input of the first layer; ``places_P`` are positions in their rows, from 0."""
@@ -69,23 +69,28 @@ in the last layer for each position that is wanted."""
 def pooled_states(stack: Stack, embeds_PH: Tensor, places_P: Tensor, wanted_B: Tensor, attend: Attend) -> Tensor:
     """States [B, H] of some positions after all layers; in the last layer, theirs alone are computed.
 
-    Where the stack has a ``multiple``, empty positions fill up to one: attention does not see them.
+    Where the stack has a ``multiple``, empty positions fill up to a number that others have too: attention does not
+    see them.
     """
-    count = len(embeds_PH)
-    empty = -count % stack.multiple
+    count, wanted = len(embeds_PH), len(wanted_B)
+    empty, unwanted = (filled(each, stack.multiple) - each for each in (count, wanted))
     if empty:
         embeds_PH, places_P = F.pad(embeds_PH, (0, 0, 0, empty)), F.pad(places_P, (0, empty))
     states_PH = stack.begin(embeds_PH, places_P)
     turns, last = stack.turns(places_P, states_PH), stack.layers - 1
     for layer in range(last):
         mixed_PAD = attend(layer, *(states[:count] for states in stack.mapped(layer, states_PH, turns)))
-        if empty:
-            mixed_PAD = F.pad(mixed_PAD, (0, 0, 0, 0, 0, empty))
-        states_PH = stack.finish(layer, states_PH, mixed_PAD)
+        states_PH = stack.finish(layer, states_PH, _with_empty(mixed_PAD, empty))
     keys_PAD, values_PAD = (states[:count] for states in stack.keys_values(last, states_PH, turns))
+    wanted_B = F.pad(wanted_B, (0, unwanted)) if unwanted else wanted_B
     states_BH = states_PH[wanted_B]
     queries_BAD = stack.queries(last, states_BH, stack.turns(places_P[wanted_B], states_BH))
-    return stack.end(stack.finish(last, states_BH, attend(last, queries_BAD, keys_PAD, values_PAD)))
+    mixed_BAD = _with_empty(attend(last, queries_BAD[:wanted], keys_PAD, values_PAD), unwanted)
+    return stack.end(stack.finish(last, states_BH, mixed_BAD)[:wanted])
+
+
+def _with_empty(mixed_PAD: Tensor, empty: int) -> Tensor:
+    return F.pad(mixed_PAD, (0, 0, 0, 0, 0, empty)) if empty else mixed_PAD
 
 
 @torch.inference_mode()
@@ -101,8 +106,7 @@ def meet_lengths(stack: Stack, like_H: Tensor, positions: int) -> None:
     """
     if stack.multiple == 1:
         return
-    wanted = range(1, min(stack.multiple, positions + 1))  # the last layer is computed for the wanted positions alone
-    for count in [*wanted, *range(stack.multiple, positions + stack.multiple, stack.multiple)]:
+    for count in all_filled(positions, stack.multiple):
         states_PH = like_H.new_zeros(count, len(like_H))
         places_P = torch.zeros(count, dtype=torch.long, device=like_H.device)
         queries_PAD, *_ = stack.mapped(0, states_PH, stack.turns(places_P, states_PH))

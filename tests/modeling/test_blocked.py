@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling import adapter, blocked
-from modeling.blocked import BlockedLinear, added, gated, put_in_blocks
+from modeling.blocked import BlockedLinear, added, all_filled, filled, gated, put_in_blocks
 from modeling.build import Model
 from modeling.user_encoder import UserEncoder
 from service.sharing import Pool, share_weights
@@ -131,8 +131,8 @@ def test_an_encoder_gives_its_maps_few_numbers_of_positions(
             want_BD = expected_BD[start : start + size]
             cosines = (found_BD * want_BD).sum(1) / np.linalg.norm(found_BD, axis=1) / np.linalg.norm(want_BD, axis=1)
             assert cosines.min() > 0.995
-    many = {count for _, count, *_ in met if count > 3}  # the last layer is computed for one position of each history
-    assert len(many) > 1 and all(count % blocked.MULTIPLE == 0 for count in many)
+    counts = {count for _, count, *_ in met}
+    assert len(counts) > 1 and counts <= set(all_filled(1000, blocked.MULTIPLE))
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "bert"])
@@ -153,6 +153,13 @@ def test_no_history_brings_a_product_that_was_not_met_before(
         for start in range(0, len(prompts), size):
             encoder.encode(prompts[start : start + size])
     assert before and met == before
+
+
+def test_numbers_of_positions_are_few_and_hardly_larger() -> None:
+    found = all_filled(640, 16)
+    assert found[:12] == list(range(16, 193, 16)) and found[12:] == list(range(224, 641, 32))
+    assert all(count <= filled(count, 16) < count + 16 or count > 192 for count in range(1, 700))
+    assert all(filled(count, 1) == count for count in range(1, 700))
 
 
 def products_met(monkeypatch: pytest.MonkeyPatch) -> set[tuple[Any, ...]]:
