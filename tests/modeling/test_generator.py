@@ -192,6 +192,19 @@ def test_a_text_whose_rest_is_determined_is_finished_without_the_model(trained: 
     assert len(few) == 2 and all(text.ended for text in few)
 
 
+def test_a_determined_text_is_not_lost_to_beginnings_that_divide(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two beams a third beginning has no place to run on; where it is a whole text already, it needs none."""
+    generator = Generator.of_model(trained("qwen3"), end_tokens=[END])
+    log_V = torch.full((VOCABULARY,), -9.0)
+    log_V[[11, 12, 13]] = torch.tensor([0.40, 0.35, 0.25]).log()  # every other choice is even
+    monkeypatch.setattr(generator, "logits", lambda states_PH: log_V.expand(len(states_PH), -1))
+    items = [[11, 21], [11, 22], [12, 21], [12, 22], [13, 21, 22]]
+    search = BeamSettings(beams=2, max_new_tokens=6, length_penalty=0.0, renormalize=True)
+    (found,) = generator.search(PROMPTS[:1], search, paths=TokenTrie.build(items, END).arrays())
+    assert found[0].tokens == (13, 21, 22) and found[0].ended
+    assert [np.exp(text.score) for text in found] == pytest.approx([0.25, 0.20])
+
+
 def log_among_children(model: Any, prompt: list[int], item: list[int]) -> float:
     """Each token's probability divided among those of the items that begin alike."""
     text, total = [*item, END], 0.0
