@@ -96,7 +96,7 @@ def floors(
     ledger: Annotated[bool, typer.Option(help="Append test results to the ledger.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Popularity, Markov, item kNN and title TF-IDF on one data set, by the protocol of every other table."""
+    """Popularity, Markov, item kNN, title TF-IDF and both kNN together, by the protocol of every other table."""
     with errors_as_one_line(console):
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
         if part not in ("test", "validation"):

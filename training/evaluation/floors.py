@@ -1,4 +1,4 @@
-"""Floors: four rankers with nothing to train. A model that does not clear them has learned little worth serving.
+"""Floors: five rankers with nothing to train. A model that does not clear them has learned little worth serving.
 
 All are fitted on the training part, rank the whole catalog, and never return what the user already had.
 
@@ -7,10 +7,13 @@ All are fitted on the training part, rank the whole catalog, and never return wh
 - item-knn: cosine between items over users, where a user with many items counts less (each user's row has length
   1), summed over the last ten items, each step back counting 0.8 as much.
 - title-tfidf: the same sum over the cosine of titles (tf = 1 + ln count, idf = ln(1 + N / titles with the word)).
+- hybrid-knn: that sum plus the same over the cosine of what items stand near in histories (`training.cooccurrence`):
+  titles speak for items that few have taken, histories for the others.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from training.cooccurrence import neighbour_vectors
 from training.data.splits import FittedOn, Part, Split
 from training.evaluation.metrics import Floats, Ints, Metrics, rank_report, target_ranks
 
@@ -92,11 +96,26 @@ def title_tfidf(split: Split, fitted_on: FittedOn = "train") -> Scorer:
     return score
 
 
+def hybrid_knn(split: Split, fitted_on: FittedOn = "train") -> Scorer:
+    """Cosine of titles plus cosine of neighbours in histories, summed over the decayed recent history."""
+    offsets, rows = split.sequences(fitted_on)
+    sequences = [rows[start:end].astype(np.int64) for start, end in itertools.pairwise(offsets.tolist())]
+    near_ND = neighbour_vectors(sequences, split.dataset.n_items)
+    titles = title_tfidf(split, fitted_on)
+
+    def score(histories: Histories) -> Floats:
+        profile_BD = _weights(histories, split.dataset.n_items) @ near_ND
+        return titles(histories) + profile_BD @ near_ND.T
+
+    return score
+
+
 FLOORS: dict[str, Callable[[Split, FittedOn], Scorer]] = {
     "popularity": popularity,
     "markov-1": markov,
     "item-knn": item_knn,
     "title-tfidf": title_tfidf,
+    "hybrid-knn": hybrid_knn,
 }
 
 
