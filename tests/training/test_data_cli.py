@@ -56,11 +56,11 @@ def test_data_lists_names_and_refuses_others():
 def test_floors_prints_a_table_one_line_of_json_and_enters_the_test_in_the_ledger(small, tmp_path):
     result = run("floors", "--data", small, "--json")
     assert result.exit_code == 0, result.output
-    for name in ("popularity", "markov-1", "item-knn", "title-tfidf"):
-        assert name in result.stdout
+    names = ["popularity", "markov-1", "item-knn", "title-tfidf", "hybrid-knn"]
+    assert all(name in result.stdout for name in names)
     assert "seen items removed" in result.stdout
     answer = last_line(result)
-    assert [row["method"] for row in answer["rows"]] == ["popularity", "markov-1", "item-knn", "title-tfidf"]
+    assert [row["method"] for row in answer["rows"]] == names
     assert answer["rows"][1]["recall@10"]["value"] == 1.0 and answer["rows"][1]["questions"] == 20
     entries = read_ledger(tmp_path / "test-ledger.jsonl")
     assert [entry["config"]["method"] for entry in entries] == [row["method"] for row in answer["rows"]]

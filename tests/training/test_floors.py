@@ -7,7 +7,7 @@ import pytest
 
 from training.data import read_dataset
 from training.data.splits import leave_one_out
-from training.evaluation.floors import FLOORS, item_knn, markov, measure_floor, popularity, title_tfidf
+from training.evaluation.floors import FLOORS, hybrid_knn, item_knn, markov, measure_floor, popularity, title_tfidf
 from training.evaluation.metrics import question_values
 
 
@@ -81,6 +81,19 @@ def test_title_tfidf_is_the_cosine_of_weighted_words_with_recent_titles_counting
     assert found["d"] == 0 == found["z"], "a title without a word is like no other"
 
 
+def test_both_together_find_by_titles_what_nobody_took_and_by_histories_what_is_called_otherwise(tmp_path):
+    rng = np.random.default_rng(0)
+    early, late = "abcdefgh", "ijklmnop"  # two groups that are never mixed; nobody takes y and z in training
+    sequences = ["".join(rng.permutation(list(group))[:6]) + "yz" for group in (early, late) for _ in range(30)]
+    titles = {item: f"Title {item}" for item in early + late} | {"y": "Title a", "z": "Else"}
+    split = split_of(tmp_path, sequences, titles)
+    by_titles = scores_of(title_tfidf(split), split, "a")
+    found = scores_of(hybrid_knn(split), split, "a")
+    assert found["y"] == pytest.approx(by_titles["y"]) and found["y"] > max(found[item] for item in late)
+    assert found["z"] == 0
+    assert min(found[item] - by_titles[item] for item in early) > max(found[item] - by_titles[item] for item in late)
+
+
 def test_only_the_last_ten_items_count(tmp_path):
     split = split_of(tmp_path, ["abcdefghijklmnop", "ayz"])
     assert scores_of(title_tfidf(split), split, "abcdefghijkl")["a"] == 0
@@ -121,7 +134,7 @@ def movietweetings(real_data):
     return leave_one_out(read_dataset(real_data("movietweetings-100k")))
 
 
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("name", PRINTED)
 def test_the_printed_floors_of_movietweetings_come_out(movietweetings, name):
     values = question_values(measure_floor(name, movietweetings).ranks_T)
     found = [values[f"{kind}@{cut}"].mean() for cut in (5, 10, 20) for kind in ("recall", "ndcg")]

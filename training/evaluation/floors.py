@@ -105,7 +105,8 @@ def hybrid_knn(split: Split, fitted_on: FittedOn = "train") -> Scorer:
 
     def score(histories: Histories) -> Floats:
         profile_BD = _weights(histories, split.dataset.n_items) @ near_ND
-        return titles(histories) + profile_BD @ near_ND.T
+        scores_BN: Floats = titles(histories) + profile_BD @ near_ND.T
+        return scores_BN
 
     return score
 
