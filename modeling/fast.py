@@ -122,16 +122,14 @@ class FastForward(nn.Module):
         if self.packed is not None and (recorded_BD := self.packed.encode(prompts)) is not None:
             return recorded_BD
         lengths = np.array([prompt.length - self.prefix for prompt in prompts])
-        embeds_PH, values_P, free_FC = self.embed(prompts, [self.prefix] * len(prompts))
+        embeds_PH, free_FC = self.embed(prompts, [self.prefix] * len(prompts))
         states_BH = self._pooled(embeds_PH, lengths)
-        last_B = torch.from_numpy(np.cumsum(lengths) - 1).to(values_P.device)
-        return self.encoder.finish(states_BH, values_P[last_B], free_FC)
+        return self.encoder.finish(states_BH, self.encoder.recent(prompts), free_FC)
 
     # -- input -------------------------------------------------------------------------------------------------------
 
-    def embed(self, prompts: Sequence[Prompt], starts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input vectors [P, H] of the positions from ``starts`` on, their token ids or rows [P], and the vectors of
-        free titles [F, C], which those rows count through the batch."""
+    def embed(self, prompts: Sequence[Prompt], starts: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Input vectors [P, H] of the positions from ``starts`` on, and the vectors of free titles [F, C]."""
         encoder, size, values, free = self.encoder, self.encoder.items.size, [], list[Any]()
         kinds = [prompt.kinds_T[start:] for prompt, start in zip(prompts, starts, strict=True)]
         for prompt, start, kinds_T in zip(prompts, starts, kinds, strict=True):
@@ -142,7 +140,7 @@ class FastForward(nn.Module):
             free.extend(prompt.free_vectors)
         values_P = torch.from_numpy(np.concatenate(values)).to(encoder.device)
         free_FC = torch.from_numpy(np.stack(free)).to(encoder.device) if free else None
-        return self._embed(np.concatenate(kinds), values_P, free_FC).to(encoder.dtype), values_P, free_FC
+        return self._embed(np.concatenate(kinds), values_P, free_FC).to(encoder.dtype), free_FC
 
     def _embed(self, kinds: np.ndarray[Any, Any], values_P: Tensor, free_FC: Tensor | None) -> Tensor:
         """Input vectors [P, H]."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeling.pieces import pieces_for
-from modeling.prompt import TEXT, TOKEN, Prompt
+from modeling.prompt import TEXT, TOKEN, Prompt, recent_rows
 from modeling.stack import pooled_states
 
 if TYPE_CHECKING:
@@ -47,37 +47,40 @@ class Plan:
         memory: int32, of `Plan.width` elements.
         positions, rows: what there is room for.
         prefix: positions before every row.
+        recent: newest items of a row that its vector is made of, R.
 
     Attributes:
         tokens_P, rows_P: the token at a position, or the row of `FastForward.table_RH`; -1 for the one that is not.
         places_P: positions within rows, the prefix counted.
-        last_B, newest_B: the last position of every row, and the catalog row there.
+        last_B: the last position of every row.
+        recent_N: the catalog rows of its newest items, newest first, [B * R]; -1 where it has fewer.
         query_ends, key_ends, one_each: [B + 1], where rows begin and end in the positions, in `keys_S`, and among the
             last positions.
         keys_S: the prefix and each row, for each row; places in the prefix and the positions behind it.
     """
 
-    def __init__(self, memory: Any, positions: int, rows: int, prefix: int) -> None:
-        self.memory, self.prefix = memory, prefix
-        ends = np.cumsum([0, *self._widths(positions, rows, prefix)]).tolist()
+    def __init__(self, memory: Any, positions: int, rows: int, prefix: int, recent: int = 1) -> None:
+        self.memory, self.prefix, self.recent = memory, prefix, recent
+        ends = np.cumsum([0, *self._widths(positions, rows, prefix, recent)]).tolist()
         parts = [memory[start:end] for start, end in itertools.pairwise(ends)]
-        self.tokens_P, self.rows_P, self.places_P, self.last_B, self.newest_B, *parts = parts
+        self.tokens_P, self.rows_P, self.places_P, self.last_B, self.recent_N, *parts = parts
         self.query_ends, self.key_ends, self.one_each, self.keys_S = parts
 
     @classmethod
-    def width(cls, positions: int, rows: int, prefix: int) -> int:
+    def width(cls, positions: int, rows: int, prefix: int, recent: int = 1) -> int:
         """Elements of the memory."""
-        return sum(cls._widths(positions, rows, prefix))
+        return sum(cls._widths(positions, rows, prefix, recent))
 
     @staticmethod
-    def _widths(positions: int, rows: int, prefix: int) -> list[int]:
+    def _widths(positions: int, rows: int, prefix: int, recent: int) -> list[int]:
         attended = positions + rows * prefix if prefix else 0
-        return [*[positions] * 3, *[rows] * 2, *[rows + 1] * 3, attended]
+        return [*[positions] * 3, rows, rows * recent, *[rows + 1] * 3, attended]
 
     @classmethod
-    def empty(cls, positions: int, rows: int, prefix: int) -> Plan:
+    def empty(cls, positions: int, rows: int, prefix: int, recent: int = 1) -> Plan:
         """One to be written."""
-        return cls(np.zeros(cls.width(positions, rows, prefix), np.int32), positions, rows, prefix)
+        memory = np.zeros(cls.width(positions, rows, prefix, recent), np.int32)
+        return cls(memory, positions, rows, prefix, recent)
 
     def write(self, lengths: NDArray[np.int64]) -> None:
         """Put the rows of a batch at the beginning; those that are left have no length and come after it."""
@@ -98,11 +101,19 @@ class Plan:
             self.keys_S[: len(found)] = found
             self.keys_S[len(found) :] = 0
 
-    def fill(self, kinds_P: NDArray[np.int8], values_P: NDArray[np.int64], unknown: int, texts_at: int) -> None:
+    def fill(
+        self,
+        kinds_P: NDArray[np.int8],
+        values_P: NDArray[np.int64],
+        recent_BR: NDArray[np.int64],
+        unknown: int,
+        texts_at: int,
+    ) -> None:
         """Say what stands at the positions.
 
         Args:
             kinds_P, values_P: as in `Prompt`.
+            recent_BR: see `prompt.recent_rows`.
             unknown: row of unknown items, the last that a value may mean.
             texts_at: row of the table from which on the vectors of titles stand.
         """
@@ -112,9 +123,8 @@ class Plan:
         self.rows_P[:total] = np.where(slots_P, rows_P + texts_at * (kinds_P == TEXT), -1)
         self.tokens_P[total:] = -1
         self.rows_P[total:] = 0
-        count = int(np.searchsorted(self.query_ends, total)) if total else 0
-        self.newest_B[:count] = rows_P[self.last_B[:count]]
-        self.newest_B[count:] = 0
+        self.recent_N[: recent_BR.size] = np.minimum(recent_BR, unknown).reshape(-1)
+        self.recent_N[recent_BR.size :] = 0
 
 
 class PackedForward:
@@ -195,7 +205,8 @@ class PackedForward:
         if encoder.prompts.form == "titles":  # otherwise there are no tokens behind the instruction
             words_PH = cast(Any, encoder.backbone).get_input_embeddings()(plan.tokens_P.clamp(min=0))
             embeds_PH = torch.where(plan.rows_P[:, None] < 0, words_PH, embeds_PH)
-        return encoder.finish(self._pooled(embeds_PH, plan, longest), plan.newest_B.long(), None)
+        recent_BR = plan.recent_N.view(-1, plan.recent).long()
+        return encoder.finish(self._pooled(embeds_PH, plan, longest), recent_BR, None)
 
     def _pooled(self, embeds_PH: Tensor, plan: Plan, longest: int) -> Tensor:
         """States [R, H] at the last positions of a plan's rows; ``longest`` is that of a row, without the prefix."""
@@ -225,7 +236,8 @@ class _Recorded:
         assert fast.table_RH is not None
         self._unknown = fast.encoder.items.size
         self._texts_at = self._unknown + 1 if len(fast.table_RH) > self._unknown + 1 else 0
-        shape, longest = (size, self.rows, packed._prefix), min(size, packed._longest)
+        self._recent = fast.encoder.recent_items
+        shape, longest = (size, self.rows, packed._prefix, self._recent), min(size, packed._longest)
         self._plan = Plan.empty(*shape)
         self._plan.write(np.array([1]))
         self._host = torch.from_numpy(self._plan.memory)
@@ -239,6 +251,7 @@ class _Recorded:
         plan.fill(
             np.concatenate([prompt.kinds_T[prefix:] for prompt in prompts]),
             np.concatenate([prompt.values_T[prefix:] for prompt in prompts]),
+            recent_rows(prompts, self._recent, self._unknown),
             self._unknown,
             self._texts_at,
         )

@@ -77,6 +77,22 @@ class Prompt:
         return len(self.kinds_T)
 
 
+def recent_rows(prompts: Sequence[Prompt], count: int, catalog_size: int) -> NDArray[np.int64]:
+    """Rows of the newest items of every prompt, newest first, [B, R]; -1 where a history has fewer.
+
+    Args:
+        prompts: of one batch.
+        count: R.
+        catalog_size: N; rows of free titles, from N + 1 on, count through the batch.
+    """
+    found, free = np.full((len(prompts), count), -1, np.int64), 0
+    for number, prompt in enumerate(prompts):
+        rows = prompt.values_T[prompt.boundaries_M[: -count - 1 : -1]]
+        found[number, : len(rows)] = rows + (rows > catalog_size) * free
+        free += len(prompt.free_vectors)
+    return found
+
+
 class PromptBuilder:
     """Puts prompts together by array copies only.
 

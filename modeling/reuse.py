@@ -66,10 +66,10 @@ class ReusedStates:
             looked_up(self.hits - before[0], self.misses - before[1])
         starts = [start for start, _ in found]
         lengths = [prompt.length - start for prompt, start in zip(prompts, starts, strict=True)]
-        embeds_PH, values_P, free_FC = self._fast.embed(prompts, starts)
+        embeds_PH, free_FC = self._fast.embed(prompts, starts)
         states_BH, read = self._read(embeds_PH, starts, lengths, [past for _, past in found])
-        last_B = torch.tensor(lengths).cumsum(0) - 1
-        user_BD = self._fast.encoder.finish(states_BH, values_P[last_B.to(values_P.device)], free_FC)
+        encoder = self._fast.encoder
+        user_BD = encoder.finish(states_BH, encoder.recent(prompts), free_FC)
         with self._lock:
             for prompt, kept_LKASD in zip(prompts, read, strict=True):
                 self._keep(prompt, kept_LKASD)

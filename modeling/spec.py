@@ -122,9 +122,17 @@ class ProjectorSpec(Slot):
 
     kind: Literal["identity", "linear", "mlp"] = "linear"
     residual: bool = Field(
-        False, description="add the newest item's own vector, with a learned weight, to the projected state"
+        False, description="add the newest items' own vectors, with a learned weight, to the projected state"
     )
+    recent: int = Field(1, ge=1, description="newest items whose vectors are added")
+    decay: float = Field(0.8, gt=0, le=1, description="what each step back counts of the one after it")
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _recent_items_are_added(self) -> ProjectorSpec:
+        if self.recent > 1 and not self.residual:
+            raise ValueError(f"projector.recent={self.recent} needs projector.residual: nothing is added without it")
+        return self
 
 
 class ItemsSpec(Slot):

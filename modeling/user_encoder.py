@@ -22,7 +22,7 @@ from modeling.fast import FastForward
 from modeling.items import ItemTower
 from modeling.precision import Int8Linear
 from modeling.projector import Projector
-from modeling.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder
+from modeling.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder, recent_rows
 from modeling.spec import ModelSpec
 from modeling.transformer import OwnTransformer
 
@@ -39,6 +39,7 @@ class Batch:
     kinds_BT: Tensor
     values_BT: Tensor
     last_B: Tensor
+    recent_BR: Tensor
     free_FC: Tensor | None
     mask_BT: Tensor | None
     positions_BT: Tensor | None
@@ -161,6 +162,7 @@ class UserEncoder(nn.Module):
             kinds_BT=torch.from_numpy(kinds).to(device),
             values_BT=torch.from_numpy(values).to(device),
             last_B=torch.from_numpy(last).to(device),
+            recent_BR=self.recent(prompts),
             free_FC=torch.from_numpy(np.stack(free)).to(device) if free else None,
             mask_BT=mask,
             positions_BT=None if mask is None else (mask.cumsum(-1) - 1).clamp(min=0),
@@ -179,33 +181,50 @@ class UserEncoder(nn.Module):
                 del options["position_ids"]
         return cast(Tensor, self.backbone(inputs_embeds=embeds_BTH, use_cache=False, **options).last_hidden_state)
 
-    def project(self, states_PH: Tensor, newest_P: Tensor, table_ND: Tensor | None = None) -> Tensor:
+    @property
+    def recent_items(self) -> int:
+        """R, the newest items whose own vectors a user's is made of, beside the state."""
+        return self.spec.projector.recent
+
+    def recent(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Their rows, newest first, [B, R]; -1 where a history has fewer."""
+        return torch.from_numpy(recent_rows(prompts, self.recent_items, self.items.size)).to(self.device)
+
+    def project(self, states_PH: Tensor, recent_PR: Tensor, table_ND: Tensor | None = None) -> Tensor:
         """Pooled states to item space, [P, D].
 
         Args:
             states_PH: states at item boundaries.
-            newest_P: row of the newest item each state has read.
+            recent_PR: rows of the newest items each state has read, newest first; -1: no item.
             table_ND: the item tower's table where the caller has it already.
         """
-        newest_PD = None
+        recent_PD = None
         if self.spec.projector.residual:
             table_ND = self.items.table() if table_ND is None else table_ND
-            newest_PD = table_ND[newest_P] * math.sqrt(self.spec.items.dim)
-        return self.items.finish(self.projector(states_PH.float(), newest_PD).float())
+            recent_PD = self._summed(table_ND, recent_PR) * math.sqrt(self.spec.items.dim)
+        return self.items.finish(self.projector(states_PH.float(), recent_PD).float())
+
+    def _summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
+        """The vectors of these rows, each step back counting less, [P, D]."""
+        if recent_PR.shape[1] == 1:
+            return table_ND[recent_PR[:, 0]]
+        steps_R = torch.arange(recent_PR.shape[1], device=recent_PR.device)
+        weights_PR = (recent_PR >= 0) * self.spec.projector.decay**steps_R
+        return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))
 
     def forward(self, batch: Batch) -> Tensor:
         """User vectors [B, D], read at each prompt's last boundary."""
         rows = torch.arange(len(batch.last_B), device=batch.last_B.device)
-        return self.finish(self.hidden(batch)[rows, batch.last_B], batch.values_BT[rows, batch.last_B], batch.free_FC)
+        return self.finish(self.hidden(batch)[rows, batch.last_B], batch.recent_BR, batch.free_FC)
 
-    def finish(self, states_BH: Tensor, newest_B: Tensor, free_FC: Tensor | None) -> Tensor:
-        """User vectors [B, D] from pooled states, the row of the newest item of each, and free titles' vectors."""
+    def finish(self, states_BH: Tensor, recent_BR: Tensor, free_FC: Tensor | None) -> Tensor:
+        """User vectors [B, D] from pooled states, the rows of the newest items of each, and free titles' vectors."""
         table_ND = None
         if free_FC is not None and self.items.text_map is not None:
             table_ND = torch.cat([self.items.table(), self.items.cold_table(free_FC)])
         else:
-            newest_B = newest_B.clamp(max=self.items.size)
-        return self.project(states_BH, newest_B, table_ND)
+            recent_BR = recent_BR.clamp(max=self.items.size)
+        return self.project(states_BH, recent_BR, table_ND)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:

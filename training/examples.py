@@ -181,12 +181,13 @@ def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Prompts with a target at each boundary. ``P`` boundaries, flattened over the batch."""
+    """Prompts with a target at each boundary. ``P`` boundaries, flattened over the batch; ``recent_PR`` are the rows of
+    the newest items read there, newest first, -1 where there are fewer."""
 
     prompts: Batch
     users_P: torch.Tensor
     boundaries_P: torch.Tensor
-    newest_P: torch.Tensor
+    recent_PR: torch.Tensor
     targets_P: torch.Tensor
 
     @property
@@ -198,14 +199,16 @@ class TrainingBatch:
 def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
     """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them."""
     prompts = [encoder.prepare(window.rows[:-1].tolist()) for window in windows]
-    users, boundaries, newest, targets = [], [], [], []
+    users, boundaries, recent, targets = [], [], [], []
+    steps_R = np.arange(encoder.recent_items)
     for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
         kept = len(prompt.boundaries_M)
         users.append(np.full(kept, number))
         boundaries.append(prompt.boundaries_M)
-        newest.append(window.rows[-1 - kept : -1])
+        read, places_PR = window.rows[-1 - kept : -1], np.arange(kept)[:, None] - steps_R
+        recent.append(np.where(places_PR >= 0, read[places_PR], -1))
         targets.append(window.rows[-kept:])
-    as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, newest, targets)]
+    as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]
     return TrainingBatch(encoder.collate(prompts), *as_tensor)
 
 

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from modeling.build import Model, Sources, TextVectors, build_model, read_titles, trainable
 from training.average import WeightAverage
+from training.cooccurrence import neighbour_vectors
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import question_values
@@ -99,6 +100,8 @@ def fit(
     )
     if options.anchor_ND is not None:
         _start_from(model, options.anchor_ND)
+    elif recipe.optimizer.start == "neighbours":
+        _add_neighbours(model, split, options)
     module = RetrievalModule(
         model.encoder,
         recipe.objective,
@@ -231,6 +234,15 @@ def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
     with torch.no_grad():
         table[:-1] = torch.from_numpy(anchor_ND)
         table[-1] = table[:-1].mean(0)
+
+
+def _add_neighbours(model: Model, split: Split, options: FitOptions) -> None:
+    """Add to the id table what stands near each item in histories."""
+    table = model.encoder.items.ids.weight
+    sequences = [split.train_row(user, options.fitted_on).astype(np.int64) for user in range(split.dataset.n_users)]
+    near_ND = neighbour_vectors(sequences, split.dataset.n_items, dim=table.shape[1], seed=options.seed)
+    with torch.no_grad():
+        table[:-1, : near_ND.shape[1]] += torch.from_numpy(near_ND)
 
 
 def _say(console: Console, recipe: Recipe, module: TrainedModule, windows: EpochWindows, resume: Path | None) -> None:

@@ -109,7 +109,7 @@ class RetrievalModule(TrainedModule):
         table_ND = encoder.items.table()
         states_BTH = encoder.hidden(batch.prompts)
         states_PH = states_BTH[batch.users_P.to(device), batch.boundaries_P.to(device)]
-        users_PD = encoder.project(states_PH, batch.newest_P.to(device), table_ND)
+        users_PD = encoder.project(states_PH, batch.recent_PR.to(device), table_ND)
         items_ND = encoder.items.finish(table_ND[: encoder.items.size]).float()
         scaled_PD = users_PD * encoder.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
         loss = self._softmax(scaled_PD, items_ND, batch.targets_P.to(device))

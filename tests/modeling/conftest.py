@@ -96,7 +96,7 @@ def small_model(backbone_folder: Callable[[str], Path]) -> Callable[..., Model]:
                 history=HistorySpec(form=form, dropout=0.0, instruction="items chosen", **slots.pop("history", {})),
                 backbone=BackboneSpec(source=str(backbone_folder(architecture)), dropout=0.0),
                 adapter=slots.pop("adapter", AdapterSpec(kind="lora", rank=4, alpha=8)),
-                projector=slots.pop("projector", ProjectorSpec(residual=True)),
+                projector=slots.pop("projector", ProjectorSpec(residual=True, recent=3)),
                 items=slots.pop("items", ItemsSpec(tower="both", dim=16)),
             )
         text = None

@@ -125,7 +125,7 @@ def test_maps_with_a_bias_are_left_alone() -> None:
 @pytest.mark.parametrize("prefix", [0, 3])
 def test_a_plan_says_where_rows_stand(prefix: int) -> None:
     lengths = np.array([2, 4, 1])
-    plan = Plan.empty(10, 5, prefix)
+    plan = Plan.empty(10, 5, prefix, recent=2)
     plan.write(np.array([3, 3, 2, 1, 1]))
     plan.write(lengths)
     assert plan.places_P[:7].tolist() == [place + prefix for place in (0, 1, 0, 1, 2, 3, 0)]
@@ -133,10 +133,11 @@ def test_a_plan_says_where_rows_stand(prefix: int) -> None:
     assert plan.query_ends.tolist() == [0, 2, 6, 7, 7, 7]
     assert plan.key_ends.tolist() == [0, 2 + prefix, 6 + 2 * prefix, *[7 + 3 * prefix] * 3]
     kinds = np.array([TOKEN, ID, TOKEN, TOKEN, TOKEN, ID, TEXT], np.int8)
-    plan.fill(kinds, np.array([5, 3, 6, 7, 8, 4, 11]), unknown=9, texts_at=20)
+    recent = np.array([[3, 2], [4, -1], [11, 5]])
+    plan.fill(kinds, np.array([5, 3, 6, 7, 8, 4, 11]), recent, unknown=9, texts_at=20)
     assert plan.tokens_P.tolist() == [5, -1, 6, 7, 8, -1, -1, -1, -1, -1]
     assert plan.rows_P[:7].tolist() == [-1, 3, -1, -1, -1, 4, 29]
-    assert plan.newest_B.tolist() == [3, 4, 9, 0, 0]
+    assert plan.recent_N.tolist() == [3, 2, 4, -1, 9, 5, 0, 0, 0, 0]
     if prefix:
         first, second = plan.keys_S[:5].tolist(), plan.keys_S[5:12].tolist()
         assert first == [0, 1, 2, 3, 4] and second == [0, 1, 2, 5, 6, 7, 8]

@@ -92,7 +92,7 @@ def test_changing_a_target_leaves_the_user_vector_bit_identical() -> None:
         windows = windows_of([5, 9, 2, last], 10, np.random.default_rng(0))
         batch = collate(encoder, windows)
         states = encoder.hidden(batch.prompts)[batch.users_P, batch.boundaries_P]
-        vectors.append(encoder.project(states, batch.newest_P).detach().numpy())
+        vectors.append(encoder.project(states, batch.recent_PR).detach().numpy())
         assert batch.targets_P[-1] == last
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
@@ -102,6 +102,6 @@ def test_boundary_states_of_a_sequence_are_those_of_its_prefixes() -> None:
     encoder = _id_model().encoder.eval()
     batch = collate(encoder, windows_of([5, 9, 2, 11, 7], 10, np.random.default_rng(0)))
     states = encoder.hidden(batch.prompts)[batch.users_P, batch.boundaries_P]
-    at_boundaries = encoder.project(states, batch.newest_P).detach().numpy()
+    at_boundaries = encoder.project(states, batch.recent_PR).detach().numpy()
     prefixes = encoder.encode([encoder.prepare([5, 9, 2, 11][:n]) for n in (1, 2, 3, 4)])
     np.testing.assert_allclose(at_boundaries, prefixes, atol=1e-5)

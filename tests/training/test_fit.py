@@ -78,8 +78,8 @@ def test_the_loss_starts_near_ln_n_among_the_items_not_just_seen(dataset: Datase
     encoder = module.encoder.eval()
     batch = collate(encoder, windows.windows)
     states = encoder.hidden(batch.prompts)[batch.users_P, batch.boundaries_P]
-    scores = encoder.project(states, batch.newest_P) @ encoder.items.vectors().T * encoder.log_scale.exp()
-    scores[torch.arange(len(scores)), batch.newest_P] = -torch.inf
+    scores = encoder.project(states, batch.recent_PR) @ encoder.items.vectors().T * encoder.log_scale.exp()
+    scores[torch.arange(len(scores)), batch.recent_PR[:, 0]] = -torch.inf
     loss = torch.nn.functional.cross_entropy(scores, batch.targets_P).item()
     assert abs(loss - math.log(dataset.n_items)) < 1.2
 
