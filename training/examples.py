@@ -206,7 +206,7 @@ def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
         users.append(np.full(kept, number))
         boundaries.append(prompt.boundaries_M)
         read, places_PR = window.rows[-1 - kept : -1], np.arange(kept)[:, None] - steps_R
-        recent.append(np.where(places_PR >= 0, read[places_PR], -1))
+        recent.append(np.where(places_PR >= 0, read[places_PR.clip(min=0)], -1))
         targets.append(window.rows[-kept:])
     as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]
     return TrainingBatch(encoder.collate(prompts), *as_tensor)

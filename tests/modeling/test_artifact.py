@@ -188,7 +188,7 @@ def _edit(folder: Path, **changes: Any) -> None:
         ({"backbone__sha256": "0" * 64}, "weights with sha256"),
         ({"tokenizer_sha256": "0" * 64}, "tokenizer"),
         ({"model__history__instruction": "chosen items"}, "instruction"),
-        ({"model__projector__residual": False}, "holds unknown tensor 'newest_weight'"),
+        ({"model__projector__residual": False, "model__projector__recent": 1}, "holds unknown tensor 'newest_weight'"),
     ],
 )
 def test_a_manifest_that_says_something_else_is_refused(

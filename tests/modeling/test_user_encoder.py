@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.build import Model, trainable
 from modeling.prompt import FreeItem
-from modeling.spec import AdapterSpec, ItemsSpec
+from modeling.spec import AdapterSpec, ItemsSpec, ProjectorSpec
 from modeling.user_encoder import CannotReadText
 from tests.modeling.conftest import ARCHITECTURES, ITEMS, VOCABULARY
 
@@ -82,6 +82,20 @@ def test_free_titles_are_read_beside_catalog_items(form: str, small_model: Build
         np.testing.assert_allclose(encoder.encode([encoder.prepare(history)])[0], together[number], atol=1e-4)
     assert np.abs(together[0] - together[2]).max() > 1e-4
     assert np.abs(together[0] - together[4]).max() > 1e-4
+
+
+def test_the_newest_items_are_added_to_the_state_each_step_back_counting_less(small_model: Build) -> None:
+    projector = ProjectorSpec(residual=True, recent=3, decay=0.5)
+    encoder = small_model(
+        "compressed", projector=projector, items=ItemsSpec(tower="both", dim=16, normalize=False)
+    ).encoder
+    table = encoder.items.table().detach()
+    state = torch.zeros(2, encoder.hidden_size)
+    with torch.inference_mode():
+        bias = encoder.projector.map(state)
+        found = encoder.project(state, encoder.recent([encoder.prepare(history) for history in ([3, 9, 7, 5], [4])]))
+    expected = torch.stack([table[5] + 0.5 * table[7] + 0.25 * table[9], table[4]])
+    torch.testing.assert_close(found, bias + 0.5 * expected * 16**0.5)  # the learned weight begins at a half
 
 
 def test_an_id_model_says_that_it_cannot_read(small_model: Build) -> None:

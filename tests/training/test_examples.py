@@ -16,12 +16,12 @@ from training.examples import EpochWindows, LengthBatches, collate, windows_of
 ITEMS = 40
 
 
-def _id_model() -> Model:
+def _id_model(recent: int = 0) -> Model:
     return build_model(
         ModelSpec(
             history=HistorySpec(form="ids", limit=10, dropout=0.0),
             backbone=BackboneSpec(width=16, heads=2, dropout=0.0),
-            projector=ProjectorSpec(kind="identity"),
+            projector=ProjectorSpec(kind="identity", residual=recent > 0, recent=max(1, recent)),
             items=ItemsSpec(tower="id", dim=16),
         ),
         catalog_size=ITEMS,
@@ -97,11 +97,13 @@ def test_changing_a_target_leaves_the_user_vector_bit_identical() -> None:
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
-def test_boundary_states_of_a_sequence_are_those_of_its_prefixes() -> None:
+@pytest.mark.parametrize("recent", [0, 1, 3])
+@pytest.mark.parametrize("history", [[5], [5, 9, 2, 11]])
+def test_boundary_states_of_a_sequence_are_those_of_its_prefixes(recent: int, history: list[int]) -> None:
     """The loss at every boundary trains exactly what serving computes for a history that ends there."""
-    encoder = _id_model().encoder.eval()
-    batch = collate(encoder, windows_of([5, 9, 2, 11, 7], 10, np.random.default_rng(0)))
+    encoder = _id_model(recent).encoder.eval()
+    batch = collate(encoder, windows_of([*history, 7], 10, np.random.default_rng(0)))
     states = encoder.hidden(batch.prompts)[batch.users_P, batch.boundaries_P]
     at_boundaries = encoder.project(states, batch.recent_PR).detach().numpy()
-    prefixes = encoder.encode([encoder.prepare([5, 9, 2, 11][:n]) for n in (1, 2, 3, 4)])
+    prefixes = encoder.encode([encoder.prepare(history[: n + 1]) for n in range(len(history))])
     np.testing.assert_allclose(at_boundaries, prefixes, atol=1e-5)

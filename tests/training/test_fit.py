@@ -19,12 +19,13 @@ import torch
 from rich.console import Console
 
 from modeling.artifact import check_golden, load_artifact
+from modeling.build import build_model
 from training.data import DataError
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.evaluate import encode_users, rank_all
 from training.examples import EpochWindows, LengthBatches, collate
-from training.fit import FitOptions, fit, quick_metrics
+from training.fit import FitOptions, _add_neighbours, fit, quick_metrics
 from training.module import RetrievalModule
 from training.recipes import get_recipe
 from training.run import RunOptions, run
@@ -60,8 +61,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def _module(dataset: Dataset, *settings: str) -> tuple[RetrievalModule, EpochWindows]:
-    from training.fit import build_model
-
     torch.manual_seed(0)
     recipe = get_recipe("sasrec", [*SMALL, *settings])
     split = leave_one_out(dataset)
@@ -69,6 +68,21 @@ def _module(dataset: Dataset, *settings: str) -> tuple[RetrievalModule, EpochWin
     module = RetrievalModule(model.encoder, recipe.objective, popularity_N=split.popularity())
     sequences = [split.train_row(user) for user in range(dataset.n_users)]
     return module, EpochWindows(sequences, limit=50, seed=0)
+
+
+def test_an_id_table_may_begin_with_what_stands_near_in_histories(dataset: Dataset) -> None:
+    split = leave_one_out(dataset)
+    model = build_model(get_recipe("sasrec", SMALL).model_spec(), catalog_size=dataset.n_items)
+    before = model.encoder.items.ids.weight.detach().clone()
+    _add_neighbours(model, split, FitOptions(work=Path("unused")))
+    added = (model.encoder.items.ids.weight - before).detach().numpy()
+    assert not added[-1].any(), "nothing is known about UNKNOWN"
+    lengths = np.linalg.norm(added[:-1], axis=1)
+    np.testing.assert_allclose(lengths[lengths > 0], 1.0, atol=1e-5)
+    near = added[:-1] @ added[:-1].T
+    items = [dataset.row_of[f"i{n}"] for n in range(50)]  # walked round in strides of one to three
+    assert np.mean([near[items[n], items[n - 1]] for n in range(50)]) > 0.3
+    assert abs(np.mean([near[items[n], items[n - 25]] for n in range(50)])) < 0.1
 
 
 def test_the_loss_starts_near_ln_n_among_the_items_not_just_seen(dataset: Dataset) -> None:
@@ -254,8 +268,6 @@ def test_batches_count_the_same_for_any_number_of_processes(dataset: Dataset) ->
 
 
 def test_quick_metrics_leave_the_mode_as_it_was(dataset: Dataset) -> None:
-    from training.fit import build_model
-
     model = build_model(get_recipe("sasrec", SMALL).model_spec(), catalog_size=dataset.n_items)
     model.encoder.train()
     metrics = quick_metrics(model, leave_one_out(dataset).validation, 0)
