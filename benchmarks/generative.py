@@ -2,15 +2,17 @@
 
 Both write titles with the same model from the same prompts: a fixed decoder (`small`: Qwen3, 8 layers, 512 wide, 8,192
 tokens) that was trained here, briefly, to write the next title after a history and to end it, since without real end
-tokens every text would be as long as allowed. Texts and scores of both are compared first; where they differ, no time
-is printed. Rounds alternate, medians are quoted. The last line is one JSON object.
+tokens every text would be as long as allowed. Texts and scores of both are compared first, in fp32; where they differ,
+no time is printed. In bf16 rounding can turn one text into another: how many are the same is printed. Rounds alternate,
+medians are quoted. The last line is one JSON object.
 
-    python -m benchmarks.generative --data DIR [--beams 4] [--rounds 5]
+    python -m benchmarks.generative --data DIR [--beams 4] [--rounds 5] [--precision bf16]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -27,6 +29,7 @@ from rich.console import Console
 from benchmarks.small import END, backbone_config, tokenizer_of
 from index.trie import TokenTrie
 from modeling.atomic import replaced_folder
+from modeling.blocked import put_in_blocks
 from modeling.generator import BeamSettings, Counts, Generator, Text, _Run
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
@@ -61,6 +64,14 @@ def trained_small(folder: Path, split: Split, tokens: list[list[int]], steps: in
     with replaced_folder(folder) as work:
         model.save_pretrained(str(work))
     return model.eval()
+
+
+def in_half_precision(model: Any) -> tuple[Any, Generator]:
+    """The model in bf16 for Hugging Face, and ours with its maps as the service has them."""
+    model = model.to(torch.bfloat16)
+    own = copy.deepcopy(model)
+    put_in_blocks(own.model)
+    return model, Generator.of_model(own, end_tokens=[END])
 
 
 def prompts_of(split: Split, tokens: list[list[int]], count: int) -> list[list[int]]:
@@ -107,12 +118,13 @@ def against_hugging_face(
     """Requests per second of both, in alternating rounds over the same batches."""
     ours, theirs = [], []
     lengths: list[int] = []
+    same: list[bool] = []
     for number in range(rounds + 1):
         chosen = [prompts[(number * batch + place) % len(prompts)] for place in range(batch)]
-        found = generator.search(chosen, search)
+        found, (texts, _) = generator.search(chosen, search), hugging_face(model, chosen, search)
         if number == 0:
-            check_same(found, hugging_face(model, chosen, search))
             continue
+        same += [our[0].tokens == text for our, text in zip(found, texts, strict=True)]
         lengths += [len(texts[0].tokens) for texts in found]
         theirs.append(batch / seconds(lambda chosen=chosen: hugging_face(model, chosen, search)))
         ours.append(batch / seconds(lambda chosen=chosen: generator.search(chosen, search)))
@@ -125,6 +137,7 @@ def against_hugging_face(
         "ratio": round(statistics.median(ratios), 2),
         "ratio_lowest": round(min(ratios), 2),
         "ratio_highest": round(max(ratios), 2),
+        "same_texts": round(statistics.mean(same), 3),
         "tokens_of_best_text": round(statistics.mean(lengths), 1),
     }
 
@@ -193,6 +206,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=120, help="training steps of small")
     parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of both, once they agree in fp32"
+    )
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(options.threads)
@@ -205,7 +221,11 @@ def main() -> None:
     generator = Generator.of_model(model, end_tokens=[END])
     prompts = prompts_of(split, tokens, 64)
     search = BeamSettings(beams=options.beams, max_new_tokens=options.max_new_tokens)
-    result: dict[str, Any] = {"threads": options.threads, "prompt_tokens": round(statistics.mean(map(len, prompts)), 1)}
+    check_same(generator.search(prompts[:8], search), hugging_face(model, prompts[:8], search))
+    if options.precision == "bf16":
+        model, generator = in_half_precision(model)
+    result: dict[str, Any] = {"threads": options.threads, "precision": options.precision}
+    result["prompt_tokens"] = round(statistics.mean(map(len, prompts)), 1)
     result["against_hugging_face"] = []
     for batch in (1, 8):
         row = against_hugging_face(model, generator, prompts, search, batch, options.rounds)

@@ -162,11 +162,10 @@ def measure_ours(recipe: Recipe, split: Split, steps: int, precision: str, work:
     """One round of our loop."""
     _, module = fresh(recipe, split)
     clock = Clock()
-    sequences = [split.train_row(user) for user in range(split.dataset.n_users)]
     trainer = OurTrainer(
         module,
         arguments(steps, 1, precision, work),
-        windows=EpochWindows(sequences, limit=recipe.history.limit, seed=0),
+        windows=EpochWindows(split.train_rows(), limit=recipe.history.limit, seed=0),
         optimizer=recipe.optimizer,
         evaluate_now=dict,
         callbacks=[clock],

@@ -125,8 +125,9 @@ def train_module(
     console: Console,
 ) -> Trained:
     """Train a module on the windows of a split; ``evaluate_now`` gives the figures that select the best epoch."""
-    sequences = [split.train_row(user, options.fitted_on) for user in range(split.dataset.n_users)]
-    windows = EpochWindows(sequences, limit=recipe.history.limit, seed=options.seed, last_only=module.last_only)
+    windows = EpochWindows(
+        split.train_rows(options.fitted_on), limit=recipe.history.limit, seed=options.seed, last_only=module.last_only
+    )
     resume = last_complete_checkpoint(options.work)
     budget = TimeBudget(options.minutes, resumed_from=resume)
     trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
@@ -239,8 +240,9 @@ def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
 def _add_neighbours(model: Model, split: Split, options: FitOptions) -> None:
     """Add to the id table what stands near each item in histories."""
     table = model.encoder.items.ids.weight
-    sequences = [split.train_row(user, options.fitted_on).astype(np.int64) for user in range(split.dataset.n_users)]
-    near_ND = neighbour_vectors(sequences, split.dataset.n_items, dim=table.shape[1], seed=options.seed)
+    near_ND = neighbour_vectors(
+        split.train_rows(options.fitted_on), split.dataset.n_items, dim=table.shape[1], seed=options.seed
+    )
     with torch.no_grad():
         table[:-1, : near_ND.shape[1]] += torch.from_numpy(near_ND)
 

@@ -5,7 +5,7 @@ after the last one of an identifier that is shorter than others.
 
 **No leak.** Numbering items in the order in which whole sequences show them, as P5 did, gives the last items of a user
 numbers that follow each other, so that the test item can be guessed from its number. Everything here is made from
-the training part of a split, and takes nothing but that part (`training_sequences`).
+the training part of a split, and takes nothing but that part (`Split.train_rows`).
 
 Shape legend: N items, L codes.
 """
@@ -20,16 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.clusters import choices, cluster_tree
-from training.data.splits import Split
 from training.recipes.base import CodesSpec
 
 Rows = NDArray[np.int64]
 Codes = NDArray[np.int64]
-
-
-def training_sequences(split: Split) -> list[Rows]:
-    """The item rows of every user that may be trained on, whatever the run is fitted on later."""
-    return [split.train_row(user).astype(np.int64) for user in range(split.dataset.n_users)]
 
 
 def identifiers(

@@ -28,7 +28,7 @@ from modeling.tasks import Language, longest_prompt
 from modeling.whole_words import WholeWords
 from training.cooccurrence import neighbour_vectors
 from training.data.splits import Split
-from training.identifiers import identifiers, numbered, training_sequences
+from training.identifiers import identifiers, numbered
 from training.recipes.base import CodesSpec, Recipe, RecipeError
 from training.rqvae import quantise
 from training.task_examples import families_of, rating_values, train_words
@@ -190,7 +190,7 @@ def _any_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tup
     kind = "categories" if recipe.codes.kind == "semantic" and any(categories) else recipe.codes.kind
     if kind in ("random", "sequential", "collaborative", "categories"):
         with console.status(f"{kind} identifiers"):
-            return identifiers(kind, training_sequences(split), categories, recipe.codes, seed=seed)
+            return identifiers(kind, split.train_rows(), categories, recipe.codes, seed=seed)
     codes_NL, report = _make_codes(recipe, split, seed, console)
     return codes_NL, asdict(report)
 
@@ -217,7 +217,7 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
     vectors_ND = raw - raw.mean(0)
     vectors_ND = _unit(vectors_ND)
     if share := spec.collaborative:
-        near_ND = neighbour_vectors(training_sequences(split), len(titles), seed=seed)
+        near_ND = neighbour_vectors(split.train_rows(), len(titles), seed=seed)
         vectors_ND = _unit(np.concatenate([np.sqrt(1 - share) * vectors_ND, np.sqrt(share) * near_ND], axis=1))
     console.print(f"semantic IDs: {spec.kind}, {spec.levels} levels of {spec.size} codes for {len(titles)} items")
     with Progress(console=console, transient=True) as bar:

@@ -209,7 +209,7 @@ def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console
     folder = ensure_tiny(
         split.dataset.titles,
         split.dataset.categories,
-        [split.train_row(user) for user in range(split.dataset.n_users)],
+        split.train_rows(),
         cache=options.out.absolute().parent / ".backbones",
         seed=options.seed,
         console=console,

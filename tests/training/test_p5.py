@@ -32,7 +32,7 @@ from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Split, leave_one_out
 from training.examples import EpochWindows, Window
 from training.fit_writer import _Tasks
-from training.identifiers import first_seen, identifiers, numbered, training_sequences
+from training.identifiers import first_seen, identifiers, numbered
 from training.naming import Named, name_items
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.recipes.base import CodesSpec
@@ -91,7 +91,7 @@ def other_targets(dataset: Dataset) -> Dataset:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_item_has_an_identifier_of_its_own_along_the_trie(kind: str, ring: Dataset) -> None:
-    codes_NL, _ = identifiers(kind, training_sequences(leave_one_out(ring)), ring.categories, SPEC, seed=0)
+    codes_NL, _ = identifiers(kind, leave_one_out(ring).train_rows(), ring.categories, SPEC, seed=0)
     spelling = CodeSpelling((codes_NL.max(0) + 1).tolist())
     names = spelling.spell(codes_NL)
     trie = TokenTrie.build([names[row].tolist() for row in range(ring.n_items)], CODE_END)
@@ -106,7 +106,7 @@ def test_every_item_has_an_identifier_of_its_own_along_the_trie(kind: str, ring:
 @pytest.mark.parametrize("kind", KINDS)
 def test_identifiers_do_not_depend_on_validation_and_test(kind: str, ring: Dataset) -> None:
     made = [
-        identifiers(kind, training_sequences(leave_one_out(data)), data.categories, SPEC, seed=0)[0]
+        identifiers(kind, leave_one_out(data).train_rows(), data.categories, SPEC, seed=0)[0]
         for data in (ring, other_targets(ring))
     ]
     assert (made[0] == made[1]).all()
@@ -126,7 +126,7 @@ def test_the_number_of_the_test_item_cannot_be_guessed_from_the_history(tmp_path
 
     whole = [data.sequence(user).astype(np.int64) for user in range(data.n_users)]
     assert hits(first_seen(whole, data.n_items)) == 1.0
-    assert hits(first_seen(training_sequences(split), data.n_items)) < 0.05
+    assert hits(first_seen(split.train_rows(), data.n_items)) < 0.05
 
 
 def test_items_chosen_together_begin_alike() -> None:

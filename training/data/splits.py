@@ -72,6 +72,12 @@ class Split:
         start = self.dataset.offsets_U1[user]
         return self.dataset.rows[start : start + self._lengths(fitted_on)[user]]
 
+    def train_rows(self, fitted_on: FittedOn = "train") -> list[Ints]:
+        """The item rows of every user that may be trained on, oldest first (views of one copy)."""
+        rows, lengths_U = self.dataset.rows.astype(np.int64), self._lengths(fitted_on)
+        starts_U = self.dataset.offsets_U1[:-1]
+        return [rows[start : start + length] for start, length in zip(starts_U, lengths_U, strict=True)]
+
     def sequences(self, fitted_on: FittedOn = "train") -> tuple[Ints, npt.NDArray[np.int32]]:
         """All training prefixes as one ragged array: `(offsets [U+1], rows)`; users without one are empty."""
         lengths_U = self._lengths(fitted_on)
