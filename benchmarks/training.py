@@ -106,7 +106,7 @@ def last_target_only(model: Model, windows: list[Window]) -> dict[str, Any]:
     )
     return {
         "batch": TrainingBatch(
-            prompts, batch.users_P[last], batch.boundaries_P[last], batch.newest_P[last], batch.targets_P[last]
+            prompts, batch.users_P[last], batch.boundaries_P[last], batch.recent_PR[last], batch.targets_P[last]
         )
     }
 

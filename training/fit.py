@@ -17,7 +17,6 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from modeling.build import Model, Sources, TextVectors, build_model, read_titles, trainable
 from training.average import WeightAverage
-from training.cooccurrence import neighbour_vectors
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import question_values
@@ -100,8 +99,6 @@ def fit(
     )
     if options.anchor_ND is not None:
         _start_from(model, options.anchor_ND)
-    elif recipe.optimizer.start == "neighbours":
-        _add_neighbours(model, split, options)
     module = RetrievalModule(
         model.encoder,
         recipe.objective,
@@ -235,16 +232,6 @@ def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
     with torch.no_grad():
         table[:-1] = torch.from_numpy(anchor_ND)
         table[-1] = table[:-1].mean(0)
-
-
-def _add_neighbours(model: Model, split: Split, options: FitOptions) -> None:
-    """Add to the id table what stands near each item in histories."""
-    table = model.encoder.items.ids.weight
-    near_ND = neighbour_vectors(
-        split.train_rows(options.fitted_on), split.dataset.n_items, dim=table.shape[1], seed=options.seed
-    )
-    with torch.no_grad():
-        table[:-1, : near_ND.shape[1]] += torch.from_numpy(near_ND)
 
 
 def _say(console: Console, recipe: Recipe, module: TrainedModule, windows: EpochWindows, resume: Path | None) -> None:

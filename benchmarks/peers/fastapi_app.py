@@ -63,7 +63,7 @@ def documented() -> FastAPI:
     def recommend(ask: Ask) -> Answer:
         rows = catalog.rows(ask.history)
         projected_1D = torch.from_numpy(model.encode([catalog.text(rows)], show_progress_bar=False))
-        user_1D = catalog.finish(projected_1D, [rows[-1]])
+        user_1D = catalog.finish(projected_1D, [rows])
         return Answer(**catalog.search(user_1D, [rows], [ask.k])[0])
 
     return app

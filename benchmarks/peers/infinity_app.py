@@ -119,7 +119,7 @@ def application(catalog: Catalog, engine: AsyncEmbeddingEngine) -> FastAPI:
         rows = catalog.rows(ask.history)
         embeddings, _ = await engine.embed(sentences=[catalog.text(rows)])
         unit_1D = torch.tensor(embeddings[0])[None]
-        user_1D = catalog.finish(unit_1D[:, :-1] / unit_1D[:, -1:], [rows[-1]])
+        user_1D = catalog.finish(unit_1D[:, :-1] / unit_1D[:, -1:], [rows])
         return Answer(**catalog.search(user_1D, [rows], [ask.k])[0])
 
     return app

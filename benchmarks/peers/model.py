@@ -75,10 +75,13 @@ class Catalog:
         """The same prompt from tokens that were made once."""
         return [token for row in rows for token in self.tokens[row]]
 
-    def finish(self, vectors_BD: torch.Tensor, newest_B: Sequence[int]) -> np.ndarray[Any, Any]:
-        """User vectors from projected states: with the newest item's own vector added, and of length one."""
-        if "newest_weight" in self.head:
-            vectors_BD = vectors_BD.float() + self.head["newest_weight"] * self.head["newest"][list(newest_B)]
+    def finish(self, vectors_BD: torch.Tensor, rows_B: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
+        """User vectors from projected states: with the newest items' own vectors added, and of length one."""
+        if "recent_weights" in self.head:
+            weights_R, vectors_ND = self.head["recent_weights"], self.head["recent"]
+            newest = [list(rows[: -len(weights_R) - 1 : -1]) for rows in rows_B]
+            added = [weights_R[: len(rows)] @ vectors_ND[rows] for rows in newest]
+            vectors_BD = vectors_BD.float() + torch.stack(added)
         if self.normalize:
             vectors_BD = F.normalize(vectors_BD, dim=-1)
         return vectors_BD.numpy()
@@ -144,4 +147,4 @@ class Model:
         states_BTH = self.backbone(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
         last_BH = states_BTH[torch.arange(len(lengths_B)), lengths_B - 1].float()
         projected_BD = F.linear(last_BH, self.catalog.head["weight"], self.catalog.head["bias"])
-        return self.catalog.search(self.catalog.finish(projected_BD, [each[-1] for each in rows]), rows, ks)
+        return self.catalog.search(self.catalog.finish(projected_BD, rows), rows, ks)

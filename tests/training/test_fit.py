@@ -25,7 +25,7 @@ from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.evaluate import encode_users, rank_all
 from training.examples import EpochWindows, LengthBatches, collate
-from training.fit import FitOptions, _add_neighbours, fit, quick_metrics
+from training.fit import FitOptions, fit, quick_metrics
 from training.module import RetrievalModule
 from training.recipes import get_recipe
 from training.run import RunOptions, run
@@ -68,21 +68,6 @@ def _module(dataset: Dataset, *settings: str) -> tuple[RetrievalModule, EpochWin
     module = RetrievalModule(model.encoder, recipe.objective, popularity_N=split.popularity())
     sequences = [split.train_row(user) for user in range(dataset.n_users)]
     return module, EpochWindows(sequences, limit=50, seed=0)
-
-
-def test_an_id_table_may_begin_with_what_stands_near_in_histories(dataset: Dataset) -> None:
-    split = leave_one_out(dataset)
-    model = build_model(get_recipe("sasrec", SMALL).model_spec(), catalog_size=dataset.n_items)
-    before = model.encoder.items.ids.weight.detach().clone()
-    _add_neighbours(model, split, FitOptions(work=Path("unused")))
-    added = (model.encoder.items.ids.weight - before).detach().numpy()
-    assert not added[-1].any(), "nothing is known about UNKNOWN"
-    lengths = np.linalg.norm(added[:-1], axis=1)
-    np.testing.assert_allclose(lengths[lengths > 0], 1.0, atol=1e-5)
-    near = added[:-1] @ added[:-1].T
-    items = [dataset.row_of[f"i{n}"] for n in range(50)]  # walked round in strides of one to three
-    assert np.mean([near[items[n], items[n - 1]] for n in range(50)]) > 0.3
-    assert abs(np.mean([near[items[n], items[n - 25]] for n in range(50)])) < 0.1
 
 
 def test_the_loss_starts_near_ln_n_among_the_items_not_just_seen(dataset: Dataset) -> None:

@@ -43,8 +43,6 @@ def test_settings_change_one_field() -> None:
         ("genre", ["codes.size=9"], r"codes\.size has no effect"),
         ("tiger", ["tasks.rating=0.5"], r"no slot 'tasks'"),
         ("p5", ['tasks.families=["rating"]'], r"lacks 'sequential', which is selected on and served"),
-        ("genre", ["optimizer.start=neighbours"], r"optimizer\.start has no effect"),
-        ("anyo", ["optimizer.start=neighbours", "requires=sasrec"], r"optimizer\.start has no effect"),
         ("sasrec", ["projector.recent=3"], r"projector\.recent=3 needs projector\.residual"),
         ("anyo", ["writing.beams=9"], r"writing\.beams has no effect"),
         ("genre", ["writing.candidates=9"], r"writing\.candidates has no effect"),

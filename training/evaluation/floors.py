@@ -13,7 +13,6 @@ All are fitted on the training part, rank the whole catalog, and never return wh
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,9 +97,7 @@ def title_tfidf(split: Split, fitted_on: FittedOn = "train") -> Scorer:
 
 def hybrid_knn(split: Split, fitted_on: FittedOn = "train") -> Scorer:
     """Cosine of titles plus cosine of neighbours in histories, summed over the decayed recent history."""
-    offsets, rows = split.sequences(fitted_on)
-    sequences = [rows[start:end].astype(np.int64) for start, end in itertools.pairwise(offsets.tolist())]
-    near_ND = neighbour_vectors(sequences, split.dataset.n_items)
+    near_ND = neighbour_vectors(split.train_rows(fitted_on), split.dataset.n_items)
     titles = title_tfidf(split, fitted_on)
 
     def score(histories: Histories) -> Floats:

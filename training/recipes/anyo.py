@@ -13,7 +13,8 @@ def recipe(backbone: str = "minilm") -> Recipe:
     id vector.
 
     Of ``minilm`` three of the six layers are kept: on validation of movietweetings they learned as well as all six, in
-    half the time. ``tiny`` is small and was trained on these very titles, so it needs less dropout and fewer epochs.
+    half the time. The user's vector is made of the last ten items beside the state: it is learned in fewer epochs and is
+    never behind (BENCHMARKS.md). ``tiny`` is small and was trained on these very titles, so it needs less dropout and fewer epochs.
     """
     tiny = backbone == "tiny"
     dropout = 0.2 if tiny else 0.5
@@ -25,7 +26,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
         history=HistorySpec(form="compressed", limit=50, id_dropout=0.05, dropout=dropout),
         backbone=BackboneSpec(source=backbone, layers=3 if backbone == "minilm" else None, dropout=0.1),
         adapter=AdapterSpec(kind="lora", rank=16, alpha=32),
-        projector=ProjectorSpec(kind="linear", residual=True, dropout=dropout),
+        projector=ProjectorSpec(kind="linear", residual=True, recent=10, dropout=dropout),
         items=ItemsSpec(tower="both", dim=128, normalize=True),
         objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(

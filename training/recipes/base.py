@@ -43,10 +43,6 @@ class OptimizerSpec(Slot):
     patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
     positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
-    start: Literal["random", "neighbours"] = Field(
-        "random", description="what the id table begins with; neighbours: also what stands near an item in training "
-        "histories, as a vector of length one",
-    )  # fmt: skip
     average_epochs: float = Field(
         0.0, ge=0, description="length of the running average of the weights, in epochs; 0 keeps the plain weights"
     )
@@ -184,9 +180,7 @@ class Recipe(ModelSpec):
         unread = ["projector", "objective"] if writes else ["writing"]
         if writes:
             unread += ["history.id_dropout", "history.vectors_per_item", "backbone.layers", "backbone.random_weights"]
-            unread += ["items.dim", "items.normalize", "items.text_dim", "optimizer.start"]
-        if self.requires:
-            unread += ["optimizer.start"]
+            unread += ["items.dim", "items.normalize", "items.text_dim"]
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
         if writes and (self.scoring != "trie" or self.tasks is not None):
