@@ -87,7 +87,7 @@ def _unused(loaded: Artifact, first: int) -> bool:
 
 
 def _write_head(loaded: Artifact, file: Path) -> None:
-    """Projector, what the newest item adds, and the vectors that are searched."""
+    """Projector, what the newest items add, and the vectors that are searched."""
     encoder = loaded.encoder
     linear: Any = encoder.projector.map
     tensors = {
@@ -96,8 +96,9 @@ def _write_head(loaded: Artifact, file: Path) -> None:
         "items": torch.from_numpy(loaded.item_vectors_ND),
     }
     if encoder.projector.newest_weight is not None:
-        tensors["newest_weight"] = encoder.projector.newest_weight.reshape(1)
-        tensors["newest"] = encoder.items.table()[: encoder.items.size] * math.sqrt(encoder.spec.items.dim)
+        steps_R = torch.arange(encoder.recent_items)
+        tensors["recent_weights"] = encoder.projector.newest_weight * encoder.spec.projector.decay**steps_R
+        tensors["recent"] = encoder.items.table()[: encoder.items.size] * math.sqrt(encoder.spec.items.dim)
     save_file({name: tensor.detach().float().contiguous().clone() for name, tensor in tensors.items()}, file)
 
 

@@ -13,8 +13,8 @@ def recipe(backbone: str = "minilm") -> Recipe:
     id vector.
 
     Of ``minilm`` three of the six layers are kept: on validation of movietweetings they learned as well as all six, in
-    half the time. The user's vector is made of the last ten items beside the state: it is learned in fewer epochs and is
-    never behind (BENCHMARKS.md). ``tiny`` is small and was trained on these very titles, so it needs less dropout and fewer epochs.
+    half the time. ``tiny`` is small and was trained on these very titles, so it needs less dropout and fewer epochs.
+    The last ten items are in the user's vector themselves, so that what is near them need not be learned.
     """
     tiny = backbone == "tiny"
     dropout = 0.2 if tiny else 0.5
