@@ -106,9 +106,13 @@ def fit(
         anchor_ND=options.anchor_ND,
     )
     targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
-    trained = train_module(
-        recipe, split, options, module, lambda: quick_metrics(model, targets, options.seed), console=console
-    )
+
+    def evaluate_now() -> dict[str, float]:
+        module.settle()
+        return quick_metrics(model, targets, options.seed)
+
+    trained = train_module(recipe, split, options, module, evaluate_now, console=console)
+    module.settle()
     return Fitted(model=model, **vars(trained))
 
 

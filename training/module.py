@@ -64,15 +64,21 @@ class TrainedModule(nn.Module):
 class RetrievalModule(TrainedModule):
     """Loss of one recipe.
 
+    An item that nobody has chosen in training is never a target, so as a negative it would only be pushed away from
+    everybody. Where items have titles it is left out of the softmax and has the id vector of UNKNOWN, like an item
+    that is added later: its title speaks for it. An id alone says nothing, so without titles it stays a negative.
+
     Args:
         encoder: what is trained.
         objective: full or sampled softmax, and the pull.
-        popularity_N: training interactions per item, for the sampled form.
+        popularity_N: training interactions per item.
         anchor_ND: the id model's table, for the pull.
     """
 
     log_draws_N: Tensor
     anchor_ND: Tensor
+    chosen_C: Tensor
+    places_N: Tensor
 
     def __init__(
         self,
@@ -85,9 +91,12 @@ class RetrievalModule(TrainedModule):
         super().__init__()
         self.encoder = encoder
         self.objective = objective
-        share_N = (popularity_N.astype(np.float64) + 1.0) ** objective.popularity_power
-        share_N /= share_N.sum()
-        self.register_buffer("log_draws_N", torch.from_numpy(np.log(share_N * objective.negatives)).float(), False)
+        candidates_N = popularity_N > 0 if encoder.items.text_map is not None else np.ones(len(popularity_N), bool)
+        self.register_buffer("chosen_C", torch.from_numpy(np.flatnonzero(candidates_N)), False)
+        self.register_buffer("places_N", torch.from_numpy(np.cumsum(candidates_N) - 1), False)
+        draws_N = candidates_N * (popularity_N.astype(np.float64) + 1.0) ** objective.popularity_power
+        draws_N *= objective.negatives / draws_N.sum()
+        self.register_buffer("log_draws_N", torch.from_numpy(draws_N).log().float(), False)
         self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
 
     def collate(self, windows: Sequence[Window]) -> TrainingBatch:
@@ -98,6 +107,14 @@ class RetrievalModule(TrainedModule):
     def item_lengths_N(self) -> NDArray[np.int64] | None:
         """Positions that each item takes in a prompt."""
         return self.encoder.prompts.item_lengths
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Give items that are left out of the loss the id vector of UNKNOWN, as it is now."""
+        table = self.encoder.items.ids.weight
+        left_out_N = torch.ones(len(table), dtype=torch.bool, device=table.device)
+        left_out_N[self.chosen_C] = False
+        table[left_out_N] = table[-1].clone()
 
     def pretrained(self, name: str) -> bool:
         """The backbone and its adapter; our own small transformer is trained from scratch."""
@@ -121,6 +138,8 @@ class RetrievalModule(TrainedModule):
 
     def _softmax(self, users_PD: Tensor, items_ND: Tensor, targets_P: Tensor) -> Tensor:
         if self.objective.kind == "full":
+            if len(self.chosen_C) < len(items_ND):
+                items_ND, targets_P = items_ND[self.chosen_C], self.places_N[targets_P]
             return full_softmax(users_PD, items_ND, targets_P, label_smoothing=self.objective.label_smoothing)
         negatives_K = torch.multinomial(self.log_draws_N.exp(), self.objective.negatives, replacement=True)
         return sampled_softmax(users_PD, items_ND, targets_P, negatives_K, self.log_draws_N)

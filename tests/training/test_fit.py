@@ -19,12 +19,14 @@ import torch
 from rich.console import Console
 
 from modeling.artifact import check_golden, load_artifact
-from modeling.build import build_model
+from modeling.build import Sources, TextVectors, build_model
+from modeling.items import Whitening
 from training.data import DataError
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
+from training.data.withhold import write_withheld
 from training.evaluate import encode_users, rank_all
-from training.examples import EpochWindows, LengthBatches, collate
+from training.examples import EpochWindows, LengthBatches, TrainingBatch, collate
 from training.fit import FitOptions, fit, quick_metrics
 from training.module import RetrievalModule
 from training.recipes import get_recipe
@@ -70,6 +72,65 @@ def _module(dataset: Dataset, *settings: str) -> tuple[RetrievalModule, EpochWin
     return module, EpochWindows(sequences, limit=50, seed=0)
 
 
+def _with_titles(*settings: str) -> tuple[RetrievalModule, TrainingBatch]:
+    """Six items with title vectors, of which nobody has chosen the fourth."""
+    torch.manual_seed(0)
+    recipe = get_recipe("sasrec", [*SMALL, "items.tower=both", "items.text_source=tiny", *settings])
+    titles_NC = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    text = TextVectors(titles_NC, Whitening(np.zeros(8, np.float32), np.eye(8, dtype=np.float32)))
+    model = build_model(recipe.model_spec(), catalog_size=6, text=text)
+    module = RetrievalModule(model.encoder, recipe.objective, popularity_N=np.array([2, 1, 1, 0, 1, 1]))
+    windows = EpochWindows([np.array([0, 1, 2]), np.array([0, 4, 5])], limit=50, seed=0)
+    return module, module.collate(windows.windows)
+
+
+@pytest.mark.parametrize("kind", ["full", "sampled"])
+def test_an_item_that_nobody_chose_is_no_negative_and_its_title_speaks_for_it(kind: str) -> None:
+    module, batch = _with_titles(f"objective.kind={kind}", "objective.negatives=64")
+    table = module.encoder.items.ids.weight
+
+    def loss() -> float:
+        torch.manual_seed(1)
+        return module(batch).item()
+
+    before = loss()
+    with torch.no_grad():
+        table[3] += 9.0
+    assert loss() == before
+    with torch.no_grad():
+        table[5] += 9.0
+    assert loss() != before
+    module.settle()
+    added_later = module.encoder.items.cold_table(module.encoder.items.text_NC[3:4])
+    torch.testing.assert_close(module.encoder.items.table()[3:4], added_later)
+    assert not torch.equal(table[5], table[-1])
+
+
+def test_items_that_nobody_chose_leave_training_as_items_that_are_added_later(dataset: Dataset, tmp_path: Path) -> None:
+    write_withheld(dataset, 0.1, 0, tmp_path / "withheld")
+    split = leave_one_out(read_dataset(tmp_path / "withheld"))
+    titles_NC = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    text = TextVectors(titles_NC, Whitening(np.zeros(8, np.float32), np.eye(8, dtype=np.float32)))
+    recipe = get_recipe("sasrec", [*SMALL, "items.tower=both", "items.text_source=tiny"])
+    options = FitOptions(work=tmp_path / "work", epochs=2)
+    fitted = fit(recipe, split, options, sources=Sources(), text=text, console=QUIET)
+    items, unchosen_N = fitted.model.encoder.items, torch.from_numpy(split.popularity() == 0)
+    assert int(unchosen_N.sum()) >= 5
+    added_later = items.cold_table(items.text_NC[:-1][unchosen_N])
+    torch.testing.assert_close(items.table()[:-1][unchosen_N], added_later)
+
+
+def test_without_titles_an_item_that_nobody_chose_stays_a_negative() -> None:
+    module, batch = _with_titles("items.tower=id")
+    before = module(batch).item()
+    with torch.no_grad():
+        module.encoder.items.ids.weight[3] += 9.0
+    assert module(batch).item() != before
+    settled = module.encoder.items.ids.weight.clone()
+    module.settle()
+    torch.testing.assert_close(module.encoder.items.ids.weight, settled)
+
+
 def test_the_loss_starts_near_ln_n_among_the_items_not_just_seen(dataset: Dataset) -> None:
     """With a table shared by input and output an untrained model answers with the newest item, so that one is left
     out here; among all others nothing is preferred, and the scale is not so large that chance similarities count."""
@@ -112,7 +173,7 @@ def test_a_run_learns_and_its_artifact_answers_the_same(dataset: Dataset, tmp_pa
 
 
 def _final_weights(options: FitOptions, dataset: Dataset) -> dict[str, torch.Tensor]:
-    from modeling.build import Sources
+
     from training.data.splits import leave_one_out
 
     settings = ["optimizer.epochs=4", "backbone.dropout=0.2", "optimizer.average_epochs=1"]
