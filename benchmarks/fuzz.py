@@ -71,7 +71,8 @@ MODELS: dict[str, type[BaseModel]] = {
 
 def generated(url: str, cases: int, seed: int) -> tuple[int, list[str]]:
     """Run schemathesis until `cases` requests have been sent; returns how many, and what it found."""
-    sent, found = 0, []
+    sent = 0
+    found: list[str] = []
     while sent < cases and not found:
         # Of the operations, about ten take enough input to make that many cases of it.
         examples = max(10, min(1000, (cases - sent) // 16))

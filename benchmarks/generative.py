@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,8 @@ def against_hugging_face(
             continue
         same += [our[0].tokens == text for our, text in zip(found, texts, strict=True)]
         lengths += [len(texts[0].tokens) for texts in found]
-        theirs.append(batch / seconds(lambda chosen=chosen: hugging_face(model, chosen, search)))
-        ours.append(batch / seconds(lambda chosen=chosen: generator.search(chosen, search)))
+        theirs.append(batch / seconds(partial(hugging_face, model, chosen, search)))
+        ours.append(batch / seconds(partial(generator.search, chosen, search)))
     ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
     return {
         "batch": batch,
@@ -170,14 +171,13 @@ def constraint_cost(
         for name, renormalize in (("written", False), ("determined", True)):
             counts, along = Counts(), replace(search, max_new_tokens=1 + TITLE_TOKENS, renormalize=renormalize)
             chosen = [prompts[number]]
-            took = seconds(lambda chosen=chosen, counts=counts, along=along: generator.search(
-                chosen, along, paths=trie_arrays, counts=counts))  # fmt: skip
+            took = seconds(partial(generator.search, chosen, along, paths=trie_arrays, counts=counts))
             rows[f"answer_{name}"].append(1000 * took)
             rows[f"steps_{name}"].append(counts.steps)
         for name, given in (("free", None), ("trie", paths)):
             run, counts = TimedRun(generator, [prompts[number]], search, given), Counts()
             with torch.inference_mode():
-                total = seconds(lambda run=run, counts=counts: run.all_steps(None, counts))
+                total = seconds(partial(run.all_steps, None, counts))
             rows[name].append(1000 * total / counts.steps)
             rows[f"choosing_{name}"].append(1000 * run.chosen_s / max(1, counts.steps - 1))
     medians = {name: statistics.median(values) for name, values in rows.items()}

@@ -25,6 +25,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def kernels(work: Callable[[], object], device: str) -> int | None:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         work()
         torch.cuda.synchronize()
-    return sum(event.count for event in seen.key_averages() if event.device_type.name == "CUDA")
+    return sum(int(event.count) for event in seen.key_averages() if event.device_type.name == "CUDA")
 
 
 def forward(encoder: UserEncoder, device: str, rate: float, end: float) -> dict[str, Any]:
@@ -134,13 +135,13 @@ def forward(encoder: UserEncoder, device: str, rate: float, end: float) -> dict[
             break
         batch = prompts(max(1, positions // one[0].length))
         operations = read_operations(encoder, batch)
-        ms = milliseconds(lambda batch=batch: encoder.encode(batch), device, rounds=7)
+        ms = milliseconds(partial(encoder.encode, batch), device, rounds=7)
         found[f"batch_of_{positions}"] = {
             "requests": len(batch),
             "ms": ms,
             "requests_per_second": 1000 * len(batch) / ms,
             "share_of_matrix_rate": operations / (ms / 1000) / rate,
-            "kernels": kernels(lambda batch=batch: encoder.encode(batch), device),
+            "kernels": kernels(partial(encoder.encode, batch), device),
         }
     return found
 
@@ -177,7 +178,7 @@ def search(items: int, device: str) -> dict[str, float]:
     vectors = torch.randn(items, DIM, device=device).cpu().numpy()
     index = DeviceIndex(vectors, device)
     return {
-        f"batch_{count}_ms": milliseconds(lambda queries=vectors[:count]: index.search(queries, TOP), device, rounds=50)
+        f"batch_{count}_ms": milliseconds(partial(index.search, vectors[:count], TOP), device, rounds=50)
         for count in (1, 32)
     }
 

@@ -89,13 +89,12 @@ async def one_round(server: Server, rng: random.Random, rate: float, options: ar
         found[name] = {"p50": percentile(answered, 0.5), "p99": percentile(answered, 0.99),
                        "statuses": load.statuses()}  # fmt: skip
         forward = {"endpoint": "/recommend", "stage": "forward"}
-        found[f"forward_{name}"] = quantile(
-            *(histogram(page, "stage_seconds", **forward) for page in (before, after)), 0.5
-        )
+        forwards = [histogram(page, "stage_seconds", **forward) for page in (before, after)]
+        found[f"forward_{name}"] = quantile(forwards[0], forwards[1], 0.5)
         if writing is not None:
             written = await writing
             passes = [histogram(page, "generative_pass_seconds") for page in (before, after)]
-            found["pass"] = {share: quantile(*passes, share) for share in (0.5, 0.99, 1.0)}
+            found["pass"] = {share: quantile(passes[0], passes[1], share) for share in (0.5, 0.99, 1.0)}
             found["written_per_s"] = written.statuses().get("200", 0) / written.seconds
             found["writing"] = written.statuses()
         await asyncio.sleep(1)
@@ -114,12 +113,14 @@ async def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]
     rounds = [await one_round(server, rng, options.share * capacity, options) for _ in range(options.rounds)]
 
     def median(*path: Any) -> float | None:
-        values = []
-        for each in rounds:
+        values: list[float | None] = []
+        for number in rounds:
+            value: Any = number
             for key in path:
-                each = each[key]
-            values.append(each)
-        return None if None in values else statistics.median(values)
+                value = value[key]
+            values.append(value)
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if len(known) == len(values) else None
 
     ratios = [each["beside"]["p99"] / each["alone"]["p99"] for each in rounds]
     longest, forward = median("pass", 1.0), median("forward_alone")

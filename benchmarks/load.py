@@ -150,7 +150,12 @@ class Pool:
             except OSError:
                 return NO_ANSWER
             self._all.append(connection)
-        connection.send(data, lambda status: future.done() or future.set_result(status))
+
+        def done(status: int) -> None:
+            if not future.done():
+                future.set_result(status)
+
+        connection.send(data, done)
         return await future
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
@@ -76,7 +76,7 @@ def no_op(port: int) -> None:
             return np.ones((len(prompts), DIM), np.float32)
 
     made = make_parts(ITEMS)
-    encoder = Nothing(made.encoder.table_ND, limit=50, reads_text=True)  # type: ignore[attr-defined]
+    encoder = Nothing(cast(TableEncoder, made.encoder).table_ND, limit=50, reads_text=True)
     golden = []
     for case in made.golden:
         seen = np.array([made.catalog.row(item_id) for item_id in case.history])

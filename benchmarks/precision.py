@@ -37,11 +37,11 @@ from modeling.precision import Precision
 from modeling.user_encoder import UserEncoder
 from modeling.writer import Writer
 from training.cli_common import open_dataset
-from training.compare import split_of
 from training.data.splits import Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import paired_bootstrap, rank_report
 from training.fit import sample_targets
+from training.run import split_of
 from training.writing import ranks_in, write_all
 
 BATCHES = (1, 8)
@@ -86,7 +86,8 @@ def dense_quality(
     best: dict[str, Sequence[NDArray[np.int64]]] = {}
     for name, users_TD in vectors.items():
         ranks[name] = rank_all(users_TD, items_ND, targets.rows_T, histories, seed=0)
-        _, best[name] = index.search(users_TD, BEST, exclude=histories)
+        _, rows_TK = index.search(users_TD, BEST, exclude=histories)
+        best[name] = list(rows_TK)
     rows = quality(ranks, best)
     first, *others = vectors
     for name in others:
@@ -102,7 +103,7 @@ def times(answers: dict[str, Answer], histories: list[list[int]], rounds: int) -
         for number in range(rounds + 1):
             batch = [histories[(number * size + place) % len(histories)] for place in range(size)]
             for name, answer in answers.items():
-                taken[name].append(milliseconds(lambda answer=answer, batch=batch: answer(batch)))
+                taken[name].append(milliseconds(partial(answer, batch)))
         for name, values in taken.items():
             found[name][f"batch_{size}_ms"] = round(statistics.median(values[1:]), 2)
     return found
@@ -123,7 +124,7 @@ def dense_rows(folder: Path, targets: Targets, rounds: int, console: Console) ->
         if reason := encoder.speed_up():
             console.print(f"{name}: the plain forward, since {reason}")
         with console.status(f"{name}: {len(targets.rows_T)} histories"):
-            vectors[name] = encode_users(encoder, targets.histories())
+            vectors[name] = encode_users(encoder, list(targets.histories()))
     rows = dense_quality(vectors, artifact.item_vectors_ND, targets)
 
     def answer(encoder: UserEncoder) -> Answer:
@@ -131,8 +132,8 @@ def dense_rows(folder: Path, targets: Targets, rounds: int, console: Console) ->
 
     answers = {name: answer(encoder) for name, encoder in encoders.items()}
     timed = times(answers, longest(targets, encoder.history_limit), rounds)
-    for name, encoder in encoders.items():
-        rows[name] |= {**timed[name], "model_mb": round(model_megabytes(encoder.backbone), 1)}
+    for precision, encoder in encoders.items():
+        rows[precision] |= {**timed[precision], "model_mb": round(model_megabytes(encoder.backbone), 1)}
     return rows
 
 
@@ -160,8 +161,8 @@ def generative_rows(folder: Path, targets: Targets, rounds: int, console: Consol
 
     answers = {name: answer(writer) for name, writer in writers.items()}
     timed = times(answers, longest(targets, artifact.model.history_limit), rounds)
-    for name, writer in writers.items():
-        rows[name] |= {**timed[name], "model_mb": round(model_megabytes(*writer.networks.values()), 1)}
+    for precision, writer in writers.items():
+        rows[precision] |= {**timed[precision], "model_mb": round(model_megabytes(*writer.networks.values()), 1)}
     return rows
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.load import Pool, closed_loop, milliseconds, open_loop, percentile, request
+from benchmarks.load import Pool, closed_loop, open_loop, percentile, request
 from benchmarks.server import Server
 from index import Catalog
 from service.batcher import Batch, Batcher, Limits, Waiter
@@ -188,11 +188,11 @@ def main() -> None:
             arrivals = arrivals_of(number, rate, options.seconds, requests(parts, 300 + number))
             expected = sorted(simulate(arrivals, limits, costs, cores.lanes))
             found = asyncio.run(real(server, wire(requests(parts, 300 + number), host), rate, options.seconds, number))
-            row = {"capacity_rps": round(rps, 2), "alone_ms": milliseconds(alone_s), "requests": len(found)}
+            row = {"capacity_rps": round(rps, 2), "alone_ms": round(1000 * alone_s, 2), "requests": len(found)}
             for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
                 service, model = percentile(found, share), percentile(expected, share)
                 assert service is not None and model is not None
-                row |= {f"{name}_ms": milliseconds(service), f"{name}_simulated_ms": milliseconds(model)}
+                row |= {f"{name}_ms": round(1000 * service, 2), f"{name}_simulated_ms": round(1000 * model, 2)}
                 row[f"{name}_ratio"] = round(service / model, 3)
             rows.append(row)
             console.print(row)

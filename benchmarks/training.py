@@ -69,7 +69,9 @@ class PlainTrainer(Trainer):
 
     clock: Clock
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Mean loss over the batch."""
         self.clock.seen.append(inputs["batch"])
         return model(inputs["batch"]) / len(inputs["batch"].targets_P)
@@ -149,7 +151,7 @@ def measure_plain(recipe: Recipe, split: Split, steps: int, precision: str, work
     trainer = PlainTrainer(
         model=module,
         args=arguments(steps, PLAIN_BATCH, precision, work),
-        train_dataset=prefix_examples(split, recipe.history.limit),  # type: ignore[arg-type]
+        train_dataset=prefix_examples(split, recipe.history.limit),
         data_collator=lambda windows: last_target_only(model, windows),
         callbacks=[clock],
     )

@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=2.0)
     parser.add_argument("--returning", type=int, default=0)
     options = parser.parse_args()
-    console, found = Console(stderr=True), {name: [] for name, _ in options.variant}
+    console = Console(stderr=True)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in options.variant}
     for number in range(options.rounds):
         for name, settings in options.variant:
             found[name].append(measure(options, settings, f"round {number}"))

@@ -19,6 +19,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,10 @@ def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) ->
     popular = Catalog.read(bigrec / "catalog.parquet").popular()
     model = load_generative(bigrec, TokenTrie.build, popular).model
     assert isinstance(model, GroundedWriter)
-    prefix, rows = model.prompt.prefix, []
-    natural = Generator.of_model(model.model, end_tokens=[model.end], prefix=prefix)
+    assert model.end is not None, "titles are closed by the end token"
+    prefix, end = model.prompt.prefix, model.end
+    rows: list[dict[str, Any]] = []
+    natural = Generator.of_model(model.model, end_tokens=[end], prefix=prefix)
     endless = Generator.of_model(model.model, end_tokens=[NO_TOKEN], prefix=prefix)
     for beams, forced in itertools.product(BEAMS, (None, *FORCED)):
         search = BeamSettings(beams=beams, max_new_tokens=forced or MOST_NEW)
@@ -165,11 +168,9 @@ def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) ->
             prompt, ready = [*prefix, *tokens], encoder.prepare(list(history))
             generator = natural if forced is None else endless
             found = {
-                "dense": timed(lambda ready=ready: encoder.encode([ready])),
-                "ours": timed(lambda g=generator, t=tokens, s=search: g.search([t], s)),
-                "hugging_face": timed(
-                    lambda p=prompt, b=beams, f=forced: hugging_face(model.model, p, b, f, model.end)
-                ),
+                "dense": timed(partial(encoder.encode, [ready])),
+                "ours": timed(partial(generator.search, [tokens], search)),
+                "hugging_face": timed(partial(hugging_face, model.model, prompt, beams, forced, end)),
             }
             if number:
                 for name, value in found.items():
