@@ -30,6 +30,12 @@ def recipe(backbone: str = "minilm") -> Recipe:
         items=ItemsSpec(tower="both", dim=128, normalize=True),
         objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
-            rate=rate, backbone_rate=rate, schedule="cosine", warmup=0.05, epochs=12 if tiny else 20, patience=5
-        ),
+            rate=rate,
+            backbone_rate=rate,
+            schedule="cosine",
+            warmup=0.05,
+            epochs=12 if tiny else 20,
+            patience=5,
+            average_epochs=1,
+        ),  # fmt: skip
     )
