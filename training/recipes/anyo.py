@@ -37,5 +37,5 @@ def recipe(backbone: str = "minilm") -> Recipe:
             epochs=12 if tiny else 20,
             patience=5,
             average_epochs=1,
-        ),  # fmt: skip
+        ),
     )
