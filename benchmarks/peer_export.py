@@ -96,8 +96,7 @@ def _write_head(loaded: Artifact, file: Path) -> None:
         "items": torch.from_numpy(loaded.item_vectors_ND),
     }
     if encoder.projector.newest_weight is not None:
-        steps_R = torch.arange(encoder.recent_items)
-        tensors["recent_weights"] = encoder.projector.newest_weight * encoder.spec.projector.decay**steps_R
+        tensors["recent_weights"] = encoder.projector.newest_weight.reshape(-1)
         tensors["recent"] = encoder.items.table()[: encoder.items.size] * math.sqrt(encoder.spec.items.dim)
     save_file({name: tensor.detach().float().contiguous().clone() for name, tensor in tensors.items()}, file)
 

@@ -12,9 +12,9 @@ from modeling.spec import ProjectorSpec
 class Projector(nn.Module):
     """States [P, H] to vectors [P, D]: identity, linear, or one hidden layer of width H.
 
-    With ``residual`` the vectors of the newest items are added with a learned weight, so that "more of the same" needs
-    no learning and the backbone learns what differs from it. With several of them, each step back counting less, that
-    alone is a nearest-neighbour recommender over the history.
+    With ``residual`` the vectors of the newest items are added with learned weights, so that "more of the same" needs no
+    learning and the backbone learns what differs from it. With several of them, each step back counting less at first,
+    that alone is a nearest-neighbour recommender over the history.
     """
 
     def __init__(self, spec: ProjectorSpec, *, hidden_size: int, dim: int) -> None:
@@ -26,11 +26,19 @@ class Projector(nn.Module):
             self.map = nn.Linear(hidden_size, dim)
         else:
             self.map = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, dim))
-        self.newest_weight = nn.Parameter(torch.tensor(0.5)) if spec.residual else None
+        steps_R = torch.arange(spec.recent) if spec.recent > 1 else torch.tensor(0)
+        self.newest_weight = nn.Parameter(0.5 * spec.decay**steps_R) if spec.residual else None
 
     def forward(self, states_PH: Tensor, recent_PD: Tensor | None = None) -> Tensor:
-        """``recent_PD``: what the newest items read sum up to; used only with ``residual``."""
+        """``recent_PD``: the weighted sum of the newest items read (`summed`); None without ``residual``."""
         vectors_PD: Tensor = self.map(self.dropout(states_PH))
-        if self.newest_weight is not None and recent_PD is not None:
-            vectors_PD = vectors_PD + self.newest_weight * recent_PD
-        return vectors_PD
+        return vectors_PD if recent_PD is None else vectors_PD + recent_PD
+
+    def summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
+        """The vectors of these rows, newest first, each with its weight, [P, D]; -1 stands for no item, or for the last
+        row of the table where one item is read."""
+        assert self.newest_weight is not None, "without a residual nothing is added"
+        if recent_PR.shape[1] == 1:
+            return self.newest_weight * table_ND[recent_PR[:, 0]]
+        weights_PR = (recent_PR >= 0) * self.newest_weight
+        return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))

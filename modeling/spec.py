@@ -125,7 +125,7 @@ class ProjectorSpec(Slot):
         False, description="add the newest items' own vectors, with a learned weight, to the projected state"
     )
     recent: int = Field(1, ge=1, description="newest items whose vectors are added")
-    decay: float = Field(0.8, gt=0, le=1, description="what each step back counts of the one after it")
+    decay: float = Field(0.8, gt=0, le=1, description="what each step back counts of the one after it, at first")
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")

@@ -201,16 +201,8 @@ class UserEncoder(nn.Module):
         recent_PD = None
         if self.spec.projector.residual:
             table_ND = self.items.table() if table_ND is None else table_ND
-            recent_PD = self._summed(table_ND, recent_PR) * math.sqrt(self.spec.items.dim)
+            recent_PD = self.projector.summed(table_ND, recent_PR) * math.sqrt(self.spec.items.dim)
         return self.items.finish(self.projector(states_PH.float(), recent_PD).float())
-
-    def _summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
-        """The vectors of these rows, each step back counting less, [P, D]."""
-        if recent_PR.shape[1] == 1:
-            return table_ND[recent_PR[:, 0]]
-        steps_R = torch.arange(recent_PR.shape[1], device=recent_PR.device)
-        weights_PR = (recent_PR >= 0) * self.spec.projector.decay**steps_R
-        return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))
 
     def forward(self, batch: Batch) -> Tensor:
         """User vectors [B, D], read at each prompt's last boundary."""
