@@ -12,9 +12,9 @@ from modeling.spec import ProjectorSpec
 class Projector(nn.Module):
     """States [P, H] to vectors [P, D]: identity, linear, or one hidden layer of width H.
 
-    With ``residual`` the vectors of the newest items are added with learned weights, so that "more of the same" needs no
-    learning and the backbone learns what differs from it. With several of them, each step back counting less at first,
-    that alone is a nearest-neighbour recommender over the history.
+    With ``residual`` the vectors of the newest items are added with learned weights, so that "more of the same" needs
+    no learning and the backbone learns what differs from it. With several of them, each step back counting less at
+    first, that alone is a nearest-neighbour recommender over the history.
     """
 
     def __init__(self, spec: ProjectorSpec, *, hidden_size: int, dim: int) -> None:

@@ -84,18 +84,22 @@ def test_free_titles_are_read_beside_catalog_items(form: str, small_model: Build
     assert np.abs(together[0] - together[4]).max() > 1e-4
 
 
-def test_the_newest_items_are_added_to_the_state_each_step_back_counting_less(small_model: Build) -> None:
+def test_the_newest_items_are_added_to_the_state_each_with_a_weight_that_is_learned(small_model: Build) -> None:
     projector = ProjectorSpec(residual=True, recent=3, decay=0.5)
     encoder = small_model(
         "compressed", projector=projector, items=ItemsSpec(tower="both", dim=16, normalize=False)
     ).encoder
     table = encoder.items.table().detach()
     state = torch.zeros(2, encoder.hidden_size)
-    with torch.inference_mode():
+    recent = encoder.recent([encoder.prepare(history) for history in ([3, 9, 7, 5], [4])])
+    with torch.no_grad():
         bias = encoder.projector.map(state)
-        found = encoder.project(state, encoder.recent([encoder.prepare(history) for history in ([3, 9, 7, 5], [4])]))
+        begun = encoder.project(state, recent)
+        encoder.projector.newest_weight.copy_(torch.tensor([2.0, 0.0, -1.0]))
+        learned = encoder.project(state, recent)
     expected = torch.stack([table[5] + 0.5 * table[7] + 0.25 * table[9], table[4]])
-    torch.testing.assert_close(found, bias + 0.5 * expected * 16**0.5)  # the learned weight begins at a half
+    torch.testing.assert_close(begun, bias + 0.5 * expected * 16**0.5)  # the newest begins at a half
+    torch.testing.assert_close(learned, bias + torch.stack([2 * table[5] - table[9], 2 * table[4]]) * 16**0.5)
 
 
 def test_an_id_model_says_that_it_cannot_read(small_model: Build) -> None:
