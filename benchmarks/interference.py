@@ -114,8 +114,8 @@ async def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]
 
     def median(*path: Any) -> float | None:
         values: list[float | None] = []
-        for number in rounds:
-            value: Any = number
+        for each in rounds:
+            value: Any = each
             for key in path:
                 value = value[key]
             values.append(value)

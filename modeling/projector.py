@@ -26,6 +26,7 @@ class Projector(nn.Module):
             self.map = nn.Linear(hidden_size, dim)
         else:
             self.map = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, dim))
+        # One weight is a number and no list, as it has always been in artifacts.
         steps_R = torch.arange(spec.recent) if spec.recent > 1 else torch.tensor(0)
         self.newest_weight = nn.Parameter(0.5 * spec.decay**steps_R) if spec.residual else None
 
@@ -35,10 +36,7 @@ class Projector(nn.Module):
         return vectors_PD if recent_PD is None else vectors_PD + recent_PD
 
     def summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
-        """The vectors of these rows, newest first, each with its weight, [P, D]; -1 stands for no item, or for the last
-        row of the table where one item is read."""
+        """The vectors of these rows, newest first, each with its weight, [P, D]; -1 stands for no item."""
         assert self.newest_weight is not None, "without a residual nothing is added"
-        if recent_PR.shape[1] == 1:
-            return self.newest_weight * table_ND[recent_PR[:, 0]]
         weights_PR = (recent_PR >= 0) * self.newest_weight
         return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))

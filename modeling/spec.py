@@ -122,7 +122,7 @@ class ProjectorSpec(Slot):
 
     kind: Literal["identity", "linear", "mlp"] = "linear"
     residual: bool = Field(
-        False, description="add the newest items' own vectors, with a learned weight, to the projected state"
+        False, description="add the newest items' own vectors, with learned weights, to the projected state"
     )
     recent: int = Field(1, ge=1, description="newest items whose vectors are added")
     decay: float = Field(0.8, gt=0, le=1, description="what each step back counts of the one after it, at first")

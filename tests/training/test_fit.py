@@ -173,9 +173,6 @@ def test_a_run_learns_and_its_artifact_answers_the_same(dataset: Dataset, tmp_pa
 
 
 def _final_weights(options: FitOptions, dataset: Dataset) -> dict[str, torch.Tensor]:
-
-    from training.data.splits import leave_one_out
-
     settings = ["optimizer.epochs=4", "backbone.dropout=0.2", "optimizer.average_epochs=1"]
     recipe = get_recipe("sasrec", [*SMALL, *settings])
     fitted = fit(recipe, leave_one_out(dataset), options, sources=Sources(), text=None, console=QUIET)
