@@ -109,11 +109,12 @@ def writer_of(
 
     options: dict[str, Any] = {
         "paths": trie.arrays(), "items": items, "end": end, "history_limit": history_limit, "default": default,
+        "renormalize": renormalize,
     }  # fmt: skip
     if tasks is not None:
         return TaskWriter(model, names, **options, **vars(tasks))
     kind = EncodedWriter if cast(Any, model).config.is_encoder_decoder else ItemWriter
-    return kind(model, names, renormalize=renormalize, **options)
+    return kind(model, names, **options)
 
 
 def write_generative(
