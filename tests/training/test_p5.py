@@ -152,7 +152,7 @@ def examples_of(dataset: Dataset, tmp_path: Path, *settings: str) -> tuple[TaskE
     assert tasks is not None and spec is not None
     examples = TaskExamples(tasks.language, named.tokens, tasks.families, spec, split)
     names = Names(named.tokens, np.arange(dataset.n_items), named.spelling)
-    module = _Tasks(recipe, named, names, dataset.user_ids, split, "train").module(named.model, 0.0, 0.0)
+    module = _Tasks(recipe, named, names, split, "train").module(named.model, 0.0, 0.0)
     assert isinstance(module, TaskModule)
     return examples, module, recipe, split
 
@@ -284,7 +284,7 @@ def writer_of(
     named = Named(module.model.eval(), spelling, examples.names, CODE_END, {}, tasks)
     names = Names(examples.names, np.arange(len(examples.names)), spelling)
     asked = replace_beams(recipe, beams)
-    return cast(TaskWriter, _Tasks(asked, named, names, split.dataset.user_ids, split, "train").writer())
+    return cast(TaskWriter, _Tasks(asked, named, names, split, "train").writer())
 
 
 def replace_beams(recipe: Recipe, beams: int) -> Recipe:
