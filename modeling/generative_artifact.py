@@ -109,12 +109,11 @@ def writer_of(
 
     options: dict[str, Any] = {
         "paths": trie.arrays(), "items": items, "end": end, "history_limit": history_limit, "default": default,
-        "renormalize": renormalize,
     }  # fmt: skip
     if tasks is not None:
         return TaskWriter(model, names, **options, **vars(tasks))
     kind = EncodedWriter if cast(Any, model).config.is_encoder_decoder else ItemWriter
-    return kind(model, names, **options)
+    return kind(model, names, renormalize=renormalize, **options)
 
 
 def write_generative(

@@ -27,7 +27,7 @@ class TaskWriter(ItemWriter):
     """An `ItemWriter` whose histories are prompts.
 
     Args:
-        model, names, paths, items, end, history_limit, default, whole_words, renormalize: see `ItemWriter`.
+        model, names, paths, items, end, history_limit, default, whole_words: see `ItemWriter`.
         language: of the prompts.
         families: that it was trained on.
     """
@@ -45,11 +45,10 @@ class TaskWriter(ItemWriter):
         whole_words: WholeWords | None,
         language: Language,
         families: Sequence[Family],
-        renormalize: bool = False,
     ) -> None:
         super().__init__(
             model, names, paths=paths, items=items, end=end, history_limit=history_limit, default=default,
-            whole_words=whole_words, renormalize=renormalize,
+            whole_words=whole_words,
         )  # fmt: skip
         self._closes = end
         self.language, self.families = language, tuple(families)

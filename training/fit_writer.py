@@ -191,7 +191,6 @@ class _Tasks(_Trie):
         return TaskModule(
             model, self.named.tokens, end=self.named.end, dropout=dropout, hidden_dropout=hidden_dropout,
             examples=examples, whole_words=tasks.whole_words,
-            children=self._children() if self._among_children else None,
         )  # fmt: skip
 
 

@@ -197,17 +197,11 @@ class PathModule(WritingModule):
         assert isinstance(batch, PathBatch)
         states_PH, targets_P = self.states(batch, progress)
         head = cast(Any, self.model).get_output_embeddings()
+        alphabet_A = self.children_softmax.alphabet_A
+        bias_A = None if getattr(head, "bias", None) is None else head.bias[alphabet_A].float()
+        logits_PA = F.linear(states_PH.float(), head.weight[alphabet_A].float(), bias_A)
         at_P = batch.states_BT[batch.targets_BT != IGNORED].to(targets_P.device)
-        return path_loss(self.children_softmax, head, states_PH, targets_P, at_P)
-
-
-def path_loss(children: ChildrenSoftmax, head: Any, states_PH: Tensor, targets_P: Tensor, at_P: Tensor) -> Tensor:
-    """Summed negative log probability of ``targets_P`` after ``states_PH``, among what may follow the states ``at_P``
-    of the trie."""
-    alphabet_A = children.alphabet_A
-    bias_A = None if getattr(head, "bias", None) is None else head.bias[alphabet_A].float()
-    logits_PA = F.linear(states_PH.float(), head.weight[alphabet_A].float(), bias_A)
-    return cast(Tensor, children(logits_PA, targets_P, at_P))
+        return cast(Tensor, self.children_softmax(logits_PA, targets_P, at_P))
 
 
 class InstructedModule(WritingModule):

@@ -151,9 +151,10 @@ def examples_of(dataset: Dataset, tmp_path: Path, *settings: str) -> tuple[TaskE
     tasks, spec = named.tasks, recipe.tasks
     assert tasks is not None and spec is not None
     examples = TaskExamples(tasks.language, named.tokens, tasks.families, spec, split)
-    names = Names(named.tokens, np.arange(dataset.n_items), named.spelling)
-    module = _Tasks(recipe, named, names, split, "train").module(named.model, 0.0, 0.0)
-    assert isinstance(module, TaskModule)
+    module = TaskModule(
+        named.model, named.tokens, end=CODE_END, dropout=0.0, hidden_dropout=0.0, examples=examples,
+        whole_words=tasks.whole_words,
+    )  # fmt: skip
     return examples, module, recipe, split
 
 
@@ -291,13 +292,12 @@ def replace_beams(recipe: Recipe, beams: int) -> Recipe:
     return recipe.model_copy(update={"writing": recipe.writing.model_copy(update={"beams": beams})})
 
 
-@pytest.mark.parametrize(("whole_words", "among"), [(True, "children"), (True, "vocabulary"), (False, "vocabulary")])
+@pytest.mark.parametrize("whole_words", [True, False])
 def test_what_is_served_is_what_was_trained_whole_words_included(
-    ring: Dataset, tmp_path: Path, whole_words: bool, among: str
+    ring: Dataset, tmp_path: Path, whole_words: bool
 ) -> None:
     """All items, written with as many beams: the order and the scores of the training module's own forward."""
-    settings = (f"tasks.whole_words={json.dumps(whole_words)}", f"writing.among={among}")
-    examples, module, recipe, split = examples_of(ring, tmp_path, *settings)
+    examples, module, recipe, split = examples_of(ring, tmp_path, f"tasks.whole_words={json.dumps(whole_words)}")
     writer = writer_of(examples, module.eval(), recipe, split, ring.n_items)
     history = [4, 7, 0, 21, 3]
     prompt = writer.prepare(history)
@@ -311,13 +311,11 @@ def test_what_is_served_is_what_was_trained_whole_words_included(
             text = language.text_of(SERVED, {}, name, language.history(names))
             assert text.tokens == (*prompt.tokens, *name, CODE_END)
             alone = TaskText(text.tokens, text.answers[-1:])
-            tokens = 1 if among == "children" else len(name) + 1
-            found.append(-float(module(module.batch([alone]))) * tokens)
+            found.append(-float(module(module.batch([alone]))) * (len(name) + 1))
         return np.array(found)
 
     with torch.no_grad():
         trained_N = scores()
-        assert (np.exp(trained_N).sum() == pytest.approx(1, abs=1e-4)) == (among == "children")
         assert written.rows_K.tolist() == np.argsort(-trained_N, kind="stable").tolist()
         np.testing.assert_allclose(written.scores_K, np.sort(trained_N)[::-1], atol=1e-4)
         assert (module.whole_words is not None) == whole_words
@@ -345,10 +343,8 @@ def test_tokens_of_an_identifier_are_one_word(ring: Dataset, tmp_path: Path) -> 
     assert len(spelt_out) > 1 and words.numbers(torch.tensor([spelt_out]))[0].tolist() == [1] * len(spelt_out)
 
 
-@pytest.mark.parametrize("among", ["children", "vocabulary"])
-def test_the_loss_is_the_mean_of_an_answer_and_prompts_weigh_alike(ring: Dataset, tmp_path: Path, among: str) -> None:
-    """But for items among the children, whose probability is that of the way to them."""
-    examples, module, recipe, split = examples_of(ring, tmp_path, f"writing.among={among}")
+def test_the_loss_is_the_mean_of_an_answer_and_prompts_weigh_alike(ring: Dataset, tmp_path: Path) -> None:
+    examples, module, recipe, split = examples_of(ring, tmp_path)
     writer = writer_of(examples, module.eval(), recipe, split, 5)
     language = examples.language
     short = language.text_of(

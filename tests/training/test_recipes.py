@@ -47,6 +47,7 @@ def test_settings_change_one_field() -> None:
         ("anyo", ["writing.beams=9"], r"writing\.beams has no effect"),
         ("genre", ["writing.candidates=9"], r"writing\.candidates has no effect"),
         ("bigrec", ["writing.among=children"], r"writing\.among has no effect"),
+        ("p5", ["writing.among=children"], r"writing\.among has no effect"),
         ("p5", ["codes.collaborative=0.5"], r"codes\.collaborative has no effect"),
         ("genre", ["writing.copying=9"], r"writing\.copying has no effect"),
         ("llara", ["writing.copying=9", "adapter.kind=lora"], r"writing\.copying trains all of the backbone"),

@@ -54,7 +54,7 @@ class WritingSpec(Slot):
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
     among: Literal["vocabulary", "children"] = Field(
         "vocabulary", description="what a token's probability is divided among, in training and in search: all tokens, "
-        "or those that may follow in the trie, of an item only; scoring 'trie' only",
+        "or those that may follow in the trie; scoring 'trie' without task families only",
     )  # fmt: skip
     candidates: int = Field(20, ge=2, description="titles in a prompt to choose from, scoring 'choose' only")
     copying: int = Field(
@@ -188,7 +188,7 @@ class Recipe(ModelSpec):
             unread += ["items.dim", "items.normalize", "items.text_dim"]
         if writes and self.scoring not in ("ground", "choose"):
             unread += ["history.instruction"]
-        if writes and self.scoring != "trie":
+        if writes and (self.scoring != "trie" or self.tasks is not None):
             unread += ["writing.among"]
         if writes and self.scoring != "choose":
             unread += ["writing.candidates", "writing.copying", "writing.slots", "writing.match"]
