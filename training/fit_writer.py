@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,9 +86,9 @@ def fit_writer(
     elif recipe.scoring == "choose":
         build = _Choose.of(recipe, named, names, collaborative, options.seed)
     elif recipe.tasks is not None:
-        build = _Tasks(recipe, named, names, split, options.fitted_on)
+        build = _Tasks(recipe, named, names, split.dataset.user_ids, split, options.fitted_on)
     else:
-        build = _Trie(recipe, named, names, split, options.fitted_on)
+        build = _Trie(recipe, named, names, split.dataset.user_ids)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
     module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
@@ -132,14 +133,13 @@ class _Trie:
     recipe: Recipe
     named: Named
     names: Names
-    split: Split
-    fitted_on: FittedOn
+    user_ids: Sequence[str]
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> TrainedModule:
         history, spelling = self.recipe.history, self.named.spelling
         if self.named.end is None:
             assert isinstance(spelling, CodeSpelling), "titles are of different lengths"
-            users_U = np.array([spelling.user(user_id) for user_id in self.split.dataset.user_ids], np.int64)
+            users_U = np.array([spelling.user(user_id) for user_id in self.user_ids], np.int64)
             return EncodedModule(
                 model, self.named.tokens, start=CODE_END, users_U=users_U, dropout=dropout,
                 user_dropout=history.user_dropout if history.user_buckets else 0.0,
@@ -170,9 +170,7 @@ class _Trie:
         return self.recipe.writing.among == "children"
 
     def _children(self) -> ChildrenSoftmax:
-        speaks = self.recipe.history.form != "codes" or self.recipe.codes.of_texts
-        chosen_N = self.split.popularity(self.fitted_on) > 0 if speaks else None
-        return ChildrenSoftmax(self._trie.arrays(), self.named.tokens, self.named.end, chosen_N)
+        return ChildrenSoftmax(self._trie.arrays(), self.named.tokens, self.named.end)
 
     @cached_property
     def _trie(self) -> TokenTrie:
@@ -183,6 +181,9 @@ class _Trie:
 @dataclass(frozen=True)
 class _Tasks(_Trie):
     """Names along their trie, in answer to prompts."""
+
+    split: Split
+    fitted_on: FittedOn
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> WritingModule:
         tasks, spec = self.named.tasks, self.recipe.tasks

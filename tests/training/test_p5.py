@@ -285,7 +285,7 @@ def writer_of(
     named = Named(module.model.eval(), spelling, examples.names, CODE_END, {}, tasks)
     names = Names(examples.names, np.arange(len(examples.names)), spelling)
     asked = replace_beams(recipe, beams)
-    return cast(TaskWriter, _Tasks(asked, named, names, split, "train").writer())
+    return cast(TaskWriter, _Tasks(asked, named, names, split.dataset.user_ids, split, "train").writer())
 
 
 def replace_beams(recipe: Recipe, beams: int) -> Recipe:

@@ -130,30 +130,6 @@ def test_among_children_the_loss_is_minus_the_score_of_the_search(backbone_folde
         assert float(module(together)) == pytest.approx(sum(loss(*window.rows) for window in windows), rel=1e-5)
 
 
-def test_names_that_nobody_chose_are_no_alternative_in_training(backbone_folder: Folder) -> None:
-    """Else every step would push them away, whatever they say. One of the items of a name is enough to keep it."""
-    titles = [*TITLES, TITLES[2], f"{TITLES[0]} Two", f"{TITLES[1]} Two"]
-    chosen_N = np.ones(len(titles), np.bool_)
-    chosen_N[[2, 5, len(TITLES) + 1]] = False
-    writer, model = random_writer(backbone_folder("qwen3"), titles, beams=2)
-    names = writer.names.tokens
-    children = ChildrenSoftmax(writer.paths, names, END, chosen_N)
-    module = PathModule(model, names, end=END, dropout=0.0, children=children).eval()
-
-    def chance(row: int) -> float:
-        with torch.no_grad():
-            before, after = (float(module(module.collate([Window(np.array(rows))]))) for rows in ([4], [4, row]))
-        return float(np.exp(before - after))
-
-    assert sum(chance(row) for row in np.flatnonzero(chosen_N).tolist()) == pytest.approx(1, abs=1e-4)
-    assert chance(2) == pytest.approx(chance(len(TITLES)))
-    everything = ChildrenSoftmax(writer.paths, names, END, np.ones(len(titles), np.bool_))
-    whole = ChildrenSoftmax(writer.paths, names, END)
-    assert len(children.alphabet_A) < len(whole.alphabet_A)
-    for name, buffer in whole.named_buffers():
-        assert torch.equal(buffer, everything.get_buffer(name)), name
-
-
 def test_items_of_one_name_are_told_apart_by_popularity(backbone_folder: Folder) -> None:
     titles = [*TITLES[:4], TITLES[1], TITLES[1]]
     writer, _ = random_writer(backbone_folder("qwen3"), titles, beams=4, popular=[5, 3, 1, 0, 2, 4])

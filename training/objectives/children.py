@@ -10,7 +10,6 @@ Shape legend: P positions, L tokens of a name, A tokens that occur in names, V v
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +31,6 @@ class ChildrenSoftmax(nn.Module):
         paths: the trie of the names as arrays (`index.trie.TokenTrie.arrays`).
         names: tokens of every item.
         end: the token that closes a name; None: nothing does.
-        chosen_N: items that are targets in training; None: all. A token that leads to no such item is no alternative:
-            it would be pushed away at every step, whatever the name says of its item.
 
     Raises:
         ValueError: a name is not in the trie.
@@ -44,30 +41,22 @@ class ChildrenSoftmax(nn.Module):
     counts_S: Tensor
     places_E: Tensor
 
-    def __init__(
-        self, paths: Paths, names: TitleTokens, end: int | None, chosen_N: NDArray[np.bool_] | None = None
-    ) -> None:
+    def __init__(self, paths: Paths, names: TitleTokens, end: int | None) -> None:
         super().__init__()
-        self._walks = _walks(paths, names, end)
-        edges, states = _edges(paths), len(paths.counts)
-        parent_E = np.repeat(np.arange(states), paths.counts)
-        if chosen_N is not None:
-            passed_S = np.zeros(states, np.bool_)
-            passed_S[np.concatenate([*itertools.compress(self._walks, chosen_N), np.zeros(1, np.int64)])] = True
-            open_E = passed_S[paths.targets[edges]]
-            edges, parent_E = edges[open_E], parent_E[open_E]
-        alphabet_A, places_E = np.unique(paths.tokens[edges], return_inverse=True)
-        counts_S = np.bincount(parent_E, minlength=states)
+        self._counts = np.asarray(paths.counts)
+        self._states = _states(paths, names, end)
+        edges = _edges(paths)
+        alphabet_A, place_E = np.unique(paths.tokens[edges], return_inverse=True)
+        places_E = np.zeros(len(paths.tokens), np.int64)
+        places_E[edges] = place_E
         for name, array in (
-            ("alphabet_A", alphabet_A), ("starts_S", counts_S.cumsum() - counts_S), ("counts_S", counts_S),
-            ("places_E", places_E),
+            ("alphabet_A", alphabet_A), ("starts_S", paths.starts), ("counts_S", paths.counts), ("places_E", places_E)
         ):  # fmt: skip
             self.register_buffer(name, torch.from_numpy(np.array(array, np.int64)), persistent=False)
-        self._counts = counts_S
 
     def states(self, row: int) -> Ints:
         """The state before each token of an item's name, its end included, [L]."""
-        return self._walks[row][:-1]
+        return self._states[row]
 
     def decides(self, states: Ints) -> NDArray[np.bool_]:
         """Where more than one token may follow; elsewhere the loss is zero."""
@@ -97,8 +86,8 @@ def _edges(paths: Paths) -> Ints:
     return edges
 
 
-def _walks(paths: Paths, names: TitleTokens, end: int | None) -> Sequence[Ints]:
-    """Of every item, the states before its tokens and after the last: all names take a step at a time together."""
+def _states(paths: Paths, names: TitleTokens, end: int | None) -> Sequence[Ints]:
+    """Of every item, the states before its tokens: all names take a step at a time together."""
     edges = _edges(paths)
     parents, tokens = np.repeat(np.arange(len(paths.counts)), paths.counts), paths.tokens[edges]
     width = int(tokens.max()) + 1
@@ -106,10 +95,10 @@ def _walks(paths: Paths, names: TitleTokens, end: int | None) -> Sequence[Ints]:
     order = np.argsort(keys)
     keys, targets = keys[order], paths.targets[edges][order]
     lengths_N = np.diff(names.offsets) + (end is not None)
-    longest = int(lengths_N.max())
-    states_NL = np.zeros((len(names), longest + 1), np.int64)
+    states_NL = np.zeros((len(names), int(lengths_N.max())), np.int64)
     state_N = np.zeros(len(names), np.int64)
-    for place in range(longest):
+    for place in range(states_NL.shape[1]):
+        states_NL[:, place] = state_N
         going_M = np.flatnonzero(lengths_N > place)
         closing_M = going_M if end is None else going_M[lengths_N[going_M] > place + 1]
         token_N = np.full(len(names), -1 if end is None else end, np.int64)
@@ -120,5 +109,4 @@ def _walks(paths: Paths, names: TitleTokens, end: int | None) -> Sequence[Ints]:
             row = int(going_M[np.flatnonzero(keys[found_M] != wanted_M)[0]])
             raise ValueError(f"row {row} has name {names[row].tolist()}, which is not in the trie")
         state_N[going_M] = targets[found_M]
-        states_NL[:, place + 1] = state_N
-    return [states[: length + 1] for states, length in zip(states_NL, lengths_N.tolist(), strict=True)]
+    return [states[:length] for states, length in zip(states_NL, lengths_N.tolist(), strict=True)]

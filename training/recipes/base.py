@@ -97,11 +97,6 @@ class CodesSpec(Slot):
     commitment: float = Field(0.25, ge=0, description="beta of the commitment loss, rq-vae only")
     epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
 
-    @property
-    def of_texts(self) -> bool:
-        """Whether codes say something of items that no history holds."""
-        return self.kind in ("rq-vae", "residual-kmeans", "semantic")
-
 
 class TasksSpec(Slot):
     """The task families of P5 that one model is trained on together.
@@ -194,7 +189,7 @@ class Recipe(ModelSpec):
             unread += ["writing.candidates", "writing.copying", "writing.slots", "writing.match"]
         if form != "codes":
             unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
-        elif not self.codes.of_texts:
+        elif self.codes.kind not in ("rq-vae", "residual-kmeans", "semantic"):
             unread += ["codes.collaborative"]
         if self.backbone.kind != "encoder-decoder":
             unread += ["history.user_buckets"]
