@@ -25,7 +25,7 @@ from modeling.prompt import ID
 def export(artifact: Path, target: Path) -> None:
     """Write `artifact` to the folder `target`, unless this version of it is there already; raises SystemExit."""
     loaded = load_artifact(artifact)
-    stamp = {"version": loaded.manifest.version, "form": 1}
+    stamp = {"version": loaded.manifest.version, "form": 2}
     facts_file = target / "facts.json"
     if facts_file.exists() and json.loads(facts_file.read_text()) == stamp:
         return
