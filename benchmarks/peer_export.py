@@ -6,6 +6,7 @@ whose text does not become the very tokens of our own prompts are not `usable`, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -25,7 +26,8 @@ from modeling.prompt import ID
 def export(artifact: Path, target: Path) -> None:
     """Write `artifact` to the folder `target`, unless this version of it is there already; raises SystemExit."""
     loaded = load_artifact(artifact)
-    stamp = {"version": loaded.manifest.version, "form": 2}
+    # What an export holds follows from the artifact and from this program: a number raised by hand was forgotten once.
+    stamp = {"version": loaded.manifest.version, "program": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
     facts_file = target / "facts.json"
     if facts_file.exists() and json.loads(facts_file.read_text()) == stamp:
         return
