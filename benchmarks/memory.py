@@ -4,8 +4,9 @@
 
 The load: histories that never repeat and some that do, known users, events, free titles, answers of different lengths,
 and requests that are refused. Resident memory is read every second. Two statements are checked: at the end it is within
-2 % of what it was after the first minute; and what an idle service holds is the interpreter with its libraries and what
-`GET /artifacts` says of the artifact, whose language model is kept without its head. The last line is one JSON object.
+2 % of what it was after the first minute; and what an idle service holds is the interpreter with its libraries, what of
+their code has run since, and what `GET /artifacts` says of the artifact, whose language model is kept without its head.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,8 +32,26 @@ FIRST_S = 60.0
 LIBRARIES = (
     "import service.service, service.app, service.server, modeling.artifact, modeling.generative_artifact, index, "
     "faiss, polars, torch, transformers; from transformers import Qwen3Model, AutoModel; "
-    "print(int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]))"
+    "from benchmarks.memory import print_own; print_own()"
 )
+
+
+def resident(pid: int | str) -> dict[str, int]:
+    """Return the resident KiB of a process: in all, and those of code, which are files that it has mapped and runs."""
+    found, is_code = {"all": 0, "code": 0}, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):  # a range of addresses begins, and ends with the file behind it
+            is_code = len(rest) > 4 and rest[4].startswith("/") and not rest[4].endswith(".safetensors")
+        elif first == "Rss:":
+            found["all"] += int(rest[0])
+            found["code"] += is_code * int(rest[0])
+    return found
+
+
+def print_own() -> None:
+    """Print that of this process."""
+    print(json.dumps(resident("self")))
 
 
 def mixed(server: Server, reads_text: bool, rng: random.Random) -> Iterator[bytes]:
@@ -87,26 +106,27 @@ def main() -> None:
     parser.add_argument("--setting", action="append", default=[], help="NAME=VALUE of the service")
     options = parser.parse_args()
     made = subprocess.run([sys.executable, "-c", LIBRARIES], cwd=ROOT, capture_output=True, text=True, check=True)
-    libraries = int(made.stdout) * 1024
+    libraries = json.loads(made.stdout)
     with Server(options.artifact, dict(setting.split("=", 1) for setting in options.setting)) as server:
         server.wait_ready()
         time.sleep(2)
-        idle = server.resident_kib() * 1024
+        idle = resident(server.process.pid)
         (row,) = server.get("/artifacts")["items"]
         requests = mixed(server, "text" in row["reads"], random.Random(0))
         load, samples = asyncio.run(loaded(server, requests, options.minutes, options.clients))
     first = samples[min(int(FIRST_S), len(samples) // 2)]
-    seconds = load.latencies(200)
+    seconds, stated, ran = load.latencies(200), row["bytes"] / MIB, (idle["code"] - libraries["code"]) / 1024
     result = {
         "minutes": options.minutes,
         "requests": len(load.answers),
         "statuses": load.statuses(),
         "p99_ms": milliseconds(percentile(seconds, 0.99)),
         "mib": {
-            "interpreter_and_libraries": libraries / MIB,
-            "artifact_as_stated": row["bytes"] / MIB,
-            "idle": idle / MIB,
-            "idle_not_explained": (idle - libraries - row["bytes"]) / MIB,
+            "interpreter_and_libraries": libraries["all"] / 1024,
+            "artifact_as_stated": stated,
+            "code_run_since": ran,
+            "idle": idle["all"] / 1024,
+            "idle_not_explained": (idle["all"] - libraries["all"]) / 1024 - stated - ran,
             "after_the_first_minute": first / 1024,
             "end": samples[-1] / 1024,
             "largest": max(samples) / 1024,
