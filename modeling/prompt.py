@@ -143,9 +143,12 @@ class PromptBuilder:
         """
         if not len(history):
             raise ValueError("a prompt needs at least one item: the history is empty")
-        if self.form != "titles" and FreeItem not in map(type, history):
-            return self._rows_only(cast(Sequence[int], history[-self._items_that_fit :]))
-        return self._mixed(history)
+        if FreeItem in map(type, history):
+            return self._mixed(history)
+        rows = cast(Sequence[int], history)
+        if self.titles is None:
+            return self._rows_only(rows[-self._items_that_fit :])
+        return self._titles_only(rows[-self.item_limit :], self.titles) or self._mixed(history)
 
     @property
     def item_lengths(self) -> NDArray[np.int64] | None:
@@ -159,12 +162,7 @@ class PromptBuilder:
     def _rows_only(self, rows: Sequence[int]) -> Prompt:
         """The common case without any title token: no loop over items, and of all that depends on their number alone
         there is one array for each number."""
-        lowest, highest = min(rows), max(rows)
-        if lowest < 0 or highest > self.catalog_size:
-            raise ValueError(
-                f"history row {lowest if lowest < 0 else highest} is outside the catalog: "
-                f"rows are 0 to {self.catalog_size - 1} ({self.catalog_size} stands for an unknown item)"
-            )
+        self._check(rows)
         size = len(self.prefix), len(rows)
         if (outline := self._outlines.get(size)) is None:
             outline = self._outlines[size] = self._outline(len(rows))
@@ -174,6 +172,46 @@ class PromptBuilder:
         if len(self.prefix):
             values = np.concatenate([self.prefix, values])
         return Prompt(outline[0], values, outline[1])
+
+    def _titles_only(self, rows: Sequence[int], titles: TitleTokens) -> Prompt | None:
+        """Titles of the catalog, without a loop over items; None where the newest alone is too long, or no title has a
+        token."""
+        if not len(titles.tokens):
+            return None
+        self._check(rows)
+        before, width = len(self.prefix), len(self.slots)
+        rows_M = np.array(rows, np.int64)
+        # an unknown item has no title, as the row behind the last one
+        starts_M = titles.offsets[rows_M]
+        lengths_M = titles.offsets[np.minimum(rows_M + 1, self.catalog_size)] - starts_M + width
+        ends_M = lengths_M.cumsum()
+        total = int(ends_M[-1])
+        if total > self.position_limit - before:
+            dropped = total - (self.position_limit - before)
+            oldest = int(ends_M.searchsorted(dropped)) + 1  # the first of those that stay
+            if oldest == len(rows):
+                return None
+            return self._titles_only(rows[oldest:], titles)
+        # a slot takes the place behind its title's last token, and is written over what the next title begins with
+        from_P = np.arange(total) + (starts_M - ends_M + lengths_M).repeat(lengths_M)
+        values = np.empty(before + total, np.int64)
+        values[:before] = self.prefix
+        values[before:] = titles.tokens.take(from_P, mode="clip")
+        kinds = np.full(before + total, TOKEN, np.int8)
+        boundaries_M = ends_M + (before - 1)
+        for place in range(width):
+            slot_M = boundaries_M - (width - 1 - place)
+            values[slot_M] = rows_M
+            kinds[slot_M] = self.slots[place]
+        return Prompt(kinds, values, boundaries_M)
+
+    def _check(self, rows: Sequence[int]) -> None:
+        lowest, highest = min(rows), max(rows)
+        if lowest < 0 or highest > self.catalog_size:
+            raise ValueError(
+                f"history row {lowest if lowest < 0 else highest} is outside the catalog: "
+                f"rows are 0 to {self.catalog_size - 1} ({self.catalog_size} stands for an unknown item)"
+            )
 
     def _outline(self, items: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
         """Kinds and last positions of so many items; not to be written to."""
