@@ -15,6 +15,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -33,6 +34,8 @@ SIZES = tuple(step * base // 4 for base in (1 << power for power in range(6, 16)
 """Positions of the recorded batches, from 64 on: four an octave, so that an eighth of a batch is filling, about."""
 FEWEST_ROWS, POSITIONS_OF_A_ROW = 4, 16
 """A size has room for so many rows, and for one in so many of its positions."""
+UNLOCKED = 500
+"""Elements up to which numpy keeps Python's lock while it copies or computes."""
 BLOCK = 128
 """Rows that attention takes at a time; what it launches for a row depends on the longest there may be."""
 
@@ -43,6 +46,10 @@ class Plan:
     """Where the rows of a batch stand, and what stands there: whole numbers in one array or tensor, so that one copy
     brings them to the device.
 
+    It is written while the device waits, and by a thread beside a busy event loop: numpy lets go of Python's lock for
+    `UNLOCKED` elements and more, and waits to have it back longer than the copy takes. So rows are put together from
+    small arrays. Behind the last row stands what earlier batches left, which attention does not see.
+
     Args:
         memory: int32, of `Plan.width` elements.
         positions, rows: what there is room for.
@@ -50,7 +57,7 @@ class Plan:
         recent: newest items of a row that its vector is made of, R.
 
     Attributes:
-        tokens_P, rows_P: the token at a position, or the row of `FastForward.table_RH`; -1 for the one that is not.
+        kinds_P, values_P: what stands at a position, as in `Prompt`.
         places_P: positions within rows, the prefix counted.
         last_B: the last position of every row.
         recent_N: the catalog rows of its newest items, newest first, [B * R]; -1 where it has fewer.
@@ -63,7 +70,7 @@ class Plan:
         self.memory, self.prefix, self.recent = memory, prefix, recent
         ends = np.cumsum([0, *self._widths(positions, rows, prefix, recent)]).tolist()
         parts = [memory[start:end] for start, end in itertools.pairwise(ends)]
-        self.tokens_P, self.rows_P, self.places_P, self.last_B, self.recent_N, *parts = parts
+        self.kinds_P, self.values_P, self.places_P, self.last_B, self.recent_N, *parts = parts
         self.query_ends, self.key_ends, self.one_each, self.keys_S = parts
 
     @classmethod
@@ -80,51 +87,51 @@ class Plan:
     def empty(cls, positions: int, rows: int, prefix: int, recent: int = 1) -> Plan:
         """One to be written."""
         memory = np.zeros(cls.width(positions, rows, prefix, recent), np.int32)
-        return cls(memory, positions, rows, prefix, recent)
+        plan = cls(memory, positions, rows, prefix, recent)
+        plan.one_each[:] = np.arange(rows + 1)
+        return plan
 
     def write(self, lengths: NDArray[np.int64]) -> None:
         """Put the rows of a batch at the beginning; those that are left have no length and come after it."""
-        ends, count = np.cumsum(lengths), len(lengths)
-        starts, total = ends - lengths, int(ends[-1])
-        self.places_P[:total] = np.arange(total) - np.repeat(starts, lengths) + self.prefix
-        self.places_P[total:] = 0
+        prefix, count, ends = self.prefix, len(lengths), np.cumsum(lengths)
+        spans = list(itertools.pairwise([0, *ends.tolist()]))
+        numbers = _numbers(prefix + int(ends[-1]))
+        _join(self.places_P, [numbers[prefix : prefix + end - start] for start, end in spans])
         self.last_B[:count] = ends - 1
-        self.last_B[count:] = 0
-        attended = lengths + self.prefix
-        for kept, found in ((self.query_ends, ends), (self.key_ends, np.cumsum(attended))):
+        for kept, found in ((self.query_ends, ends), (self.key_ends, ends + prefix * np.arange(1, count + 1))):
             kept[1 : count + 1] = found
-            kept[count + 1 :] = found[-1]
-        self.one_each[:] = np.arange(len(self.one_each))
-        if self.prefix:
-            within = np.arange(int(attended.sum())) - np.repeat(np.cumsum(attended) - attended, attended)
-            found = np.where(within < self.prefix, within, within + np.repeat(starts, attended))
-            self.keys_S[: len(found)] = found
-            self.keys_S[len(found) :] = 0
+            for start in range(count + 1, len(kept), UNLOCKED):
+                kept[start : start + UNLOCKED] = found[-1]
+        if prefix:
+            pairs = [(numbers[:prefix], numbers[prefix + start : prefix + end]) for start, end in spans]
+            _join(self.keys_S, list(itertools.chain.from_iterable(pairs)))
 
-    def fill(
-        self,
-        kinds_P: NDArray[np.int8],
-        values_P: NDArray[np.int64],
-        recent_BR: NDArray[np.int64],
-        unknown: int,
-        texts_at: int,
-    ) -> None:
+    def fill(self, prompts: Sequence[Prompt], unknown: int) -> None:
         """Say what stands at the positions.
 
         Args:
-            kinds_P, values_P: as in `Prompt`.
-            recent_BR: see `prompt.recent_rows`.
-            unknown: row of unknown items, the last that a value may mean.
-            texts_at: row of the table from which on the vectors of titles stand.
+            prompts: the rows that were written, with the prefix.
+            unknown: row of unknown items, the last that there is.
         """
-        total, slots_P = len(kinds_P), kinds_P != TOKEN
-        rows_P = np.minimum(values_P, unknown)
-        self.tokens_P[:total] = np.where(slots_P, -1, values_P)
-        self.rows_P[:total] = np.where(slots_P, rows_P + texts_at * (kinds_P == TEXT), -1)
-        self.tokens_P[total:] = -1
-        self.rows_P[total:] = 0
-        self.recent_N[: recent_BR.size] = np.minimum(recent_BR, unknown).reshape(-1)
-        self.recent_N[recent_BR.size :] = 0
+        _join(self.kinds_P, [prompt.kinds_T[self.prefix :] for prompt in prompts])
+        _join(self.values_P, [prompt.values_T[self.prefix :] for prompt in prompts])
+        recent_N = np.minimum(recent_rows(prompts, self.recent, unknown), unknown).reshape(-1)
+        self.recent_N[: len(recent_N)] = recent_N
+
+
+@cache
+def _numbers_up_to(most: int) -> NDArray[np.int32]:
+    return np.arange(most, dtype=np.int32)
+
+
+def _numbers(most: int) -> NDArray[np.int32]:
+    """All numbers below ``most``, and some more; not to be written to."""
+    return _numbers_up_to(1 << most.bit_length())
+
+
+def _join(out: NDArray[np.int32], parts: Sequence[NDArray[Any]]) -> None:
+    """Write parts one after the other; numbers in them are below 2^31, whatever their type."""
+    np.concatenate(parts, out=out[: sum(map(len, parts))], casting="same_kind")
 
 
 class PackedForward:
@@ -201,10 +208,14 @@ class PackedForward:
         fast = self._fast
         encoder, table_RH = fast.encoder, fast.table_RH
         assert table_RH is not None
-        embeds_PH = table_RH[plan.rows_P.clamp(min=0)]
+        unknown = encoder.items.size
+        slots_P, rows_P = plan.kinds_P != TOKEN, plan.values_P.clamp(max=unknown)
+        if len(table_RH) > unknown + 1:  # two positions an item: texts stand behind ids
+            rows_P = rows_P + (unknown + 1) * (plan.kinds_P == TEXT)
+        embeds_PH = table_RH[torch.where(slots_P, rows_P, 0)]
         if encoder.prompts.form == "titles":  # otherwise there are no tokens behind the instruction
-            words_PH = cast(Any, encoder.backbone).get_input_embeddings()(plan.tokens_P.clamp(min=0))
-            embeds_PH = torch.where(plan.rows_P[:, None] < 0, words_PH, embeds_PH)
+            words_PH = cast(Any, encoder.backbone).get_input_embeddings()(torch.where(slots_P, 0, plan.values_P))
+            embeds_PH = torch.where(slots_P[:, None], embeds_PH, words_PH)
         recent_BR = plan.recent_N.view(-1, plan.recent).long()
         return encoder.finish(self._pooled(embeds_PH, plan, longest), recent_BR, None)
 
@@ -235,7 +246,6 @@ class _Recorded:
         self.size, self.rows = size, max(FEWEST_ROWS, size // POSITIONS_OF_A_ROW)
         assert fast.table_RH is not None
         self._unknown = fast.encoder.items.size
-        self._texts_at = self._unknown + 1 if len(fast.table_RH) > self._unknown + 1 else 0
         self._recent = fast.encoder.recent_items
         shape, longest = (size, self.rows, packed._prefix, self._recent), min(size, packed._longest)
         self._plan = Plan.empty(*shape)
@@ -246,15 +256,9 @@ class _Recorded:
         self._run = packed._record(lambda: packed._vectors(on_device, longest))
 
     def __call__(self, prompts: Sequence[Prompt], lengths: NDArray[np.int64]) -> Tensor:
-        prefix, plan = self._plan.prefix, self._plan
+        plan = self._plan
         plan.write(lengths)
-        plan.fill(
-            np.concatenate([prompt.kinds_T[prefix:] for prompt in prompts]),
-            np.concatenate([prompt.values_T[prefix:] for prompt in prompts]),
-            recent_rows(prompts, self._recent, self._unknown),
-            self._unknown,
-            self._texts_at,
-        )
+        plan.fill(prompts, self._unknown)
         self._device.copy_(self._host)
         return self._run()[: len(lengths)].clone()
 

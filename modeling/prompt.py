@@ -88,7 +88,7 @@ def recent_rows(prompts: Sequence[Prompt], count: int, catalog_size: int) -> NDA
     found, free = np.full((len(prompts), count), -1, np.int64), 0
     for number, prompt in enumerate(prompts):
         rows = prompt.values_T[prompt.boundaries_M[: -count - 1 : -1]]
-        found[number, : len(rows)] = rows + (rows > catalog_size) * free
+        found[number, : len(rows)] = rows + (rows > catalog_size) * free if free else rows
         free += len(prompt.free_vectors)
     return found
 

@@ -90,7 +90,10 @@ class Entry(Generic[P, W]):
 
     def wanted(self, now: float) -> bool:
         """Return whether anyone still waits whose deadline has not passed."""
-        return any(not waiter.gone and waiter.deadline > now for waiter in self.waiters)
+        for waiter in self.waiters:  # noqa: SIM110 - every batch asks it of the whole queue, and a generator is slow
+            if not waiter.gone and waiter.deadline > now:
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import transformers
 
 from modeling.fast import FastForward
 from modeling.packed import FEWEST_ROWS, POSITIONS_OF_A_ROW, PackedForward, Plan, attention_of_rows
-from modeling.prompt import ID, TEXT, TOKEN, FreeItem
+from modeling.prompt import ID, TEXT, TOKEN, FreeItem, Prompt
 from modeling.stack import FusedRotaryStack, RotaryStack, stack_of
 from tests.modeling.test_fast import FORMS, HISTORIES, plain, served
 
@@ -129,15 +129,23 @@ def test_a_plan_says_where_rows_stand(prefix: int) -> None:
     plan.write(np.array([3, 3, 2, 1, 1]))
     plan.write(lengths)
     assert plan.places_P[:7].tolist() == [place + prefix for place in (0, 1, 0, 1, 2, 3, 0)]
-    assert plan.last_B.tolist() == [1, 5, 6, 0, 0]
+    assert plan.last_B[:3].tolist() == [1, 5, 6]
     assert plan.query_ends.tolist() == [0, 2, 6, 7, 7, 7]
     assert plan.key_ends.tolist() == [0, 2 + prefix, 6 + 2 * prefix, *[7 + 3 * prefix] * 3]
-    kinds = np.array([TOKEN, ID, TOKEN, TOKEN, TOKEN, ID, TEXT], np.int8)
-    recent = np.array([[3, 2], [4, -1], [11, 5]])
-    plan.fill(kinds, np.array([5, 3, 6, 7, 8, 4, 11]), recent, unknown=9, texts_at=20)
-    assert plan.tokens_P.tolist() == [5, -1, 6, 7, 8, -1, -1, -1, -1, -1]
-    assert plan.rows_P[:7].tolist() == [-1, 3, -1, -1, -1, 4, 29]
-    assert plan.recent_N.tolist() == [3, 2, 4, -1, 9, 5, 0, 0, 0, 0]
+    kinds = [TOKEN, ID], [TOKEN, TOKEN, TOKEN, ID], [TEXT]
+    values = [5, 3], [6, 7, 8, 4], [11]
+    before = [TOKEN] * prefix
+    prompts = [
+        Prompt(
+            np.array(before + some, np.int8), np.array([99] * prefix + those), np.flatnonzero([0] * prefix + some)[-1:]
+        )
+        for some, those in zip(kinds, values, strict=True)
+    ]
+    plan.fill(prompts, unknown=9)
+    assert plan.kinds_P[:7].tolist() == [TOKEN, ID, TOKEN, TOKEN, TOKEN, ID, TEXT]
+    assert plan.values_P[:7].tolist() == [5, 3, 6, 7, 8, 4, 11]
+    assert plan.recent_N.tolist() == [3, -1, 4, -1, 9, -1, 0, 0, 0, 0]
+    assert plan.one_each.tolist() == [0, 1, 2, 3, 4, 5]
     if prefix:
         first, second = plan.keys_S[:5].tolist(), plan.keys_S[5:12].tolist()
         assert first == [0, 1, 2, 3, 4] and second == [0, 1, 2, 5, 6, 7, 8]
