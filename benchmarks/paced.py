@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.contenders import OURS
-from benchmarks.load import Pool, closed_loop, open_loop, percentile
+from benchmarks.load import Pool, closed_loop, milliseconds, open_loop, percentile
 from benchmarks.overload import setting
 from benchmarks.server import Server, recommendations
+from benchmarks.visits import PERCENTILES, figures
 
 if TYPE_CHECKING:
     from service.parts import AnyParts
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MAX_TOKENS, MAX_REQUESTS, ITEMS, CLIENTS = 16384, 128, 20, 256
 ALONE_S, SATURATED_S, SEARCH_S = 4.0, 8.0, 0.0003
 PASS_MS, PASS_VARIABLE = (2.4, 2.2), "PACED_PASS_MS"
-PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 SETTINGS = {
     **OURS, "device": "cpu", "lanes": 1, "threads": 1, "max_batch_tokens": MAX_TOKENS,
     "max_batch_requests": MAX_REQUESTS, "max_queued_tokens": 2**26,
@@ -79,11 +79,10 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
         parts = open_parts(folder, device)
         assert isinstance(parts, Parts)
         fast: Any = parts.encoder.fast
-        sizes = itertools.count()
         vector_D = np.full(parts.index.dim, parts.index.dim**-0.5, np.float32)
 
         def pace(_: Callable[[], Any]) -> Callable[[], Any]:
-            size = recorded[next(sizes)]
+            size = next(sizes)
             seconds = cost(pass_ms, size)
             found_RD = torch.from_numpy(np.tile(vector_D, (size, 1)))
 
@@ -93,9 +92,9 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
 
             return run_again
 
-        # recorded from the largest to the smallest
-        recorded = [size for size in SIZES if size <= settings.max_batch_tokens][::-1]
-        fast.packed = PackedForward(fast, SIZES[: len(recorded)], pace)
+        fitting = [size for size in SIZES if size <= settings.max_batch_tokens]
+        sizes = reversed(fitting)  # the largest is recorded first
+        fast.packed = PackedForward(fast, fitting, pace)
         fast.packed.record(settings.max_batch_tokens)
         top = list(parts.catalog.item_ids[:10])
         golden = [GoldenCase(history=case.history, vector=vector_D.tolist(), top=top) for case in parts.golden]
@@ -115,25 +114,16 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
 
 def simulated(positions: int, rate: float, seconds: float, seed: int, pass_ms: tuple[float, float]) -> list[float]:
     """Latencies of the batching core alone, ascending; every history has the mean number of positions."""
-    from benchmarks.simulation import Costs, simulate
+    from benchmarks.simulation import Asked, Costs, arrivals_of, simulate
     from service.batcher import Limits
 
-    rng, due, arrivals = random.Random(seed), 0.0, []
-    while (due := due + rng.expovariate(rate)) < seconds:
-        arrivals.append((due, positions))
+    arrivals = arrivals_of(seed, rate, seconds, itertools.repeat(Asked([], positions)))
     limits = Limits(MAX_TOKENS, MAX_REQUESTS, 2**30, packed=True)
 
     def seconds_of(tokens: int) -> float:
         return cost(pass_ms, tokens)
 
     return sorted(simulate(arrivals, limits, Costs(seconds_of, seconds_of)))
-
-
-def milliseconds_of(seconds: list[float], prefix: str = "") -> dict[str, float]:
-    """The percentiles of ascending latencies."""
-    return {
-        f"{prefix}{name}_ms": round(1000 * (percentile(seconds, share) or 0), 2) for name, share in PERCENTILES.items()
-    }
 
 
 async def visit(server: Server, positions: int, number: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -144,23 +134,22 @@ async def visit(server: Server, positions: int, number: int, options: argparse.N
         alone = await closed_loop(pool, requests, clients=1, seconds=ALONE_S)
         before = server.cpu_s()
         full = await closed_loop(pool, requests, clients=CLIENTS, seconds=SATURATED_S)
-        cpu_ms = 1000 * (server.cpu_s() - before) / len(full.answers)
-        capacity = len(full.latencies(200)) / full.seconds
-        rate = options.rate or options.share * capacity
-        rng = random.Random(number)
-        offered = await open_loop(pool, requests, rate=rate, seconds=options.seconds, rng=rng)
+        saturated = figures(full, server.cpu_s() - before)
+        rate = options.rate or options.share * saturated["per_s"]
+        offered = await open_loop(pool, requests, rate=rate, seconds=options.seconds, rng=random.Random(number))
     finally:
         pool.close()
     for load in (alone, full, offered):
         if set(load.statuses()) != {"200"}:
             raise SystemExit(f"not every request was answered: {load.statuses()}")
+    least = simulated(positions, rate, options.seconds, number, options.pass_ms)
     return {
-        "alone_p50_ms": milliseconds_of(alone.latencies(200))["p50_ms"],
-        "capacity_per_s": round(capacity, 1),
-        "cpu_ms": round(cpu_ms, 3),
-        "offered_per_s": round(rate, 1),
-        **milliseconds_of(offered.latencies(200)),
-        **milliseconds_of(simulated(positions, rate, options.seconds, number, options.pass_ms), "simulated_"),
+        "alone_p50_ms": figures(alone, 0)["p50_ms"],
+        "capacity_per_s": saturated["per_s"],
+        "cpu_ms": saturated["cpu_ms"],
+        "offered_per_s": rate,
+        **{name: figures(offered, 0)[name] for name in PERCENTILES},
+        **{f"simulated_{name}": milliseconds(percentile(least, share)) for name, share in PERCENTILES.items()},
     }
 
 

@@ -34,7 +34,7 @@ SIZES = tuple(step * base // 4 for base in (1 << power for power in range(6, 16)
 """Positions of the recorded batches, from 64 on: four an octave, so that an eighth of a batch is filling, about."""
 FEWEST_ROWS, POSITIONS_OF_A_ROW = 4, 16
 """A size has room for so many rows, and for one in so many of its positions."""
-UNLOCKED = 500
+LOCKED = 500
 """Elements up to which numpy keeps Python's lock while it copies or computes."""
 BLOCK = 128
 """Rows that attention takes at a time; what it launches for a row depends on the longest there may be."""
@@ -47,7 +47,7 @@ class Plan:
     brings them to the device.
 
     It is written while the device waits, and by a thread beside a busy event loop: numpy lets go of Python's lock for
-    `UNLOCKED` elements and more, and waits to have it back longer than the copy takes. So rows are put together from
+    more than `LOCKED` elements, and waits to have it back longer than the copy takes. So rows are put together from
     small arrays. Behind the last row stands what earlier batches left, which attention does not see.
 
     Args:
@@ -100,8 +100,8 @@ class Plan:
         self.last_B[:count] = ends - 1
         for kept, found in ((self.query_ends, ends), (self.key_ends, ends + prefix * np.arange(1, count + 1))):
             kept[1 : count + 1] = found
-            for start in range(count + 1, len(kept), UNLOCKED):
-                kept[start : start + UNLOCKED] = found[-1]
+            for start in range(count + 1, len(kept), LOCKED):
+                kept[start : start + LOCKED] = found[-1]
         if prefix:
             pairs = [(numbers[:prefix], numbers[prefix + start : prefix + end]) for start, end in spans]
             _join(self.keys_S, list(itertools.chain.from_iterable(pairs)))

@@ -146,9 +146,9 @@ class PromptBuilder:
         if FreeItem in map(type, history):
             return self._mixed(history)
         rows = cast(Sequence[int], history)
-        if self.titles is None:
+        if self.titles is None or not len(self.titles.tokens):
             return self._rows_only(rows[-self._items_that_fit :])
-        return self._titles_only(rows[-self.item_limit :], self.titles) or self._mixed(history)
+        return self._titles_only(rows[-self.item_limit :], self.titles)
 
     @property
     def item_lengths(self) -> NDArray[np.int64] | None:
@@ -173,36 +173,29 @@ class PromptBuilder:
             values = np.concatenate([self.prefix, values])
         return Prompt(outline[0], values, outline[1])
 
-    def _titles_only(self, rows: Sequence[int], titles: TitleTokens) -> Prompt | None:
-        """Titles of the catalog, without a loop over items; None where the newest alone is too long, or no title has a
-        token."""
-        if not len(titles.tokens):
-            return None
+    def _titles_only(self, rows: Sequence[int], titles: TitleTokens) -> Prompt:
+        """Titles of the catalog, without a loop over items."""
         self._check(rows)
-        before, width = len(self.prefix), len(self.slots)
+        before, room = len(self.prefix), self.position_limit - len(self.prefix)
         rows_M = np.array(rows, np.int64)
-        # an unknown item has no title, as the row behind the last one
+        # a title and its slot; an unknown item has no title, and whatever fills all the room is cut if it is the newest
         starts_M = titles.offsets[rows_M]
-        lengths_M = titles.offsets[np.minimum(rows_M + 1, self.catalog_size)] - starts_M + width
+        lengths_M = titles.offsets[np.minimum(rows_M + 1, self.catalog_size)] - starts_M + 1
+        lengths_M = np.minimum(lengths_M, room)
         ends_M = lengths_M.cumsum()
+        if (surplus := int(ends_M[-1]) - room) > 0:
+            oldest = int(ends_M.searchsorted(surplus)) + 1  # the first of those that stay
+            rows_M, starts_M, lengths_M = rows_M[oldest:], starts_M[oldest:], lengths_M[oldest:]
+            ends_M = lengths_M.cumsum()
         total = int(ends_M[-1])
-        if total > self.position_limit - before:
-            dropped = total - (self.position_limit - before)
-            oldest = int(ends_M.searchsorted(dropped)) + 1  # the first of those that stay
-            if oldest == len(rows):
-                return None
-            return self._titles_only(rows[oldest:], titles)
-        # a slot takes the place behind its title's last token, and is written over what the next title begins with
+        # the token behind each title is taken too, where the slot comes
         from_P = np.arange(total) + (starts_M - ends_M + lengths_M).repeat(lengths_M)
         values = np.empty(before + total, np.int64)
         values[:before] = self.prefix
         values[before:] = titles.tokens.take(from_P, mode="clip")
         kinds = np.full(before + total, TOKEN, np.int8)
         boundaries_M = ends_M + (before - 1)
-        for place in range(width):
-            slot_M = boundaries_M - (width - 1 - place)
-            values[slot_M] = rows_M
-            kinds[slot_M] = self.slots[place]
+        values[boundaries_M], kinds[boundaries_M] = rows_M, self.slots[0]
         return Prompt(kinds, values, boundaries_M)
 
     def _check(self, rows: Sequence[int]) -> None:
