@@ -22,7 +22,7 @@ class AddressError(ValueError):
 
 
 class Address(NamedTuple):
-    """The parts of `scheme://user:password@host:port/rest`, the user and the password decoded; `rest` with its slash."""
+    """The parts of `scheme://user:password@host:port/rest`, user and password decoded; `rest` begins with its slash."""
 
     scheme: str
     user: str | None

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
 from service.cache_shared import CacheDown
+from service.errors import StartError
 from service.metrics import Metrics
-from service.redis_link import PREFIX, LinkFailed, RedisLimits, RedisLink, check_url
+from service.redis_link import PREFIX, LinkFailed, RedisLimits, RedisLink
 from service.settings import Settings
+from service.store_url import StoreUrlError, parse_cache_url
 
 
 class RedisCache:
-    """A ByteCache in the Redis at `url`; every key expires."""
+    """A ByteCache in the Redis at `url`; every key expires. Writes that hang or fail do not end the reads."""
 
     def __init__(self, url: str, settings: Settings, metrics: Metrics) -> None:
-        check_url(url, "cache URL")
+        try:
+            place = parse_cache_url(url)
+        except StoreUrlError as error:
+            raise StartError(str(error)) from None
         limits = RedisLimits.of(settings)
-        self._link = RedisLink(url, "cache", limits.read_s, limits, metrics, turn_s=limits.read_s)
+        self._up = {"read": metrics.cache_up("read"), "write": metrics.cache_up("write")}
+
+        def link(part: str, op: str) -> RedisLink:
+            return RedisLink(
+                place, part, limits.read_s, limits, metrics, turn_s=limits.read_s, on_up=partial(self._up[op].set, 1)
+            )
+
+        self._reads, self._writes = link("cache", "read"), link("cache_write", "write")
 
     async def open(self) -> None:
         """Look whether Redis is there; it may also come later. Raises StartError where it does not let us in."""
-        await self._link.open()
+        for op, link in (("read", self._reads), ("write", self._writes)):
+            if not await link.open():
+                self._up[op].set(0)
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of keys, in one question; raises CacheDown."""
@@ -35,7 +50,7 @@ class RedisCache:
             return list(values)
 
         try:
-            return await self._link.call(ask, repeatable=True)
+            return await self._reads.call(ask, repeatable=True)
         except LinkFailed as failure:
             raise CacheDown(str(failure)) from failure
 
@@ -49,10 +64,11 @@ class RedisCache:
                 await pipeline.execute()
 
         try:
-            await self._link.call(ask, repeatable=True)
+            await self._writes.call(ask, repeatable=True)
         except LinkFailed as failure:
             raise CacheDown(str(failure)) from failure
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._link.close()
+        await self._reads.close()
+        await self._writes.close()

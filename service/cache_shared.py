@@ -9,7 +9,6 @@ artifact, counts as `garbage` and is otherwise a miss. Where the cache does not 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ import orjson
 from numpy.typing import NDArray
 
 from service.cache import HASH_BYTES
-from service.errors import StartError
 from service.metrics import Metrics
 from service.parts import Parts
-from service.settings import Settings, without_password
+from service.settings import Settings
 
 CHECKSUM_BYTES = 4
 WRITES_WAITING = 64  # writes in the background; beyond them a value is not shared
@@ -72,11 +70,6 @@ def open_cache(settings: Settings, metrics: Metrics) -> SharedCache | None:
     """Return the (not yet opened) shared cache of the settings, or None without one; raises StartError."""
     if not settings.cache:
         return None
-    if settings.cache.partition("://")[0] not in ("redis", "rediss", "unix"):
-        raise StartError(
-            f"cache URL {without_password(settings.cache)!r} is not known; known are redis://HOST:PORT/DB, "
-            "rediss://HOST:PORT/DB and unix://PATH"
-        )
     from service.cache_redis import RedisCache
 
     return SharedCache(RedisCache(settings.cache, settings, metrics), settings, metrics)
@@ -105,9 +98,11 @@ class SharedCache:
         try:
             values = await self._backend.get(list(keys.values()))
         except CacheDown:
+            self._metrics.cache_up("read").set(0)
             for name in keys:
                 self.count(name, "unavailable")
             return {}
+        self._metrics.cache_up("read").set(1)
         return dict(zip(keys, values, strict=True))
 
     def put(self, values: Mapping[bytes, tuple[bytes, int]]) -> None:
@@ -130,8 +125,12 @@ class SharedCache:
 
     async def _put(self, values: Mapping[bytes, tuple[bytes, int]]) -> None:
         # Logged where it arose; the value is computed again.
-        with contextlib.suppress(CacheDown):
+        try:
             await self._backend.put(values)
+        except CacheDown:
+            self._metrics.cache_up("write").set(0)
+        else:
+            self._metrics.cache_up("write").set(1)
 
 
 class ArtifactCache:

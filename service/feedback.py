@@ -5,30 +5,23 @@ Bounded in every direction: entries, items, reports on one answer, artifacts cou
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import orjson
-import structlog
-
-from service.errors import Conflict, StartError, UnknownName
+from service.errors import Conflict, UnknownName
 from service.intervals import Interval, newcombe, wilson
+from service.line_file import LineFile
 from service.metrics import Metrics
 from service.parts import AnyParts
-
-log = structlog.get_logger(__name__)
 
 ITEMS_PER_ENTRY = 50  # on average; longer answers push older ones out earlier
 REPORTS_PER_ANSWER = 100
 ARTIFACTS_COUNTED = 64  # versions whose counts are kept
 LABELS = 50  # names of artifacts that get series of their own
-LOG_BACKLOG = 10_000  # lines that may wait for the disk
 
 
 @dataclass(slots=True)
@@ -198,57 +191,3 @@ def _row(row: Tally, base: Tally | None) -> dict[str, Any]:
 
 def _shown_as(interval: Interval | None) -> dict[str, float] | None:
     return None if interval is None else {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
-class LineFile:
-    """Appends JSON lines from a thread of its own; what the disk cannot keep up with is dropped and counted."""
-
-    def __init__(self, path: Path, metrics: Metrics) -> None:
-        self._path = path
-        self._metrics = metrics
-        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(LOG_BACKLOG)
-        self._thread = threading.Thread(target=self._run, name="anyo-feedback-log", daemon=True)
-        self._stream: BinaryIO | None = None
-
-    def open(self) -> None:
-        """Open the file for appending; raises StartError."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise StartError(f"ANYO_FEEDBACK_LOG {self._path} cannot be written: {error.strerror}") from error
-        self._thread.start()
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Queue a line. Never blocks."""
-        try:
-            self._waiting.put_nowait(line)
-        except queue.Full:
-            self._metrics.feedback_log_lines("dropped").inc()
-
-    def close(self) -> None:
-        """Write what waits, then close."""
-        if self._stream is None:
-            return
-        self._waiting.put(None)
-        self._thread.join(10)
-        self._stream.close()
-
-    def _run(self) -> None:
-        assert self._stream is not None
-        while (line := self._waiting.get()) is not None:
-            lines = [line]
-            ended = False
-            while not self._waiting.empty():
-                if (more := self._waiting.get()) is None:
-                    ended = True
-                    break
-                lines.append(more)
-            try:
-                self._stream.write(b"".join(orjson.dumps(each) + b"\n" for each in lines))
-                self._metrics.feedback_log_lines("written").inc(len(lines))
-            except OSError as error:
-                self._metrics.feedback_log_lines("dropped").inc(len(lines))
-                log.error("feedback log cannot be written", error=repr(error))
-            if ended:
-                return

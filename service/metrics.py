@@ -47,7 +47,9 @@ REASONS = (
 DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 CACHES = ("user_vector", "title", "states")
 SHARED_CACHES = ("shared_vector", "shared_result")
-REDIS_PARTS = ("store_read", "store_write", "cache")
+REDIS_PARTS = ("store_read", "store_write", "store_list", "cache", "cache_write")
+STORE_PARTS = ("read", "write", "list")
+CACHE_PARTS = ("read", "write")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
 LOG_RESULTS = ("written", "dropped")
 
@@ -90,6 +92,10 @@ class Metrics:
         for name in SHARED_CACHES:
             for result in ("hit", "miss", "garbage", "unavailable"):
                 self.cache_requests(name, result)
+        for part in STORE_PARTS:
+            self.store_up(part).set(1)  # until the first failure; a Redis that is away at the start is one
+        for part in CACHE_PARTS:
+            self.cache_up(part).set(1)
         for part in REDIS_PARTS:
             self.breaker_state(part)
             self.breaker_opened(part)
@@ -161,7 +167,14 @@ class Metrics:
         self.cache_requests = self._counter(
             "cache_requests_total", "Look-ups in a cache, by result.", "cache", "result"
         )
-        self.store_up = self._gauge("store_up", "1 while the store of histories answers, 0 after a failure.")
+        self.store_up = self._gauge(
+            "store_up",
+            "1 while the store of histories does what is asked, 0 after a failure, by kind of operation.",
+            "op",
+        )
+        self.cache_up = self._gauge(
+            "cache_up", "1 while the shared cache answers, 0 after a failure; 1 without one.", "op"
+        )
         self.store_seconds = self._histogram(
             "store_seconds", "Seconds of one operation of the store.", STAGE_SECONDS, "op"
         )

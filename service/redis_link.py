@@ -21,30 +21,23 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    ConnectionError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
 from service.breaker import Breaker, BreakerOpen
 from service.errors import StartError
 from service.metrics import Metrics
-from service.settings import Settings, without_password
+from service.redis_errors import missing_files, nothing_written, wrong_setup
+from service.settings import Settings
+from service.store_url import RedisUrl
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-SCHEMES = ("redis", "rediss", "unix")
 PREFIX = b"anyo:1:"  # of every key; the number changes with what is stored under it
 BACKSTOP = 4  # times the limit, after which a call in the background is ended
 SLICES = 5  # of a limit
@@ -106,7 +99,7 @@ class RedisLink:
 
     def __init__(
         self,
-        url: str,
+        url: RedisUrl,
         part: str,
         limit_s: float,
         limits: RedisLimits,
@@ -116,6 +109,7 @@ class RedisLink:
         on_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.breaker = Breaker(limits.failures, limits.cooldown_s, time.monotonic)
+        self._url = url
         self._part = part
         self._limit_s = limit_s
         self._metrics = metrics
@@ -128,12 +122,14 @@ class RedisLink:
         self._logged = -LOG_INTERVAL_S
 
     async def open(self) -> bool:
-        """Return whether Redis answers; else it is probed from now on. Raises StartError if it does not let us in."""
+        """Return whether Redis answers; else it is probed from now on. Raises StartError if it will never let us in."""
+        if (trouble := missing_files(self._url)) is not None:
+            raise StartError(trouble)
         try:
             await self._within_limit(self._ping())
-        except (AuthenticationError, AuthorizationError) as error:
-            raise StartError(f"Redis does not let this service in: {error}") from error
         except Exception as error:
+            if (trouble := await wrong_setup(self._url, error)) is not None:
+                raise StartError(trouble) from error
             log.warning("redis is away", part=self._part, error=str(error) or repr(error))
             self.breaker.trip()
             self._watch()
@@ -167,7 +163,7 @@ class RedisLink:
             answered = isinstance(error, ResponseError)
             self.breaker.record(ticket, answered)
             self._watch()
-            raise self._failure(error, maybe_done=not answered) from error
+            raise self._failure(error, maybe_done=not nothing_written(error)) from error
         self.breaker.record(ticket, True)
         self._watch()
         return result
@@ -266,24 +262,18 @@ class RedisLink:
         self._on_up()
 
 
-def check_url(url: str, what: str) -> None:
-    """Raise StartError unless `url` is a URL of Redis; only ssl_… and db are allowed as parameters."""
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
-        raise StartError(f"{what} {without_password(url)!r} is not known; known are redis://, rediss:// and unix://")
-    other = [name for name in parse_qs(parts.query, keep_blank_values=True) if name != "db" and name[:4] != "ssl_"]
-    if other:
-        raise StartError(
-            f"{what} {without_password(url)!r} sets {', '.join(sorted(other))}; only db and ssl_… can be set there, "
-            "time-outs and connections are settings (ANYO_REDIS_…)"
-        )
-
-
-def _pool(url: str, limit_s: float, connections: int) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
-        url,
+def _pool(url: RedisUrl, limit_s: float, connections: int) -> BlockingConnectionPool:
+    kinds = {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}
+    place = {"path": url.socket} if url.socket else {"host": url.host, "port": url.port}
+    return BlockingConnectionPool(
         max_connections=connections,
         timeout=limit_s,
+        connection_class=kinds[url.scheme],
+        **place,
+        db=url.db,
+        username=url.user,
+        password=url.password,
+        **url.tls,
         socket_connect_timeout=BACKSTOP * limit_s,
         socket_timeout=BACKSTOP * limit_s,
         retry=Retry(NoBackoff(), 0),

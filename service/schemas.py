@@ -116,7 +116,7 @@ class NewEvent(Body):
         default=None,
         ge=0,
         le=LATEST_TIMESTAMP,
-        description="Unix seconds; null means now. Histories are ordered by it.",
+        description="Unix seconds, not ahead of the service's clock; null means now. Histories are ordered by it.",
     )
 
 
@@ -273,11 +273,13 @@ class UserAnswer(Answer):
 
 
 class AppendAnswer(Answer):
-    """What an append did. Items that are not in the catalog are stored too, and listed in `unknown_items`."""
+    """What an append did: each event is counted in `stored` (a read shows it), `duplicates` or `too_old`. Items that
+    are not in the catalog are stored too, and listed in `unknown_items`."""
 
     user_id: str
     stored: int
     duplicates: int
+    too_old: int = Field(description="Events that were older than all that is kept of the user, and are not kept.")
     total: int
     unknown_items: list[str]
 
@@ -301,7 +303,7 @@ class UserList(Answer):
     """A page of users, the most recently active first."""
 
     items: list[UserRow]
-    next: int | None
+    next: str | None = Field(description="What `after` of the next page is; null at the end.")
 
 
 class SharedPart(Answer):

@@ -17,8 +17,9 @@ from service.metrics import Metrics
 from service.parts import open_parts as read_parts
 from service.recommender import Recommender
 from service.registry import OpenParts, Registry
-from service.settings import Settings, without_password
+from service.settings import Settings
 from service.store import GuardedStore, open_store
+from service.store_url import shown
 from service.tracing import open_tracing
 from service.traffic import Traffic
 
@@ -123,12 +124,9 @@ class Service:
     async def start(self) -> None:
         """Open the store and begin to load; the port can answer probes meanwhile. Await `loading` for its end."""
         try:
-            self.metrics.store_up.set(1)  # a Redis that is still away sets it to 0
             await self._inner_store.open()
         except Exception as error:
-            raise StartError(
-                f"the store {without_password(self.settings.store)!r} cannot be opened: {error}"
-            ) from error
+            raise StartError(f"the store {shown(self.settings.store)} cannot be opened: {error}") from error
         if self._cache is not None:
             await self._cache.open()
         self.feedback.open()

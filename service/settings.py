@@ -11,14 +11,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.addresses import check_host, check_origin, check_receiver
+from service.store_url import parse_cache_url, parse_store_url
+
 PREFIX = "ANYO_"
+UNSHOWN = ("store", "cache", "otlp_endpoint")  # may hold a password
 LISTS = ("artifacts", "api_keys", "admin_keys", "cors_origins")
 
 KeyHash = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,64}:)?[0-9a-f]{64}$")]
-Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]{1,260}$")]
+Origin = Annotated[str, AfterValidator(check_origin)]
+
+
+def _entries(name: str, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+    if not all(parts):
+        # A key whose variable is empty would silently be no key.
+        raise ValueError(f"{name} ({PREFIX}{name.upper()}) has an empty entry between, before or behind its commas")
+    return parts
+
+
+def _store(url: str) -> str:
+    parse_store_url(url)
+    return url
+
+
+def _cache(url: str) -> str:
+    if url:
+        parse_cache_url(url)
+    return url
+
+
+def _receiver(address: str) -> str:
+    return check_receiver(address) if address else ""
 
 
 class SettingsError(Exception):
@@ -47,12 +74,12 @@ class Settings(BaseSettings):
         description="Most memory that loaded artifacts may take together, shared parts counted once; a load that "
         "would pass it is refused with 409. During a swap old and new are both there. 0 means no limit.",
     )
-    host: str = Field(
+    host: Annotated[str, AfterValidator(check_host)] = Field(
         default="127.0.0.1",
         description="Address to listen on; 0.0.0.0 lets other machines in, and without API keys there is no login.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
-    store: str = Field(
+    store: Annotated[str, AfterValidator(_store)] = Field(
         default="sqlite:///data/histories.sqlite",
         description="Where users' histories live, as a URL: sqlite:///PATH (a relative path starts at the working "
         "directory), sqlite:///:memory: which forgets them at exit, or redis://HOST:PORT/DB, rediss://… (TLS), "
@@ -70,6 +97,13 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         description="Events kept for one user; the oldest are deleted beyond it, and are recommended again.",
+    )
+    max_event_ahead_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=31_536_000,
+        description="How far ahead of this machine's clock the timestamp of an event may lie, for clocks that differ; "
+        "beyond it the append is refused with 422. Events from the future would push out what happens meanwhile.",
     )
     store_idle_seconds: int = Field(
         default=0,
@@ -112,7 +146,7 @@ class Settings(BaseSettings):
         description="Time between the probes (PING) of a Redis that is not asked; after one that succeeds it is asked "
         "again.",
     )
-    cache: str = Field(
+    cache: Annotated[str, AfterValidator(_cache)] = Field(
         default="",
         description="Redis URL of a cache that replicas share, behind each one's own memory; empty means memory "
         "only. It may be the store's Redis, but a memory limit that evicts belongs on one of its own.",
@@ -369,9 +403,8 @@ class Settings(BaseSettings):
         default="json", description="json: one object a line on standard error; console: the same for eyes."
     )
 
-    otlp_endpoint: str = Field(
+    otlp_endpoint: Annotated[str, AfterValidator(_receiver)] = Field(
         default="",
-        pattern=r"^(https?://\S+)?$",
         description="Where traces go, as the address of an OTLP/HTTP receiver (http://collector:4318); nothing is "
         "traced, and nothing is paid for it, while it is empty. Needs the extra otel.",
     )
@@ -385,7 +418,7 @@ class Settings(BaseSettings):
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         for name in LISTS if isinstance(given, dict) else ():
             if isinstance(given.get(name), str):
-                given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
+                given[name] = _entries(name, given[name])
         return given
 
     @model_validator(mode="after")
@@ -445,6 +478,8 @@ def _sentence(mistake: Any) -> str:
     if not mistake["loc"]:
         return str(message)
     name = str(mistake["loc"][0])
+    if name in UNSHOWN:
+        return f"setting {name} ({PREFIX}{name.upper()}): {message}"
     if name in ("api_keys", "admin_keys"):
         # Whoever put the key itself here must not find it in a log.
         return (

@@ -15,12 +15,30 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from service.errors import AnyoError, Conflict, StartError, StoreUnavailable
+from service.errors import AnyoError, Conflict, Overloaded, StartError, StoreUnavailable
 from service.metrics import Metrics
-from service.settings import Settings, without_password
+from service.settings import Settings
+from service.store_url import SqliteUrl, StoreUrlError, parse_store_url
+from service.user_list import Place, UserPage, UserPart, list_users
+from service.user_list import UserSummary as UserSummary
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+LISTS_AT_ONCE = 8  # lists of users that are read at the same time
+PART_OF = {"history": "read", "append": "write", "forget": "write", "users": "list"}  # label of anyo_store_up
+NOTHING_DONE = {
+    "append": "; nothing was stored: send it again later",
+    "forget": "; nothing was deleted: send it again later",
+}
+SENT_AGAIN = (
+    "; what was sent may or may not be stored: send it again with the same event_id, and it is not stored twice"
+)
+LOOKED_UP = (
+    "; what was sent may or may not be stored: GET /users/{user_id} shows it, for events without an event_id are "
+    "stored again when they are sent again"
+)
+FORGOTTEN_AGAIN = "; the user may or may not be deleted: send it again"
 
 
 class Event(NamedTuple):
@@ -32,19 +50,13 @@ class Event(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """What an append did: events stored now, events that were there already, events the user has in all."""
+    """What an append did: events that are kept now, events that were there already, events the user has in all, and
+    events that were older than all that is kept and are therefore not kept. First, second and last make up all."""
 
     stored: int
     duplicates: int
     total: int
-
-
-class UserSummary(NamedTuple):
-    """A user in a list: how many events are kept, and when the newest happened (Unix seconds)."""
-
-    user_id: str
-    events: int
-    last_event_at: float
+    too_old: int = 0
 
 
 class EventConflict(Exception):
@@ -86,29 +98,28 @@ class HistoryStore(Protocol):
     async def forget(self, user_id: str) -> int:
         """Delete everything of a user, return how many events that were."""
 
-    async def users(self, query: str, limit: int, offset: int) -> list[UserSummary]:
-        """Return users whose id contains `query`, the most recently active first."""
+    async def users_part(self, query: str, after: Place | None, most: int) -> UserPart:
+        """Look at a bounded number of users behind `after`, the most recently active first, then by id; return at most
+        `most` whose id contains `query`, and where the next part begins."""
 
     async def close(self) -> None:
         """Finish what was begun and disconnect."""
 
 
 def open_store(url: str, settings: Settings, metrics: Metrics) -> HistoryStore:
-    """Return the (not yet opened) store of a URL, as `settings` say; raises StartError for an unknown URL."""
-    scheme, separator, rest = url.partition("://")
-    if scheme == "sqlite" and separator and rest[:1] == "/" and rest[1:]:
+    """Return the (not yet opened) store of a URL, as `settings` say; raises StartError for a URL that is wrong."""
+    try:
+        place = parse_store_url(url)
+    except StoreUrlError as error:
+        raise StartError(str(error)) from None
+    if isinstance(place, SqliteUrl):
         from service.store_sqlite import SqliteStore
 
-        return SqliteStore(rest[1:], settings.store_history)
-    if scheme in ("redis", "rediss", "unix") and separator and rest:
-        # Imported late, like the other backend: a process loads only the one that it uses.
-        from service.store_redis import RedisStore
+        return SqliteStore(place.path, settings.store_history)
+    # Imported late, like the other backend: a process loads only the one that it uses.
+    from service.store_redis import RedisStore
 
-        return RedisStore(url, settings, metrics)
-    raise StartError(
-        f"store URL {without_password(url)!r} is not known; known are sqlite:///PATH, sqlite:///:memory:, "
-        "redis://HOST:PORT/DB, rediss://HOST:PORT/DB and unix://PATH"
-    )
+    return RedisStore(url, settings, metrics)
 
 
 class GuardedStore:
@@ -119,10 +130,13 @@ class GuardedStore:
         self._metrics = metrics
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
+        self._lists = 0
 
     async def append(self, user_id: str, events: Sequence[Event]) -> Appended:
         """As in HistoryStore; raises Conflict, StoreUnavailable."""
-        return await self._guard("append", self._store.append(user_id, events), self._write_timeout_s)
+        repeatable = all(event.event_id is not None for event in events)
+        again = SENT_AGAIN if repeatable else LOOKED_UP
+        return await self._guard("append", self._store.append(user_id, events), self._write_timeout_s, again)
 
     async def history(self, user_id: str) -> list[Event]:
         """As in HistoryStore; raises StoreUnavailable."""
@@ -130,14 +144,22 @@ class GuardedStore:
 
     async def forget(self, user_id: str) -> int:
         """As in HistoryStore; raises StoreUnavailable."""
-        return await self._guard("forget", self._store.forget(user_id), self._write_timeout_s)
+        return await self._guard("forget", self._store.forget(user_id), self._write_timeout_s, FORGOTTEN_AGAIN)
 
-    async def users(self, query: str, limit: int, offset: int) -> list[UserSummary]:
-        """As in HistoryStore; raises StoreUnavailable."""
-        return await self._guard("users", self._store.users(query, limit, offset), self._read_timeout_s)
+    async def users(self, query: str, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
+        """As `list_users`, for at most half of the read limit; raises InvalidInput, Overloaded, StoreUnavailable."""
+        if self._lists >= LISTS_AT_ONCE:
+            raise Overloaded(f"{self._lists} lists of users are being read; ask again", retry_after=1)
+        self._lists += 1
+        try:
+            work = list_users(self._store, query, limit, offset, after, self._read_timeout_s / 2)
+            return await self._guard("users", work, self._read_timeout_s)
+        finally:
+            self._lists -= 1
 
-    async def _guard(self, op: str, work: Awaitable[T], timeout_s: float) -> T:
-        started = time.perf_counter()
+    async def _guard(self, op: str, work: Awaitable[T], timeout_s: float, unknown: str | None = None) -> T:
+        """Await an operation; `unknown` is what to do where it is not known whether a write was carried out."""
+        up, started = self._metrics.store_up(PART_OF[op]), time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
                 result = await work
@@ -146,28 +168,26 @@ class GuardedStore:
         except AnyoError:
             raise
         except TimeoutError:
-            self._metrics.store_up.set(0)
-            raise StoreUnavailable(
-                f"the store did not finish '{op}' within {timeout_s:g} s" + _what_became_of(op, maybe_done=True)
-            ) from None
+            up.set(0)
+            raise _unavailable(f"the store did not finish '{op}' within {timeout_s:g} s", unknown) from None
         except StoreDown as down:
-            self._metrics.store_up.set(0)
-            raise StoreUnavailable(
-                f"the store is not available for '{op}'" + _what_became_of(op, maybe_done=down.maybe_done),
-                retry_after=None if down.retry_s is None else max(1, math.ceil(down.retry_s)),
-            ) from down
+            up.set(0)
+            message = f"the store is not available for '{op}'"
+            if unknown is not None and not down.maybe_done:
+                raise _unavailable(message + NOTHING_DONE[op], None, down.retry_s) from down
+            raise _unavailable(message, unknown, down.retry_s) from down
         except Exception as error:
-            self._metrics.store_up.set(0)
+            up.set(0)
             log.error("store failed", op=op, error=repr(error), exc_info=error)
-            raise StoreUnavailable(f"the store failed at '{op}'; the log says why") from error
-        self._metrics.store_up.set(1)
+            raise _unavailable(f"the store failed at '{op}'; the log says why", unknown) from error
+        up.set(1)
         self._metrics.store_seconds(op).observe(time.perf_counter() - started)
         return result
 
 
-def _what_became_of(op: str, *, maybe_done: bool) -> str:
-    if op != "append":
-        return ""
-    if maybe_done:
-        return "; what was sent may or may not be stored: send it again with the same event_id"
-    return "; nothing was stored: send it again later"
+def _unavailable(message: str, unknown: str | None, retry_s: float | None = None) -> StoreUnavailable:
+    return StoreUnavailable(
+        message + (unknown or ""),
+        code=None if unknown is None else "store_outcome_unknown",
+        retry_after=None if retry_s is None else max(1, math.ceil(retry_s)),
+    )

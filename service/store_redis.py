@@ -7,24 +7,29 @@
     anyo:1:active        sorted set of all users, by the time of their last append (only where users expire)
     anyo:1:arrivals      counter behind the numbers of arrival
 
-A script runs alone and is one transaction in the append-only file: all of it happens or nothing. Its first
-write fails where memory is full, before anything has changed. The keys of one script lie in different slots,
-so this is for one Redis (with replicas, if you like), not for Redis Cluster.
+The keys of one script lie in different slots, so this is for one Redis (with replicas, if you like), not for Redis
+Cluster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
 import structlog
 from redis.asyncio import Redis
 
+from service.errors import StartError
 from service.metrics import Metrics
-from service.redis_link import PREFIX, LinkFailed, RedisLimits, RedisLink, Script, check_url
+from service.redis_errors import BadData, NothingWritten
+from service.redis_link import PREFIX, LinkFailed, RedisLimits, RedisLink
+from service.redis_scripts import APPEND, FORGET, LIST
 from service.settings import Settings
-from service.store import Appended, Event, EventConflict, StoreDown, UserSummary
+from service.store import Appended, Event, EventConflict, StoreDown
+from service.store_url import RedisUrl, StoreUrlError, parse_cache_url
+from service.user_list import Place, UserPart, UserSummary
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -35,100 +40,33 @@ ARRIVAL_DIGITS = 16
 USERS_AT_ONCE = 1000  # users that one script looks at: about a millisecond during which Redis does nothing else
 SWEEP = 20  # expired users that an append clears out of the lists
 
-APPEND = Script("""
-local events, ids, users, active, arrivals = unpack(KEYS)
-local user, keep, idle, sweep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local first, width = 5, 4  -- timestamp, '' or '=' and the event id, item id, what is stored
-local fresh, known, duplicates = {}, {}, 0
-for at = first, #ARGV, width do
-  local id, item = ARGV[at + 1], ARGV[at + 2]
-  local before = id ~= '' and (known[id] or redis.call('HGET', ids, id:sub(2)))
-  if before and before ~= item then return {'conflict', id:sub(2), before, item} end
-  if before then duplicates = duplicates + 1 else fresh[#fresh + 1] = at end
-  if id ~= '' then known[id] = item end
-end
-if #fresh > 0 then
-  local number = redis.call('INCRBY', arrivals, #fresh) - #fresh
-  for place, at in ipairs(fresh) do
-    local member = string.format('%016.0f', number + place) .. ARGV[at + 3]
-    redis.call('ZADD', events, ARGV[at], member)
-    if ARGV[at + 1] ~= '' then redis.call('HSET', ids, ARGV[at + 1]:sub(2), ARGV[at + 2]) end
-  end
-end
-local surplus = redis.call('ZCARD', events) - keep
-if surplus > 0 then
-  for _, member in ipairs(redis.call('ZRANGE', events, 0, surplus - 1)) do
-    local id = cjson.decode(member:sub(17))[2]
-    if id ~= cjson.null then redis.call('HDEL', ids, id) end
-  end
-  redis.call('ZREMRANGEBYRANK', events, 0, surplus - 1)
-end
-local newest = redis.call('ZRANGE', events, -1, -1, 'WITHSCORES')[2]
-if newest then
-  redis.call('ZADD', users, newest:sub(1, 1) == '-' and newest:sub(2) or '-' .. newest, user)
-end
-if idle > 0 then
-  local now = tonumber(redis.call('TIME')[1])
-  redis.call('EXPIRE', events, idle)
-  redis.call('EXPIRE', ids, idle)
-  redis.call('ZADD', active, now, user)
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', active, '-inf', now - idle - 1, 'LIMIT', 0, sweep)) do
-    redis.call('ZREM', users, gone)
-    redis.call('ZREM', active, gone)
-  end
-else
-  redis.call('PERSIST', events)
-  redis.call('PERSIST', ids)
-  redis.call('ZREM', active, user)
-end
-return {'stored', #fresh, duplicates, redis.call('ZCARD', events)}
-""")
-
-FORGET = Script("""
-local events, ids, users, active = unpack(KEYS)
-local count = redis.call('ZCARD', events)
-redis.call('DEL', events, ids)
-redis.call('ZREM', users, ARGV[1])
-redis.call('ZREM', active, ARGV[1])
-return count
-""")
-
-LIST = Script("""
-local query, start, look, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local rows = redis.call('ZRANGE', KEYS[1], start, start + look - 1, 'WITHSCORES')
-local found = {#rows / 2}
-for at = 1, #rows, 2 do
-  if query == '' or rows[at]:find(query, 1, true) then
-    local count = redis.call('ZCARD', prefix .. rows[at])
-    if count > 0 then  -- none: the user has expired and is not swept out yet
-      found[#found + 1] = {rows[at], count, rows[at + 1]}
-    end
-  end
-end
-return found
-""")
-
 
 class RedisStore:
-    """A HistoryStore in the Redis at `url`. Reads and writes have a link each, since writes may wait for a disk."""
+    """A HistoryStore in the Redis at `url`. Histories, lists and writes have a link each: writes may wait for a disk,
+    lists look at many users, and a breaker that one of them opens is no reason not to try the others."""
 
     def __init__(self, url: str, settings: Settings, metrics: Metrics) -> None:
-        check_url(url, "store URL")
+        place = _place(url)
         self._keep = settings.store_history
         self._idle = settings.store_idle_seconds
         self._metrics = metrics
         limits = RedisLimits.of(settings)
         turn_s = settings.store_timeout_ms / 1000
-        self._reads = RedisLink(url, "store_read", limits.read_s, limits, metrics, turn_s=turn_s, on_up=self._up)
-        self._writes = RedisLink(url, "store_write", limits.write_s, limits, metrics, turn_s=turn_s)
+        links = {
+            part: RedisLink(
+                place, f"store_{part}", limit_s, limits, metrics, turn_s=turn_s, on_up=partial(self._answers, part, 1)
+            )
+            for part, limit_s in (("read", limits.read_s), ("write", limits.write_s), ("list", limits.read_s))
+        }
+        self._reads, self._writes, self._lists = links["read"], links["write"], links["list"]
+        self._links = links
 
     async def open(self) -> None:
         """Look whether Redis is there; it may also come later. Raises StartError where it does not let us in."""
-        if await self._reads.open():
-            await self._warn_of_losses()
-        else:
-            self._metrics.store_up.set(0)
-        await self._writes.open()
+        for part, link in self._links.items():
+            if not await link.open():
+                self._answers(part, 0)
+        await self._warn_of_losses()
 
     async def append(self, user_id: str, events: Sequence[Event]) -> Appended:
         """Store all events or none, and return once Redis has acknowledged them."""
@@ -163,33 +101,25 @@ class RedisStore:
         """Delete a user's events. Copies go from Redis' append-only file when it is next rewritten."""
 
         async def ask(redis: Redis) -> int:
-            return int(await FORGET.run(redis, [*_keys(user_id), USERS, ACTIVE], [user_id.encode()]))
+            return _deleted(await FORGET.run(redis, [USERS, ACTIVE, *_keys(user_id)], [user_id.encode()]))
 
+        # Sent twice it would say 0, although it was this one that deleted.
         return await self._do(self._writes, ask, repeatable=False)
 
-    async def users(self, query: str, limit: int, offset: int) -> list[UserSummary]:
-        """Return users whose id contains `query`, the most recently active first.
+    async def users_part(self, query: str, after: Place | None, most: int) -> UserPart:
+        """Look at USERS_AT_ONCE users behind `after` and return at most `most` whose id contains `query`."""
+        place = ("", "") if after is None else (repr(-after.last_event_at), after.user_id)
 
-        The list is read in parts; a user who becomes active meanwhile may move from one part to another.
-        """
-        found: dict[str, UserSummary] = {}
-        start = 0
-        while len(found) < offset + limit:
+        async def ask(redis: Redis) -> UserPart:
+            arguments = [query.encode(), USERS_AT_ONCE, EVENTS, most, place[0], place[1].encode()]
+            return _part(await LIST.run(redis, [USERS], arguments))
 
-            async def ask(redis: Redis, start: int = start) -> tuple[int, list[UserSummary]]:
-                return _summaries(await LIST.run(redis, [USERS], [query.encode(), start, USERS_AT_ONCE, EVENTS]))
-
-            looked_at, some = await self._do(self._reads, ask, repeatable=True)
-            found.update((row.user_id, row) for row in some)
-            start += looked_at
-            if looked_at < USERS_AT_ONCE:
-                break
-        return list(found.values())[offset : offset + limit]
+        return await self._do(self._lists, ask, repeatable=True)
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._reads.close()
-        await self._writes.close()
+        for link in self._links.values():
+            await link.close()
 
     async def _do(self, link: RedisLink, ask: Callable[[Redis], Coroutine[Any, Any, T]], *, repeatable: bool) -> T:
         try:
@@ -197,8 +127,8 @@ class RedisStore:
         except LinkFailed as failure:
             raise StoreDown(str(failure), maybe_done=failure.maybe_done, retry_s=failure.retry_s) from failure
 
-    def _up(self) -> None:
-        self._metrics.store_up.set(1)
+    def _answers(self, part: str, up: int) -> None:
+        self._metrics.store_up(part).set(up)
 
     async def _warn_of_losses(self) -> None:
         """Say in the log where this Redis is set up to lose what it has acknowledged."""
@@ -220,27 +150,50 @@ def _keys(user_id: str) -> tuple[bytes, bytes]:
     return EVENTS + user_id.encode(), IDS + user_id.encode()
 
 
+def _place(url: str) -> RedisUrl:
+    try:
+        return parse_cache_url(url, "the store's URL")
+    except StoreUrlError as error:
+        raise StartError(str(error)) from None
+
+
 def _appended(reply: Any) -> Appended | EventConflict:
-    kind, *rest = reply
+    kind, *rest = _expected(reply)
     if kind == b"stored":
-        stored, duplicates, total = (int(number) for number in rest)
-        return Appended(stored, duplicates, total)
+        return Appended(*(int(number) for number in rest))
     if kind != b"conflict":
         raise _no_answer(reply)
     event_id, before, now = (text.decode() for text in rest)
     return EventConflict.between(event_id, before, now)
 
 
+def _deleted(reply: Any) -> int:
+    return int(_expected(reply)) if isinstance(reply, list) else int(reply)
+
+
+def _expected(reply: Any) -> Any:
+    """Return a script's reply unless it says that a key holds what is not ours; raises NothingWritten."""
+    if isinstance(reply, list) and reply and reply[0] == b"unexpected":
+        key, found, wanted = (part.decode(errors="replace") for part in reply[1:4])
+        raise NothingWritten(f"key {key!r} holds a {found}, and this service keeps a {wanted} there")
+    return reply
+
+
 def _event(member: bytes, timestamp: float) -> Event:
-    item_id, event_id = orjson.loads(member[ARRIVAL_DIGITS:])
-    if not isinstance(item_id, str) or not isinstance(event_id, str | None):
-        raise _no_answer(member)
-    return Event(item_id, timestamp, event_id)
+    try:
+        item_id, event_id = orjson.loads(member[ARRIVAL_DIGITS:])
+        if isinstance(item_id, str) and isinstance(event_id, str | None):
+            return Event(item_id, timestamp, event_id)
+    except ValueError:
+        pass
+    # One user's, not Redis' fault: it must not open the breaker for all.
+    raise BadData(f"a stored event is not one of this service's: {member[:80]!r}")
 
 
-def _summaries(reply: Any) -> tuple[int, list[UserSummary]]:
-    looked_at, *rows = reply
-    return int(looked_at), [UserSummary(user.decode(), int(count), -float(score)) for user, count, score in rows]
+def _part(reply: Any) -> UserPart:
+    user, score, rows = reply
+    found = [UserSummary(name.decode(), int(count), -float(at)) for name, count, at in rows]
+    return UserPart(found, None if user is None else Place(-float(score), user.decode()))
 
 
 def _no_answer(reply: Any) -> ValueError:

@@ -5,26 +5,44 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from service.errors import UnknownName
+from service.errors import InvalidInput, UnknownName
 from service.openapi import answers, takes
-from service.routes.common import PageQuery, json_answer, page_of, read_body, service_of
+from service.routes.common import json_answer, read_body, service_of
 from service.schemas import MAX_ID, AppendAnswer, AppendRequest, ForgetAnswer, UserAnswer, UserList
 from service.store import Event
 
 router = APIRouter(tags=["users"])
 
+MAX_OFFSET = 10_000
+
 UserPath = Annotated[str, Path(min_length=1, max_length=MAX_ID)]
 
 
-@router.get("/users", responses=answers(UserList, 422, 503))
-async def users(request: Request, page: PageQuery) -> Response:
-    """List stored users, the most recently active first; `query` keeps ids that contain it."""
-    rows = await service_of(request).store.users(page.query, page.limit + 1, page.offset)
-    shown, following = page_of(rows, page)
-    return json_answer({"items": [row._asdict() for row in shown], "next": following})
+class UsersPage(BaseModel):
+    """The query of the list of users; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(default="", max_length=200, description="Keep ids that contain it.")
+    limit: int = Field(default=20, ge=1, le=200, description="Entries of a page.")
+    after: str | None = Field(
+        default=None, min_length=1, max_length=2000, description="Go on there; `next` of the page before."
+    )
+    offset: int = Field(
+        default=0, ge=0, le=MAX_OFFSET, description="Entries to pass over; `after` reaches further and costs less."
+    )
+
+
+@router.get("/users", responses=answers(UserList, 422, 429, 503))
+async def users(request: Request, page: Annotated[UsersPage, Query()]) -> Response:
+    """List stored users, the most recently active first; `query` keeps ids that contain it. A search that takes long
+    ends with a short or empty page whose `next` goes on with it."""
+    found = await service_of(request).store.users(page.query, page.limit, page.offset, page.after)
+    return json_answer({"items": [row._asdict() for row in found.rows], "next": found.next})
 
 
 @router.post(
@@ -38,6 +56,7 @@ async def append(request: Request, user_id: UserPath) -> Response:
     body = await read_body(request, AppendRequest)
     catalog = service.loaded().parts.catalog
     now = time.time()
+    _refuse_the_future(body, now, service.settings.max_event_ahead_seconds)
     events = [
         Event(event.item_id, now if event.timestamp is None else event.timestamp, event.event_id)
         for event in body.events
@@ -67,3 +86,16 @@ async def forget(request: Request, user_id: UserPath) -> Response:
     """Delete everything stored of a user; nothing to delete is no error."""
     deleted = await service_of(request).store.forget(user_id)
     return json_answer({"user_id": user_id, "deleted": deleted})
+
+
+def _refuse_the_future(body: AppendRequest, now: float, ahead_s: int) -> None:
+    """Events that seem to come later than what happens next would push it out of the history."""
+    for place, event in enumerate(body.events):
+        if event.timestamp is not None and event.timestamp > now + ahead_s:
+            field = f"events.{place}.timestamp"
+            raise InvalidInput(
+                f"{field} is {event.timestamp:.0f}, {event.timestamp - now:.0f} s ahead of this service's clock, and "
+                f"at most {ahead_s} s (ANYO_MAX_EVENT_AHEAD_SECONDS) are allowed; it is in Unix seconds, which are UTC",
+                field=field,
+                code="timestamp_ahead",
+            )

@@ -13,8 +13,9 @@ import pytest
 from service.errors import Conflict, Overloaded, StartError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import load_settings
-from service.store import Appended, Event, EventConflict, GuardedStore, HistoryStore, UserSummary, open_store
-from service.store_sqlite import MAX_WAITING, SqliteStore
+from service.store import Appended, Event, EventConflict, GuardedStore, HistoryStore, open_store
+from service.store_sqlite import MAX_WAITING, SCHEMA, SqliteStore
+from service.user_list import Place, UserPart
 
 
 def event(item: str, at: float, event_id: str | None = None) -> Event:
@@ -48,10 +49,10 @@ async def test_many_appends_at_once_all_arrive(tmp_path: Path) -> None:
 
 async def test_a_file_of_another_schema_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "h.sqlite")
-    connection.execute("PRAGMA user_version=99")
+    connection.executescript(SCHEMA + "PRAGMA user_version=99")
     connection.close()
     store = SqliteStore(str(tmp_path / "h.sqlite"), keep=5)
-    with pytest.raises(ValueError, match="schema 99"):
+    with pytest.raises(StartError, match="schema 99"):
         await store.open()
     await store.close()
 
@@ -104,25 +105,25 @@ class BadStore(SqliteStore):
     async def append(self, user_id: str, events: Sequence[Event]) -> Appended:
         raise EventConflict("used before")
 
-    async def users(self, query: str, limit: int, offset: int) -> list[UserSummary]:
-        return []
+    async def users_part(self, query: str, after: Place | None, most: int) -> UserPart:
+        return UserPart([], None)
 
 
 async def test_the_guard_turns_faults_into_one_error_and_shows_them() -> None:
     bad, metrics = BadStore(":memory:", 5), Metrics()
     guarded = GuardedStore(bad, metrics, read_timeout_s=0.05, write_timeout_s=1)
 
-    def up() -> float | None:
-        return metrics.registry.get_sample_value("anyo_store_up")
+    def up(op: str) -> float | None:
+        return metrics.registry.get_sample_value("anyo_store_up", {"op": op})
 
-    assert await guarded.users("", 1, 0) == [] and up() == 1
+    assert await guarded.users("", 1) == ([], None) and up("list") == 1
     with pytest.raises(StoreUnavailable, match=r"0\.05 s"):
         await guarded.history("u")
-    assert up() == 0
+    assert (up("read"), up("write"), up("list")) == (0, 1, 1)
     bad.fault = sqlite3.OperationalError("disk I/O error")
     with pytest.raises(StoreUnavailable):
         await guarded.history("u")
     with pytest.raises(Conflict, match="used before"):
         await guarded.append("u", [])
-    await guarded.users("", 1, 0)
-    assert up() == 1
+    await guarded.users("", 1)
+    assert up("read") == 0, "what another operation does says nothing about this one"

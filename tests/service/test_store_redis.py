@@ -74,7 +74,7 @@ async def until_healthy(anyo: Running) -> None:
     while (await ask(anyo, user_id="u"))[1] or await append(anyo, "probe", item_id(1)) != 200:
         assert time.monotonic() < end, "the store did not come back"
         await asyncio.sleep(0.05)
-    assert anyo.metric("anyo_store_up") == 1
+    assert anyo.metric("anyo_store_up", op="read") == anyo.metric("anyo_store_up", op="write") == 1
 
 
 async def until_open(anyo: Running) -> None:
@@ -93,7 +93,7 @@ async def test_a_killed_redis_degrades_and_comes_back(redis: RedisServer) -> Non
         assert await ask(anyo, user_id="u") == (200, [])
         redis.kill()
         await until_open(anyo)
-        assert anyo.metric("anyo_store_up") == 0
+        assert anyo.metric("anyo_store_up", op="read") == anyo.metric("anyo_store_up", op="write") == 0
         assert anyo.metric("anyo_breaker_opened_total", part="store_read") >= 1
         for path in ("/livez", "/readyz"):
             assert (await anyo.client.get(path)).status_code == 200
@@ -131,6 +131,7 @@ async def test_a_full_redis_refuses_events_and_goes_on_reading(redis: RedisServe
             assert answer.status_code == 503 and "nothing was stored" in answer.json()["error"]["message"]
             assert await ask(anyo, user_id="u") == (200, [])
         assert anyo.metric("anyo_breaker_state", part="store_write") == 0, "it answers, so it is asked"
+        assert (anyo.metric("anyo_store_up", op="write"), anyo.metric("anyo_store_up", op="read")) == (0, 1)
         redis.fill(0)
         await until_healthy(anyo)
         kept = [event["item_id"] for event in (await anyo.client.get("/users/u")).json()["events"]]
@@ -207,7 +208,7 @@ async def test_the_service_starts_without_redis_and_finds_it_later(tmp_path: Pat
     with redis_server(tmp_path / "redis") as redis:
         redis.kill()
         async with running(store=redis.url, **limits()) as anyo:
-            assert anyo.metric("anyo_store_up") == 0
+            assert all(anyo.metric("anyo_store_up", op=op) == 0 for op in ("read", "write", "list"))
             assert (await anyo.client.get("/readyz")).status_code == 200
             assert await ask(anyo, user_id="u") == (200, ["store"])
             assert await append(anyo, "u", item_id(5)) == 503
@@ -219,12 +220,17 @@ async def test_the_service_starts_without_redis_and_finds_it_later(tmp_path: Pat
 async def test_without_any_traffic_the_gauge_shows_that_redis_is_back(redis: RedisServer) -> None:
     redis.kill()
     async with running(store=redis.url, **limits()) as anyo:
-        assert anyo.metric("anyo_store_up") == 0
+        gauges = ("anyo_store_up", "read"), ("anyo_store_up", "write"), ("anyo_store_up", "list")
+
+        def up() -> set[float | None]:
+            return {anyo.metric(name, op=op) for name, op in gauges}
+
+        assert up() == {0}
         redis.start()
         end = time.monotonic() + PATIENCE_S
-        while anyo.metric("anyo_store_up") == 0 and time.monotonic() < end:
+        while up() != {1} and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        assert anyo.metric("anyo_store_up") == 1
+        assert up() == {1}
 
 
 async def test_a_wrong_password_stops_the_start_and_is_not_shown(tmp_path: Path) -> None:
@@ -312,10 +318,10 @@ async def test_idle_users_expire_if_asked_to(redis: RedisServer) -> None:
     async with store_at(redis.url, store_idle_seconds=1) as store:
         await store.append("gone", [Event("a", 9e9, "e")])
         await asyncio.sleep(2.2)
-        assert await store.history("gone") == [] and await store.users("", 9, 0) == []
+        assert await store.history("gone") == [] and (await store.users_part("", None, 9)).rows == []
         await store.append("here", [Event("b", 1)])
         await asyncio.sleep(0)
-        assert [row.user_id for row in await store.users("", 9, 0)] == ["here"]
+        assert [row.user_id for row in (await store.users_part("", None, 9)).rows] == ["here"]
         await asyncio.sleep(1.2)
         await store.append("next", [Event("b", 1)])
         assert redis.tell("ZCARD", "anyo:1:users") in (":1", ":2"), "an append sweeps expired users out of the list"
