@@ -14,6 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from index.border import TRACE
+
 PREFIX = "ANYO_"
 LISTS = ("artifacts", "api_keys", "admin_keys", "cors_origins")
 
@@ -379,7 +381,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _known_and_split(cls, given: Any) -> Any:
-        known = {PREFIX + name.upper() for name in cls.model_fields}
+        known = {PREFIX + name.upper() for name in cls.model_fields} | {TRACE}
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
