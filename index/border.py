@@ -41,6 +41,10 @@ def border() -> Iterator[None]:
         sys.stdout.flush()  # a reader that went away is noticed here and not while Python ends
     except _OF_TYPER:
         raise
+    except SystemExit as error:  # rich ends a program so whose reader went away
+        if isinstance(error.__context__, BrokenPipeError):
+            raise typer.Exit(READER_GONE) from None
+        raise
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None

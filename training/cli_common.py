@@ -6,7 +6,6 @@ Imports nothing heavy: every command line pays for what stands here, `--help` to
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
+A_YEAR = 366 * 24 * 60
 CACHE = Path("data")
 Ledger = Annotated[bool, typer.Option(help="Append test results to the ledger, artifacts/test-ledger.jsonl.")]
 LedgerFile = Annotated[
@@ -111,9 +111,9 @@ def check_ledger(ledger: bool, file: Path | None) -> None:
 
 
 def minutes(value: float | None) -> float | None:
-    """Check a time budget: a number over zero."""
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value:g} is not allowed; a number of minutes over 0 is")
+    """Check a time budget: a number over zero, of at most a year."""
+    if value is not None and not 0 < value <= A_YEAR:
+        raise typer.BadParameter(f"{value:g} is not allowed; minutes are over 0 and at most {A_YEAR}")
     return value
 
 
