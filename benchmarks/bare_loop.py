@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import sys
 import threading
@@ -21,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from modeling.cores import affinity_cores
 
 if TYPE_CHECKING:
     from modeling.precision import Precision
@@ -94,7 +95,7 @@ class Loop:
 
     def policies(self, histories: list[list[int]], seconds: float) -> dict[str, Any]:
         """Return the fastest way to be saturated and the fastest for a lone request, of all that were tried."""
-        cores = len(os.sched_getaffinity(0))
+        cores = affinity_cores()
         ways = {(1, 1), (1, cores), (cores, 1)}
         tried = [
             self.run(histories=histories, lanes=lanes, threads=threads, batch=batch, seconds=seconds)

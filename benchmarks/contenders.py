@@ -15,6 +15,7 @@ import httpx
 
 from benchmarks.load import request
 from benchmarks.process_tree import Tree, free_port, wait_until
+from modeling.cores import affinity_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = Path(os.environ.get("PEERS", ROOT / ".peers"))
@@ -123,7 +124,7 @@ def peer(name: str, variant: str, folder: Path, precision: str) -> Contender:
         "PEER_VARIANT": variant,
         "PEER_PRECISION": precision,
         "PEER_PORT": "{port}",
-        "PEER_LANES": str(len(os.sched_getaffinity(0))),
+        "PEER_LANES": str(affinity_cores()),
         # Nobody is called from a benchmark.
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -62,7 +62,7 @@ def trained_small(folder: Path, split: Split, tokens: list[list[int]], steps: in
         optimizer.zero_grad()
         if step % 20 == 0:
             console.print(f"training small: step {step} of {steps}, loss {float(loss):.2f}")
-    with replaced_folder(folder) as work:
+    with replaced_folder(folder, "backbone") as work:
         model.save_pretrained(str(work))
     return model.eval()
 

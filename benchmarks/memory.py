@@ -39,7 +39,10 @@ LIBRARIES = (
 def resident(pid: int | str) -> dict[str, int]:
     """Return the resident KiB of a process: in all, and those of code, which are files that it has mapped and runs."""
     found, is_code = {"all": 0, "code": 0}, False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+    maps = Path(f"/proc/{pid}/smaps")
+    if not maps.exists():
+        raise SystemExit(f"memory is read from {maps}, which Linux alone has")
+    for line in maps.read_text().splitlines():
         first, *rest = line.split()
         if not first.endswith(":"):  # a range of addresses begins, and ends with the file behind it
             is_code = len(rest) > 4 and rest[4].startswith("/") and not rest[4].endswith(".safetensors")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks.load import Answer, Load, Pool, closed_loop, milliseconds, open_loop, percentile
 from benchmarks.server import Server, recommendations
+from modeling.cores import affinity_cores
 
 ALLOWED = {200, 429, 503, 504}
 QUIET = 0.2  # of capacity
@@ -80,7 +80,7 @@ def report(
     server: Server, options: argparse.Namespace, full: Load, quiet: Load, flood: Load, after: Load
 ) -> dict[str, Any]:
     """Put the figures together."""
-    cores = len(os.sched_getaffinity(0))
+    cores = affinity_cores()
     capacity = full.statuses().get("200", 0) / full.seconds
     taken = flood.generator_cpu_s / flood.seconds - full.generator_cpu_s / full.seconds
     possible = capacity * (1 - max(0.0, taken) / cores)

@@ -40,7 +40,7 @@ def export(artifact: Path, target: Path) -> None:
         )
     catalog = Catalog.read(artifact / "catalog.parquet")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_folder(target) as work:
+    with replaced_folder(target, "export") as work:
         tokenizer = load_tokenizer(spec.backbone.source, folder=artifact / "backbone")
         item_tokens = _add_items(tokenizer, len(catalog))
         _write_backbone(loaded, tokenizer, item_tokens, work / "backbone")

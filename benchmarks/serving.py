@@ -38,6 +38,7 @@ from benchmarks.peer_export import export
 from benchmarks.plot import latency_plot
 from benchmarks.process_tree import Tree, end_on_sigterm
 from benchmarks.serving_report import COMMON, LIMIT, Results, report, show
+from modeling.cores import affinity_cores
 
 CHECKED = 24  # histories that every system must answer alike, one by one and sixteen at once
 LOOPED = 256  # different histories of the bare loop
@@ -205,7 +206,7 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             compare.offered_rounds(contender, rates, number, results)
     tokens = [sum(len(compare.tokens[row]) for row in rows) for rows in looped]
     return {
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine(), "torch": version("torch")},
+        "machine": {"cores": affinity_cores(), "processor": platform.machine(), "torch": version("torch")},
         "load_average": os.getloadavg(),
         "environment": {
             name: os.environ[name] for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS") if name in os.environ

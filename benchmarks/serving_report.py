@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.contenders import Contender
+from modeling.cores import affinity_cores
 
 LIMIT = "bare loop"
 COMMON = "80 % of the best peer"  # the one rate that is offered to everybody who bears it
@@ -79,7 +79,7 @@ def _ratios(name: str, results: Results, names: Sequence[str]) -> dict[str, Any]
     if loads and limit:
         best = max(loads, key=lambda load: medians[load]["per_s"])
         found["of_limit"] = _round(medians[best]["per_s"] / limit)
-        cores = len(os.sched_getaffinity(0))
+        cores = affinity_cores()
         left = 1 - medians[best]["generator_cores"] / cores
         found["of_limit_less_generator"] = _round(medians[best]["per_s"] / (limit * left))
         found["cpu_of_limit"] = _round(medians[best]["cpu_ms"] / results.medians(LIMIT)["saturated"]["cpu_ms"])

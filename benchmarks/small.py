@@ -60,7 +60,7 @@ def write_backbone(folder: Path, titles: Sequence[str], shape: str = "small") ->
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    with replaced_folder(folder) as work:
+    with replaced_folder(folder, "backbone") as work:
         AutoModelForCausalLM.from_config(backbone_config(shape)).save_pretrained(str(work))
         PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(titles), eos_token=END_TOKEN).save_pretrained(str(work))
 

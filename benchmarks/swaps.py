@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import shutil
 import signal
@@ -24,6 +23,7 @@ from typing import Any
 
 from benchmarks.load import Load, Pool, milliseconds, open_loop, percentile
 from benchmarks.server import Server, recommendations
+from modeling.cores import affinity_cores
 
 NAME = "served"
 
@@ -148,7 +148,7 @@ def main() -> None:
             "failed": sum(each["failed"] for each in terms),
             "exit_codes": sorted({each["code"] for each in terms}),
         },
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": affinity_cores(),
     }))  # fmt: skip
 
 

@@ -6,19 +6,25 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import numpy as np
 import typer
-from rich.console import Console
 
-from index import Catalog, CatalogError, FlatIndex, IndexFolderError, SearchError, VectorIndex, open_index
-from index.base import FloatArray
-from index.folder import ENTRY_FILE, read_entry
+from index.border import FAILED, BorderedGroup, say
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build, inspect and measure item indexes.")
-_console = Console(stderr=True)
+if TYPE_CHECKING:
+    from index import Catalog, VectorIndex
+    from index.base import FloatArray
 
+app = typer.Typer(
+    cls=BorderedGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Build, inspect and measure item indexes.",
+)
+
+MOST_ITEMS, MOST_SEARCHES = 10_000, 1_000_000
 VECTORS_FILE = "item_vectors.safetensors"
 CATALOG_FILE = "catalog.parquet"
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as one line of JSON.")]
@@ -31,7 +37,14 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build the exact index from an artifact's item vectors (the same vectors give the same bytes)."""
+    from index import FlatIndex, IndexFolderError, SearchError
+    from index.folder import check_index_target
+
     folder = out or artifact / "index"
+    try:
+        check_index_target(folder)
+    except IndexFolderError as error:
+        _fail(str(error))
     vectors_ND = _read_vectors(artifact / VECTORS_FILE)
     try:
         FlatIndex.build(vectors_ND).save(folder)
@@ -46,6 +59,8 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Open an index with every check and say what it holds."""
+    from index import Catalog, CatalogError
+
     index_folder = _index_folder(folder)
     answer = {"folder": str(index_folder), **_describe(index_folder)}
     catalog_path = index_folder.parent / CATALOG_FILE
@@ -60,8 +75,10 @@ def inspect(
 @app.command()
 def tune(
     folder: Annotated[Path, typer.Argument(help="Index folder, or an artifact folder that holds one.")],
-    k: Annotated[int, typer.Option(min=1, help="Items asked for per query.")] = 10,
-    repeats: Annotated[int, typer.Option(min=1, help="Searches per measurement; the median is shown.")] = 50,
+    k: Annotated[int, typer.Option(min=1, max=MOST_ITEMS, help="Items asked for per query.")] = 10,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=MOST_SEARCHES, help="Searches per measurement; the median is shown.")
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """Measure what the index costs; an exact index has nothing to tune, and this says so."""
@@ -81,6 +98,7 @@ def tune(
 
 
 def _read_vectors(path: Path) -> FloatArray:
+    import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -95,10 +113,14 @@ def _read_vectors(path: Path) -> FloatArray:
 
 
 def _index_folder(folder: Path) -> Path:
+    from index.folder import ENTRY_FILE
+
     return folder if (folder / ENTRY_FILE).exists() or not (folder / "index").is_dir() else folder / "index"
 
 
 def _open(folder: Path) -> VectorIndex:
+    from index import IndexFolderError, open_index
+
     try:
         return open_index(folder)
     except IndexFolderError as error:
@@ -106,6 +128,8 @@ def _open(folder: Path) -> VectorIndex:
 
 
 def _describe(folder: Path) -> dict[str, Any]:
+    from index.folder import read_entry
+
     index = _open(folder)
     entry = read_entry(folder)
     return {
@@ -132,6 +156,8 @@ def _describe_catalog(catalog: Catalog, index_size: int) -> dict[str, Any]:
 
 def _latency(index: VectorIndex, batch: int, k: int, repeats: int, excluded: int = 0) -> float:
     """Median wall time of one search in milliseconds, over random unit queries."""
+    import numpy as np
+
     rng = np.random.default_rng(0)
     queries_BD = rng.standard_normal((batch, index.dim)).astype(np.float32)
     exclude = [rng.integers(0, index.size, size=excluded) for _ in range(batch)] if excluded else None
@@ -153,5 +179,5 @@ def _print(answer: dict[str, Any], as_json: bool) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    _console.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+    say(f"error: {message}")
+    raise typer.Exit(FAILED)

@@ -36,6 +36,16 @@ class FolderEntry:
     sha256: str = ""
 
 
+def check_index_target(folder: Path) -> None:
+    """Raise `IndexFolderError` unless an index may be written to `folder`: it is new, empty, or an index folder."""
+    if folder.is_symlink():
+        raise IndexFolderError(f"{folder} is a link to {os.readlink(folder)}; name the folder itself")
+    if folder.exists() and not folder.is_dir():
+        raise IndexFolderError(f"{folder} is a file; an index is a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ENTRY_FILE).is_file():
+        raise IndexFolderError(f"{folder} is not empty and holds no {ENTRY_FILE}; name a new or empty folder")
+
+
 def write_index_folder(folder: Path, faiss_index: Any, entry: FolderEntry) -> FolderEntry:
     """Write both files, each under another name first; returns the entry with bytes and hash filled in."""
     folder.mkdir(parents=True, exist_ok=True)

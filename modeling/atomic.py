@@ -10,17 +10,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from modeling.targets import Kind, check_target
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
+def replaced_folder(target: Path, kind: Kind = "artifact") -> Iterator[Path]:
     """Yield an empty folder beside ``target``; on leaving without an error it takes ``target``'s place.
+
+    Raises `modeling.targets.TargetError` for a target that is none of ours to replace; ``kind`` says what may be there.
 
     Everything is flushed to the disk before the rename. Where ``target`` exists, the two are exchanged in one system
     call (Linux), so there is no moment without an artifact at that name.
     """
+    check_target(target, kind=kind)
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)

@@ -50,6 +50,8 @@ def make(name: str) -> None:
     if stamp.exists() and stamp.read_text() == fingerprint(name):
         print(f"[peers] {name} is there", flush=True)
         return
+    if folder.is_symlink() or (folder.exists() and not (folder / "pyvenv.cfg").is_file() and any(folder.iterdir())):
+        raise SetupError(f"{folder} is there and is no environment of Python; move it away, or name another PEERS")
     print(f"[peers] making {name}", flush=True)
     run(sys.executable, "-m", "venv", "--clear", folder, what=f"making an environment for {name}")
     python = folder / "bin" / "python"

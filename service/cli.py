@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from index.border import BorderedCommand
 from service.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -18,13 +19,13 @@ EXAMPLE_ITEMS = 3
 USAGE_ERROR, FAILED = 2, 1
 
 
-@app.command()
+@app.command(cls=BorderedCommand)
 def serve(
     artifacts: Annotated[
         list[Path] | None, typer.Argument(help="Artifact folders; the first answers requests that name none.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
     store: Annotated[
         str | None, typer.Option(help="Where users' histories live: sqlite:///PATH, sqlite:///:memory: or redis://….")
     ] = None,

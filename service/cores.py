@@ -10,40 +10,16 @@ eight a core, none of which uses what another has freed; two of them are enough 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+from modeling.cores import CGROUP as CGROUP
+from modeling.cores import available_cores as available_cores
+from modeling.cores import quota as quota
+
 M_ARENA_MAX = -8  # malloc.h
 MOST_LANES = 4
 ARENAS = 2
-
-
-def quota(cgroup: Path = CGROUP) -> float | None:
-    """Return the CPU quota of the control group in cores (version 2, then version 1), or None without one."""
-    try:
-        allowed, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            allowed = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if allowed in ("max", "-1") or int(period) <= 0:
-        return None
-    return int(allowed) / int(period)
-
-
-def available_cores(cgroup: Path = CGROUP) -> int:
-    """Return the number of cores this process may use: its affinity, cut to the control group's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    limit = quota(cgroup)
-    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from index.border import TRACE
 from service.addresses import check_host, check_origin, check_receiver
 from service.store_url import parse_cache_url, parse_store_url
 
@@ -412,7 +413,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _known_and_split(cls, given: Any) -> Any:
-        known = {PREFIX + name.upper() for name in cls.model_fields}
+        known = {PREFIX + name.upper() for name in cls.model_fields} | {TRACE}
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from index.border import BorderedGroup
+
 app = typer.Typer(
+    cls=BorderedGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,

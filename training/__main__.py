@@ -9,4 +9,4 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from training.cli import app
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="python -m training")

@@ -1,6 +1,7 @@
 """``python -m training``: train, evaluate, compare, recipes, data, floors.
 
-Heavy imports stay inside the commands, so that ``--help`` answers at once.
+Heavy imports stay inside the commands, so that ``--help`` and a mistyped option answer at once. Progress and messages
+go to standard error; standard output has the result: a table, or with ``--json`` one JSON object and nothing else.
 """
 
 from __future__ import annotations
@@ -13,19 +14,37 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from index.border import BorderedGroup
 from training import cli_data
-from training.cli_common import errors_as_one_line, open_dataset
-from training.evaluation.table import print_results
+from training.cli_common import (
+    LARGEST_SEED,
+    Ledger,
+    LedgerFile,
+    check_ledger,
+    check_out,
+    check_top,
+    errors_as_one_line,
+    minutes,
+    open_dataset,
+)
 
 app = typer.Typer(
-    name="training", no_args_is_help=True, add_completion=False, help="Train, evaluate and compare recommenders."
+    name="training",
+    cls=BorderedGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate and compare recommenders.",
 )
 cli_data.register(app)
 console = Console(stderr=True)
 RANKING = "whole catalog ranked, seen items removed, ties at random; ± half of the 95 % bootstrap interval"
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on the last line.")]
-Seed = Annotated[int, typer.Option(help="Seed of initialisation, data order and dropout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of initialisation, data order and dropout.")]
+TieSeed = Annotated[
+    int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of tie-breaking, intervals and shuffled ties.")
+]
 Ties = Annotated[str, typer.Option(help="Order of interactions of a user at the same time: 'file' or 'shuffle'.")]
 
 
@@ -39,7 +58,8 @@ def train(
     ] = None,
     seed: Seed = 0,
     time_budget: Annotated[
-        float | None, typer.Option(help="Stop after this many minutes and keep the best epoch so far.")
+        float | None,
+        typer.Option(callback=minutes, help="Stop after this many minutes and keep the best epoch so far."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="slot.field=value, e.g. optimizer.epochs=20; repeatable.")
@@ -57,6 +77,7 @@ def train(
 ) -> None:
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
     with errors_as_one_line(console):
+        check_out(out, data, id_model, backbone)
         from training.recipes import RecipeError, get_recipe
         from training.run import RunOptions, run
 
@@ -96,9 +117,11 @@ def reweigh(
     ] = None,
     seed: Seed = 0,
     ties: Ties = "file",
+    as_json: Json = False,
 ) -> None:
     """Choose the weights of a grounded writer anew, its language model untouched."""
     with errors_as_one_line(console):
+        check_out(out, data, id_model, artifact)
         from training.reweigh import reweigh as weigh
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
@@ -109,6 +132,8 @@ def reweigh(
         f"wrote {out} (version {manifest.version}): validation Recall@10 {found['validation_recall@10']:.4f}, "
         f"NDCG@10 {found['validation_ndcg@10']:.4f}"
     )
+    if as_json:
+        print(json.dumps({"artifact": str(out), "version": manifest.version, **found}))
 
 
 @app.command()
@@ -116,24 +141,31 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     data: Annotated[str, typer.Option(help="The data set it was trained on (name or folder), or another one.")],
     split_part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
-    seed: Annotated[int, typer.Option(help="Seed of tie-breaking and of shuffled ties.")] = 0,
+    seed: TieSeed = 0,
     ties: Ties = "file",
     top: Annotated[
         Path | None, typer.Option(help="Write each user's top-20 item ids here, one JSON line each.")
     ] = None,
-    ledger: Annotated[bool, typer.Option(help="Append a test result to the ledger.")] = True,
+    ledger: Ledger = True,
+    ledger_file: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalog for every user of a split, seen items left out."""
     with errors_as_one_line(console):
+        check_top(top, data, artifact)
+        check_ledger(ledger, ledger_file)
         from training.compare import evaluate_artifact, write_top
+        from training.evaluation.table import print_results
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         _use_cores()
-        row, answers = evaluate_artifact(artifact, dataset, split_part, seed=seed, ledger=ledger, console=console)
+        row, answers = evaluate_artifact(
+            artifact, dataset, split_part, seed=seed, ledger=ledger, ledger_file=ledger_file, console=console
+        )
         if top is not None:
             write_top(top, answers, dataset)
-    print_results(f"{artifact.name} on {dataset.name}, {split_part}", {artifact.name: answers.metrics}, RANKING)
+    title = f"{artifact.name} on {dataset.name}, {split_part}"
+    print_results(title, {artifact.name: answers.metrics}, RANKING, console if as_json else None)
     if "tasks" in row:
         console.print("task families: " + ", ".join(f"{name} {value:.4f}" for name, value in row["tasks"].items()))
     if as_json:
@@ -145,21 +177,28 @@ def compare(
     data: Annotated[str, typer.Option(help="Name of a data set or a folder.")],
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders to put into one table.")],
     split_part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
-    seed: Annotated[int, typer.Option(help="Seed of tie-breaking, intervals and shuffled ties.")] = 0,
+    seed: TieSeed = 0,
     ties: Ties = "file",
-    ledger: Annotated[bool, typer.Option(help="Append test results to the ledger.")] = True,
+    ledger: Ledger = True,
+    ledger_file: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
-    """Floors and artifacts in one table, with paired intervals against the first artifact."""
+    """Floors and artifacts in one table; artifacts after the first with a paired interval against it."""
     with errors_as_one_line(console):
-        from training.compare import compare_artifacts
+        check_ledger(ledger, ledger_file)
+        from training.compare import compare_artifacts, differences
+        from training.evaluation.table import print_results
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         _use_cores()
-        rows, table = compare_artifacts(artifacts, dataset, split_part, seed=seed, ledger=ledger, console=console)
-    print_results(f"{dataset.name}, {split_part}", table, RANKING)
+        rows, table = compare_artifacts(
+            artifacts, dataset, split_part, seed=seed, ledger=ledger, ledger_file=ledger_file, console=console
+        )
+    title, to = f"{dataset.name}, {split_part}", console if as_json else None
+    print_results(title, table, RANKING, to, differences(rows))
     if as_json:
-        print(json.dumps(rows))
+        about = {"data": dataset.name, "data_sha256": dataset.sha256, "part": split_part}
+        print(json.dumps({**about, "ties": dataset.ties, "seed": seed, "rows": rows}))
 
 
 @app.command()
@@ -169,7 +208,7 @@ def recipes(as_json: Json = False) -> None:
 
     known = [get_recipe(name) for name in recipe_names()]
     if as_json:
-        print(json.dumps([recipe.model_dump(mode="json") for recipe in known]))
+        print(json.dumps({"recipes": [recipe.model_dump(mode="json") for recipe in known]}))
         return
     table = Table("recipe", "what it is", "source", title="recipes")
     for recipe in known:
@@ -179,8 +218,8 @@ def recipes(as_json: Json = False) -> None:
 
 def _use_cores() -> None:
     """One torch thread a core this process may use."""
-    import os
-
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
+    from modeling.cores import asked_threads, available_cores
+
+    torch.set_num_threads(asked_threads() or available_cores())

@@ -1,32 +1,63 @@
-"""What the commands share: opening a data set with its report, and errors as one line."""
+"""What the commands share: opening a data set with its report, our own errors as one line, checks of options.
+
+Imports nothing heavy: every command line pays for what stands here, `--help` too.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from index import CatalogError, IndexFolderError
-from modeling.adapter import AdapterError
-from modeling.artifact import ArtifactError
-from modeling.backbone import BackboneError
-from training.data import DataError, Dataset, load_dataset, shuffle_ties
-from training.recipes import RecipeError
+from index.border import NOT_ALLOWED, printable
+from modeling.targets import Kind, TargetError, check_file, check_target
 
-OURS = (DataError, RecipeError, ArtifactError, BackboneError, AdapterError, CatalogError, IndexFolderError)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from training.data import Dataset
+
+LARGEST_SEED = 2**32 - 1
+"""NumPy takes no larger one."""
+A_YEAR = 366 * 24 * 60
+CACHE = Path("data")
+Ledger = Annotated[bool, typer.Option(help="Append test results to the ledger, artifacts/test-ledger.jsonl.")]
+LedgerFile = Annotated[
+    Path | None, typer.Option(help="Another ledger to append to, e.g. the repository's own test-ledger.jsonl.")
+]
+TOP_FIELDS = ("user_id", "history", "target", "top")
+_OURS = {
+    "training.data.report": "DataError",
+    "training.recipes.base": "RecipeError",
+    "modeling.manifest": "ArtifactError",
+    "modeling.backbone": "BackboneError",
+    "modeling.adapter": "AdapterError",
+    "index.catalog": "CatalogError",
+    "index.base": "IndexFolderError",
+}
+
+
+def our_errors() -> tuple[type[Exception], ...]:
+    """The errors whose message is written for the reader. One whose module nobody imported was raised by nobody."""
+    found = [getattr(sys.modules[home], name) for home, name in _OURS.items() if home in sys.modules]
+    return (TargetError, FloatingPointError, *found)
 
 
 @contextlib.contextmanager
 def errors_as_one_line(console: Console) -> Iterator[None]:
-    """Our own errors end a command with one line and status 2; anything else is a bug and keeps its trace."""
+    """Our own errors end a command with one line and status 2; the rest is for `index.border`."""
     try:
         yield
-    except OURS as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    except Exception as error:
+        if not isinstance(error, our_errors()):
+            raise
+        text = printable(f"error: {error}")
+        console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(NOT_ALLOWED) from None
 
 
 def open_dataset(name: str, *, ties: str, seed: int, strict: bool, console: Console) -> Dataset:
@@ -39,16 +70,55 @@ def open_dataset(name: str, *, ties: str, seed: int, strict: bool, console: Cons
         strict: refuse every oddity.
         console: the report goes here.
     """
+    from training.data import DataError, load_dataset, shuffle_ties
+
     if ties not in ("file", "shuffle"):
         raise DataError(f"ties is {ties!r}; it is 'file' or 'shuffle'")
-    dataset = load_dataset(name, cache_dir=Path("data"), strict=strict)
+    dataset = load_dataset(name, cache_dir=CACHE, strict=strict)
     if ties == "shuffle":
         dataset = shuffle_ties(dataset, seed)
     facts = dataset.statistics()
     console.print(
         f"data {dataset.name}: {facts['users']:,} users, {facts['items']:,} items, "
-        f"{facts['interactions']:,} interactions"
+        f"{facts['interactions']:,} interactions",
+        markup=False,
     )
     for line in dataset.report.lines():
-        console.print(line, highlight=False, markup=False)
+        console.print(printable(line), highlight=False, markup=False)
     return dataset
+
+
+def check_out(out: Path, data: str, *others: Path | str | None, kind: Kind = "artifact") -> None:
+    """Refuse a folder that a command must not replace, before anything is read; see `modeling.targets`."""
+    check_target(out, kind=kind, reads=[*_data_folders(data), *others])
+
+
+def check_top(top: Path | None, data: str, *others: Path | str | None) -> None:
+    """Refuse a file that a command must not write over, before anything is read."""
+    if top is not None:
+        check_file(top, fields=TOP_FIELDS, reads=[*_data_folders(data), *others])
+
+
+def _data_folders(data: str) -> Iterable[Path | str]:
+    """A folder as given, and where a named data set is, or will be, kept."""
+    return [data, CACHE / data]
+
+
+def check_ledger(ledger: bool, file: Path | None) -> None:
+    """Refuse a ledger that is no ledger, before anything is measured."""
+    if file is not None and ledger:
+        check_file(file, fields=("config_sha256", "result"))
+
+
+def minutes(value: float | None) -> float | None:
+    """Check a time budget: a number over zero, of at most a year."""
+    if value is not None and not 0 < value <= A_YEAR:
+        raise typer.BadParameter(f"{value:g} is not allowed; minutes are over 0 and at most {A_YEAR}")
+    return value
+
+
+def share(value: float) -> float:
+    """Check a share: a number over 0 and under 1."""
+    if not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} is not allowed; a share is over 0 and under 1")
+    return value

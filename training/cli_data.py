@@ -4,22 +4,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from training.cli_common import errors_as_one_line, open_dataset
-from training.data import DataError, Dataset, known_names, read_dataset
-from training.data.named import DEFAULT_CACHE, ensure_named
-from training.data.splits import Part, Split, global_time, leave_one_out
-from training.data.withhold import write_withheld
-from training.evaluation.floors import FLOORS, Floor, measure_floor
-from training.evaluation.ledger import append_entry
-from training.evaluation.table import json_line, print_results
+from modeling.targets import check_target
+from training.cli_common import (
+    CACHE,
+    LARGEST_SEED,
+    Ledger,
+    LedgerFile,
+    check_ledger,
+    check_out,
+    errors_as_one_line,
+    open_dataset,
+)
+from training.cli_common import share as check_share
+
+if TYPE_CHECKING:
+    from training.data import Dataset
+    from training.data.splits import Part, Split
+    from training.evaluation.floors import Floor
 
 console = Console(stderr=True)
-PROTOCOLS = {"leave-one-out": leave_one_out, "global-time": global_time}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on the last line.")]
 
@@ -39,12 +47,18 @@ def data(
 ) -> None:
     """Fetch (with checksum and resume) or generate a data set, check it, and say what is in it."""
     with errors_as_one_line(console):
+        from training.data import DataError, known_names, read_dataset
+        from training.data.named import ensure_named
+        from training.evaluation.table import json_line
+
         if name is None:
             typer.echo(json_line({"names": known_names()}) if as_json else "\n".join(known_names()))
             return
         if name not in known_names():
             raise DataError(f"data set {name!r} is not known; known: {', '.join(known_names())}")
-        folder = ensure_named(name, DEFAULT_CACHE, folder=out, console=console)
+        if out is not None:
+            check_target(out, kind="data set")
+        folder = ensure_named(name, CACHE, folder=out, console=console)
         dataset = read_dataset(folder, strict=strict)
     facts = {"folder": str(folder), **dataset.statistics(), "sha256": dataset.sha256}
     if as_json:
@@ -59,14 +73,20 @@ def data(
 def withhold_items(
     data: Annotated[str, typer.Option(help="Name of a data set or a folder.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
-    share: Annotated[float, typer.Option(help="Of the items, over 0 and under 1.")] = 0.05,
+    share: Annotated[float, typer.Option(callback=check_share, help="Of the items, over 0 and under 1.")] = 0.05,
     ties: Annotated[str, typer.Option(help="Interactions of a user at the same time: file or shuffle.")] = "file",
-    seed: Annotated[int, typer.Option(help="Seed of the choice, and of shuffled ties.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the choice, and of shuffled ties.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write a data set in which some items are in no training sequence, though in the catalog and among the targets:
     what a title can name without having been seen."""
     with errors_as_one_line(console):
+        check_out(out, data, kind="new")
+        from training.data import read_dataset
+        from training.data.splits import leave_one_out
+        from training.data.withhold import write_withheld
+        from training.evaluation.table import json_line
+
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         count = write_withheld(dataset, share, seed, out)
         made = read_dataset(out)
@@ -91,39 +111,52 @@ def floors(
     part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     protocol: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out",
     ties: Annotated[str, typer.Option(help="Interactions of a user at the same time: file or shuffle.")] = "file",
-    seed: Annotated[int, typer.Option(help="Seed of tie-breaking, intervals and shuffled ties.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of tie-breaking, intervals and shuffled ties.")
+    ] = 0,
     strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
-    ledger: Annotated[bool, typer.Option(help="Append test results to the ledger.")] = True,
+    ledger: Ledger = True,
+    ledger_file: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """Popularity, Markov, item kNN, title TF-IDF and both kNN together, by the protocol of every other table."""
     with errors_as_one_line(console):
-        dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
+        check_ledger(ledger, ledger_file)
+        from training.data import DataError
+        from training.data.splits import global_time, leave_one_out
+        from training.evaluation.floors import FLOORS, measure_floor
+        from training.evaluation.table import json_line, print_results
+
+        protocols = {"leave-one-out": leave_one_out, "global-time": global_time}
         if part not in ("test", "validation"):
             raise DataError(f"split is {part!r}; it is test or validation")
-        if protocol not in PROTOCOLS:
-            raise DataError(f"protocol is {protocol!r}; it is {' or '.join(PROTOCOLS)}")
-        split = PROTOCOLS[protocol](dataset)
+        if protocol not in protocols:
+            raise DataError(f"protocol is {protocol!r}; it is {' or '.join(protocols)}")
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
+        split = protocols[protocol](dataset)
         chosen: Part = "test" if part == "test" else "validation"
         results = {}
         for name in FLOORS:
             with console.status(f"{name} on {dataset.name}"):
                 results[name] = measure_floor(name, split, chosen, seed=seed)
             if ledger and chosen == "test":
-                _enter(results[name], dataset, split, seed)
+                _enter(results[name], dataset, split, seed, ledger_file)
     metrics = {name: floor.metrics for name, floor in results.items()}
     caption = (
         f"{split.name}, {part}; fitted on train; whole catalog ranked, seen items removed, ties at random (seed "
         f"{seed}); ± half of the 95 % bootstrap interval over {len(split.targets(chosen)):,} users"
     )
-    print_results(f"floors on {dataset.name} ({dataset.sha256[:12]})", metrics, caption)
+    title = f"floors on {dataset.name} ({dataset.sha256[:12]})"
+    print_results(title, metrics, caption, console if as_json else None)
     if as_json:
         rows = [{"method": name, "fitted_on": "train", **metrics[name].to_dict()} for name in metrics]
         about = {"data": dataset.name, "data_sha256": dataset.sha256, "split": split.name, "part": part}
         typer.echo(json_line({**about, "ties": dataset.ties, "seed": seed, "rows": rows}))
 
 
-def _enter(floor: Floor, dataset: Dataset, split: Split, seed: int) -> None:
+def _enter(floor: Floor, dataset: Dataset, split: Split, seed: int, path: Path | None) -> None:
+    from training.evaluation.ledger import append_entry
+
     append_entry(
         config={"method": floor.name, "fitted_on": floor.fitted_on, "ties": dataset.ties},
         seed=seed,
@@ -132,4 +165,5 @@ def _enter(floor: Floor, dataset: Dataset, split: Split, seed: int) -> None:
         split=split.name,
         part="test",
         result=floor.metrics.to_dict(),
+        path=path,
     )

@@ -37,7 +37,14 @@ OtherFigures = Callable[[Split, Targets, int], dict[str, Any]]
 
 
 def evaluate_artifact(
-    folder: Path, dataset: Dataset, part: str, *, seed: int, ledger: bool, console: Console
+    folder: Path,
+    dataset: Dataset,
+    part: str,
+    *,
+    seed: int,
+    ledger: bool,
+    console: Console,
+    ledger_file: Path | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
     """One artifact on one part of its own split; a row for tables and the answers behind it.
 
@@ -74,6 +81,7 @@ def evaluate_artifact(
             split=split.name,
             part=part,
             result=row,
+            path=ledger_file,
         )
     return row, result
 
@@ -100,7 +108,14 @@ def _task_figures(
 
 
 def compare_artifacts(
-    folders: Sequence[Path], dataset: Dataset, part: str, *, seed: int, ledger: bool, console: Console
+    folders: Sequence[Path],
+    dataset: Dataset,
+    part: str,
+    *,
+    seed: int,
+    ledger: bool,
+    console: Console,
+    ledger_file: Path | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
     """Floors first, then each artifact with the paired interval of its NDCG@10 against the first one.
 
@@ -121,7 +136,11 @@ def compare_artifacts(
         table[name] = floor.metrics
     first: NDArray[np.int64] | None = None
     for folder in folders:
-        row, result = evaluate_artifact(folder, dataset, part, seed=seed, ledger=ledger, console=console)
+        row, result = evaluate_artifact(
+            folder, dataset, part, seed=seed, ledger=ledger, console=console, ledger_file=ledger_file
+        )
+        if sum(other.resolve().name == folder.resolve().name for other in folders) > 1:
+            row["method"] = str(folder)
         if first is None:
             first = result.ranks_T
         else:
@@ -132,8 +151,16 @@ def compare_artifacts(
                 "high": round(against.high, 6),
             }
         rows.append(row)
-        table[folder.name] = result.metrics
+        table[row["method"]] = result.metrics
     return rows, table
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> dict[str, str] | None:
+    """By method, the paired difference of NDCG@10 to the first artifact with its interval; None without a second."""
+    found = {row["method"]: row["ndcg@10_against_first"] for row in rows if "ndcg@10_against_first" in row}
+    return {
+        name: f"{each['difference']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]" for name, each in found.items()
+    } or None
 
 
 def write_top(path: Path, answers: Evaluation, dataset: Dataset) -> None:

@@ -55,7 +55,7 @@ def ensure_tiny(
     texts = [_item_text(title, names) for title, names in zip(titles, categories, strict=True)]
     tokenizer = _train_tokenizer(texts)
     tokens = _corpus(tokenizer, titles, texts, sequences, seed)
-    with replaced_folder(folder) as work:
+    with replaced_folder(folder, "backbone") as work:
         model = _train_model(tokenizer, tokens, work / "run", seed)
         _remove(work / "run")
         model.save_pretrained(str(work))

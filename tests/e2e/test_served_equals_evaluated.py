@@ -67,7 +67,7 @@ def test_train_evaluate_serve(recipe: str, settings: list[str], tmp_path: Path) 
     assert row["questions"] == 80
     assert row["served_index"]["ndcg@10"] == pytest.approx(row["ndcg@10"]["value"], abs=1e-6)
     assert ("tasks" in row) == (recipe == "p5")  # figures of every task family
-    ledger = [json.loads(line) for line in (tmp_path / "test-ledger.jsonl").read_text().splitlines()]
+    ledger = [json.loads(line) for line in (tmp_path / "artifacts" / "test-ledger.jsonl").read_text().splitlines()]
     assert len(ledger) == 1
     assert ledger[0]["result"]["ndcg@10"] == row["ndcg@10"]
     served = _run(str(ROOT / "benchmarks" / "parity.py"), str(artifact), str(top), "--users", "80", folder=tmp_path)

@@ -57,12 +57,12 @@ def test_floors_prints_a_table_one_line_of_json_and_enters_the_test_in_the_ledge
     result = run("floors", "--data", small, "--json")
     assert result.exit_code == 0, result.output
     names = ["popularity", "markov-1", "item-knn", "title-tfidf", "hybrid-knn"]
-    assert all(name in result.stdout for name in names)
-    assert "seen items removed" in result.stdout
+    assert all(name in result.stderr for name in names)
+    assert "seen items removed" in result.stderr
     answer = last_line(result)
     assert [row["method"] for row in answer["rows"]] == names
     assert answer["rows"][1]["recall@10"]["value"] == 1.0 and answer["rows"][1]["questions"] == 20
-    entries = read_ledger(tmp_path / "test-ledger.jsonl")
+    entries = read_ledger(tmp_path / "artifacts" / "test-ledger.jsonl")
     assert [entry["config"]["method"] for entry in entries] == [row["method"] for row in answer["rows"]]
     assert all(entry["data_sha256"] == answer["data_sha256"] and entry["part"] == "test" for entry in entries)
 
@@ -70,7 +70,7 @@ def test_floors_prints_a_table_one_line_of_json_and_enters_the_test_in_the_ledge
 def test_validation_and_no_ledger_leave_the_ledger_alone(small, tmp_path):
     assert run("floors", "--data", small, "--split", "validation").exit_code == 0
     assert run("floors", "--data", small, "--no-ledger").exit_code == 0
-    assert not (tmp_path / "test-ledger.jsonl").exists()
+    assert not (tmp_path / "artifacts" / "test-ledger.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,12 @@ def test_processes_appending_at_once_lose_nothing(tmp_path, repository):
     assert sorted(seen) == [(name, n) for name in "ab" for n in range(20)]
 
 
-def test_the_ledger_stands_at_the_root_of_the_repository(tmp_path):
+def test_the_ledger_stands_beside_the_artifacts_at_the_root_of_the_repository(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / "deep" / "down").mkdir(parents=True)
-    assert ledger_path(tmp_path / "deep" / "down") == tmp_path / "test-ledger.jsonl"
+    assert ledger_path(tmp_path / "deep" / "down") == tmp_path / "artifacts" / "test-ledger.jsonl"
+
+
+def test_measuring_leaves_a_clone_as_it_was(repository):
+    asked = ["git", "-C", str(repository), "check-ignore", "--no-index", str(ledger_path(repository))]
+    assert subprocess.run(asked, check=False, capture_output=True).returncode == 0

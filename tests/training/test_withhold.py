@@ -74,4 +74,4 @@ def test_a_share_of_nothing_or_all_is_refused(dataset: Dataset, share: float) ->
 def test_a_folder_that_holds_something_is_left_alone(dataset: Dataset, tmp_path: Path) -> None:
     folder = dataset_folder(tmp_path)
     done = CliRunner().invoke(app, ["withhold", "--data", folder, "--out", folder])
-    assert done.exit_code != 0 and "is not empty; give a new folder" in done.output
+    assert done.exit_code != 0 and "is what is read; name another folder" in done.output

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from modeling.targets import check_target
 from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.data.splits import MIN_LENGTH
@@ -55,10 +56,9 @@ def withhold(dataset: Dataset, share: float, seed: int) -> tuple[npt.NDArray[np.
 
 def write_withheld(dataset: Dataset, share: float, seed: int, folder: Path) -> int:
     """Write the data set without what `withhold` drops to a folder, in the format that is read; returns the number of
-    items withheld. Raises DataError, also for a folder that holds something."""
+    items withheld. Raises DataError, and TargetError for a folder that holds something."""
     withheld_N, stays = withhold(dataset, share, seed)
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty; give a new folder")
+    check_target(folder, kind="new")
     folder.mkdir(parents=True, exist_ok=True)
     users = np.repeat(np.array(dataset.user_ids, object), dataset.lengths_U)
     interactions = pl.DataFrame(

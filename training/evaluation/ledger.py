@@ -1,7 +1,8 @@
 """The test ledger: one line of JSON for every evaluation on a test split, appended and never rewritten.
 
 Whoever tunes on a test split can be seen to do so: the ledger says how often, with what configuration and
-what came out. It stands in the repository, `test-ledger.jsonl`.
+what came out. It stands beside the artifacts, `artifacts/test-ledger.jsonl`, where git does not look. The ledger of the
+figures in this repository, `test-ledger.jsonl` at its root, is written to where it is named: `--ledger-file`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 LEDGER_FILE = "test-ledger.jsonl"
+FOLDER = "artifacts"
+"""Git ignores it, and the commands write artifacts there."""
 
 
 def ledger_path(start: Path | None = None) -> Path:
-    """The ledger of the repository that `start` (the working folder by default) lies in; else in `start` itself."""
+    """The ledger beside the artifacts of the repository that `start` (the working folder by default) lies in; outside
+    of a repository, of `start` itself."""
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / ".git").exists():
-            return folder / LEDGER_FILE
-    return start / LEDGER_FILE
+            return folder / FOLDER / LEDGER_FILE
+    return start / FOLDER / LEDGER_FILE
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -45,6 +49,7 @@ def append_entry(
 ) -> dict[str, Any]:
     """Append one evaluation and return the entry; what another process appends at the same time is kept apart."""
     path = path or ledger_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
     entry = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(path.parent),
@@ -58,7 +63,6 @@ def append_entry(
         "result": result,
     }
     line = json.dumps(entry, default=str) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         # Else the end of a line that another process is just writing would be taken for a torn one. A lock goes with

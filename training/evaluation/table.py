@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from training.evaluation.metrics import Metrics
+if TYPE_CHECKING:
+    from training.evaluation.metrics import Metrics
 
 _ACCURACY = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr")
 _BEYOND = ("coverage", "novelty", "popularity_lift")
 _WITH_INTERVAL = ("recall@10", "ndcg@10")
 
 
-def results_table(title: str, results: Mapping[str, Metrics], caption: str = "") -> Table:
-    """One row per run, one column per metric; Recall@10 and NDCG@10 with half the width of their 95 % interval."""
+def results_table(
+    title: str, results: Mapping[str, Metrics], caption: str = "", against: Mapping[str, str] | None = None
+) -> Table:
+    """One row per run, one column per metric; Recall@10 and NDCG@10 with half the width of their 95 % interval.
+
+    ``against``: by run, the difference to the first one, as text; a column of its own.
+    """
     table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
     table.add_column("run", no_wrap=True)
     names = _columns(results)
     for name in names:
         table.add_column(_heading(name), justify="right")
+    if against is not None:
+        table.add_column("NDCG@10 against the first [95 %]", justify="right", no_wrap=True)
     best = {name: max((m.accuracy[name].value for m in results.values()), default=0.0) for name in _ACCURACY}
     for run, metrics in results.items():
-        table.add_row(run, *(_cell(metrics, name, best) for name in names))
+        last = [] if against is None else [escape(against.get(run, "–"))]
+        table.add_row(escape(run), *(_cell(metrics, name, best) for name in names), *last)
     return table
 
 
 def print_results(
-    title: str, results: Mapping[str, Metrics], caption: str = "", console: Console | None = None
+    title: str,
+    results: Mapping[str, Metrics],
+    caption: str = "",
+    console: Console | None = None,
+    against: Mapping[str, str] | None = None,
 ) -> None:
     """Print the table; without a terminal it is as wide as it needs to be, so that no figure is cut."""
     console = console or Console()
-    table = results_table(title, results, caption)
+    table = results_table(escape(title), results, escape(caption), against)
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, 160))
+        console = Console(file=console.file, width=max(console.width, 200 if against else 160))
     console.print(table)
 
 
@@ -53,6 +67,8 @@ def _columns(results: Mapping[str, Metrics]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    from training.evaluation.metrics import Metrics
+
     if isinstance(value, Metrics):
         return value.to_dict()
     if isinstance(value, Mapping):
