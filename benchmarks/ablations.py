@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from index import Catalog
 from index.flat import FlatIndex
 from modeling.artifact import Artifact, load_artifact
+from modeling.manifest import read_any_manifest
 from modeling.prompt import TitleTokens
 from training.cli_common import open_dataset
 from training.data.splits import Part, Split
 from training.evaluate import Evaluation, evaluate
 from training.evaluation.metrics import paired_bootstrap
+from training.provenance import require_same_questions
 from training.run import split_of
 
 
@@ -69,6 +72,8 @@ def main() -> None:
     results: dict[str, Any] = {"artifact": options.artifact.name, "data": dataset.name, "part": options.part}
     order = np.random.default_rng(0).permutation(dataset.n_items)
     whole: Evaluation | None = None
+    catalog = Catalog.read(options.artifact / "catalog.parquet")
+    require_same_questions(options.artifact, read_any_manifest(options.artifact), catalog, dataset, options.part)
     for name, change in (("as trained", None), ("titles permuted", permute_titles), ("ids permuted", permute_ids)):
         artifact = load_artifact(options.artifact)
         if change is not None:

@@ -29,8 +29,10 @@ from index.trie import TokenTrie
 from modeling.generation import Generated, Wanted
 from modeling.generative_artifact import GenerativeArtifact, load_generative
 from modeling.grounded_writer import GroundedWriter
+from modeling.manifest import read_any_manifest
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
+from training.provenance import require_same_questions
 
 BATCH, K = 8, 10
 TITLES = 500
@@ -151,7 +153,9 @@ def main() -> None:
     split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
     results = {}
     for folder in options.artifacts:
-        popular = Catalog.read(folder / "catalog.parquet").popular()
+        catalog = Catalog.read(folder / "catalog.parquet")
+        require_same_questions(folder, read_any_manifest(folder), catalog, split.dataset, "validation")
+        popular = catalog.popular()
         results[folder.name] = study(load_generative(folder, TokenTrie.build, popular), split, options.users, console)
         console.print(folder.name, results[folder.name])
     print(json.dumps(results))

@@ -41,6 +41,7 @@ from training.data.splits import Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import paired_bootstrap, rank_report
 from training.fit import sample_targets
+from training.provenance import require_same_questions
 from training.run import split_of
 from training.writing import ranks_in, write_all
 
@@ -181,6 +182,8 @@ def main() -> None:
     console = Console(stderr=True)
     dataset = open_dataset(options.data, ties=options.ties, seed=0, strict=False, console=console)
     manifest = read_any_manifest(options.artifact)
+    catalog = Catalog.read(options.artifact / "catalog.parquet")
+    require_same_questions(options.artifact, manifest, catalog, dataset, options.part)
     targets = split_of(dataset, manifest.split).targets(options.part)
     if isinstance(manifest, GenerativeManifest):
         asked = sample_targets(targets, options.users, seed=0)

@@ -28,6 +28,7 @@ from training.evaluate import Evaluation, evaluate
 from training.evaluation.floors import FLOORS, measure_floor
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
+from training.provenance import require_same_questions
 from training.recipes.base import TasksSpec
 from training.run import split_of
 from training.task_figures import task_figures
@@ -54,7 +55,7 @@ def evaluate_artifact(
     manifest = read_any_manifest(folder)
     split = split_of(dataset, manifest.split)
     catalog = Catalog.read(folder / "catalog.parquet")
-    _same_questions(folder, manifest, catalog, dataset, part)
+    require_same_questions(folder, manifest, catalog, dataset, part)
     targets = split.targets(_part(part))
     answer, figures = _answers(folder, manifest, catalog)
     with Progress(console=console, transient=True) as bar:
@@ -183,20 +184,3 @@ def _part(name: str) -> Part:
     if name == "validation":
         return "validation"
     raise DataError(f"split part {name!r} not found; parts are test and validation")
-
-
-def _same_questions(folder: Path, manifest: AnyManifest, catalog: Catalog, dataset: Dataset, part: str) -> None:
-    """Refuse what would rank other items than were trained, or ask what was trained on."""
-    if catalog.item_ids != dataset.item_ids:
-        raise ArtifactError(
-            f"artifact {folder.name} was trained on another catalog ({manifest.catalog_size} items) than "
-            f"{dataset.name} ({dataset.n_items} items, or in another order)"
-        )
-    ties = manifest.training.get("ties", dataset.ties)
-    if ties != dataset.ties:
-        raise ArtifactError(
-            f"artifact {folder.name} was trained with ties {ties!r}, and the data was read with {dataset.ties!r}: "
-            "targets would have been trained on; give the same --ties and --seed"
-        )
-    if part == "validation" and manifest.fitted_on != "train":
-        raise ArtifactError(f"artifact {folder.name} was fitted on {manifest.fitted_on}: validation was trained on")

@@ -30,7 +30,7 @@ from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
 from training.choosing import ChoosingModule, choice_report
 from training.copying import teach_copying
-from training.data.splits import FittedOn, Split
+from training.data.splits import FittedOn, Split, Targets
 from training.encoded import EncodedModule
 from training.exponents import choose_exponents
 from training.fit import FitOptions, Trained, sample_targets, train_module
@@ -61,6 +61,7 @@ def fit_writer(
     *,
     folder: Path | None,
     collaborative: Path | None = None,
+    selected: FittedWriter | None = None,
     console: Console,
 ) -> FittedWriter:
     """Train a recipe that writes; the best epoch on validation is kept.
@@ -71,6 +72,7 @@ def fit_writer(
         options: how the run is carried out.
         folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
         collaborative: dense artifact of the same catalog whose scores a grounded writer weighs.
+        selected: of a refit, which has seen validation: the fit before it, whose exponents and figures are kept.
         console: for progress.
 
     Raises:
@@ -115,15 +117,28 @@ def fit_writer(
     trained = train_module(recipe, split, options, module, figures, console=console)
     module.close()
     adapter.merge(adapted).requires_grad_(False).eval()
-    writer, report = build.writer(), dict(named.report)
+    writer = build.writer()
+    chosen = selected.report if selected else {}
+    if options.fitted_on == "train":
+        chosen = _choose_on_validation(recipe, split, writer, targets, options.seed, console)
+    elif selected and isinstance(writer, GroundedWriter):
+        writer.exponents = cast(GroundedWriter, selected.writer).exponents
+    return FittedWriter(writer=writer, report={**chosen, **named.report}, **vars(trained))
+
+
+def _choose_on_validation(
+    recipe: Recipe, split: Split, writer: Writer, targets: Targets, seed: int, console: Console
+) -> dict[str, Any]:
+    """Choose what is chosen on validation, and measure what only a writer of this kind is measured by."""
+    report: dict[str, Any] = {}
     if isinstance(writer, GroundedWriter):
         report |= choose_exponents(writer, targets, console=console)
-    if isinstance(writer, TaskWriter) and recipe.tasks is not None and options.fitted_on == "train":
+    if isinstance(writer, TaskWriter) and recipe.tasks is not None:
         with console.status("figures of all task families on validation"):
-            report["tasks"] = task_figures(writer, split, targets, recipe.tasks, seed=options.seed)
+            report["tasks"] = task_figures(writer, split, targets, recipe.tasks, seed=seed)
     if isinstance(writer, ChoosingWriter):
-        report |= {"choice": choice_report(writer, targets, seed=options.seed)}
-    return FittedWriter(writer=writer, report=report, **vars(trained))
+        report["choice"] = choice_report(writer, targets, seed=seed)
+    return report
 
 
 @dataclass(frozen=True)

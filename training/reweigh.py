@@ -21,6 +21,7 @@ from training.data.dataset import Dataset
 from training.exponents import choose_exponents
 from training.fit import sample_targets
 from training.fit_writer import FittedWriter
+from training.provenance import id_model_record, require_same_data, require_same_ties
 from training.recipes.base import Recipe, with_settings
 from training.run import Writing, check_id_model, split_of
 
@@ -39,28 +40,37 @@ def reweigh(
         console: for progress.
 
     Raises:
-        ArtifactError: ``artifact`` grounds nothing or was trained on other data, or ``collaborative`` has other items.
+        ArtifactError: ``artifact`` grounds nothing, was trained on other data or has seen validation; or
+            ``collaborative`` has other items or has seen what is asked for.
     """
     loaded = load_generative(artifact, TokenTrie.build, Catalog.read(artifact / "catalog.parquet").popular())
     manifest, writer = loaded.manifest, loaded.model
     if not isinstance(writer, GroundedWriter):
         raise ArtifactError(f"{artifact} holds recipe {manifest.recipe!r}, which weighs nothing: only 'bigrec' does")
-    if manifest.data_sha256 != dataset.sha256:
-        raise ArtifactError(f"{artifact} was trained on {manifest.data!r}, and {dataset.name!r} is other data")
+    label = str(artifact)
+    require_same_data(label, manifest, dataset)
+    require_same_ties(label, manifest, dataset)
+    if manifest.fitted_on != "train":
+        raise ArtifactError(
+            f"{label} was fitted on {manifest.fitted_on}: exponents are chosen on validation, which was trained on"
+        )
     requires = None if collaborative is None else read_manifest(collaborative).recipe
     recipe = with_settings(Recipe.model_validate(manifest.recipe_data), [f"requires={requires or ''}"])
     split = split_of(dataset, manifest.split)
     if collaborative is not None:
-        check_id_model(recipe, dataset, collaborative)
+        check_id_model(recipe, split, collaborative)
     writer.collaborative = None if collaborative is None else CollaborativeModel(collaborative, dataset.n_items)
     targets = sample_targets(split.validation, recipe.writing.validation_users, seed)
     report = choose_exponents(writer, targets, console=console)
     fitted = FittedWriter(writer=writer, report=report)
+    training = {name: value for name, value in manifest.training.items() if name != "id_model"}
+    if collaborative is not None:
+        training["id_model"] = id_model_record(collaborative)
     way = Writing(recipe, split, None, collaborative, console, fitted)
     validation = way.validate(seed)
     return way.write(
         out,
         fitted_on=manifest.fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training={**manifest.training, **report, "reweighed_from": manifest.version},
+        training={**training, **report, "reweighed_from": manifest.version},
     )

@@ -26,6 +26,13 @@ from training.evaluation.metrics import Metrics
 from training.export import write_artifact, write_writer
 from training.fit import FitOptions, Fitted, Precision, Trained, fit, read_text
 from training.fit_writer import FittedWriter, fit_writer
+from training.provenance import (
+    id_model_record,
+    require_same_data,
+    require_same_split,
+    require_same_ties,
+    require_unseen_validation,
+)
 from training.recipes import Recipe, RecipeError
 from training.tiny import ensure_tiny
 from training.writing import evaluate_writer
@@ -78,7 +85,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         # batches of placeholders give the map of item vectors no gradient, and others on other processes would wait
         raise RecipeError(f"recipe {recipe.name!r} trains in one process: started in {processes}; allowed is 1")
     split = split_of(dataset, options.split)
-    anchor = _id_model_vectors(recipe, dataset, options.id_model)
+    anchor = _id_model_vectors(recipe, split, options.id_model)
     work = _work_folder(recipe, dataset, options)
     sources = _sources(recipe, split, options, console)
     way: _Dense | Writing = (
@@ -109,7 +116,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         options.out,
         fitted_on=fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training={**_training_record(fitted, options), "ties": dataset.ties, **way.report},
+        training={**_training_record(recipe, fitted, dataset, options), **way.report},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
@@ -178,6 +185,7 @@ class Writing:
             options,
             folder=self.backbone,
             collaborative=self.collaborative,
+            selected=self.fitted if options.fitted_on != "train" else None,
             console=self.console,
         )
         return self.fitted
@@ -227,32 +235,40 @@ def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions) -> Path:
         options.precision,
         options.split,
     ]
+    if recipe.requires is not None and options.id_model is not None:
+        decides.append(read_manifest(options.id_model).version)
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return options.out.absolute().parent / f".{options.out.name}.training-{digest}"
 
 
-def _id_model_vectors(recipe: Recipe, dataset: Dataset, folder: Path | None) -> NDArray[np.float32] | None:
-    """Item vectors of the artifact this recipe builds on, in the row order of ``dataset``; None for a recipe that
+def _id_model_vectors(recipe: Recipe, split: Split, folder: Path | None) -> NDArray[np.float32] | None:
+    """Item vectors of the artifact this recipe builds on, in the row order of the data set; None for a recipe that
     writes, which takes the artifact whole."""
     if recipe.requires is None:
+        if folder is not None:
+            raise RecipeError(f"recipe {recipe.name!r} builds on no other model: --id-model {folder} has no effect")
         return None
     if folder is None:
         raise RecipeError(f"recipe {recipe.name!r} builds on {recipe.requires!r}: give its artifact with --id-model")
-    rows = check_id_model(recipe, dataset, folder)
+    rows = check_id_model(recipe, split, folder)
     if recipe.scoring != "dense":
         return None
     vectors = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
     return np.ascontiguousarray(vectors[rows])
 
 
-def check_id_model(recipe: Recipe, dataset: Dataset, folder: Path) -> NDArray[np.int64]:
-    """Rows of the artifact that ``recipe`` builds on, in the row order of ``dataset``.
+def check_id_model(recipe: Recipe, split: Split, folder: Path) -> NDArray[np.int64]:
+    """Rows of the artifact that ``recipe`` builds on, in the row order of the data set.
+
+    It has to be of the same data, split and order of ties, and fitted on the training part: ``recipe`` is selected on
+    validation, and a model that has learned the answers would be selected for them.
 
     Raises:
         RecipeError: it is of another recipe.
-        ArtifactError: it lacks items; or has others, or another order of them, for a recipe that takes it whole.
+        ArtifactError: it lacks items; has others, or another order of them, for a recipe that takes it whole; or has
+            seen what is asked for.
     """
-    manifest = read_manifest(folder)
+    manifest, dataset = read_manifest(folder), split.dataset
     if manifest.recipe != recipe.requires:
         raise RecipeError(f"--id-model {folder} holds recipe {manifest.recipe!r}, and {recipe.requires!r} is required")
     catalog = Catalog.read(folder / "catalog.parquet")
@@ -261,10 +277,15 @@ def check_id_model(recipe: Recipe, dataset: Dataset, folder: Path) -> NDArray[np
         raise ArtifactError(f"--id-model {folder} lacks {len(missing)} items of {dataset.name}, first {missing[0]!r}")
     if recipe.scoring != "dense" and rows != list(range(len(catalog))):
         raise ArtifactError(f"--id-model {folder} has other items than {dataset.name}, or another order of them")
+    label = f"--id-model {folder}"
+    require_same_data(label, manifest, dataset)
+    require_same_split(label, manifest, split.name)
+    require_same_ties(label, manifest, dataset)
+    require_unseen_validation(label, manifest, folder)
     return np.asarray(rows, np.int64)
 
 
-def _training_record(fitted: Trained, options: RunOptions) -> dict[str, Any]:
+def _training_record(recipe: Recipe, fitted: Trained, dataset: Dataset, options: RunOptions) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -275,9 +296,11 @@ def _training_record(fitted: Trained, options: RunOptions) -> dict[str, Any]:
         "seconds": round(fitted.seconds, 1),
         "stopped_by": fitted.stopped_by,
         "seed": options.seed,
+        "ties": dataset.ties,
         "precision": options.precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "time_budget_minutes": options.time_budget,
+        **({"id_model": id_model_record(options.id_model)} if recipe.requires and options.id_model else {}),
     }
