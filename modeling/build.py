@@ -31,11 +31,15 @@ LONGEST_PROMPT = 2048
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders that stand in for the names in a ``ModelSpec`` (an artifact's own copies, a backbone made here)."""
+    """Folders that stand in for the names in a ``ModelSpec`` (an artifact's own copies, a backbone made here).
+
+    ``backbone_reads_titles``: ``backbone`` is as it was when it read the titles, neither tuned nor cut since.
+    """
 
     backbone: Path | None = None
     text_backbone: Path | None = None
     tokenizer: Path | None = None
+    backbone_reads_titles: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def read_titles(
 def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
     """The text backbone of a model, ready to read titles."""
     source = spec.text_backbone
-    folder = sources.text_backbone or (sources.backbone if spec.items.text_source is None else None)
+    own = spec.items.text_source is None and sources.backbone_reads_titles
+    folder = sources.text_backbone or (sources.backbone if own else None)
     pieces = Pieces(load_tokenizer(source, folder=folder))
     return TitleReader(load_text_model(source, folder=folder), pieces, wrap=pieces.wrap)
 
@@ -161,7 +166,7 @@ def _prefix(spec: ModelSpec, pieces: Pieces | None) -> list[int]:
     text = spec.history.instruction
     if spec.history.form == "compressed" and not text:
         return []
-    return pieces.wrap[0] + (pieces([text])[0] if text else [])
+    return pieces.wrap[0] + (pieces.fixed([text])[0] if text else [])
 
 
 def _free_text(

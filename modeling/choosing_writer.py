@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from modeling.backbone import Pieces
@@ -44,6 +44,7 @@ from modeling.grounding_files import COLLABORATIVE, CollaborativeModel
 from modeling.manifest import ArtifactError, ChoiceRecord, GenerativeManifest, one_line
 from modeling.prompt import FreeItem
 from modeling.spec import SlotPlace
+from modeling.tensor_files import save_tensors
 from modeling.writer import Names, Places, Search, Writer
 
 SLOTS = "item_slots.safetensors"
@@ -106,7 +107,7 @@ class ChoicePrompt:
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = Pieces(tokenizer)
         texts = [instruction, BETWEEN, LINE, CHOOSE, RESPOND]
-        first, between, line, choose, respond = (tuple(each) for each in pieces(texts))
+        first, between, line, choose, respond = (tuple(each) for each in pieces.fixed(texts))
         return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words, slots)
 
     def items(self, items: Sequence[Named]) -> list[int]:
@@ -282,8 +283,7 @@ class ChoosingWriter(Writer):
 
 def write_choosing(folder: Path, writer: ChoosingWriter, instruction: str, collaborative: Path) -> ChoiceRecord:
     """Write what stands beside the model, and say what it is."""
-    weights = {name: tensor.cpu().contiguous() for name, tensor in writer.slots.state_dict().items()}
-    save_file(weights, folder / SLOTS)
+    save_tensors(writer.slots.state_dict(), folder / SLOTS)
     shutil.copytree(collaborative, folder / COLLABORATIVE)
     return ChoiceRecord(instruction=instruction, candidates=writer.candidates, slots=writer.prompt.slots)
 

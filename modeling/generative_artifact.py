@@ -14,7 +14,6 @@ vectors to inputs of the model) and ``parts/collaborative`` do. Where histories 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from typing import Any, Protocol, cast
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import nn
 
+from modeling.artifact import write_golden
 from modeling.backbone import BackboneError, Pieces, load_tokenizer
 from modeling.blocked import put_in_blocks
 from modeling.choosing_writer import ChoosingWriter, read_choosing, write_choosing
@@ -43,16 +43,17 @@ from modeling.manifest import (
     GenerativeManifest,
     WrittenCase,
     check_files,
-    hash_files,
     one_line,
     read_any_manifest,
-    sealed,
+    seal,
 )
 from modeling.precision import Precision, dtype_of, quantise
 from modeling.prompt import TitleTokens
+from modeling.sources import neutral_recipe
 from modeling.spelling import CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks, read_tasks, write_tasks
 from modeling.task_writer import TaskWriter
+from modeling.tensor_files import save_arrays, save_pretrained
 from modeling.writer import Names, Writer
 
 ITEM_TOKENS = "item_tokens.safetensors"
@@ -136,11 +137,11 @@ def write_generative(
         facts: the manifest's fields that the model does not know.
     """
     model = cast(Any, writer.model)
-    model.save_pretrained(str(folder / "backbone"), safe_serialization=True)
+    save_pretrained(model, folder / "backbone")
     spelling, tokens = writer.names.spelling, writer.names.tokens
     if isinstance(spelling, TitleSpelling):
         spelling.tokenizer.save_pretrained(str(folder / "backbone"))
-    save_file({"offsets": tokens.offsets, "tokens": tokens.tokens}, folder / ITEM_TOKENS)
+    save_arrays({"offsets": tokens.offsets, "tokens": tokens.tokens}, folder / ITEM_TOKENS)
     grounding = None
     if isinstance(writer, GroundedWriter):
         grounding = write_grounding(folder, writer, instruction, collaborative)
@@ -149,14 +150,12 @@ def write_generative(
     if isinstance(writer, ChoosingWriter):
         assert collaborative is not None
         choice = write_choosing(folder, writer, instruction, collaborative)
-    text = json.dumps([case.model_dump() for case in golden], ensure_ascii=False)
-    (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
-    files = hash_files(folder)
-    content = json.dumps([files, facts["recipe_data"]], sort_keys=True)
+    write_golden(folder, golden)
+    facts["recipe_data"] = neutral_recipe(facts["recipe_data"])
     manifest = GenerativeManifest(
         schema_version=SCHEMA,
         kind="generative",
-        version=hashlib.sha256(content.encode()).hexdigest()[:12],
+        version="",
         architecture=type(model).__name__,
         names="titles" if isinstance(spelling, TitleSpelling) else "codes",
         tokenizer_sha256=Pieces(spelling.tokenizer).sha256 if isinstance(spelling, TitleSpelling) else None,
@@ -172,11 +171,10 @@ def write_generative(
         grounding=grounding,
         tasks=tasks,
         choice=choice,
-        files=files,
+        files={},
         **facts,
     )
-    (folder / MANIFEST).write_text(sealed(manifest), encoding="utf-8", newline="\n")
-    return manifest
+    return seal(folder, manifest)
 
 
 def load_generative(

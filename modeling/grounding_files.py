@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from modeling.artifact import load_artifact
@@ -23,6 +23,7 @@ from modeling.instruction import InstructionPrompt
 from modeling.manifest import ArtifactError, GenerativeManifest, GroundingRecord, one_line
 from modeling.precision import Precision, dtype_of, quantise
 from modeling.spec import BackboneSpec
+from modeling.tensor_files import save_arrays, save_pretrained
 from modeling.title_space import TitleSpace
 from modeling.writer import Names
 
@@ -33,9 +34,9 @@ def write_grounding(
     folder: Path, writer: GroundedWriter, instruction: str, collaborative: Path | None
 ) -> GroundingRecord:
     """Write the parts and say what they are."""
-    cast(Any, writer.space.body).save_pretrained(str(folder / BASE), safe_serialization=True)
+    save_pretrained(writer.space.body, folder / BASE)
     vectors_NH = writer.space.vectors_NH.cpu().numpy()
-    save_file({"vectors": vectors_NH, "popularity": writer.popularity_N.astype(np.int64)}, folder / SPACE)
+    save_arrays({"vectors": vectors_NH, "popularity": writer.popularity_N.astype(np.int64)}, folder / SPACE)
     if collaborative is not None:
         shutil.copytree(collaborative, folder / COLLABORATIVE)
     return GroundingRecord(

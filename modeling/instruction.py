@@ -51,7 +51,7 @@ class InstructionPrompt:
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = Pieces(tokenizer)
-        first, *others = pieces([instruction, QUOTE, BETWEEN, RESPOND])
+        first, *others = pieces.fixed([instruction, QUOTE, BETWEEN, RESPOND])
         quote, between, respond = (_without_space(tokenizer, piece) for piece in others)
         return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modeling.spec import Capabilities, ModelSpec, SlotPlace
 from modeling.tasks import Family
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of what is written. Since 2 golden histories may hold free titles, and local folders are not named by their paths."""
+READABLE = (1, 2)
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 
@@ -163,20 +165,42 @@ class GenerativeManifest(CommonManifest):
 
 
 AnyManifest = Manifest | GenerativeManifest
+_Kind = TypeVar("_Kind", Manifest, GenerativeManifest)
 
 
-class GoldenCase(_Data):
+class GoldenTitle(_Data):
+    """An item of a golden history that is given by its title alone."""
+
+    title: str
+
+
+GoldenItem = str | GoldenTitle
+
+
+class _GoldenHistory(_Data):
+    history: list[GoldenItem]
+
+    @property
+    def ids(self) -> list[str]:
+        """The items that are given by their ids."""
+        return [item for item in self.history if isinstance(item, str)]
+
+    @property
+    def titles(self) -> list[str]:
+        """The items that are given by their titles."""
+        return [item.title for item in self.history if isinstance(item, GoldenTitle)]
+
+
+class GoldenCase(_GoldenHistory):
     """A history, its user vector, and the ids it must be answered with (seen items left out)."""
 
-    history: list[str]
     vector: list[float]
     top: list[str]
 
 
-class WrittenCase(_Data):
+class WrittenCase(_GoldenHistory):
     """A history, the texts that are written for it, best first, and the items it must be answered with."""
 
-    history: list[str]
     texts: list[str]
     top: list[str]
 
@@ -185,6 +209,17 @@ def sealed(manifest: CommonManifest) -> str:
     """The text of ``manifest.json``, its checksum included."""
     text = manifest.model_copy(update={"checksum": _BLANK}).model_dump_json(indent=2) + "\n"
     return text.replace(_seal(_BLANK), _seal(hashlib.sha256(text.encode()).hexdigest()), 1)
+
+
+def seal(folder: Path, manifest: _Kind) -> _Kind:
+    """Hash every file of a folder, and write and return its manifest with them and the version that follows."""
+    files = hash_files(folder)
+    described = manifest.model.model_dump(mode="json") if isinstance(manifest, Manifest) else manifest.recipe_data
+    content = json.dumps([files, described], sort_keys=True)
+    version = hashlib.sha256(content.encode()).hexdigest()[:12]
+    found = manifest.model_copy(update={"schema_version": SCHEMA, "files": files, "version": version})
+    (folder / MANIFEST).write_text(sealed(found), encoding="utf-8", newline="\n")
+    return found
 
 
 def _seal(checksum: str) -> str:
@@ -230,9 +265,10 @@ def read_any_manifest(folder: Path) -> AnyManifest:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{MANIFEST} of {folder.name} is not JSON: {one_line(error)}") from error
     found = raw.get("schema_version") if isinstance(raw, dict) else None
-    if found != SCHEMA:
+    if found not in READABLE:
         raise ArtifactError(
-            f"{MANIFEST} of {folder.name} has schema_version {found!r}, and this version reads {SCHEMA}"
+            f"{MANIFEST} of {folder.name} has schema_version {found!r}, and this version reads "
+            f"{' and '.join(map(str, READABLE))}"
         )
     _check_seal(text, raw.get("checksum"), folder)
     kinds: dict[object, type[AnyManifest]] = {"dense": Manifest, "generative": GenerativeManifest}

@@ -54,7 +54,7 @@ class TitleSpelling:
         for row, title in enumerate(titles):
             if not len(tokens[row]) or end in tokens[row]:
                 raise ValueError(
-                    f"item {row} has title {title!r}, of which nothing can be written: {tokens[row].tolist()}"
+                    f"item {row} has title {title[:80]!r}, for which its tokenizer has no tokens; give it another title"
                 )
         return tokens
 

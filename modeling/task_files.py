@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from modeling.manifest import ArtifactError, GenerativeManifest, TaskRecord, one_line
 from modeling.task_writer import TaskWriter
 from modeling.tasks import Family, Language
+from modeling.tensor_files import save_tensors
 from modeling.whole_words import WORDS, WholeWords
 
 WORDS_FILE, VECTORS_FILE = "tasks/words.json", "tasks/whole_words.safetensors"
@@ -34,7 +35,7 @@ def write_tasks(folder: Path, writer: TaskWriter) -> TaskRecord:
     language = writer.language
     (folder / WORDS_FILE).write_text(language.tokenizer.to_str() + "\n", encoding="utf-8")
     if writer.whole_words is not None:
-        save_file({"table": writer.whole_words.table.weight.detach().cpu().contiguous()}, folder / VECTORS_FILE)
+        save_tensors({"table": writer.whole_words.table.weight}, folder / VECTORS_FILE)
     return TaskRecord(
         families=writer.families,
         user_sizes=language.user_sizes,

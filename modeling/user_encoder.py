@@ -135,6 +135,10 @@ class UserEncoder(nn.Module):
             )
         return self._read_titles(titles)
 
+    def with_titles(self, history: Sequence[int | str]) -> list[int | FreeItem]:
+        """A history of catalog rows and free titles, its titles read; raises as `read_titles`."""
+        return read_history(history, self.read_titles)
+
     def prepare(self, history: Sequence[int | FreeItem]) -> Prompt:
         """The positions of one history, oldest item first (see ``PromptBuilder.build``)."""
         return self.prompts.build(history)
@@ -276,6 +280,13 @@ class UserEncoder(nn.Module):
             return cast(Tensor, self.text_input(text_SC * math.sqrt(text_SC.shape[-1])))
         assert self.items.text_map is not None
         return cast(Tensor, self.id_input(self.items.text_map(text_SC) * math.sqrt(self.spec.items.dim)))
+
+
+def read_history(history: Sequence[int | str], read_titles: ReadTitles) -> list[int | FreeItem]:
+    """Rows as they are, titles as what ``read_titles`` makes of them."""
+    titles = [item for item in history if isinstance(item, str)]
+    read = iter(read_titles(titles) if titles else ())
+    return [next(read) if isinstance(item, str) else item for item in history]
 
 
 def _input_map(width: int, hidden_size: int, size: float) -> nn.Linear:

@@ -79,7 +79,7 @@ def _announce(service: object, url: str, json_output: bool) -> None:
     assert isinstance(service, Service)
     recommender = service.loaded()
     parts = recommender.parts
-    history = parts.golden[0].history[-EXAMPLE_ITEMS:]
+    history = parts.golden[0].ids[-EXAMPLE_ITEMS:]
     body = json.dumps({"history": list(history), "k": 5}, ensure_ascii=False)
     path = "/recommend" if kind_of(recommender) == "dense" else "/recommend/generative"
     curl = f"curl -s {url}{path} -H 'content-type: application/json' -d {shlex.quote(body)}"

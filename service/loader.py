@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling.artifact import GOLDEN_TOLERANCE, GoldenCase
+from modeling.artifact import GoldenCase, tolerance_of
+from modeling.manifest import GoldenItem, GoldenTitle
 from service.answerer import Recommendation
 from service.device import Device
 from service.errors import AnyoError, StartError
@@ -83,7 +84,7 @@ async def warm_up(recommender: Recommender, settings: Settings) -> None:
 
 async def _together(recommender: Recommender, requests: int, group: int) -> None:
     """Ask for golden histories and their newest parts, `group` at a time; no two ask for the same."""
-    histories = [case.history for case in recommender.parts.golden if case.history]
+    histories = [case.ids for case in recommender.parts.golden if case.ids]
     made: list[tuple[Sequence[str], int]] = []
     for number in range(requests):
         again, which = divmod(number, len(histories))
@@ -93,8 +94,13 @@ async def _together(recommender: Recommender, requests: int, group: int) -> None
         await asyncio.gather(*(_ask(recommender, *each) for each in made[start : start + group]))
 
 
-async def _ask(recommender: Recommender, history: Sequence[str], k: int) -> Recommendation:
-    return await recommender.recommend(RecommendRequest(history=list(history), k=k), time.monotonic() + PATIENCE_S)
+def asked(history: Sequence[GoldenItem]) -> list[str | FreeTitle]:
+    """Return a golden history as a request has it."""
+    return [FreeTitle(title=item.title) if isinstance(item, GoldenTitle) else item for item in history]
+
+
+async def _ask(recommender: Recommender, history: Sequence[GoldenItem], k: int) -> Recommendation:
+    return await recommender.recommend(RecommendRequest(history=asked(history), k=k), time.monotonic() + PATIENCE_S)
 
 
 def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
@@ -108,10 +114,10 @@ def _compare(parts: Parts, case: GoldenCase, answer: Recommendation) -> None:
     if parts.precision != "fp32":
         _compare_roughly(name, stored_D, answer.vector_D, set(case.top), set(found), LEAST_COSINE[parts.precision])
         return
-    if not difference <= GOLDEN_TOLERANCE:
+    if not difference <= tolerance_of(case):
         raise StartError(
             f"{name} gives a vector that differs from the stored one by {difference:.2g}, and at most "
-            f"{GOLDEN_TOLERANCE} is allowed: the model is not the one that was trained"
+            f"{tolerance_of(case)} is allowed: the model is not the one that was trained"
         )
     if found != case.top and not _near_ties(answer, [parts.catalog.row(item) for item in case.top], difference):
         raise StartError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")

@@ -10,13 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from modeling.manifest import WrittenCase
+from modeling.manifest import GoldenItem, GoldenTitle, WrittenCase
 from service.device import Device
 from service.errors import AnyoError, StartError
 from service.generative import GenerativeRecommendation, GenerativeRecommender
+from service.loader import asked
 from service.metrics import Metrics
 from service.parts import GenerativeParts
-from service.schemas import FreeTitle, GenerativeRequest
+from service.schemas import GenerativeRequest
 from service.settings import Settings
 from service.store import GuardedStore
 
@@ -46,7 +47,7 @@ async def rehearse_generative(parts: GenerativeParts, store: GuardedStore, setti
     try:
         await check_golden_texts(recommender)
         if settings.warmup_requests and "text" in parts.reads:
-            await _ask(recommender, [FreeTitle(title=WARM_UP_TITLE)], 10)
+            await _ask(recommender, [GoldenTitle(title=WARM_UP_TITLE)], 10)
     except AnyoError as error:
         raise StartError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
     finally:
@@ -71,10 +72,8 @@ async def check_golden_texts(recommender: GenerativeRecommender) -> None:
         _compare_roughly(recommender.parts, answers)
 
 
-async def _ask(
-    recommender: GenerativeRecommender, history: Sequence[str | FreeTitle], k: int
-) -> GenerativeRecommendation:
-    ask = GenerativeRequest(history=list(history), k=k)
+async def _ask(recommender: GenerativeRecommender, history: Sequence[GoldenItem], k: int) -> GenerativeRecommendation:
+    ask = GenerativeRequest(history=asked(history), k=k)
     return await recommender.recommend(ask, time.monotonic() + PATIENCE_S)
 
 

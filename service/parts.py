@@ -4,7 +4,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from modeling.generation import GenerativeModel
 from modeling.generative_artifact import load_generative
 from modeling.manifest import CommonManifest, GenerativeManifest, Manifest, WrittenCase, one_line, read_any_manifest
 from modeling.precision import Precision, PrecisionError
+from modeling.title_check import check_title_tokens, check_titles, sample_rows
 from modeling.topk import DeviceIndex
 from modeling.user_encoder import UserEncoder
 from service.errors import StartError
@@ -31,7 +32,6 @@ CATALOG, INDEX = "catalog.parquet", "index/"
 TITLE_TOKENS, ITEM_TOKENS = "title_tokens.safetensors", "item_tokens.safetensors"
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
-SAMPLE_TITLE = "A title that is in no catalog"
 
 POOL = Pool()
 BACKBONES: WeakSet[nn.Module] = WeakSet()  # of dense models on a processor in fp32, adapters merged
@@ -115,7 +115,7 @@ def _open_dense(folder: Path, device: str, precision: Precision, batch_positions
     _refuse_if_replaced(folder, manifest)
     if reason := artifact.encoder.speed_up():
         log.info("plain_forward", artifact=folder.name, reason=reason)
-    pieces = (catalog_piece, index_piece, *_share_model(artifact))
+    pieces = (catalog_piece, index_piece, *_share_model(artifact, catalog_piece.value.titles))
     if artifact.encoder.fast and (
         reason := artifact.encoder.fast.record(batch_positions)
     ):  # sharing moves weights: after it
@@ -157,6 +157,10 @@ def _open_generative(folder: Path, device: str, precision: Precision, share_back
     _refuse_if_replaced(folder, manifest)
     tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
     artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
+    if "text" in artifact.model.reads:
+        rows = sample_rows(catalog.titles)
+        read = artifact.model.read_titles([catalog.titles[row] for row in rows])
+        check_title_tokens(read, tokens.value, rows, folder.name)
     networks = artifact.model.networks.items()
     if share_backbone and device == "cpu" and artifact.precision == "fp32":  # on a GPU maps are joined in one product
         _share_backbone(artifact.model.networks)
@@ -243,11 +247,14 @@ def _refuse_if_replaced(folder: Path, manifest: CommonManifest) -> None:
         )
 
 
-def _share_model(artifact: Artifact) -> Iterator[Piece]:
+def _share_model(artifact: Artifact, titles: Sequence[str]) -> Iterator[Piece]:
     encoder, files = artifact.encoder, _hashes(artifact.manifest, TITLE_TOKENS)
     if "text" in artifact.manifest.capabilities.reads:
         try:
-            encoder.read_titles([SAMPLE_TITLE])  # brings in the network that reads titles, so that it is counted too
+            # brings in the network that reads titles, so that it is counted too
+            check_titles(encoder, titles, artifact.folder.name)
+        except ArtifactError:
+            raise
         except ValueError as error:
             raise ArtifactError(
                 f"artifact {artifact.folder.name} cannot read a free title: {one_line(error)}"

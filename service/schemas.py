@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from modeling.text import plain_text
+
 MAX_HISTORY = 10_000
 MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
@@ -37,9 +39,10 @@ class FreeTitle(Body):
     @field_validator("title")
     @classmethod
     def _not_blank(cls, title: str) -> str:
-        if not title.strip():
+        plain = plain_text(title)
+        if not plain:
             raise ValueError("the title is blank; write what the item is called")
-        return title.strip()
+        return plain
 
 
 class RecommendRequest(Body):

@@ -26,6 +26,8 @@ ONLY_SERVICE = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "prome
 NOT_IN_INDEX = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FOLDERS_INSIDE_A_PACKAGE = 2
+SAVES_ARRAYS = {"torch.save", "np.save", "np.savez", "np.savez_compressed", "safetensors.torch.save_file"}
+WRITES_TENSORS = ROOT / "modeling" / "tensor_files.py"
 # Import names that differ from the names under which packages are installed.
 DISTRIBUTION = {
     "faiss": "faiss-cpu",
@@ -95,6 +97,22 @@ def call_violations(source: str) -> list[str]:
     return found
 
 
+def save_violations(source: str) -> list[str]:
+    """Say where a file writes arrays or tensors itself: only `modeling.tensor_files` knows how to do it safely."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("safetensors"):
+            names = [
+                alias.name for alias in node.names if alias.name.startswith(("save", "serialize", "torch", "numpy"))
+            ]
+            found += [f"line {node.lineno}: {name} of safetensors" for name in names]
+        if isinstance(node, ast.Import):
+            found += [f"line {node.lineno}: {a.name}" for a in node.names if a.name.startswith("safetensors.")]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in SAVES_ARRAYS:
+            found.append(f"line {node.lineno}: {ast.unparse(node.func)}")
+    return found
+
+
 def dotted(path: Path) -> str:
     """Return the module name of a source file."""
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -138,6 +156,26 @@ def test_relative_imports_are_resolved() -> None:
     assert import_violations("training", "from ...service import x", "training.recipes.anyo") == [
         "line 1: training must not import service"
     ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrays_are_written_in_one_place(path: Path) -> None:
+    assert save_violations(path.read_text()) == [] or path == WRITES_TENSORS
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from safetensors.numpy import load_file, save_file",
+        "def f():\n    from safetensors.torch import save as s",
+        "import safetensors.torch",
+        "from safetensors import serialize_file",
+        "torch.save(state, path)",
+        "np.savez(path, a=a)",
+    ],
+)
+def test_a_save_elsewhere_is_seen(source: str) -> None:
+    assert len(save_violations(source)) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from modeling.build import trainable
+from modeling.tensor_files import save_tensors
 
 
 class WeightAverage(TrainerCallback):
@@ -63,7 +64,7 @@ class WeightAverage(TrainerCallback):
 
     def save(self, folder: Path) -> None:
         """Write the averaged weights beside the plain ones."""
-        save_file({name: tensor.cpu().contiguous() for name, tensor in self._averaged.items()}, folder / self.FILE)
+        save_tensors(self._averaged, folder / self.FILE)
 
     def load(self, folder: Path) -> None:
         """Go on from the average in ``folder``, whose names and shapes are those of the model's weights."""

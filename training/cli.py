@@ -137,6 +137,24 @@ def reweigh(
 
 
 @app.command()
+def rewrite(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder, of this version or an earlier one.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; left out: the same, replaced in one step.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Where the local folder is now that it was trained on and does not hold.")
+    ] = None,
+    text_backbone: Annotated[Path | None, typer.Option(help="The same for the folder that read its titles.")] = None,
+) -> None:
+    """Write an artifact as this version does: what it answers stays, parts that it lacked are added."""
+    with errors_as_one_line(console):
+        from modeling.build import Sources
+        from training.rewrite import rewrite as write_again
+
+        manifest = write_again(artifact, out or artifact, sources=Sources(backbone, text_backbone))
+    console.print(f"wrote {out or artifact} (version {manifest.version}, schema {manifest.schema_version})")
+
+
+@app.command()
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     data: Annotated[str, typer.Option(help="The data set it was trained on (name or folder), or another one.")],

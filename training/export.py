@@ -12,19 +12,17 @@ from numpy.typing import NDArray
 
 from index import Catalog
 from index.flat import FlatIndex
-from modeling.artifact import GoldenCase, Manifest, write_golden, write_manifest, write_model
+from modeling.artifact import Manifest, write_golden, write_manifest, write_model
 from modeling.atomic import replaced_folder
-from modeling.generation import Wanted
 from modeling.generative_artifact import write_generative
-from modeling.manifest import GenerativeManifest, WrittenCase
-from modeling.writer import Writer
+from modeling.manifest import GenerativeManifest
 from training.data.splits import FittedOn, Split
 from training.fit import Fitted
 from training.fit_writer import FittedWriter
+from training.golden import golden_cases, with_titles, written_cases
 from training.recipes.base import Recipe
 
 GOLDEN_CASES = 10
-GOLDEN_TOP = 10
 
 
 def write_artifact(
@@ -46,7 +44,9 @@ def write_artifact(
         catalog.write(work / "catalog.parquet")
         index = FlatIndex.build(vectors_ND)
         index.save(work / "index")
-        write_golden(work, _golden(fitted, split, index, catalog))
+        encoder = model.encoder
+        histories = with_titles(_histories(split, encoder.history_limit), catalog, model.spec.history.reads_text)
+        write_golden(work, golden_cases(encoder, index, catalog, histories))
         return write_manifest(
             work,
             model,
@@ -72,10 +72,12 @@ def write_writer(
     with replaced_folder(folder) as work:
         catalog = catalog_of(split, fitted_on)
         catalog.write(work / "catalog.parquet")
+        writer = fitted.writer
+        histories = with_titles(_histories(split, writer.history_limit), catalog, "text" in writer.reads)
         return write_generative(
             work,
-            fitted.writer,
-            _written(fitted.writer, split, catalog),
+            writer,
+            written_cases(writer, catalog, histories),
             instruction=recipe.history.instruction,
             collaborative=collaborative,
             **_facts(folder, recipe, split),
@@ -98,41 +100,10 @@ def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:
     }
 
 
-def _written(writer: Writer, split: Split, catalog: Catalog) -> list[WrittenCase]:
-    """Real histories of different lengths with what this very process writes."""
-    histories = _histories(split, writer.history_limit)
-    prompts = [writer.prepare(history) for history in histories]
-    wanted = [Wanted(GOLDEN_TOP, np.asarray(history, np.int64)) for history in histories]
-    return [
-        WrittenCase(
-            history=[catalog.item_ids[row] for row in history],
-            texts=[text.text for text in written.generated],
-            top=[catalog.item_ids[row] for row in written.rows_K],
-        )
-        for history, written in zip(histories, writer.write(prompts, wanted), strict=True)
-    ]
-
-
 def catalog_of(split: Split, fitted_on: FittedOn) -> Catalog:
     """The catalog in row order, popularity counted on what the model was fitted on."""
     data = split.dataset
     return Catalog(data.item_ids, data.titles, data.categories, split.popularity(fitted_on), fitted_on)
-
-
-def _golden(fitted: Fitted, split: Split, index: FlatIndex, catalog: Catalog) -> list[GoldenCase]:
-    """Real histories of different lengths with the answers this very process gives."""
-    encoder = fitted.model.encoder
-    histories = _histories(split, encoder.history_limit)
-    vectors = encoder.encode([encoder.prepare(history) for history in histories])
-    _, rows_BK = index.search(vectors, GOLDEN_TOP, exclude=[np.asarray(h, np.int64) for h in histories])
-    return [
-        GoldenCase(
-            history=[catalog.item_ids[row] for row in history],
-            vector=[float(value) for value in vector],
-            top=[catalog.item_ids[row] for row in rows if row >= 0],
-        )
-        for history, vector, rows in zip(histories, vectors, rows_BK, strict=True)
-    ]
 
 
 def _histories(split: Split, limit: int) -> list[list[int]]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import nn
 
 from index.codes import CodeReport, report_codes, residual_kmeans, with_counter
@@ -25,6 +24,7 @@ from modeling.prompt import TitleTokens
 from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks
 from modeling.tasks import Language, longest_prompt
+from modeling.tensor_files import save_arrays
 from modeling.whole_words import WholeWords
 from training.cooccurrence import neighbour_vectors
 from training.data.splits import Split
@@ -79,7 +79,10 @@ def name_items(recipe: Recipe, split: Split, *, folder: Path | None, work: Path,
         return _codes(recipe, split, work, seed, console)
     model, tokenizer = load_writer(recipe, folder)
     spelling, end = TitleSpelling(tokenizer, recipe.history.title_tokens), cast(int, tokenizer.eos_token_id)
-    return Named(model, spelling, spelling.spell(split.dataset.titles, end), end)
+    try:
+        return Named(model, spelling, spelling.spell(split.dataset.titles, end), end)
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name!r} cannot write the titles of {split.dataset.name}: {error}") from error
 
 
 def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
@@ -158,7 +161,7 @@ def _kept_codes(
         codes_NL, report = _any_codes(recipe, split, seed, console)
         work.mkdir(parents=True, exist_ok=True)
         part = work / f"{CODES}.{os.getpid()}"  # under torchrun every process makes the same codes
-        save_file({"codes": codes_NL}, part, metadata={"report": json.dumps(report)})
+        save_arrays({"codes": codes_NL}, part, metadata={"report": json.dumps(report)})
         part.replace(kept)
     with safe_open(kept, framework="numpy") as file:
         return file.get_tensor("codes"), json.loads(file.metadata()["report"])

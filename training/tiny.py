@@ -20,6 +20,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
 from modeling.atomic import replaced_folder
+from modeling.backbone import Pieces
 from training.recipes import RecipeError
 
 VOCABULARY = 4096
@@ -93,8 +94,9 @@ def _corpus(
 ) -> NDArray[np.int64]:
     """Item texts and histories (titles one after the other) as one stream of tokens, in random order."""
     end = tokenizer.get_vocab()[END]
-    title_ids = tokenizer(list(titles), add_special_tokens=False)["input_ids"]
-    documents = [[end, *ids] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    pieces = Pieces(tokenizer)
+    title_ids = pieces(titles)
+    documents = [[end, *ids] for ids in pieces(texts)]
     for sequence in sequences:
         documents.append([end, *(token for row in sequence for token in title_ids[row])])
     order = np.random.default_rng(seed).permutation(len(documents))

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modeling.build import trainable
+from modeling.tensor_files import save_tensors
 from training.average import WeightAverage
 from training.examples import EpochLoader, EpochWindows, LengthBatches, Window
 from training.module import Counted, TrainedModule
@@ -143,8 +144,7 @@ class RecommenderTrainer(Trainer):
             return
         folder = Path(output_dir or cast(str, self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: p.detach().cpu().contiguous() for name, p in trainable(cast(nn.Module, self.model)).items()}
-        save_file(weights, folder / WEIGHTS)
+        save_tensors(trainable(cast(nn.Module, self.model)), folder / WEIGHTS)
         if self._average:
             self._average.save(folder)
 

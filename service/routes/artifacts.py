@@ -150,7 +150,7 @@ def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> d
         "writes": writes,
         "history_limit": parts.reader.history_limit,
         "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],
-        "examples": [case.history for case in parts.golden[:EXAMPLES_SHOWN]],
+        "examples": [case.ids for case in parts.golden[:EXAMPLES_SHOWN] if case.ids],
     }
 
 

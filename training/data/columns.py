@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from modeling.text import plain_text
 from training.data.report import DataError
 
 Column = tuple[pl.Series, pl.Series]  # values, and a Boolean per row: the cell held a wrong kind of value
@@ -33,14 +34,13 @@ def ids(column: pl.Series, file: str) -> Column:
 
 
 def text(column: pl.Series, file: str) -> Column:
-    """Text with every run of white space as one space and none at the ends; nothing left means null."""
+    """Plain text, as models read it (`modeling.text`); nothing left means null."""
     if column.dtype == pl.Object:
         values, wrong = _by_value(column, pl.String, _text)
     elif column.dtype in (pl.String, pl.Null):
-        values, wrong = column.cast(pl.String), _none_wrong(column)
+        values, wrong = column.cast(pl.String).map_elements(plain_text, pl.String), _none_wrong(column)
     else:
         raise _wrong_type(column, file, "text")
-    values = values.str.replace_all(r"\s+", " ").str.strip_chars()
     return values.set(values == "", None), wrong
 
 
@@ -168,7 +168,7 @@ def _id(value: Any) -> str | None:
 
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
-        return value
+        return None if value is None else plain_text(value)
     raise ValueError
 
 

@@ -1,0 +1,88 @@
+"""Writes an artifact of an earlier version as this version writes it; its weights and its answers stay as they are.
+
+What changes: the map that whitens titles is put in row order, golden histories of free titles are added where the model
+reads text, and backbones that were local folders are copied into the artifact.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from index import Catalog, open_index
+from index.trie import TokenTrie
+from modeling.artifact import ArtifactError, check_golden, load_artifact, store_backbones, write_golden
+from modeling.atomic import replaced_folder
+from modeling.build import Sources
+from modeling.generative_artifact import load_generative
+from modeling.grounding_files import COLLABORATIVE
+from modeling.manifest import AnyManifest, GenerativeManifest, Manifest, read_any_manifest, seal
+from modeling.sources import neutral_recipe
+from modeling.tensor_files import save_arrays
+from modeling.title_check import check_titles, read_map
+from training.golden import golden_cases, with_titles, written_cases
+
+TEXT = "parts/text.safetensors"
+
+
+def rewrite(folder: Path, out: Path, *, sources: Sources | None = None) -> AnyManifest:
+    """Write ``folder`` to ``out``, which may be the same.
+
+    Args:
+        folder: an artifact.
+        out: folder to write.
+        sources: where local folders lie now that the artifact names and does not hold.
+
+    Raises:
+        ArtifactError: ``folder`` cannot be loaded, or does not answer its golden histories.
+    """
+    manifest = read_any_manifest(folder)
+    with replaced_folder(out) as work:
+        shutil.copytree(folder, work, dirs_exist_ok=True)
+        if isinstance(manifest, GenerativeManifest):
+            return _generative(folder, work, manifest)
+        return _dense(folder, work, manifest, sources or Sources())
+
+
+def _dense(folder: Path, work: Path, manifest: Manifest, sources: Sources) -> Manifest:
+    artifact = load_artifact(folder, sources=sources)
+    catalog = Catalog.read(folder / "catalog.parquet")
+    plain = [case for case in artifact.golden if not case.titles]
+    known = [[_row(catalog, item, folder) for item in case.ids] for case in plain]
+    check_golden(replace(artifact, golden=plain), known)
+    if manifest.text_dim:
+        arrays = load_file(work / TEXT)
+        arrays["map"], _ = read_map(arrays["map"], folder.name)
+        save_arrays(arrays, work / TEXT)
+    manifest = store_backbones(work, manifest, sources)
+    if "text" in manifest.capabilities.reads:
+        check_titles(artifact.encoder, catalog.titles, folder.name)
+        titled = with_titles(known, catalog, reads_text=True)[len(known) :]
+        write_golden(work, [*plain, *golden_cases(artifact.encoder, open_index(folder / "index"), catalog, titled)])
+    return seal(work, manifest)
+
+
+def _generative(folder: Path, work: Path, manifest: GenerativeManifest) -> GenerativeManifest:
+    nested = work / COLLABORATIVE
+    if nested.is_dir():
+        inner = read_any_manifest(nested)
+        assert isinstance(inner, Manifest), "what scores items is dense"
+        _dense(folder / COLLABORATIVE, nested, inner, Sources())
+    catalog = Catalog.read(folder / "catalog.parquet")
+    artifact = load_generative(folder, TokenTrie.build, catalog.popular())
+    if "text" in artifact.model.reads:
+        plain = [case for case in artifact.golden if not case.titles]
+        known = [[_row(catalog, item, folder) for item in case.ids] for case in plain]
+        histories = with_titles(known, catalog, reads_text=True)[len(known) :]
+        write_golden(work, [*plain, *written_cases(artifact.model, catalog, histories)])
+    return seal(work, manifest.model_copy(update={"recipe_data": neutral_recipe(manifest.recipe_data)}))
+
+
+def _row(catalog: Catalog, item_id: str, folder: Path) -> int:
+    row = catalog.row(item_id)
+    if row is None:
+        raise ArtifactError(f"golden.json of {folder.name} holds item {item_id!r}, which catalog.parquet does not have")
+    return row
