@@ -13,10 +13,20 @@ from index import CatalogError, IndexFolderError
 from modeling.adapter import AdapterError
 from modeling.artifact import ArtifactError
 from modeling.backbone import BackboneError
+from modeling.precision import PrecisionError
 from training.data import DataError, Dataset, load_dataset, shuffle_ties
 from training.recipes import RecipeError
 
-OURS = (DataError, RecipeError, ArtifactError, BackboneError, AdapterError, CatalogError, IndexFolderError)
+OURS = (
+    DataError,
+    RecipeError,
+    ArtifactError,
+    BackboneError,
+    AdapterError,
+    PrecisionError,
+    CatalogError,
+    IndexFolderError,
+)
 
 
 @contextlib.contextmanager
