@@ -73,7 +73,8 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
     torch.set_num_threads(1)
     settings = load_settings(artifacts=(folder,), port=port)
     configure_logging(settings.log_level, settings.log_format)
-    recommender.ENOUGH_POSITIONS[settings.precision] = settings.max_batch_tokens  # a GPU's batches have no such end
+    # a GPU's batches have no such end
+    recommender.ENOUGH_POSITIONS.update(dict.fromkeys(recommender.ENOUGH_POSITIONS, settings.max_batch_tokens))
 
     def opens(folder: Path, device: str) -> AnyParts:
         parts = open_parts(folder, device)

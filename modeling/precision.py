@@ -84,7 +84,7 @@ def quantise(backbone: nn.Module) -> int:
     if not exact_products():
         raise PrecisionError(
             "precision int8 needs a processor that multiplies eight-bit integers without overflow (AVX-VNNI, AVX-512 "
-            "VNNI or AMX on x86), and this one does not: use fp32 or bf16"
+            "VNNI or AMX on x86), and this one does not: use fp32 or auto"
         )
     count = 0
     for owner in list(backbone.modules()):

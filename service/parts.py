@@ -20,8 +20,17 @@ from modeling.backbone import BackboneError, resolve_source
 from modeling.corrected import correct
 from modeling.generation import GenerativeModel
 from modeling.generative_artifact import load_generative
-from modeling.manifest import CommonManifest, GenerativeManifest, Manifest, WrittenCase, one_line, read_any_manifest
+from modeling.manifest import (
+    AnyManifest,
+    CommonManifest,
+    GenerativeManifest,
+    Manifest,
+    WrittenCase,
+    one_line,
+    read_any_manifest,
+)
 from modeling.precision import Precision, PrecisionError
+from modeling.precision_choice import PrecisionAsked, settle
 from modeling.title_check import check_title_tokens, check_titles, sample_rows
 from modeling.topk import DeviceIndex
 from modeling.user_encoder import UserEncoder
@@ -32,6 +41,7 @@ CATALOG, INDEX = "catalog.parquet", "index/"
 TITLE_TOKENS, ITEM_TOKENS = "title_tokens.safetensors", "item_tokens.safetensors"
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
+FORCE = "set ANYO_PRECISION_FORCED=true to use it anyway"
 
 POOL = Pool()
 BACKBONES: WeakSet[nn.Module] = WeakSet()  # of dense models on a processor in fp32, adapters merged
@@ -87,24 +97,39 @@ AnyParts = Parts | GenerativeParts
 def open_parts(
     folder: Path,
     device: str,
-    precision: Precision = "fp32",
+    precision: PrecisionAsked = "fp32",
     batch_positions: int = 2048,
     share_backbone: bool = True,
+    precision_forced: bool = False,
 ) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
-    `precision` is that of language models. A GPU makes itself ready for dense batches of up to `batch_positions`.
+    `precision` is that of language models: `auto` measures, and one that is slower than fp32 here is refused unless it
+    is forced (modeling/precision_choice.py). A GPU makes itself ready for dense batches of up to `batch_positions`.
     `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one that was tuned from
     the same backbone.
     """
     try:
-        if isinstance(read_any_manifest(folder), GenerativeManifest):
-            return _open_generative(folder, device, precision, share_backbone)
-        return _open_dense(folder, device, precision, batch_positions)
+        manifest = read_any_manifest(folder)
+        taken = _precision(manifest, precision, device, precision_forced)
+        if isinstance(manifest, GenerativeManifest):
+            return _open_generative(folder, device, taken, share_backbone)
+        return _open_dense(folder, device, taken, batch_positions)
     except (ArtifactError, BackboneError, CatalogError, IndexFolderError, PrecisionError, TrieError, OSError) as error:
         raise StartError(str(error)) from error
     except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
         raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
+
+
+def _precision(manifest: AnyManifest, asked: PrecisionAsked, device: str, forced: bool) -> Precision:
+    """Of one artifact; a small network of its own stays as it is, but for a dense one that is asked for in bf16."""
+    own = manifest.names == "codes" if isinstance(manifest, GenerativeManifest) else manifest.model.backbone.own
+    if own and (asked in ("auto", "int8") or isinstance(manifest, GenerativeManifest)):
+        return "fp32"
+    found = settle(asked, device, forced=forced, force_with=FORCE)
+    if found.milliseconds:
+        log.info("precision", artifact=manifest.name, asked=asked, taken=found.taken, milliseconds=found.milliseconds)
+    return found.taken
 
 
 def _open_dense(folder: Path, device: str, precision: Precision, batch_positions: int) -> Parts:

@@ -54,7 +54,7 @@ class Recommender(Answerer):
         self._metrics = metrics
         self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
         self._fast = fast = cast("FastForward | None", getattr(parts.encoder, "fast", None))
-        self._positions = ENOUGH_POSITIONS[settings.precision] if settings.device == "cpu" else None
+        self._positions = ENOUGH_POSITIONS[parts.precision] if settings.device == "cpu" else None
         limits = Limits(
             settings.max_batch_tokens,
             settings.max_batch_requests,

@@ -52,6 +52,7 @@ class Service:
             precision=settings.precision,
             batch_positions=settings.max_batch_tokens,
             share_backbone=settings.share_backbone,
+            precision_forced=settings.precision_forced,
         )
         self.registry = Registry(settings, self.store, self.metrics, opener, self._cache)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)

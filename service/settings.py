@@ -170,13 +170,19 @@ class Settings(BaseSettings):
         pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Where the model runs: cpu, cuda or cuda:1; a device that is not there stops the start.",
     )
-    precision: Literal["fp32", "bf16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="fp32",
         description="Of the language models of artifacts of both kinds: fp32 gives the vectors and texts of training; "
         "bf16 halves their memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU); int8 "
         "keeps their maps in a quarter, for a processor with VNNI or AMX (others, and GPUs, refuse it). With either, "
         "items and texts with near-equal scores may change places: `python -m benchmarks.precision` says what an "
-        "artifact loses.",
+        "artifact loses. auto measures at the first load, takes bf16 where it is faster and else fp32, and logs which "
+        "and why (event `precision`). bf16 or int8 that is slower than fp32 here is refused at the start.",
+    )
+    precision_forced: bool = Field(
+        default=False,
+        description="Take ANYO_PRECISION unmeasured, even where it is slower than fp32: for the memory it saves. It "
+        "changes nothing for auto.",
     )
     share_backbone: bool = Field(
         default=True,
@@ -440,7 +446,9 @@ class Settings(BaseSettings):
                 "a slow store would end every request with 504 before it could be answered without the store"
             )
         if self.precision == "int8" and self.device != "cpu":
-            raise ValueError(f"precision int8 runs on the cpu only, and device is {self.device!r}; use bf16 there")
+            raise ValueError(
+                f"precision int8 runs on the cpu only, and device is {self.device!r}; use auto or bf16 there"
+            )
         if not self.store.startswith("sqlite:"):
             self._at_most_half("redis_timeout_ms", "store_timeout_ms")
             self._at_most_half("redis_write_timeout_ms", "deadline_ms")

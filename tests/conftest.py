@@ -1,4 +1,5 @@
-"""What every test shares: skips fail in CI, GPU tests are left out without a GPU, where real data lies.
+"""What every test shares: skips fail in CI, tests that need other hardware are left out and counted, where real data
+lies.
 
 `TEST_DATA` names a folder with real data sets (`amazon-beauty/`, `movielens-small/`, …); without it, the
 folder `shared/data` beside the checkout is used where there is one.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -41,14 +43,65 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def _gpu() -> bool:
+    return shutil.which("nvidia-smi") is not None
+
+
+def _linux() -> bool:
+    return sys.platform.startswith("linux")
+
+
+def _bf16() -> bool:
+    """Asked of torch and not of our own probe: a probe that breaks must fail tests, not leave them out."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _int8() -> bool:
+    """Instructions before VNNI add pairs of products in 16 bits, which overflow."""
+    import torch
+
+    large = torch.full((16, 512), 127, dtype=torch.int8)
+    return bool((torch._int_mm(large, large.T[:, :8].contiguous()) == 512 * 127 * 127).all())
+
+
+def _amx() -> bool:
+    import torch
+
+    hidden = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return bool(torch.cpu._is_amx_tile_supported()) and ("AMX" in hidden or hidden in ("", "ALL", "DEFAULT"))
+
+
+HARDWARE: dict[str, tuple[str, Callable[[], bool]]] = {
+    "gpu": ("an NVIDIA GPU", _gpu),
+    "linux": ("Linux", _linux),
+    "bf16": ("a processor with products in bf16 (AVX-512 or AMX)", _bf16),
+    "int8": ("a processor with exact products of eight-bit integers (VNNI or AMX)", _int8),
+    "amx": ("a processor with AMX", _amx),
+}
+"""Marker: what a test with it needs, and whether it is here. Probes run only where a test asks."""
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked `gpu` out where there is no NVIDIA GPU (deselected, and counted as such)."""
-    if shutil.which("nvidia-smi"):
-        return
-    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if needs_gpu:
-        config.hook.pytest_deselected(items=needs_gpu)
-        items[:] = [item for item in items if item not in needs_gpu]
+    """Leave tests out whose hardware is not here (deselected, and counted in the summary)."""
+    kept, counts = items, config.stash.setdefault(LEFT_OUT, {})
+    for marker, (_, here) in HARDWARE.items():
+        needing = [item for item in kept if item.get_closest_marker(marker)]
+        if needing and not here():
+            counts[marker] = len(needing)
+            config.hook.pytest_deselected(items=needing)
+            kept = [item for item in kept if item not in needing]
+    items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line for every kind of hardware that tests were left out for."""
+    for marker, count in config.stash.get(LEFT_OUT, {}).items():
+        terminalreporter.write_line(
+            f"left out: {count} {'test needs' if count == 1 else 'tests need'} {HARDWARE[marker][0]}"
+        )
 
 
 @pytest.fixture(scope="session")

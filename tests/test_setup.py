@@ -49,7 +49,7 @@ def write_torch_wheel(folder: Path, version: str, requires: list[str]) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux wheels bring CUDA along")
+@pytest.mark.linux  # only its wheels bring CUDA along
 def test_pips_plan_shows_the_cuda_packages(setup_script: ModuleType, wheels: Path) -> None:
     write_torch_wheel(wheels, "2.13.0", CUDA)
     assert setup_script.cuda_packages(setup_script.plan("torch==2.13.0")) == CUDA[1:]

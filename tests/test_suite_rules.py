@@ -1,4 +1,4 @@
-"""tests/conftest.py: in CI a skipped test fails the run; on a laptop it is only skipped."""
+"""tests/conftest.py: in CI a skipped test fails the run; what needs other hardware is left out, and counted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.conftest import HARDWARE
 
 CONFTEST = Path(__file__).resolve().parent / "conftest.py"
 SKIPS = {
@@ -39,3 +43,34 @@ def test_a_skip_is_only_a_skip_on_a_laptop(tmp_path: Path) -> None:
     finished = run_skipping_tests(tmp_path, ci="")
     assert "3 skipped" in finished.stdout
     assert "failed" not in finished.stdout
+
+
+NEEDS = """
+import pytest
+@pytest.mark.{marker}
+def test_a():
+    raise AssertionError("it ran")
+@pytest.mark.{marker}
+def test_b():
+    raise AssertionError("it ran")
+def test_c():
+    pass
+"""
+
+
+@pytest.mark.parametrize("marker", list(HARDWARE))
+@pytest.mark.parametrize("here", [True, False])
+def test_what_needs_other_hardware_is_left_out_and_counted_and_no_skip(marker: str, here: bool, tmp_path: Path) -> None:
+    shutil.copy(CONFTEST, tmp_path)
+    probe = f"HARDWARE[{marker!r}] = (HARDWARE[{marker!r}][0], lambda: {here})\n"
+    with (tmp_path / "conftest.py").open("a") as file:
+        file.write(probe)
+    (tmp_path / "test_needs.py").write_text(NEEDS.format(marker=marker))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    finished = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "CI": "true"}, capture_output=True, text=True, check=False
+    )
+    line = f"left out: 2 tests need {HARDWARE[marker][0]}"
+    assert (line in finished.stdout) != here
+    assert ("2 failed, 1 passed" if here else "1 passed, 2 deselected") in finished.stdout
+    assert "skipped" not in finished.stdout

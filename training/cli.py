@@ -64,7 +64,12 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="slot.field=value, e.g. optimizer.epochs=20; repeatable.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16 (mixed precision).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 (mixed precision), or auto: the faster of them, as measured here.")
+    ] = "fp32",
+    force_precision: Annotated[
+        bool, typer.Option("--force-precision", help="Take --precision even where it is slower than fp32.")
+    ] = False,
     split: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out",
     ties: Ties = "file",
     refit: Annotated[
@@ -81,8 +86,8 @@ def train(
         from training.recipes import RecipeError, get_recipe
         from training.run import RunOptions, run
 
-        if precision not in ("fp32", "bf16"):
-            raise RecipeError(f"precision {precision!r} is not allowed; allowed are fp32 and bf16")
+        if precision not in ("auto", "fp32", "bf16"):
+            raise RecipeError(f"precision {precision!r} is not allowed; allowed are auto, fp32 and bf16")
         chosen = get_recipe(recipe, settings or [], backbone=backbone)
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
         _use_cores()
@@ -91,6 +96,7 @@ def train(
             seed=seed,
             time_budget=time_budget,
             precision=precision,  # type: ignore[arg-type]
+            precision_forced=force_precision,
             split=split,
             refit=refit,
             id_model=id_model,

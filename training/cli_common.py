@@ -36,6 +36,7 @@ _OURS = {
     "modeling.manifest": "ArtifactError",
     "modeling.backbone": "BackboneError",
     "modeling.adapter": "AdapterError",
+    "modeling.precision": "PrecisionError",
     "index.catalog": "CatalogError",
     "index.base": "IndexFolderError",
 }

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from index import Catalog
 from modeling.artifact import ArtifactError, read_manifest
 from modeling.build import Sources, TextVectors
 from modeling.manifest import AnyManifest
+from modeling.precision_choice import PrecisionAsked, Settled, settle
 from training.data.dataset import Dataset
 from training.data.splits import FittedOn, Split, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
@@ -47,7 +48,8 @@ class RunOptions:
     out: Path
     seed: int = 0
     time_budget: float | None = None
-    precision: Precision = "fp32"
+    precision: PrecisionAsked = "fp32"
+    precision_forced: bool = False
     split: str = "leave-one-out"
     refit: bool = False
     id_model: Path | None = None
@@ -85,8 +87,9 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         # batches of placeholders give the map of item vectors no gradient, and others on other processes would wait
         raise RecipeError(f"recipe {recipe.name!r} trains in one process: started in {processes}; allowed is 1")
     split = split_of(dataset, options.split)
+    precision = _precision(options, console)
     anchor = _id_model_vectors(recipe, split, options.id_model)
-    work = _work_folder(recipe, dataset, options)
+    work = _work_folder(recipe, dataset, options, precision.taken)
     sources = _sources(recipe, split, options, console)
     way: _Dense | Writing = (
         _Dense(recipe, split, sources, read_text(recipe, split, sources, console), console)
@@ -97,7 +100,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         work=work / "train",
         seed=options.seed,
         minutes=options.time_budget,
-        precision=options.precision,
+        precision=cast(Precision, precision.taken),
         anchor_ND=anchor,
     )
     fitted = way.fit(fit_options)
@@ -116,7 +119,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         options.out,
         fitted_on=fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training={**_training_record(recipe, fitted, dataset, options), **way.report},
+        training={**_training_record(recipe, fitted, dataset, options, precision), **way.report},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
@@ -225,14 +228,37 @@ def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console
     return Sources(backbone=folder if user else None, text_backbone=folder if text and not user else None)
 
 
-def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions) -> Path:
+def _precision(options: RunOptions, console: Console) -> Settled:
+    """What the run computes in; measured where it was not simply fp32, and said.
+
+    Raises:
+        RecipeError: several processes would each measure.
+        PrecisionError: bf16 was asked for and is slower here.
+    """
+    import torch
+
+    if options.precision == "int8":
+        raise RecipeError("precision 'int8' is not allowed in training; allowed are auto, fp32 and bf16")
+    if options.precision == "auto" and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise RecipeError(
+            f"precision 'auto' is measured in one process, and {processes} were started: name fp32 or bf16"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    force_with = "add --force-precision to have it all the same"
+    settled = settle(options.precision, device, training=True, forced=options.precision_forced, force_with=force_with)
+    if settled.milliseconds:
+        console.print(f"precision {settled}", highlight=False)
+    return settled
+
+
+def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions, precision: str) -> Path:
     """Where checkpoints live: named by everything that decides the result, so that only the same run resumes."""
     decides = [
         recipe.model_dump(mode="json"),
         dataset.sha256,
         dataset.ties,
         options.seed,
-        options.precision,
+        precision,
         options.split,
     ]
     if recipe.requires is not None and options.id_model is not None:
@@ -285,7 +311,9 @@ def check_id_model(recipe: Recipe, split: Split, folder: Path) -> NDArray[np.int
     return np.asarray(rows, np.int64)
 
 
-def _training_record(recipe: Recipe, fitted: Trained, dataset: Dataset, options: RunOptions) -> dict[str, Any]:
+def _training_record(
+    recipe: Recipe, fitted: Trained, dataset: Dataset, options: RunOptions, precision: Settled
+) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -297,7 +325,9 @@ def _training_record(recipe: Recipe, fitted: Trained, dataset: Dataset, options:
         "stopped_by": fitted.stopped_by,
         "seed": options.seed,
         "ties": dataset.ties,
-        "precision": options.precision,
+        "precision": precision.taken,
+        "precision_asked": precision.asked,
+        "precision_milliseconds": {name: round(spent, 3) for name, spent in precision.milliseconds.items()},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

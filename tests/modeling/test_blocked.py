@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling import adapter, blocked
-from modeling.blocked import BlockedLinear, added, all_filled, filled, gated, put_in_blocks
+from modeling.blocked import BlockedLinear, added, all_filled, filled, gated, multiple_of, put_in_blocks
 from modeling.build import Model
 from modeling.user_encoder import UserEncoder
 from service.sharing import Pool, share_weights
 from tests.modeling.conftest import backbone_folder
+from tests.modeling.products import BOTH_BF16, use_products
 
 __all__ = ["backbone_folder"]  # a fixture
 
-pytestmark = pytest.mark.skipif(
-    blocked._found() is None and not os.environ.get("CI"), reason="no products of blocks in bf16 on this processor"
-)
 HISTORIES = [[3], [0, 5, 7, 2, 9, 11, 4], [1, 2], [8, 8, 10, 1], list(range(12))]
 ROUNDING = 2**-7
 """Relative: one place of bf16."""
+
+
+@pytest.fixture(params=BOTH_BF16)
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_products(request.param, monkeypatch)
 
 
 def maps(*shape: int, bias: bool = False) -> tuple[nn.Linear, BlockedLinear]:
@@ -41,6 +43,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found.float(), expected.float(), rtol=2 * ROUNDING, atol=2 * ROUNDING)
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("positions", [(1,), (3,), (61,), (320,), (2, 7)])
 def test_a_map_in_blocks_is_the_map(positions: tuple[int, ...], bias: bool) -> None:
@@ -51,6 +54,7 @@ def test_a_map_in_blocks_is_the_map(positions: tuple[int, ...], bias: bool) -> N
         assert torch.equal(map_(states)[..., :1, :], map_(states[..., :1, :])), "a row depends on no other row"
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("positions", [1, 5, 200])
 def test_what_follows_a_product_is_done_by_it(positions: int) -> None:
     (gate, gate_b), (up, up_b), (down, down_b) = maps(64, 96), maps(64, 96, bias=True), maps(96, 64)
@@ -68,6 +72,7 @@ def test_what_follows_a_product_is_done_by_it(positions: int) -> None:
     assert torch.equal(states, before), "the residual is read, not written to"
 
 
+@pytest.mark.usefixtures("products")
 def test_a_backbone_computes_the_same_and_holds_its_weights_once(backbone_folder: Callable[[str], Path]) -> None:
     from transformers import AutoModel
 
@@ -94,6 +99,7 @@ def size_of(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+@pytest.mark.bf16  # plain weights are shared as any others: tests/service/test_sharing.py
 def test_two_models_share_maps_in_blocks() -> None:
     (plain, first), (_, other) = maps(64, 96), maps(96, 64)
     second = BlockedLinear(plain)
@@ -107,13 +113,34 @@ def test_two_models_share_maps_in_blocks() -> None:
         assert_close(second(states), plain(states))
 
 
-def test_other_types_and_processors_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_types_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_products("reference", monkeypatch)
     assert put_in_blocks(nn.Sequential(nn.Linear(8, 8))) == 0
-    monkeypatch.setattr(blocked, "_found", lambda: None)
-    half = nn.Sequential(nn.Linear(8, 8).to(torch.bfloat16))
-    assert put_in_blocks(half) == 0 and type(half[0]) is nn.Linear
+    assert put_in_blocks(nn.Sequential(nn.Linear(8, 8).to(torch.bfloat16))) == 1
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "bert"])
+def test_without_such_products_maps_stay_and_compute_the_same(
+    architecture: str, small_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_products("plain", monkeypatch)
+    plain, states = nn.Linear(8, 8), torch.randn(5, 8, dtype=torch.bfloat16)
+    half = nn.Sequential(plain.to(torch.bfloat16))
+    assert put_in_blocks(half) == 0 and type(half[0]) is nn.Linear and multiple_of(half) == 1
+    with torch.inference_mode():
+        found = added(plain, states, states.clone()), gated(plain, nn.SiLU(), plain, states)
+        exact = F.linear(states.float(), plain.weight.float(), plain.bias.float())
+    for each, expected in zip(found, (exact + states.float(), F.silu(exact) * exact), strict=True):
+        torch.testing.assert_close(each.float(), expected, rtol=4 * ROUNDING, atol=4 * ROUNDING)
+    encoder = small_model("titles", architecture).encoder
+    expected_BD = encode(encoder, HISTORIES)
+    encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
+    encoder.items.freeze()
+    assert put_in_blocks(encoder.backbone) == 0 and encoder.speed_up() == ""
+    assert_same_direction(encode(encoder, HISTORIES), expected_BD)
+
+
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("architecture", ["qwen3", "bert"])
 def test_an_encoder_gives_its_maps_few_numbers_of_positions(
     architecture: str, small_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
@@ -128,13 +155,12 @@ def test_an_encoder_gives_its_maps_few_numbers_of_positions(
     for size in (1, 3):
         for start in range(0, len(HISTORIES), size):
             found_BD = encode(encoder, HISTORIES[start : start + size])
-            want_BD = expected_BD[start : start + size]
-            cosines = (found_BD * want_BD).sum(1) / np.linalg.norm(found_BD, axis=1) / np.linalg.norm(want_BD, axis=1)
-            assert cosines.min() > 0.995
+            assert_same_direction(found_BD, expected_BD[start : start + size])
     counts = {count for _, count, *_ in met}
     assert len(counts) > 1 and counts <= set(all_filled(1000, blocked.MULTIPLE))
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("architecture", ["qwen3", "bert"])
 def test_no_history_brings_a_product_that_was_not_met_before(
     architecture: str, small_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
@@ -165,9 +191,10 @@ def test_numbers_of_positions_are_few_and_hardly_larger() -> None:
 def products_met(monkeypatch: pytest.MonkeyPatch) -> set[tuple[Any, ...]]:
     """Filled with every kind of product from now on: what it is, its positions, the map's shape, what follows it."""
     met: set[tuple[Any, ...]] = set()
+    kind = type(blocked._found())
 
     def noting(name: str) -> Callable[..., Any]:
-        whole = getattr(blocked._Products, name)
+        whole = getattr(kind, name)
 
         def noted(self: Any, states: torch.Tensor, *more: Any) -> Any:
             map_, then = more[-2:]
@@ -177,14 +204,26 @@ def products_met(monkeypatch: pytest.MonkeyPatch) -> set[tuple[Any, ...]]:
         return noted
 
     for name in ("alone", "joined"):
-        monkeypatch.setattr(blocked._Products, name, noting(name))
+        monkeypatch.setattr(kind, name, noting(name))
     return met
+
+
+def assert_same_direction(found_BD: np.ndarray, expected_BD: np.ndarray) -> None:
+    cosines = (found_BD * expected_BD).sum(1) / np.linalg.norm(found_BD, axis=1) / np.linalg.norm(expected_BD, axis=1)
+    assert cosines.min() > 0.995
 
 
 def encode(encoder: UserEncoder, histories: list[list[int]]) -> np.ndarray:
     return encoder.encode([encoder.prepare(history) for history in histories])
 
 
+def test_products_are_used_where_the_processor_has_them() -> None:
+    """The markers of tests ask torch, so this notices a probe of ours that finds nothing any more."""
+    has = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (blocked._found() is not None) == bool(has)
+
+
+@pytest.mark.bf16
 def test_operators_that_are_called_otherwise_or_compute_otherwise_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocked._found() is not None
     for broken in (lambda self, weight_OI: self._reorder(2 * weight_OI, None), lambda self: None):

@@ -15,16 +15,18 @@ from torch import nn
 
 from modeling import adapter
 from modeling.build import Model
-from modeling.precision import Int8Linear, PrecisionError, Rows, exact_products, quantise, read_once
+from modeling.precision import Int8Linear, PrecisionError, Rows, quantise, read_once
 from modeling.reuse import ReusedStates
 from modeling.user_encoder import UserEncoder
+from tests.modeling.products import BOTH_INT8, use_products
 
 Build = Callable[..., Model]
 HISTORIES = [[3], [0, 5, 7, 2, 9, 11, 4], [1, 2], [8, 8, 10, 1], list(range(12))]
 
-needs_products = pytest.mark.skipif(
-    not exact_products() and not os.environ.get("CI"), reason="this processor has no exact products of int8"
-)
+
+@pytest.fixture(params=BOTH_INT8)
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_products(request.param, monkeypatch)
 
 
 def rounded(model: Model) -> UserEncoder:
@@ -48,7 +50,7 @@ def test_rows_are_rounded_each_by_its_own_largest() -> None:
     torch.testing.assert_close(rows.integers_PI * rows.scales_P1, states_PI, atol=0.5, rtol=0.0)
 
 
-@needs_products
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_map_multiplies_what_is_rounded_exactly(bias: bool) -> None:
     torch.manual_seed(0)
@@ -63,7 +65,7 @@ def test_a_map_multiplies_what_is_rounded_exactly(bias: bool) -> None:
     assert isinstance(read_once(rounded_map, given), Rows) and read_once(plain, given) is given
 
 
-@needs_products
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "mistral", "bert", "gemma3", "opt"])
 @pytest.mark.parametrize("form", ["titles", "compressed"])
 def test_vectors_stay_close_and_do_not_depend_on_the_batch(form: str, architecture: str, small_model: Build) -> None:
@@ -79,7 +81,7 @@ def test_vectors_stay_close_and_do_not_depend_on_the_batch(form: str, architectu
     np.testing.assert_allclose(alone, found, atol=5e-3)  # a rounding may fall the other way
 
 
-@needs_products
+@pytest.mark.usefixtures("products")
 def test_a_user_who_comes_back_has_the_same_vector(small_model: Build) -> None:
     encoder = rounded(small_model("titles"))
     assert encoder.fast is not None
@@ -90,7 +92,7 @@ def test_a_user_who_comes_back_has_the_same_vector(small_model: Build) -> None:
     np.testing.assert_allclose(found, encode(encoder, [[4, 2, 9, 1]]), atol=5e-3)
 
 
-@needs_products
+@pytest.mark.usefixtures("products")
 def test_maps_take_a_quarter(small_model: Build) -> None:
     backbone = small_model("compressed").encoder.backbone
     maps = [each for each in backbone.modules() if type(each) is nn.Linear]
@@ -101,13 +103,13 @@ def test_maps_take_a_quarter(small_model: Build) -> None:
     assert not any(type(each) is nn.Linear for each in backbone.modules())
 
 
-@needs_products
+@pytest.mark.usefixtures("products")
 def test_a_network_without_maps_of_the_usual_kind_is_refused(small_model: Build) -> None:
     with pytest.raises(PrecisionError, match="GPT2Model has no linear maps of the usual kind"):
         rounded(small_model("compressed", "gpt2"))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the processor's instructions are hidden on Linux")
+@pytest.mark.linux  # where environment variables hide instructions
 def test_products_that_overflow_are_noticed() -> None:
     """Without VNNI, pairs of products are added in 16 bits and saturate: wrong sums, in silence."""
     code = (
@@ -116,7 +118,7 @@ def test_products_that_overflow_are_noticed() -> None:
         "torch.full((512, 1), 127, dtype=torch.int8))[0, 0]) == 512 * 127 * 127\n"
         "assert exact_products() == right, right\n"
         "try: quantise(torch.nn.Sequential(torch.nn.Linear(8, 8)))\n"
-        "except PrecisionError as error: assert not right and 'use fp32 or bf16' in str(error)\n"
+        "except PrecisionError as error: assert not right and 'use fp32 or auto' in str(error)\n"
         "else: assert right\n"
     )
     for instructions in ("DEFAULT", "AVX2"):

@@ -92,7 +92,7 @@ libc.fflush(stream)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
+@pytest.mark.linux  # glibc's own
 @pytest.mark.parametrize(("asked", "most"), [(None, cores.ARENAS), ("6", 6)])
 def test_threads_share_heaps_unless_the_environment_says_otherwise(asked: str | None, most: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
@@ -135,7 +135,7 @@ print(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
+@pytest.mark.linux  # glibc's own
 def test_threads_that_multiply_keep_no_memory_of_it() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MKL_DISABLE_FAST_MM"}
     done = subprocess.run([sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, check=True)

@@ -178,11 +178,11 @@ async def test_before_the_first_user_every_length_of_a_batch_was_met_by_both_kin
     monkeypatch.setattr(
         FastForward, "meet_lengths", lambda self, positions: met.add((positions, torch.get_num_threads()))
     )
-    parts = make_parts()
+    parts = dataclasses.replace(make_parts(), precision=precision)
     fast: Any = object.__new__(FastForward)
     cast(Any, parts.encoder).fast = fast
     cores = shares(2, 0)
-    async with running(parts, precision=precision, lanes=2, warmup_requests=1):
+    async with running(parts, lanes=2, warmup_requests=1):
         assert met == {(ENOUGH_POSITIONS[precision], threads) for threads in (cores.threads, cores.alone)}
     met.clear()
     async with running(parts, warmup_requests=0):

@@ -42,7 +42,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(
 
 def test_eight_bits_are_for_the_processor() -> None:
     assert load_settings(precision="int8").precision == "int8"
-    with pytest.raises(SettingsError, match="precision int8 runs on the cpu only, and device is 'cuda:1'; use bf16"):
+    with pytest.raises(SettingsError, match="precision int8 runs on the cpu only, and device is 'cuda:1'; use auto"):
         load_settings(precision="int8", device="cuda:1")
 
 

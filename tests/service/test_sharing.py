@@ -27,6 +27,7 @@ from service.service import Service
 from service.settings import load_settings
 from service.sharing import Piece, Pool, give_memory_back, share_weights, total_bytes
 from tests.modeling.conftest import ITEMS, TITLES, backbone_folder, small_model
+from tests.modeling.products import ALL, use_products
 from tests.modeling.test_corrected import backbone, states, tuned
 
 __all__ = ["backbone_folder", "small_model"]  # fixtures
@@ -218,15 +219,18 @@ async def test_swaps_of_real_artifacts_answer_as_their_files_say_and_leave_nothi
     del service, client, transport
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(("precision", "products"), ALL)
 async def test_a_language_model_serves_fast_and_in_every_precision(
-    precision: Precision, small_model: Build, tmp_path: Path
+    precision: Precision, products: str, small_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its golden answers are checked at the start; the vectors are those of the plain forward."""
+    use_products(products, monkeypatch)
     folder = write(small_model("titles", seed=1), tmp_path / "one")
     plain = load_artifact(folder).encoder
     assert plain.fast is None
-    service = Service(load_settings(artifacts=(folder,), store="sqlite:///:memory:", precision=precision, lanes=2))
+    service = Service(load_settings(
+        artifacts=(folder,), store="sqlite:///:memory:", precision=precision, precision_forced=True, lanes=2,
+    ))  # fmt: skip
     await service.start()
     assert service.loading is not None
     await service.loading

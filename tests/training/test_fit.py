@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ import polars as pl
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+from modeling import precision_choice
 from modeling.artifact import check_golden, load_artifact
 from modeling.build import Sources, TextVectors, build_model
 from modeling.items import Whitening
+from modeling.precision_choice import PrecisionAsked
+from training.cli import app
 from training.data import DataError
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
@@ -29,7 +34,7 @@ from training.evaluate import encode_users, rank_all
 from training.examples import EpochWindows, LengthBatches, TrainingBatch, collate
 from training.fit import FitOptions, fit, quick_metrics
 from training.module import RetrievalModule
-from training.recipes import get_recipe
+from training.recipes import RecipeError, get_recipe
 from training.run import RunOptions, run
 from training.trainer import last_complete_checkpoint
 
@@ -170,6 +175,41 @@ def test_a_run_learns_and_its_artifact_answers_the_same(dataset: Dataset, tmp_pa
     check_golden(artifact, [[row_of[item] for item in case.history] for case in artifact.golden])
     assert artifact.manifest.training["best_epoch"] <= artifact.manifest.training["epochs"] == 12
     assert not list(tmp_path.glob(".model*")), "work folders must be gone after success"
+
+
+@pytest.mark.parametrize(
+    ("asked", "times", "taken"), [("auto", 0.4, "bf16"), ("auto", 9.0, "fp32"), ("fp32", 0.4, "fp32")]
+)
+def test_the_manifest_says_which_precision_was_taken_and_why(
+    asked: PrecisionAsked, times: float, taken: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_choice, "measure", lambda device, training, other: {"fp32": 2.0, other: 2 * times})
+    said = Console(file=StringIO(), width=200)
+    recipe = get_recipe("sasrec", [*SMALL, "optimizer.epochs=1"])
+    record = run(recipe, dataset, RunOptions(out=tmp_path / "model", precision=asked), said).manifest.training
+    assert (record["precision"], record["precision_asked"]) == (taken, asked)
+    assert record["precision_milliseconds"] == ({} if asked == "fp32" else {"fp32": 2.0, "bf16": 2 * times})
+    assert (f"precision {taken} (asked for: auto" in said.file.getvalue()) == (asked == "auto")  # type: ignore[attr-defined]
+
+
+def test_mixed_precision_that_is_slower_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_choice, "measure", lambda device, training, other: {"fp32": 2.0, other: 18.0})
+    command = ["train", "sasrec", "--data", str(write_dataset(tmp_path / "data")), "--out", str(tmp_path / "model")]
+    small = [word for setting in (*SMALL, "optimizer.epochs=1") for word in ("--set", setting)]
+    done = CliRunner().invoke(app, [*command, *small, "--precision", "bf16"])
+    assert done.exit_code == 2 and not (tmp_path / "model").exists()
+    assert "bf16 is slower than fp32 here: a layer takes 18.00 ms" in done.output and "--force-precision" in done.output
+    done = CliRunner().invoke(app, [*command, *small, "--precision", "bf16", "--force-precision"])
+    assert done.exit_code == 0, done.output
+    assert load_artifact(tmp_path / "model").manifest.training["precision"] == "bf16"
+
+
+def test_auto_is_refused_where_several_processes_would_each_measure(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="2 were started: name fp32 or bf16"):
+        run(get_recipe("sasrec", SMALL), dataset, RunOptions(out=tmp_path / "model", precision="auto"), QUIET)
 
 
 def _final_weights(options: FitOptions, dataset: Dataset) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ from service.service import Service
 from service.settings import load_settings
 from service.sharing import total_bytes
 from tests.modeling.conftest import TITLES, backbone_folder
+from tests.modeling.products import ALL, use_products
 from tests.training.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Targets, leave_one_out
@@ -349,18 +350,20 @@ def test_the_service_opens_it_and_counts_what_it_holds(trained: Path) -> None:
     assert total_bytes([parts.pieces]) < held, "what LoRA did not touch is held once for the tuned and the base model"
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("int8", torch.float32)])
+@pytest.mark.parametrize(("precision", "products"), ALL[1:])
 async def test_the_service_writes_with_fewer_bits(
-    precision: Precision, dtype: torch.dtype, trained: Path, ring: Dataset
+    precision: Precision, products: str, trained: Path, ring: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both language models take less memory, scores of texts hardly move, and the golden texts pass at the start."""
+    use_products(products, monkeypatch)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     exact, found = loaded(trained).model, loaded(trained, precision)
     model = found.model
     assert found.precision == precision and {model.model.dtype, model.space.body.dtype} == {dtype}
     for before, after in ((exact.model.base_model, model.model.base_model), (exact.space.body, model.space.body)):
         assert module_bytes(after) < 0.8 * module_bytes(before)
         blocks = sum(isinstance(each, BlockedLinear) for each in after.modules())
-        assert (blocks > 0) == (precision == "bf16")
+        assert (blocks > 0) == (precision == "bf16" and products != "plain")
     assert torch.equal(exact.space.vectors_NH, model.space.vectors_NH), "titles stay where they are"
     assert model.collaborative.encoder.dtype == torch.float32
     prompts = [exact.prepare([ring.row_of[item] for item in case.history]) for case in found.golden]
@@ -370,7 +373,9 @@ async def test_the_service_writes_with_fewer_bits(
     )
     np.testing.assert_allclose(after, before, atol=0.02)
 
-    service = Service(load_settings(artifacts=(trained,), store="sqlite:///:memory:", precision=precision))
+    service = Service(
+        load_settings(artifacts=(trained,), store="sqlite:///:memory:", precision=precision, precision_forced=True)
+    )
     await service.start()
     assert service.loading is not None
     await service.loading
