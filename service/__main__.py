@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from service.early import end_on_signals
+
 # A folder of one of these names is served as ./pull or ./key.
 if sys.argv[1:2] in (["pull"], ["key"]):
     from service.tools import app
 else:
+    end_on_signals()  # before the imports, which take seconds
     from service.cli import app
 
 app(prog_name="python -m service")

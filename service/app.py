@@ -10,12 +10,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import CODE_OF_STATUS, AnyoError, NotAllowed, UnknownName, error_body
+from service.errors import (
+    CODE_OF_STATUS,
+    AnyoError,
+    NotAllowed,
+    UnknownName,
+    error_body,
+    error_headers,
+    shown,
+    unforeseen,
+)
 from service.middleware import RequestFrame, request_info
 from service.openapi import describe, project_version
+from service.parameters import KnownParameters
 from service.paths import allowed_methods, readable
 from service.routes import artifacts, feedback, generative, items, operations, recommend, users
 from service.routes.common import input_error
@@ -50,6 +60,7 @@ class Shortcut:
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
+        self._parameters = KnownParameters(routes)
         self._routes = {
             (method, route.path): route
             for route in routes
@@ -58,7 +69,9 @@ class Shortcut:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or raise what its function raises."""
+        """Answer a request, or raise what its function raises; raises InvalidInput where it has unknown parameters."""
+        if scope.get("query_string"):
+            self._parameters.check(scope)
         route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if route is None:
             await self._app(scope, receive, send)
@@ -95,7 +108,8 @@ def create_app(service: Service) -> App:
     routers = [module.router for module in (recommend, generative, users, items, feedback, artifacts, operations)]
     for router in routers:
         app.include_router(router)
-    routes = [route for router in routers for route in router.routes]
+    own = [route for route in app.routes if isinstance(route, Route)]  # the description of the API
+    routes = [*own, *(route for router in routers for route in router.routes)]
     app.state.routes = routes
     framework = super(App, app).__call__
     gate = Gate(Shortcut(framework, routes), settings=service.settings, metrics=service.metrics, routes=routes)
@@ -109,6 +123,7 @@ def create_app(service: Service) -> App:
     app.add_exception_handler(AnyoError, _own_error)
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_exception_handler(RequestValidationError, _wrong_parameter)
+    app.add_exception_handler(Exception, _unforeseen)
     describe(app)
     return app
 
@@ -120,14 +135,14 @@ async def _own_error(request: Request, error: Exception) -> Response:
 async def _framework_error(request: Request, error: Exception) -> Response:
     """Answer what starlette itself refuses: unknown paths, wrong methods."""
     raised = cast(HTTPException, error)
-    path = readable(request.scope["path"])
+    path = shown(readable(request.scope["path"]))
     own: AnyoError
     if raised.status_code == 404:
-        own = UnknownName(f"there is no {path!r}; GET /openapi.json lists every path", code="unknown_path")
+        own = UnknownName(f"there is no {path}; GET /openapi.json lists every path", code="unknown_path")
     elif raised.status_code == 405:
         # The framework names the methods of one route only; the path may have several.
         allowed = ", ".join(sorted(allowed_methods(request.app.state.routes, request.scope)))
-        own = NotAllowed(f"{request.method} is not allowed on {path!r}; allowed: {allowed}")
+        own = NotAllowed(f"{request.method} is not allowed on {path}; allowed: {allowed}")
         raised.headers = {**(raised.headers or {}), "Allow": allowed}
     else:
         own = AnyoError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
@@ -135,6 +150,11 @@ async def _framework_error(request: Request, error: Exception) -> Response:
     answer = _error_answer(request, own)
     answer.headers.update(raised.headers or {})
     return answer
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    # The framework raises the error again, and the frame logs it.
+    return _error_answer(request, unforeseen())
 
 
 async def _wrong_parameter(request: Request, error: Exception) -> Response:
@@ -148,5 +168,6 @@ async def _wrong_parameter(request: Request, error: Exception) -> Response:
 
 def _error_answer(request: Request, error: AnyoError) -> Response:
     body = error_body(error.code, error.message, request_info(request).request_id, error.field)
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return Response(body, status_code=error.status, headers=headers, media_type="application/json")
+    answer = Response(body, status_code=error.status, media_type="application/json")
+    answer.raw_headers.extend(error_headers(error))
+    return answer

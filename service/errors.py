@@ -9,6 +9,7 @@ AnyoError
   NotAllowed 405        a path that exists, with another method
   Conflict 409          the request is well-formed and this artifact or this user's record cannot serve it
   TooLarge 413          a body or a history beyond its limit
+  UnsupportedMedia 415  a body in an encoding or a character set that is not read
   InvalidInput 422      a field is wrong
     NothingUsable       no item of the history is in the catalog, and no user_id is given
   Overloaded 429        the queue is full; carries Retry-After
@@ -22,6 +23,8 @@ AnyoError
 
 from __future__ import annotations
 
+from itertools import islice
+
 import orjson
 
 # For errors that arise below our own code (unknown path, wrong method, a status raised by the framework).
@@ -33,12 +36,41 @@ CODE_OF_STATUS = {
     405: "method_not_allowed",
     409: "conflict",
     413: "too_large",
+    415: "unsupported_media",
     422: "invalid_input",
     429: "overloaded",
     500: "internal_error",
     503: "not_ready",
     504: "deadline_exceeded",
 }
+
+
+MAX_MESSAGE = 2000  # characters; a net, as messages shorten what they repeat themselves
+SHOWN = 80  # characters of what was given, in messages
+FEW, DEEP = 30, 3  # entries, and levels, of what was given that can matter for so many characters
+
+
+def shortened(text: str, limit: int = SHOWN) -> str:
+    """Return a text that is no longer than `limit` characters, and an ellipsis where it was cut."""
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def shown(given: object) -> str:
+    """Return what was given as messages repeat it: short, and at no cost that depends on its size."""
+    return shortened(repr(_beginning(given)))
+
+
+def _beginning(given: object, depth: int = 0) -> object:
+    if isinstance(given, str):
+        return given[: SHOWN + 1]
+    if isinstance(given, dict | list):
+        few = list(islice(given, FEW if depth < DEEP else 0))
+        if isinstance(given, dict):
+            return {_beginning(name): _beginning(given[name], depth + 1) for name in few}
+        return [_beginning(each, depth + 1) for each in few]
+    if isinstance(given, int) and not isinstance(given, bool) and given.bit_length() > 4 * SHOWN:
+        return float("inf") if given > 0 else float("-inf")
+    return given
 
 
 class AnyoError(Exception):
@@ -50,9 +82,10 @@ class AnyoError(Exception):
     def __init__(
         self, message: str, *, field: str | None = None, code: str | None = None, retry_after: int | None = None
     ) -> None:
+        message = shortened(message, MAX_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.field = field
+        self.field = None if field is None else shortened(field, SHOWN)
         self.code = code or self.code
         self.retry_after = retry_after
 
@@ -104,6 +137,13 @@ class TooLarge(AnyoError):
 
     status = 413
     code = "too_large"
+
+
+class UnsupportedMedia(AnyoError):
+    """A body is in an encoding or a character set that is not read here."""
+
+    status = 415
+    code = "unsupported_media"
 
 
 class InvalidInput(AnyoError):
@@ -169,6 +209,23 @@ class DeadlineExceeded(AnyoError):
 
 class StartError(Exception):
     """The service cannot start; the message is one sentence for whoever started it."""
+
+
+def unforeseen() -> AnyoError:
+    """Return what a client is told of an error that nobody foresaw; the log has the rest."""
+    return AnyoError("an error in the service; its log has the request_id")
+
+
+def error_headers(error: AnyoError) -> list[tuple[bytes, bytes]]:
+    """Return the headers that an error brings with it."""
+    headers = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.status == 415:
+        headers.append((b"accept-encoding", b"gzip"))
+    return headers
 
 
 def error_body(code: str, message: str, request_id: str, field: str | None = None) -> bytes:

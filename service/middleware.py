@@ -19,9 +19,9 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import AnyoError, ClientGone, TooLarge, error_body
+from service.errors import AnyoError, ClientGone, NotReady, TooLarge, error_body, error_headers, unforeseen
 from service.metrics import NO_RECIPE, Metrics
-from service.paths import mark_encoded_slashes, readable
+from service.paths import mark_encoded_slashes, note_route, readable
 from service.security import AnswerHeaders
 from service.tracing import Span, Tracing
 
@@ -96,6 +96,8 @@ class RequestFrame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         headers = dict(scope["headers"])
         info = RequestInfo(_accepted_id(headers.get(b"x-request-id", b"")), time.monotonic())
         mark_encoded_slashes(scope)
@@ -107,6 +109,7 @@ class RequestFrame:
         try:
             if _declared_length(headers) > self._max_body_bytes:
                 # The rest of the request is not read; the connection cannot be used again.
+                note_route(scope)
                 await _answer(framed_send, info, self._too_large(), close=True)
             elif (allowed := self._headers.preflight(scope["method"], headers)) is not None:
                 await framed_send({"type": "http.response.start", "status": 204, "headers": [*allowed]})
@@ -115,15 +118,19 @@ class RequestFrame:
                 await self._app(scope, self._limited(receive), framed_send)
         except asyncio.CancelledError:
             # The client left just as its answer became ready: nobody is there to be cancelled for.
-            if not info.client_left:
+            if info.client_left:
+                pass
+            elif info.status:
                 raise
+            else:  # the server ends, and waits no longer
+                draining = NotReady("the service is shutting down", code="draining")
+                await _answer(framed_send, info, draining, close=True)
         except AnyoError as error:  # from a middleware; what a route raises has been answered
             await _answer(framed_send, info, error)
         except Exception as error:
             log.error("unhandled error", path=readable(scope["path"]), error=repr(error), exc_info=error)
             if not info.status:
-                own = AnyoError("an error in the service; its log has the request_id")
-                await _answer(framed_send, info, own, close=True)
+                await _answer(framed_send, info, unforeseen(), close=True)
         finally:
             self._record(scope, info)
 
@@ -163,6 +170,15 @@ class RequestFrame:
         log.debug("request", method=scope["method"], endpoint=endpoint, status=status, ms=round(1000 * seconds, 3))
 
 
+def _without_body(send: Send) -> Send:
+    """Answer HEAD as GET, without the body; HTTP's own rule, and what probes and balancers ask with."""
+
+    async def headers_alone(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headers_alone
+
+
 def _framed(send: Send, info: RequestInfo, always: Sequence[tuple[bytes, bytes]]) -> Send:
     async def framed(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -194,11 +210,8 @@ def _declared_length(headers: dict[bytes, bytes]) -> int:
 async def _answer(send: Send, info: RequestInfo, error: AnyoError, *, close: bool = False) -> None:
     body = error_body(error.code, error.message, info.request_id, error.field)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += error_headers(error)
     if close:
         headers.append((b"connection", b"close"))
-    if error.retry_after is not None:
-        headers.append((b"retry-after", str(error.retry_after).encode()))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

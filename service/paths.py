@@ -54,4 +54,12 @@ def allowed_methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
     for route in routes:
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
             found |= route.methods or set()
-    return found
+    return found | {"HEAD"} if "GET" in found else found
+
+
+def note_route(scope: Scope) -> None:
+    """Name the route in `scope` of a request that is refused before one is looked for, so that it is counted there."""
+    for route in scope["app"].state.routes:
+        if route.matches(scope)[0] is Match.FULL:
+            scope["route"] = route
+            return

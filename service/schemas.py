@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from modeling.text import plain_text
 
@@ -48,7 +48,7 @@ class FreeTitle(Body):
 class RecommendRequest(Body):
     """Whom to recommend for, how many, and what to leave out."""
 
-    history: list[str | FreeTitle] = Field(
+    history: Annotated[list[str | FreeTitle], FailFast()] = Field(
         default_factory=list,
         max_length=MAX_HISTORY,
         description='Items the user took, oldest first: ids of the catalog, or {"title": …} for free text. '
@@ -62,10 +62,10 @@ class RecommendRequest(Body):
         default=10, ge=1, le=MAX_K, description="How many items; fewer come back only if fewer are eligible."
     )
     exclude_seen: bool = Field(default=True, description="Leave out the items of the history.")
-    exclude: list[str] = Field(
+    exclude: Annotated[list[str], FailFast()] = Field(
         default_factory=list, max_length=MAX_EXCLUDE, description="More item ids to leave out; unknown ones do nothing."
     )
-    categories: list[str] = Field(
+    categories: Annotated[list[str], FailFast()] = Field(
         default_factory=list, max_length=MAX_CATEGORIES, description="Only items in at least one of these categories."
     )
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
@@ -126,7 +126,7 @@ class NewEvent(Body):
 class AppendRequest(Body):
     """Events to append to a user's history; all are stored or none."""
 
-    events: list[NewEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: Annotated[list[NewEvent], FailFast()] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
 class FeedbackRequest(Body):

@@ -1,6 +1,6 @@
 """Runs the application under uvicorn: one process, one event loop, and an end that loses no request.
 
-On SIGTERM (or Ctrl-C): readiness turns red; after `shutdown_delay_seconds` no new connection is taken; what
+On SIGTERM, SIGHUP or Ctrl-C: readiness turns red; after `shutdown_delay_seconds` no new connection is taken; what
 is in flight gets `drain_seconds`; then the process ends with code 0. A second signal ends it at once.
 """
 
@@ -18,6 +18,7 @@ import structlog
 import uvicorn
 
 from service.app import create_app
+from service.early import signals_that_end
 from service.errors import StartError
 from service.http import LimitedHttp
 from service.security import is_loopback
@@ -68,12 +69,13 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Handle signals on the event loop; uvicorn's own way ends the process by the signal instead of code 0."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = signals_that_end()
+        for number in numbers:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: int) -> None:

@@ -12,8 +12,9 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import AnyoError, BadRequest, ClientGone, InvalidInput
+from service.errors import AnyoError, ClientGone, InvalidInput, shortened, shown
 from service.middleware import request_info
+from service.routes.bodies import check_content_type, decoded, first_mistakes, not_json
 from service.schemas import Body, FreeTitle, NewEvent
 from service.service import Service
 
@@ -21,7 +22,6 @@ B = TypeVar("B", bound=Body)
 
 INNER_MODELS: dict[str, type[Body]] = {"history": FreeTitle, "events": NewEvent}
 UNION_TAGS = {"str", "FreeTitle"}
-SHOWN = 80  # characters of what was given, in messages
 
 
 class Page(BaseModel):
@@ -63,19 +63,22 @@ def page_of(rows: Sequence[Any], page: Page) -> tuple[Sequence[Any], int | None]
 
 
 async def read_body(request: Request, model: type[B]) -> B:
-    """Read and check a JSON body; raises BadRequest (not JSON), InvalidInput (a field), TooLarge."""
-    declared = request.headers.get("content-type", "")
-    kind = declared.partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        # Not pedantry: a foreign web page may send any other type to this address without asking first.
-        raise BadRequest(
-            f"the body has content type {declared!r}; send it with 'content-type: application/json'",
-            code="not_json",
-        )
+    """Read and check a JSON body; raises BadRequest (not JSON), InvalidInput (a field), TooLarge, UnsupportedMedia."""
+    declared = encoding = b""
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            declared = value
+        elif name == b"content-encoding":
+            encoding = value
+    if declared != b"application/json":
+        check_content_type(declared.decode("latin-1"))
+    body = await _whole_body(request)
+    if encoding:
+        body = decoded(body, encoding.decode("latin-1"), service_of(request).settings.max_body_bytes)
     try:
-        return model.model_validate_json(await _whole_body(request))
+        return model.model_validate_json(body)
     except ValidationError as error:
-        raise input_error(error.errors(include_url=False), model) from None
+        raise input_error(first_mistakes(error, body, model), model, body) from None
 
 
 async def _whole_body(request: Request) -> bytes:
@@ -91,12 +94,12 @@ async def _whole_body(request: Request) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def input_error(mistakes: Sequence[Any], model: type[BaseModel] | None = None) -> AnyoError:
+def input_error(mistakes: Sequence[Any], model: type[BaseModel] | None = None, body: bytes = b"") -> AnyoError:
     """Return pydantic's mistakes as one error: the first in full, the others counted."""
     mistake = _clearest(mistakes)
     if mistake["type"] == "json_invalid":
-        return BadRequest(f"the body is not JSON: {mistake['ctx']['error']}", code="not_json")
-    path = [str(part) for part in mistake["loc"] if part not in UNION_TAGS]
+        return not_json(body, mistake["ctx"]["error"])
+    path = [shortened(str(part)) for part in mistake["loc"] if part not in UNION_TAGS]
     field = ".".join(path) or "body"
     others = len({tuple(other["loc"][:2]) for other in mistakes}) - 1
     more = f" (and {others} more {'mistake' if others == 1 else 'mistakes'})" if others else ""
@@ -113,14 +116,14 @@ def _clearest(mistakes: Sequence[Any]) -> Any:
 
 
 def _sentence(mistake: Any, path: list[str], model: type[BaseModel] | None) -> str:
-    kind, given = mistake["type"], _short(mistake["input"])
+    kind, given = mistake["type"], shown(mistake["input"])
     name = path[-1] if path else "body"
     if kind == "extra_forbidden":
         owner = model if len(path) == 1 else INNER_MODELS.get(path[0])
         known = f"; known are {', '.join(owner.model_fields)}" if owner is not None else ""
-        return f"unknown field {name!r}{known}"
+        return f"unknown field {shown(name)}{known}"
     if kind == "missing":
-        return f"field {'.'.join(path)!r} is missing"
+        return f"field {shown('.'.join(path))} is missing"
     if path[0:1] == ["history"] and len(path) == 2 and kind in ("string_type", "model_type", "model_attributes_type"):
         form = '{"title": "free text"}'
         return f"{'.'.join(path)} is {given}; an item of a history is an id (a string) or {form}"
@@ -128,8 +131,3 @@ def _sentence(mistake: Any, path: list[str], model: type[BaseModel] | None) -> s
     if model is not None and kind in ("none_required", "literal_error") and name in model.model_fields:
         message = (model.model_fields[name].description or message).rstrip(".")
     return f"{'.'.join(path) or 'body'}: {message}; given: {given}"
-
-
-def _short(given: Any) -> str:
-    text = repr(given)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

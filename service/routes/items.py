@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from index import Catalog
-from service.errors import UnknownName
+from service.errors import UnknownName, shown
 from service.openapi import answers
 from service.routes.common import Page, json_answer, page_of, service_of
 from service.schemas import Item, ItemList
@@ -43,7 +43,7 @@ async def item(
     row = parts.catalog.row(item_id)
     if row is None:
         raise UnknownName(
-            f"item {item_id!r} is not in the catalog of {parts.name!r} ({len(parts.catalog)} items); "
+            f"item {shown(item_id)} is not in the catalog of {parts.name!r} ({len(parts.catalog)} items); "
             "GET /items?query=… finds items by title",
             code="unknown_item",
         )

@@ -449,7 +449,7 @@ async def test_only_encoded_slashes_belong_to_an_id(anyo: Running) -> None:
 
 
 async def test_a_wrong_method_is_told_all_that_there_are(anyo: Running) -> None:
-    for path, allowed in {"/users/x": "DELETE, GET", "/traffic": "GET, PUT", "/recommend": "POST"}.items():
+    for path, allowed in {"/users/x": "DELETE, GET, HEAD", "/traffic": "GET, HEAD, PUT", "/recommend": "POST"}.items():
         answer = await anyo.client.patch(path)
         assert answer.status_code == 405 and answer.headers["allow"] == allowed
         assert f"allowed: {allowed}" in answer.json()["error"]["message"]

@@ -138,6 +138,55 @@ def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
         assert code == 0, log
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_each_signal_that_ends_loses_no_request(tmp_path: Path, number: int) -> None:
+    with process(tmp_path) as server:
+        clients = busy(server, waiting=3)
+        server.process.send_signal(number)
+        server.hold.unlink()
+        assert [status(client) for client in clients] == [200] * 4
+        assert server.end(signal.SIGCONT)[0] == 0
+
+
+START = """
+import importlib.abc, sys
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "service.cli":
+            import time
+            open(sys.argv[-1], "w").close()
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+import runpy
+runpy.run_module("service", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_during_the_imports_ends_the_process(tmp_path: Path, number: int) -> None:
+    flag = tmp_path / "importing"
+    started = subprocess.Popen(
+        [sys.executable, "-c", START, str(flag)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + PATIENCE_S
+    while not flag.exists():
+        assert started.poll() is None and time.monotonic() < end, started.communicate()
+        time.sleep(0.02)
+    started.send_signal(number)
+    output = started.communicate(timeout=20)
+    assert started.returncode == 0, output
+    assert signal.Signals(number).name in output[1] and "Traceback" not in output[1]
+
+
+def test_sighup_stays_off_where_it_was_turned_off() -> None:
+    """As `nohup` does it."""
+    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from service import early; "
+    program += "early.end_on_signals(); signal.raise_signal(signal.SIGHUP); "
+    program += "print([number.name for number in early.signals_that_end()])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['SIGTERM', 'SIGINT']"
+
+
 def test_what_outlasts_the_drain_is_answered_with_503(tmp_path: Path) -> None:
     with process(tmp_path, drain_seconds=0.2) as server:
         clients = busy(server, waiting=3)
