@@ -223,8 +223,11 @@ QUALITY = Board(
             Panel("Cache hits", "Share of look-ups that were answered, of the caches that are in use.", "percentunit",
                   ((f"{rate('anyo_cache_requests_total', HITS, 'cache')} / "
                     f"({rate('anyo_cache_requests_total', S, 'cache')} > 0)", "{{cache}}"),)),
-            Panel("Store up", "0 where the last operation failed; requests with a user_id are degraded then.", "none",
-                  ((f"min by (instance) (anyo_store_up{{{S}}})", "{{instance}}"),)),
+            Panel("Store up", "0 where the last operation of that kind failed. read: requests with a user_id are "
+                  "degraded; write: events are refused.", "none",
+                  ((f"min by (instance, op) (anyo_store_up{{{S}}})", "{{instance}} {{op}}"),)),
+            Panel("Shared cache up", "0 where its last operation of that kind failed; 1 without one.", "none",
+                  ((f"min by (instance, op) (anyo_cache_up{{{S}}})", "{{instance}} {{op}}"),)),
             Panel("Store: operations", "A second, by kind.", "ops",
                   ((rate("anyo_store_seconds_count", S, "op"), "{{op}}"),)),
             Panel("Store: p50", "The usual operation.", "s",

@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.parts import open_parts as read_parts
 from service.recommender import Recommender
 from service.registry import OpenParts, Registry
+from service.searches import Searches
 from service.settings import Settings
 from service.store import GuardedStore, open_store
 from service.store_url import shown
@@ -59,6 +60,7 @@ class Service:
         self.traffic = Traffic(
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
         )
+        self.searches = Searches(settings.deadline_ms / 1000)
         self.loading: asyncio.Task[None] | None = None
         self._not_ready: str | None = "starting"
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,6 +154,7 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.traffic.close()
         await self.drain(0)
+        self.searches.close()
         await asyncio.to_thread(self.feedback.close)
         await self._inner_store.close()
         if self._cache is not None:

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         default="sqlite:///data/histories.sqlite",
         description="Where users' histories live, as a URL: sqlite:///PATH (a relative path starts at the working "
         "directory), sqlite:///:memory: which forgets them at exit, or redis://HOST:PORT/DB, rediss://… (TLS), "
-        "unix://PATH?db=DB, which several replicas can share.",
+        "unix:///PATH?db=DB, which several replicas can share.",
     )
     store_timeout_ms: int = Field(
         default=500,

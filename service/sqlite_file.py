@@ -26,17 +26,16 @@ def connect(path: str, schema: str, version: int) -> sqlite3.Connection:
     """Return a connection to a file with `schema` in it, which an empty file gets; raises sqlite3.Error, Unusable."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
+        # Before anything is set: a file of something else stays as it is.
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty or found:
+            _refuse_others(connection, found, schema, version)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if found == 0 and empty:
+        if empty:
             connection.executescript(f"BEGIN IMMEDIATE;{schema}PRAGMA user_version={version};COMMIT;")
-        elif found == 0 or not _is_like(connection, schema):
-            raise Unusable("it is a database of something else; name another file")
-        elif found != version:
-            raise Unusable(f"it holds schema {found}; this version of the service reads {version}")
     except BaseException:
         connection.close()
         raise
@@ -78,6 +77,13 @@ def why_not_opened(path: str, error: Exception) -> str:
     elif isinstance(error, OSError):
         message = f"its folder cannot be made: {error.strerror}"
     return f"{path}: {message}"
+
+
+def _refuse_others(connection: sqlite3.Connection, found: int, schema: str, version: int) -> None:
+    if found == 0 or not _is_like(connection, schema):
+        raise Unusable("it is a database of something else; name another file")
+    if found != version:
+        raise Unusable(f"it holds schema {found}; this version of the service reads {version}")
 
 
 def _is_like(connection: sqlite3.Connection, schema: str) -> bool:

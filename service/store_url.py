@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from service.addresses import Address, AddressError, decoded, split
 
@@ -59,7 +59,7 @@ class RedisUrl:
     def __str__(self) -> str:
         """Return what may stand in messages and logs: no user, no password, no options."""
         if self.socket:
-            return f"unix://{self.socket}?db={self.db}"
+            return f"unix://{quote(self.socket)}?db={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}/{self.db}"
 

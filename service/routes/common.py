@@ -5,10 +5,10 @@ errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import orjson
-from fastapi import Query, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
@@ -32,9 +32,6 @@ class Page(BaseModel):
     query: str = Field(default="", max_length=200, description="Keep what contains it.")
     limit: int = Field(default=20, ge=1, le=200, description="Entries of a page.")
     offset: int = Field(default=0, ge=0, le=1_000_000_000, description="Entries to pass over; `next` of the last page.")
-
-
-PageQuery = Annotated[Page, Query()]
 
 
 def service_of(request: Request) -> Service:

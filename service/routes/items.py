@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -24,12 +24,13 @@ class ItemsPage(Page):
     artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
 
 
-@router.get("/items", responses=answers(ItemList, 404, 422, 503))
+@router.get("/items", responses=answers(ItemList, 404, 422, 429, 503, 504))
 async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Response:
     """List items whose title holds every word of `query`, the most popular first."""
-    catalog = service_of(request).loaded(page.artifact).parts.catalog
+    service = service_of(request)
+    catalog = service.loaded(page.artifact).parts.catalog
     # A rare word walks through every title of the catalog: not on the event loop.
-    rows = await asyncio.to_thread(catalog.search, page.query, page.limit + 1, page.offset)
+    rows = await service.searches.run(partial(catalog.search, page.query, page.limit + 1, page.offset))
     shown, following = page_of(rows, page)
     return json_answer({"items": [item_at(catalog, row) for row in shown], "next": following})
 

@@ -31,7 +31,11 @@ GAINS = {
 # … and gauges by their value.
 VALUES = {
     "anyo_ready": 1.0,
-    "anyo_store_up": 1.0,
+    'anyo_store_up{op="read"}': 1.0,
+    'anyo_store_up{op="write"}': 1.0,
+    'anyo_store_up{op="list"}': 1.0,
+    'anyo_cache_up{op="read"}': 1.0,
+    'anyo_cache_up{op="write"}': 1.0,
     "anyo_queue_tokens": 500.0,
     "anyo_queue_tokens_limit": 65_536.0,
     "anyo_forward_running_seconds": 0.01,

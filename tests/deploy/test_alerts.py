@@ -51,7 +51,9 @@ FAULTS = {
     "AnyoMemoryGrowth": Fault({"process_resident_memory_bytes": 1.6e9}),
     "AnyoDeviceMemory": Fault({"anyo_device_memory_bytes": 76e9}),
     "AnyoFilesNearLimit": Fault({"process_open_fds": 900}),
-    "AnyoStoreDown": Fault({"anyo_store_up": 0}),
+    # While reads go on as always: an event that is not stored is a fault of its own.
+    "AnyoStoreDown": Fault({'anyo_store_up{op="write"}': 0}),
+    "AnyoCacheDown": Fault({'anyo_cache_up{op="read"}': 0}),
     "AnyoMostlyPopular": Fault({'anyo_answers_total{source="popular"}': 200}),
     "AnyoArtifactsDiffer": Fault(
         {

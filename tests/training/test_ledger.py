@@ -64,3 +64,29 @@ def test_the_ledger_stands_beside_the_artifacts_at_the_root_of_the_repository(tm
 def test_measuring_leaves_a_clone_as_it_was(repository):
     asked = ["git", "-C", str(repository), "check-ignore", "--no-index", str(ledger_path(repository))]
     assert subprocess.run(asked, check=False, capture_output=True).returncode == 0
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from training.evaluation.ledger import append_entry
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+entry = dict(config={}, seed=1, data="d", data_sha256="ab", split="leave-one-out", part="test", path=path)
+append_entry(**entry, result={"n": 1})
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, hard))
+try:
+    append_entry(**entry, result={"n": 2})
+except OSError:
+    print("refused")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+append_entry(**entry, result={"n": 3})
+"""
+
+
+def test_an_entry_for_which_there_is_no_room_is_an_error_and_leaves_nothing(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
+    assert [json.loads(line)["result"]["n"] for line in path.read_text().splitlines()] == [1, 3]

@@ -47,7 +47,10 @@ def append_entry(
     result: dict[str, Any],
     path: Path | None = None,
 ) -> dict[str, Any]:
-    """Append one evaluation and return the entry; what another process appends at the same time is kept apart."""
+    """Append one evaluation and return the entry; what another process appends at the same time is kept apart.
+
+    Raises OSError where it cannot be written whole; nothing of it is left then.
+    """
     path = path or ledger_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     entry = {
@@ -70,7 +73,7 @@ def append_entry(
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _ends_torn(descriptor):  # a process was killed while it wrote: its half line stays, ours starts a new one
             line = "\n" + line
-        os.write(descriptor, line.encode())
+        _write_whole(descriptor, line.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -86,6 +89,17 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return entries
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    """Append a line or nothing; raises OSError. A full disk takes a part of it without an error first."""
+    before, written = os.fstat(descriptor).st_size, 0
+    try:
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+    except OSError:
+        os.ftruncate(descriptor, before)  # nobody else has appended: the lock is ours
+        raise
 
 
 def _ends_torn(descriptor: int) -> bool:
