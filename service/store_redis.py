@@ -111,7 +111,14 @@ class RedisStore:
         place = ("", "") if after is None else (repr(-after.last_event_at), after.user_id)
 
         async def ask(redis: Redis) -> UserPart:
-            arguments = [query.encode(), USERS_AT_ONCE, EVENTS, most, place[0], place[1].encode()]
+            arguments: list[bytes | str | int] = [
+                query.encode(),
+                USERS_AT_ONCE,
+                EVENTS,
+                most,
+                place[0],
+                place[1].encode(),
+            ]
             return _part(await LIST.run(redis, [USERS], arguments))
 
         return await self._do(self._lists, ask, repeatable=True)
