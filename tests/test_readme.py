@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from service.schemas import RecommendAnswer, RecommendRequest
+from training.data import known_names
 from training.recipes import recipe_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,10 +56,19 @@ def check_program(package: str, words: list[str]) -> None:
         command = typer.main.get_command(importlib.import_module("service.tools").app)
     if hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{package} has no command {words[:1]}"
-        command = command.commands[words[0]]
+        command, words = command.commands[words[0]], words[1:]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used - known - {"--help"} == set(), f"{package} {words[:1]} has no option {used - known}"
+    if "--help" not in words and not {"…", "..."} & set(words):
+        command.make_context(package, [*words])  # the real parser: arguments, kinds and ranges of values
+    data = words[words.index("--data") + 1] if "--data" in words else ""
+    check_data(data)
+
+
+def check_data(name: str) -> None:
+    """Fail unless a data set that a page names is a known one, a path, or a placeholder in capitals."""
+    assert not name or "/" in name or name.isupper() or name in known_names(), f"{name} is no named data set"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -70,6 +80,7 @@ def test_every_command_in_a_shell_block_exists(page: Path) -> None:
             given = {word.split("=")[0] for word in words[1:] if "=" in word}
             assert targets <= TARGETS, line
             assert given <= VARIABLES, line
+            check_data("".join(word.removeprefix("DATA=") for word in words if word.startswith("DATA=")))
         elif words[:2] == ["python", "-m"]:
             check_program(words[2], words[3:])
         elif words[0] == "anyo":

@@ -23,6 +23,7 @@ from training.evaluation.metrics import question_values
 from training.examples import EpochWindows
 from training.module import RetrievalModule, TrainedModule
 from training.norms import lean_norms
+from training.progress import TrainingProgress, say_progress
 from training.recipes.base import Recipe
 from training.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 
@@ -132,6 +133,8 @@ def train_module(
     resume = last_complete_checkpoint(options.work)
     budget = TimeBudget(options.minutes, resumed_from=resume)
     trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
+    selected_on = f"eval_{module.selected_on}" if options.epochs is None else None
+    say_progress(trainer, TrainingProgress(console, selected_on=selected_on, name=recipe.name))
     _say(console, recipe, module, windows, resume)
     with lean_norms(module):
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from modeling.atomic import replaced_folder
 from modeling.backbone import Pieces
+from training.progress import TrainingProgress, say_progress
 from training.recipes import RecipeError
 
 VOCABULARY = 4096
@@ -57,7 +58,7 @@ def ensure_tiny(
     tokenizer = _train_tokenizer(texts)
     tokens = _corpus(tokenizer, titles, texts, sequences, seed)
     with replaced_folder(folder, "backbone") as work:
-        model = _train_model(tokenizer, tokens, work / "run", seed)
+        model = _train_model(tokenizer, tokens, work / "run", seed, console)
         _remove(work / "run")
         model.save_pretrained(str(work))
         tokenizer.save_pretrained(str(work))
@@ -116,7 +117,7 @@ class _Blocks(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def _train_model(
-    tokenizer: PreTrainedTokenizerFast, tokens: NDArray[np.int64], work: Path, seed: int
+    tokenizer: PreTrainedTokenizerFast, tokens: NDArray[np.int64], work: Path, seed: int, console: Console
 ) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -150,7 +151,9 @@ def _train_model(
         use_cpu=not torch.cuda.is_available(),
     )
     model = Qwen3ForCausalLM(config)
-    Trainer(model=model, args=arguments, train_dataset=blocks).train()
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks)
+    say_progress(trainer, TrainingProgress(console, selected_on=None, name="backbone tiny"))
+    trainer.train()
     return model
 
 

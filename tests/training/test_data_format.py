@@ -152,7 +152,7 @@ BAD_ROWS = [
     ("broken_row", "u9,i1,5,6", "interactions.csv:402: 4 fields, the header has 3: 'u9,i1,5,6'"),
     ("broken_row", 'u9,"i1,5', "interactions.csv:402: is not csv (unexpected end of data): 'u9,\"i1,5'"),
     ("wrong_value", "u9,i1,soon", "interactions.csv:402: column timestamp holds 'soon'"),
-    ("wrong_value", "u9,i1,nan", "interactions.csv:402: column timestamp holds 'nan'"),
+    ("missing_time", "u9,i1,nan", "interactions.csv:402: column timestamp holds 'nan'"),
     ("missing_time", "u9,i1,", "interactions.csv:402: column timestamp holds nothing"),
     ("missing_id", "u9,,5", "interactions.csv:402: column item_id holds nothing"),
     ("missing_id", ",i1,5", "interactions.csv:402: column user_id holds nothing"),

@@ -6,6 +6,7 @@ A null is a cell that was empty or absent; a *wrong* row held a value of another
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,6 +21,11 @@ from training.data.report import DataError
 Column = tuple[pl.Series, pl.Series]  # values, and a Boolean per row: the cell held a wrong kind of value
 
 _MICROSECONDS = 1_000_000
+LONGEST_LIST = 10_000  # characters of a list that stands in a cell of text
+NOTHING = ("NULL", "\\N", "NaN", "nan", "<NA>", "N/A")
+"""Words that databases and pandas write where there is nothing."""
+UNITS = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
+"""Where a time counted from 1970 in each unit begins (1973); the next two powers of ten are of the same unit."""
 
 
 def ids(column: pl.Series, file: str) -> Column:
@@ -41,7 +47,17 @@ def text(column: pl.Series, file: str) -> Column:
         values, wrong = column.cast(pl.String).map_elements(plain_text, pl.String), _none_wrong(column)
     else:
         raise _wrong_type(column, file, "text")
-    return values.set(values == "", None), wrong
+    return values.set(values.is_in(["", *NOTHING]), None), wrong
+
+
+def loose_text(column: pl.Series, file: str) -> Column:
+    """As `text`, of a column that nothing depends on: lists of text are joined, numbers written out."""
+    if column.dtype == pl.Object or isinstance(column.dtype, pl.List):
+        values, wrong = _by_value(column, pl.String, _loose_text)
+        return text(values, file)[0], wrong
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return column.cast(pl.String), _none_wrong(column)
+    return text(column, file)
 
 
 def times(column: pl.Series, file: str) -> Column:
@@ -58,13 +74,28 @@ def times(column: pl.Series, file: str) -> Column:
         values, wrong = times(column, file)
         return values, wrong | not_a_time
     if column.dtype == pl.String:
-        return _times_from_text(column)
+        return _times_from_text(column.set(column.is_in(NOTHING), None))
     if column.dtype.is_integer():
         return column.cast(pl.Int64), _none_wrong(column)
     if column.dtype.is_float():
         finite = column.is_finite().fill_null(True)
         return _whole_if_possible(column.cast(pl.Float64).set(~finite, None)), ~finite
     raise _wrong_type(column, file, "numbers or dates")
+
+
+def of_another_unit(values: pl.Series) -> tuple[pl.Series, str]:
+    """Which times are in another unit than most, and the units in words; none and "" where all are in one.
+
+    Told by size: seconds since 1970 have nine or ten digits, milliseconds twelve or thirteen, and so on. Times that are
+    in none of these ranges (positions, years) are of no unit.
+    """
+    masks = {unit: ((values >= start) & (values < 100 * start)).fill_null(False) for unit, start in UNITS.items()}
+    counts = {unit: int(mask.sum()) for unit, mask in masks.items() if mask.any()}
+    if len(counts) < 2:
+        return _none_wrong(values), ""
+    most = max(counts, key=lambda unit: counts[unit])
+    others = [unit for unit in counts if unit != most]
+    return pl.Series(np.any([masks[unit].to_numpy() for unit in others], axis=0)), f"{', '.join(others)} beside {most}"
 
 
 def numbers(column: pl.Series, file: str) -> Column:
@@ -85,7 +116,7 @@ def labels(column: pl.Series, file: str) -> Column:
     if column.dtype == pl.List(pl.String):
         values = column.fill_null([]).list.drop_nulls()
         return values, _none_wrong(column)
-    if column.dtype in (pl.String, pl.Null):
+    if column.dtype in (pl.String, pl.Null) or isinstance(column.dtype, pl.List):
         return _by_value(column, pl.List(pl.String), _labels)
     raise _wrong_type(column, file, "lists of text")
 
@@ -172,6 +203,12 @@ def _text(value: Any) -> str | None:
     raise ValueError
 
 
+def _loose_text(value: Any) -> str | None:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return _text(str(value) if isinstance(value, int | float) else value)
+
+
 def _time(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise ValueError
@@ -197,10 +234,25 @@ def _labels(value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str):
+        written = _list_in_text(value) if value.lstrip().startswith("[") else None
+        if written is not None:
+            return _labels(written)
         return [name.strip() for name in value.split("|") if name.strip()]
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return [name.strip() for name in value if name.strip()]
+    if isinstance(value, list):  # of names, or of lists of names, as paths in a tree of categories
+        inner = [_labels(name) if isinstance(name, list) else [name] for name in value if name is not None]
+        names = [name for part in inner for name in part]
+        if all(isinstance(name, str) for name in names):
+            return list(dict.fromkeys(name.strip() for name in names if name.strip()))
     raise ValueError
+
+
+def _list_in_text(value: str) -> list[Any] | None:
+    """A list as JSON or Python writes it; None for other text, such as "[REC]"."""
+    try:
+        found = ast.literal_eval(value.strip()) if len(value) < LONGEST_LIST else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _flag(value: Any) -> bool | None:

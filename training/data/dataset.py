@@ -18,7 +18,13 @@ import numpy.typing as npt
 import polars as pl
 
 from training.data.columns import ids
-from training.data.format import DEFAULT_TOLERANCE, validate_interactions, validate_items
+from training.data.format import (
+    DEFAULT_TOLERANCE,
+    INTERACTION_COLUMNS,
+    validate_interactions,
+    validate_items,
+)
+from training.data.notices import on_interactions, on_items
 from training.data.report import DataError, DataReport
 from training.data.tables import find_file, read_table
 
@@ -145,7 +151,10 @@ def read_dataset(
     interactions, sieve = validate_interactions(raw_interactions, items, all_ids, raw_items.file, tolerance, strict)
     content = f"items {raw_items.sha256}\ninteractions {raw_interactions.sha256}\n"
     sha256 = hashlib.sha256(content.encode()).hexdigest()
-    report = DataReport((*items_sieve.findings, *sieve.findings))
+    notes = on_items(raw_items)
+    ratings = interactions["rating"] if "rating" in interactions.columns else None
+    notes += on_interactions(raw_interactions, INTERACTION_COLUMNS, ratings)
+    report = DataReport((*items_sieve.findings, *sieve.findings), tuple(notes))
     dataset = assemble(folder.resolve().name, items, interactions, sha256, report)
     return shuffle_ties(dataset, seed) if ties == "shuffle" else dataset
 

@@ -4,19 +4,21 @@
     interactions.{csv,jsonl,parquet}  user_id, item_id, timestamp; optional rating, review, summary
 
 (`.jsonl` and `.csv` also gzipped.) Ids are text or integers and are kept as they stand; titles have white
-space evened out; categories are a list, or text with `|` between names; a timestamp is a number in any unit
-or an ISO 8601 date.
+space evened out; categories are a list (lists in it are flattened), or text with `|` between names; a
+timestamp is a number in any unit, the same for all, or an ISO 8601 date. The words that databases and pandas
+write for nothing (`columns.NOTHING`) are nothing as user, title or time.
 
 | kind of finding | rows | what is done within the tolerance |
 | --- | --- | --- |
 | broken_row | that are no csv, JSON or UTF-8, or have too few or many fields | left out |
 | wrong_value | whose id, title or time is of a wrong kind | left out |
 | missing_id, missing_time, empty_title | that lack what every row must have | left out |
+| mixed_units | whose time is in milliseconds where most are in seconds, or the like | left out |
 | duplicate_item | that repeat an item id | left out, the first stays |
 | unknown_item | whose item is not in the items file at all | left out |
 | item_left_out | whose item was left out above | left out |
 | duplicate_interaction | with user, item and time of an earlier row | left out |
-| wrong_cell | whose optional cell is of a wrong kind | the cell is emptied |
+| wrong_cell | whose optional cell is of a wrong kind | the cell is emptied (of brand and description only told) |
 | unsorted | older than the same user's row before | sorted by time (refused only by `strict`) |
 
 The tolerance is a share of the file's rows and holds for each kind by itself.
@@ -29,11 +31,13 @@ from collections.abc import Callable
 import polars as pl
 
 from training.data import columns as read
+from training.data.notices import hint_for_unknown
 from training.data.report import SHOWN, DataError, Finding, Place, shown
 from training.data.tables import LINE, RawTable
 
 DEFAULT_TOLERANCE = 0.01
 INTERACTION_EXTRAS = ("rating", "review", "summary")
+INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp", *INTERACTION_EXTRAS)
 
 _Reader = Callable[[pl.Series, str], read.Column]
 
@@ -49,15 +53,19 @@ class Sieve:
         if raw.broken:
             self._remember("broken_row", len(raw.broken), "cannot be read", "left out", raw.broken[:SHOWN])
 
-    def typed(self, name: str, reader: _Reader, needed: bool) -> None:
-        """Give a column its type; wrong rows are left out (if needed) or have the cell emptied."""
+    def typed(self, name: str, reader: _Reader, needed: bool, told: bool = False) -> None:
+        """Give a column its type; wrong rows are left out (if needed) or have the cell emptied.
+
+        `told`: nothing depends on the column, so that wrong cells are told, and refused only by `strict`.
+        """
         values, wrong = reader(self.frame[name], self.file)
         self.frame = self.frame.with_columns(values.alias(name))
         if needed:
             self.leave_out("wrong_value", wrong, name, f"hold something else than is allowed as {name}")
         elif wrong.any():
             what = f"hold something else than is allowed as {name}"
-            self._remember("wrong_cell", int(wrong.sum()), what, "cell emptied", self._places(wrong, name))
+            limit = None if told and not self.strict else -1.0
+            self._remember("wrong_cell", int(wrong.sum()), what, "cell emptied", self._places(wrong, name), limit)
 
     def leave_out(self, kind: str, hit: pl.Series, column: str, what: str) -> None:
         """Take out the rows marked in `hit` and remember them as `kind`."""
@@ -111,7 +119,7 @@ def validate_items(raw: RawTable, tolerance: float, strict: bool) -> tuple[pl.Da
     sieve.typed("title", read.text, needed=True)
     for name, reader in _ITEM_COLUMNS.items():
         if name in sieve.frame.columns:
-            sieve.typed(name, reader, needed=False)
+            sieve.typed(name, reader, needed=False, told=name in _UNREAD)
     sieve.leave_out("missing_id", sieve.frame["item_id"].is_null(), "item_id", "have no item_id")
     again = ~sieve.frame["item_id"].is_first_distinct()
     sieve.leave_out("duplicate_item", again, "item_id", "repeat an item_id")
@@ -147,11 +155,15 @@ def validate_interactions(
     extras = [name for name in INTERACTION_EXTRAS if name in raw.frame.columns]
     for name in extras:
         sieve.typed(name, read.numbers if name == "rating" else read.text, needed=False)
+    sieve.leave_out("missing_id", sieve.frame["user_id"].is_in(read.NOTHING), "user_id", "have no user_id but a word")
     for name in ("user_id", "item_id"):
         sieve.leave_out("missing_id", sieve.frame[name].is_null(), name, f"have no {name}")
     sieve.leave_out("missing_time", sieve.frame["timestamp"].is_null(), "timestamp", "have no timestamp")
+    other, units = read.of_another_unit(sieve.frame["timestamp"])
+    sieve.leave_out("mixed_units", other, "timestamp", f"have a time in another unit than most ({units})")
     unknown = ~sieve.frame["item_id"].is_in(all_item_ids.implode())
-    sieve.leave_out("unknown_item", unknown, "item_id", f"name an item that {items_file} does not have")
+    hint = hint_for_unknown(sieve.frame["item_id"].filter(unknown), all_item_ids.drop_nulls()) if unknown.any() else ""
+    sieve.leave_out("unknown_item", unknown, "item_id", f"name an item that {items_file} does not have{hint}")
     dropped = ~sieve.frame["item_id"].is_in(items["item_id"].implode())
     sieve.leave_out("item_left_out", dropped, "item_id", f"name an item that was left out of {items_file}")
     again = ~sieve.frame.select(pl.struct("user_id", "item_id", "timestamp").is_first_distinct()).to_series()
@@ -167,10 +179,11 @@ def validate_interactions(
 
 _ITEM_COLUMNS: dict[str, _Reader] = {
     "categories": read.labels,
-    "brand": read.text,
-    "description": read.text,
+    "brand": read.loose_text,
+    "description": read.loose_text,
     "title_missing": read.flags,
 }
+_UNREAD = ("brand", "description", "title_missing")  # by no recipe
 
 
 def _need(raw: RawTable, names: tuple[str, ...]) -> None:
@@ -180,7 +193,19 @@ def _need(raw: RawTable, names: tuple[str, ...]) -> None:
         columns = ", ".join(shown(name) for name in held[:12]) + (", …" if len(held) > 12 else "")
         raise DataError(
             f"{raw.file} has no column {', '.join(missing)}; it has: {columns}; it needs: {', '.join(names)}"
+            + _looks_like(held, names)
         )
     if missing or raw.frame.is_empty():
         examples = "".join(f"\n  {place}" for place in raw.broken[:SHOWN])
         raise DataError(f"{raw.file} holds no readable rows{examples}")
+
+
+def _looks_like(held: list[str], names: tuple[str, ...]) -> str:
+    """What to do about a header that is not ours, where it shows."""
+    for sign, called in (("\t", "tabs"), ("::", "'::'"), (";", "semicolons"), ("|", "bars")):
+        if any(sign in name for name in held):
+            return f". It looks separated by {called}; commas are read"
+    folded = {name.strip().casefold(): name for name in held}
+    if all(name in folded for name in names):
+        return ". Names are read as they stand, small and without spaces"
+    return ""

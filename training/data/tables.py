@@ -52,8 +52,17 @@ def find_file(folder: Path, stem: str) -> Path:
     found = [folder / (stem + ending) for ending in ENDINGS if (folder / (stem + ending)).is_file()]
     if len(found) > 1:
         raise DataError(f"{folder} holds {' and '.join(path.name for path in found)}; keep one of them")
+    like = sorted(path.name for path in folder.iterdir() if path.name.startswith(stem) and path not in found)
     if not found:
-        raise DataError(f"{folder} holds no {stem} file; expected one of {', '.join(stem + e for e in ENDINGS)}")
+        there = f" (it holds {', '.join(like[:3])})" if like else ""
+        raise DataError(f"{folder} holds no {stem} file{there}; expected one of {', '.join(stem + e for e in ENDINGS)}")
+    parts = [name for name in like if name.endswith(ENDINGS)]
+    if parts:
+        listed = ", ".join(parts[:3]) + (", …" if len(parts) > 3 else "")
+        raise DataError(
+            f"{folder} holds {listed} beside {found[0].name}; one file is read: put them together, or move what is not "
+            "meant out of the folder"
+        )
     return found[0]
 
 
@@ -78,6 +87,8 @@ def _content(path: Path) -> bytes:
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path.name} cannot be unpacked ({error}); is the file complete?") from None
     if path.suffix != ".parquet":
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise DataError(f"{path.name} is UTF-16; save it as UTF-8")
         data = data.removeprefix(b"\xef\xbb\xbf")  # the mark some spreadsheets put before UTF-8
     if not data.strip():
         raise DataError(f"{path.name} is empty")
@@ -89,24 +100,39 @@ def _read_parquet(data: bytes, file: str) -> pl.DataFrame:
         frame = pl.read_parquet(data)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    frame = frame.with_columns(frame[name].cast(_plain(frame[name].dtype)) for name in frame.columns)
     return frame.with_columns(pl.int_range(1, frame.height + 1, dtype=pl.Int64).alias(LINE))
+
+
+def _plain(dtype: pl.DataType) -> pl.DataType | type[pl.DataType]:
+    """The type of a column with text as text, whatever coding it is stored in, also inside lists."""
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return pl.String
+    if isinstance(dtype, pl.List | pl.Array):
+        return pl.List(_plain(dtype.inner))  # type: ignore[arg-type]
+    return dtype
 
 
 def _read_jsonl(data: bytes, file: str) -> tuple[pl.DataFrame, list[Place]]:
     lines: list[int] = []
     records: list[dict[str, Any]] = []
     broken: list[Place] = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    if data.lstrip().startswith(b"["):
+        raise DataError(f"{file} begins with '[', as one JSON array; one JSON object a line is read")
+    for number, line in enumerate(_with_line_ends(data).split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
-        except ValueError as error:  # both a JSON and a UTF-8 error is one
+        except (ValueError, RecursionError) as error:  # both a JSON and a UTF-8 error is a ValueError
             why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not JSON ({error})"
             broken.append(Place(file, number, "", f"{why}: {shown(line.decode('utf-8', 'replace'))}"))
             continue
         if not isinstance(record, dict):
             broken.append(Place(file, number, "", f"is not a JSON object: {shown(record)}"))
+            continue
+        if b"\\u" in line and _torn(record):
+            broken.append(Place(file, number, "", f"holds half a character: {shown(line.decode('utf-8'))}"))
             continue
         lines.append(number)
         records.append(record)
@@ -115,15 +141,32 @@ def _read_jsonl(data: bytes, file: str) -> tuple[pl.DataFrame, list[Place]]:
     return pl.DataFrame([pl.Series(LINE, lines, dtype=pl.Int64), *columns.values()]), broken
 
 
+def _torn(value: Any) -> bool:
+    """Whether text somewhere in a JSON value has half of a pair of surrogates, which no file can hold as UTF-8."""
+    if isinstance(value, str):
+        return any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return any(_torn(name) or _torn(inner) for name, inner in value.items())
+    return isinstance(value, list) and any(map(_torn, value))
+
+
+def _with_line_ends(data: bytes) -> bytes:
+    """Text whose lines end with a carriage return alone, as old spreadsheets write it, with line feeds instead."""
+    return data if b"\n" in data else data.replace(b"\r", b"\n")
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
 def _read_csv(data: bytes, file: str) -> tuple[pl.DataFrame, list[Place]]:
+    data = _with_line_ends(data)
     header = _header(data, file)
     regular = data.replace(b"\r\n", b"\n") if b'"' not in data else data
     if _is_regular(regular, len(header)):
-        frame = pl.read_csv(regular, infer_schema=False, quote_char=None)
+        frame = pl.read_csv(
+            regular, infer_schema=False, quote_char=None, has_header=False, skip_rows=1, new_columns=header
+        )
         line = pl.int_range(2, frame.height + 2, dtype=pl.Int64).alias(LINE)
         return frame.with_columns(line), []
     return _read_csv_slowly(data, header, file)
@@ -131,11 +174,22 @@ def _read_csv(data: bytes, file: str) -> tuple[pl.DataFrame, list[Place]]:
 
 def _header(data: bytes, file: str) -> list[str]:
     first = data.split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
-    names = next(csv.reader([first]), [])
-    twice = [name for name in names if names.count(name) > 1]
+    try:
+        names = next(csv.reader([first]), [])
+    except csv.Error as error:
+        raise DataError(f"{file}:1: the header is not csv ({error})") from None
+    twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise DataError(f"{file}:1: column {twice[0]!r} stands twice in the header; names must be unique")
-    return names
+    return [name or _free_name(names, at) for at, name in enumerate(names, start=1)]
+
+
+def _free_name(names: list[str], at: int) -> str:
+    """A name for a column that has none, such as the row numbers that pandas writes."""
+    name = f"column_{at}"
+    while name in names:
+        name += "_"
+    return name
 
 
 def _is_regular(data: bytes, width: int) -> bool:

@@ -1,0 +1,72 @@
+"""What Linux alone has is asked for in one place each, and has a twin elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeling import atomic, cores
+from service import cores as service_cores
+from service import sharing
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Where each name that only Linux (or only glibc) has may stand: there it has a twin.
+ALLOWED = {
+    "sched_getaffinity": {"modeling/cores.py"},
+    "renameat2": {"modeling/atomic.py"},
+    "malloc_trim": {"service/sharing.py"},
+    "mallopt": {"service/cores.py"},
+    "/proc/": {"benchmarks/memory.py"},
+    "sched_setaffinity": set(),
+    "posix_fadvise": set(),
+    "prctl": set(),
+    "memfd_create": set(),
+}
+
+
+def test_cores_are_counted_without_an_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert cores.affinity_cores() == cores.available_cores(tmp_path) == service_cores.available_cores(tmp_path) == 6
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert cores.available_cores(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("3", 3), ("2,1", 2), (" 4 ", 4), ("", None), ("0", None), ("many", None), ("-1", None)]
+)
+def test_threads_asked_for(text: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert cores.asked_threads() == threads
+
+
+class Library:
+    """A C library without anything of Linux."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def test_a_library_without_the_calls_of_linux(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert service_cores.few_heaps() is False
+    sharing.give_memory_back()
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    atomic._exchange(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
+    assert os.listdir(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_no_other_file_asks_linux_itself(name: str) -> None:
+    folders = ("anyo.py", "index", "modeling", "service", "training", "benchmarks", "scripts")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    found = {str(path.relative_to(ROOT)) for path in files if name in path.read_text()}
+    assert found <= ALLOWED[name]
