@@ -112,6 +112,7 @@ def fit(
         return quick_metrics(model, targets, options.seed)
 
     trained = train_module(recipe, split, options, module, evaluate_now, console=console)
+    module.close()
     module.settle()
     return Fitted(model=model, **vars(trained))
 

@@ -94,6 +94,8 @@ def fit_writer(
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
     module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
+    if isinstance(module, WritingModule):
+        module.from_scratch = recipe.backbone.own
     targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
     if recipe.writing.copying and last_complete_checkpoint(options.work) is None:  # a checkpoint has learned it
         assert named.end is not None, "titles are closed by the tokenizer's end token"

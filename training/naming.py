@@ -20,6 +20,7 @@ from torch import nn
 from index.codes import CodeReport, report_codes, residual_kmeans, with_counter
 from modeling.backbone import load_tokenizer, position_limit, resolve_source
 from modeling.build import Sources, title_reader
+from modeling.hidden_dropout import set_dropout
 from modeling.prompt import TitleTokens
 from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks
@@ -101,8 +102,7 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
     config.use_cache = False
-    if hasattr(config, "attention_dropout"):
-        config.attention_dropout = recipe.backbone.dropout
+    set_dropout(config, hidden=0.0, attention=recipe.backbone.dropout)
     model = cast(
         nn.Module,
         AutoModelForCausalLM.from_pretrained(
