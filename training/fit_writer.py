@@ -28,6 +28,7 @@ from modeling.spelling import CODE_END, CodeSpelling, TitleSpelling
 from modeling.task_writer import TaskWriter
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
+from training.budget import timed
 from training.choosing import ChoosingModule, choice_report
 from training.copying import teach_copying
 from training.data.splits import FittedOn, Split, Targets
@@ -248,7 +249,7 @@ class _Ground:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(f"reading {len(named.tokens)} titles with the base model", total=len(named.tokens))
             space = TitleSpace.of_catalog(
-                body, named.tokens, Pieces(tokenizer).wrap[0], progress=lambda n: bar.advance(task, n)
+                body, named.tokens, Pieces(tokenizer).wrap[0], progress=timed(bar, task, "reading titles")
             )
         model = None if collaborative is None else CollaborativeModel(collaborative, len(named.tokens))
         return cls(recipe, named, names, prompt, space, popularity_N, model)
