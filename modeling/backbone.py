@@ -294,7 +294,9 @@ def _body_options(config: Any) -> dict[str, Any]:
 
 
 def _own(spec: BackboneSpec) -> OwnTransformer:
-    return OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout)
+    model = OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout)
+    prove_attention(model.eval(), causal=True)
+    return model.train()
 
 
 def _own_info(spec: BackboneSpec) -> BackboneInfo:
