@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling.data_text import DataTokens
+from modeling.hidden_dropout import set_dropout
 from modeling.sources import LABEL, weights_sha256
 from modeling.spec import BackboneSpec
 from modeling.text import plain_text
@@ -282,12 +283,7 @@ def _config(spec: BackboneSpec, place: str) -> Any:
         config.num_hidden_layers = spec.layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: spec.layers]
-    for name in ("hidden_dropout_prob", "resid_pdrop", "dropout"):
-        if hasattr(config, name):
-            setattr(config, name, spec.dropout)
-    for name in ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout", "embd_pdrop"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
+    set_dropout(config, hidden=spec.dropout)
     return config
 
 
@@ -299,7 +295,9 @@ def _body_options(config: Any) -> dict[str, Any]:
 
 
 def _own(spec: BackboneSpec) -> OwnTransformer:
-    return OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout)
+    model = OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout)
+    prove_attention(model.eval(), causal=True)
+    return model.train()
 
 
 def _own_info(spec: BackboneSpec) -> BackboneInfo:

@@ -80,8 +80,9 @@ def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
     source = spec.text_backbone
     own = spec.items.text_source is None and sources.backbone_reads_titles
     folder = sources.text_backbone or (sources.backbone if own else None)
-    pieces = Pieces(load_tokenizer(source, folder=folder))
-    return TitleReader(load_text_model(source, folder=folder), pieces, wrap=pieces.wrap)
+    revision = spec.backbone.revision if spec.items.text_source is None else None  # another model has its own
+    pieces = Pieces(load_tokenizer(source, folder=folder, revision=revision))
+    return TitleReader(load_text_model(source, folder=folder, revision=revision), pieces, wrap=pieces.wrap)
 
 
 def build_model(
@@ -113,7 +114,11 @@ def build_model(
     backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype)
     pieces = None
     if not spec.backbone.own:
-        pieces = Pieces(load_tokenizer(spec.backbone.source, folder=sources.tokenizer or sources.backbone))
+        pieces = Pieces(
+            load_tokenizer(
+                spec.backbone.source, folder=sources.tokenizer or sources.backbone, revision=spec.backbone.revision
+            )
+        )
     prefix = _prefix(spec, pieces)
     if spec.history.form == "titles" and title_tokens is None:
         assert pieces is not None and titles is not None, "the title form needs titles or their tokens"

@@ -5,7 +5,7 @@ A recipe (``training/recipes``) is a ``ModelSpec`` plus how it is trained. The s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -83,7 +83,10 @@ class BackboneSpec(Slot):
     feed_forward: int | None = Field(
         None, ge=8, description="inner width, networks over codes only; None: 4 × width, in an encoder-decoder 8 ×"
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="hidden dropout inside the backbone while training")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="while training: on what the blocks of the backbone add; on the attention's "
+        "weights where a language model writes"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> BackboneSpec:
@@ -156,10 +159,17 @@ class ModelSpec(Slot):
 
     history: HistorySpec = HistorySpec()
     backbone: BackboneSpec = BackboneSpec()
-    pooling: Literal["last"] = "last"
     adapter: AdapterSpec = AdapterSpec()
     projector: ProjectorSpec = ProjectorSpec()
     items: ItemsSpec = ItemsSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_pooling(cls, data: Any) -> Any:
+        """Older manifests say that the last state is pooled, which is the only way there is."""
+        if isinstance(data, dict) and data.get("pooling") == "last":
+            return {name: value for name, value in data.items() if name != "pooling"}
+        return data
 
     @model_validator(mode="after")
     def _slots_fit_together(self) -> ModelSpec:
@@ -201,19 +211,17 @@ class Capabilities(Slot):
 
     reads: tuple[Literal["ids", "text"], ...]
     causal: bool
-    prefix_cacheable: bool
-    mergeable: bool
-    cold_start: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unread(cls, data: Any) -> Any:
+        """Older manifests hold three more, which nothing ever read."""
+        if isinstance(data, dict):
+            return {name: data[name] for name in data if name not in ("prefix_cacheable", "mergeable", "cold_start")}
+        return data
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Capabilities:
         """Compute the capabilities of a model from its description."""
-        causal = spec.backbone.attention == "causal"
-        text = spec.history.reads_text
-        return cls(
-            reads=("ids", "text") if text else ("ids",),
-            causal=causal,
-            prefix_cacheable=causal and not spec.backbone.own,
-            mergeable=spec.adapter.kind == "lora",
-            cold_start=text and spec.items.tower != "id",
-        )
+        reads: tuple[Literal["ids", "text"], ...] = ("ids", "text") if spec.history.reads_text else ("ids",)
+        return cls(reads=reads, causal=spec.backbone.attention == "causal")

@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from training.budget import check_time
+
 POSITIONS = 2000
 """Read in a step."""
 RATE, WARMUP = 3e-3, 50
@@ -78,6 +80,7 @@ def teach_copying(
                 segments, right = min(SEGMENTS, max(segments + 1, segments * 5 // 4)), []
             read += ids_BT.numel()
             bar.update(task, completed=read)
+            check_time("learning to copy")
     model.train(training)
     return {"segments": segments, "accuracy": float(np.mean(right or [RIGHT]))}
 

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from modeling.build import Model, Sources, TextVectors, build_model, read_titles, trainable
 from training.average import WeightAverage
+from training.budget import minutes_left, timed
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluate import encode_users, rank_all
 from training.evaluation.metrics import question_values
@@ -24,7 +25,7 @@ from training.examples import EpochWindows
 from training.module import RetrievalModule, TrainedModule
 from training.norms import lean_norms
 from training.progress import TrainingProgress, say_progress
-from training.recipes.base import Recipe
+from training.recipes.base import Recipe, RecipeError
 from training.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 
 Precision = Literal["fp32", "bf16"]
@@ -57,13 +58,15 @@ class FitOptions:
 
     Attributes:
         work: checkpoints and TensorBoard logs go here; a run that was cut short goes on from here.
-        minutes: stop after this much training time and take the best epoch so far.
+        minutes: stop after this much training time and take the best epoch so far; None: what a run's budget leaves.
+        share: of what a run's budget leaves.
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
     """
 
     work: Path
     seed: int = 0
     minutes: float | None = None
+    share: float = 1.0
     precision: Precision = "fp32"
     fitted_on: FittedOn = "train"
     epochs: int | None = None
@@ -77,7 +80,7 @@ def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) 
         return None
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
-        return read_titles(recipe.model_spec(), titles, sources, progress=lambda n: bar.advance(task, n))
+        return read_titles(recipe.model_spec(), titles, sources, progress=timed(bar, task, "reading titles"))
 
 
 def fit(
@@ -113,6 +116,7 @@ def fit(
         return quick_metrics(model, targets, options.seed)
 
     trained = train_module(recipe, split, options, module, evaluate_now, console=console)
+    module.close()
     module.settle()
     return Fitted(model=model, **vars(trained))
 
@@ -131,7 +135,7 @@ def train_module(
         split.train_rows(options.fitted_on), limit=recipe.history.limit, seed=options.seed, last_only=module.last_only
     )
     resume = last_complete_checkpoint(options.work)
-    budget = TimeBudget(options.minutes, resumed_from=resume)
+    budget = TimeBudget(_minutes(options), resumed_from=resume)
     trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
     selected_on = f"eval_{module.selected_on}" if options.epochs is None else None
     say_progress(trainer, TrainingProgress(console, selected_on=selected_on, name=recipe.name))
@@ -149,6 +153,12 @@ def train_module(
         stopped_by=_stopped_by(trainer, budget),
         losses=[float(entry["loss"]) for entry in history if "loss" in entry],
     )
+
+
+def _minutes(options: FitOptions) -> float | None:
+    """Training time: as asked, or a share of what is left of the run's budget."""
+    left = minutes_left("preparing the training")
+    return options.minutes if left is None else left * options.share
 
 
 def _trainer(
@@ -235,7 +245,7 @@ def _start_from(model: Model, anchor_ND: NDArray[np.float32]) -> None:
     table = model.encoder.items.ids.weight
     expected = (model.encoder.items.size, table.shape[1])
     if anchor_ND.shape != expected:
-        raise ValueError(f"the required id model has vectors of shape {anchor_ND.shape}, this recipe needs {expected}")
+        raise RecipeError(f"the required id model has vectors of shape {anchor_ND.shape}, this recipe needs {expected}")
     with torch.no_grad():
         table[:-1] = torch.from_numpy(anchor_ND)
         table[-1] = table[:-1].mean(0)

@@ -28,6 +28,7 @@ from modeling.spelling import CODE_END, CodeSpelling, TitleSpelling
 from modeling.task_writer import TaskWriter
 from modeling.title_space import TitleSpace
 from modeling.writer import Names, Writer
+from training.budget import timed
 from training.choosing import ChoosingModule, choice_report
 from training.copying import teach_copying
 from training.data.splits import FittedOn, Split, Targets
@@ -94,6 +95,8 @@ def fit_writer(
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
     module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
+    if isinstance(module, WritingModule):
+        module.from_scratch = recipe.backbone.own
     targets = sample_targets(split.validation, recipe.writing.validation_users, options.seed)
     if recipe.writing.copying and last_complete_checkpoint(options.work) is None:  # a checkpoint has learned it
         assert named.end is not None, "titles are closed by the tokenizer's end token"
@@ -246,7 +249,7 @@ class _Ground:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(f"reading {len(named.tokens)} titles with the base model", total=len(named.tokens))
             space = TitleSpace.of_catalog(
-                body, named.tokens, Pieces(tokenizer).wrap[0], progress=lambda n: bar.advance(task, n)
+                body, named.tokens, Pieces(tokenizer).wrap[0], progress=timed(bar, task, "reading titles")
             )
         model = None if collaborative is None else CollaborativeModel(collaborative, len(named.tokens))
         return cls(recipe, named, names, prompt, space, popularity_N, model)

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeling.hidden_dropout import NoDropout, drop_hidden
 from modeling.user_encoder import UserEncoder
 from training.examples import TrainingBatch, Window, collate
 from training.objectives.pull import pull_loss, pull_weight
 from training.objectives.softmax import full_softmax, sampled_softmax
-from training.recipes.base import ObjectiveSpec
+from training.recipes.base import ObjectiveSpec, RecipeError
 
 LARGEST_SCALE = 100.0
 """The learned scale is kept below this: a sharper softmax over cosines only overfits."""
@@ -98,6 +99,16 @@ class RetrievalModule(TrainedModule):
         draws_N *= objective.negatives / draws_N.sum()
         self.register_buffer("log_draws_N", torch.from_numpy(draws_N).log().float(), False)
         self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
+        backbone = encoder.spec.backbone
+        try:  # our own transformer drops by itself
+            self._hooks = [] if backbone.own else drop_hidden(encoder.backbone, backbone.dropout)
+        except NoDropout as error:
+            raise RecipeError(str(error)) from error
+
+    def close(self) -> None:
+        """The end of training: the backbone is as it came, apart from its weights."""
+        for hook in self._hooks:
+            hook.remove()
 
     def collate(self, windows: Sequence[Window]) -> TrainingBatch:
         """Windows to one padded batch of prompts."""
@@ -118,7 +129,7 @@ class RetrievalModule(TrainedModule):
 
     def pretrained(self, name: str) -> bool:
         """The backbone and its adapter; our own small transformer is trained from scratch."""
-        return name.startswith("encoder.backbone.") and not name.startswith("encoder.backbone.blocks.")
+        return name.startswith("encoder.backbone.") and not self.encoder.spec.backbone.own
 
     def forward(self, batch: TrainingBatch, progress: float = 0.0) -> Tensor:
         """Summed loss over the batch's targets; ``progress`` in [0, 1] moves the pull's weight."""

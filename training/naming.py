@@ -20,12 +20,14 @@ from torch import nn
 from index.codes import CodeReport, report_codes, residual_kmeans, with_counter
 from modeling.backbone import load_tokenizer, position_limit, resolve_source
 from modeling.build import Sources, title_reader
+from modeling.hidden_dropout import set_dropout
 from modeling.prompt import TitleTokens
 from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks
 from modeling.tasks import Language, longest_prompt
 from modeling.tensor_files import save_arrays
 from modeling.whole_words import WholeWords
+from training.budget import timed
 from training.cooccurrence import neighbour_vectors
 from training.data.splits import Split
 from training.identifiers import identifiers, numbered
@@ -101,8 +103,7 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
     config.use_cache = False
-    if hasattr(config, "attention_dropout"):
-        config.attention_dropout = recipe.backbone.dropout
+    set_dropout(config, hidden=0.0, attention=recipe.backbone.dropout)
     model = cast(
         nn.Module,
         AutoModelForCausalLM.from_pretrained(
@@ -216,8 +217,13 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
     titles, spec = split.dataset.titles, recipe.codes
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
-        raw = title_reader(recipe.model_spec(), Sources())(titles, progress=lambda n: bar.advance(task, n))
+        raw = title_reader(recipe.model_spec(), Sources())(titles, progress=timed(bar, task, "reading titles"))
     vectors_ND = raw - raw.mean(0)
+    if float(np.abs(vectors_ND).max()) < 1e-6:
+        raise RecipeError(
+            f"the backbone {recipe.text_backbone!r} reads all {len(titles)} titles as one vector, of which no codes "
+            "can be made; take another items.text_source or codes.kind"
+        )
     vectors_ND = _unit(vectors_ND)
     if share := spec.collaborative:
         near_ND = neighbour_vectors(split.train_rows(), len(titles), seed=seed)
@@ -226,7 +232,9 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
     with Progress(console=console, transient=True) as bar:
         if spec.kind == "rq-vae":
             task = bar.add_task("passes over the catalog", total=spec.epochs)
-            codes_NL, rebuilt_ND = quantise(vectors_ND, spec, seed=seed, progress=lambda: bar.advance(task))
+            codes_NL, rebuilt_ND = quantise(
+                vectors_ND, spec, seed=seed, progress=timed(bar, task, "making codes of items")
+            )
         else:
             bar.add_task("k-means, level by level", total=None)
             codes_NL, centroids_LKD = residual_kmeans(vectors_ND, levels=spec.levels, size=spec.size, seed=seed)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index.codes import residual_kmeans
-from training.recipes.base import CodesSpec
+from training.recipes.base import CodesSpec, RecipeError
 
 HIDDEN = (512, 256, 128)
 BATCH = 1024
@@ -88,10 +88,10 @@ def quantise(
     each pass over the catalog.
 
     Raises:
-        ValueError: fewer items than codes of a level.
+        RecipeError: fewer items than codes of a level.
     """
     if len(vectors_NC) < spec.size:
-        raise ValueError(f"{len(vectors_NC)} items cannot have {spec.size} codes a level; set codes.size lower")
+        raise RecipeError(f"{len(vectors_NC)} items cannot have {spec.size} codes a level; set codes.size lower")
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     items_NC = torch.from_numpy(vectors_NC)

@@ -21,6 +21,8 @@ from modeling.artifact import ArtifactError, read_manifest
 from modeling.build import Sources, TextVectors
 from modeling.manifest import AnyManifest
 from modeling.precision_choice import PrecisionAsked, Settled, settle
+from training.budget import OutOfTime, budget
+from training.checks import check_learnable, check_text
 from training.data.dataset import Dataset
 from training.data.splits import FittedOn, Split, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
@@ -86,33 +88,37 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     if recipe.scoring == "choose" and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         # batches of placeholders give the map of item vectors no gradient, and others on other processes would wait
         raise RecipeError(f"recipe {recipe.name!r} trains in one process: started in {processes}; allowed is 1")
-    split = split_of(dataset, options.split)
-    precision = _precision(options, console)
-    anchor = _id_model_vectors(recipe, split, options.id_model)
-    work = _work_folder(recipe, dataset, options, precision.taken)
-    sources = _sources(recipe, split, options, console)
-    way: _Dense | Writing = (
-        _Dense(recipe, split, sources, read_text(recipe, split, sources, console), console)
-        if recipe.scoring == "dense"
-        else Writing(recipe, split, sources.backbone, options.id_model if recipe.requires else None, console)
-    )
-    fit_options = FitOptions(
-        work=work / "train",
-        seed=options.seed,
-        minutes=options.time_budget,
-        precision=cast(Precision, precision.taken),
-        anchor_ND=anchor,
-    )
-    fitted = way.fit(fit_options)
-    validation = way.validate(options.seed)
-    fitted_on: FittedOn = "train"
-    if options.refit:
-        fitted_on = "train+validation"
-        epochs = max(1, round(fitted.best_epoch))
-        console.print(f"refit on train + validation for {epochs} epochs")
-        fitted = way.fit(
-            replace(fit_options, work=work / "refit", fitted_on="train+validation", epochs=epochs, minutes=None)
+    with budget(options.time_budget) as clock:
+        split = split_of(dataset, options.split)
+        check_learnable(recipe, split)
+        precision = _precision(options, console)
+        anchor = _id_model_vectors(recipe, split, options.id_model)
+        work = _work_folder(recipe, dataset, options, precision.taken)
+        sources = _sources(recipe, split, options, console)
+        way: _Dense | Writing = (
+            _Dense(recipe, split, sources, _read_text(recipe, split, sources, console), console)
+            if recipe.scoring == "dense"
+            else Writing(recipe, split, sources.backbone, options.id_model if recipe.requires else None, console)
         )
+        fit_options = FitOptions(
+            work=work / "train",
+            seed=options.seed,
+            share=0.5 if options.refit else 1.0,
+            precision=cast(Precision, precision.taken),
+            anchor_ND=anchor,
+        )
+        fitted = _learned(way.fit(fit_options), options)
+        validation = way.validate(options.seed)
+        fitted_on: FittedOn = "train"
+        if options.refit:
+            fitted_on = "train+validation"
+            epochs = max(1, round(fitted.best_epoch))
+            console.print(f"refit on train + validation for {epochs} epochs")
+            fitted = way.fit(
+                replace(fit_options, work=work / "refit", fitted_on="train+validation", epochs=epochs, share=1.0)
+            )
+            if fitted.stopped_by == "time budget":
+                clock.check("refitting on train + validation")
     if int(os.environ.get("RANK", "0")):
         raise SystemExit(0)  # under torchrun the first process writes the artifact
     manifest = way.write(
@@ -210,6 +216,30 @@ class Writing:
     def write(self, folder: Path, **facts: Any) -> AnyManifest:
         assert self.fitted is not None
         return write_writer(folder, self.recipe, self.split, self.fitted, collaborative=self.collaborative, **facts)
+
+
+def _read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
+    text = read_text(recipe, split, sources, console)
+    check_text(text, recipe)
+    return text
+
+
+def _learned(fitted: Trained, options: RunOptions) -> Trained:
+    """Refuse what was cut before the first epoch was over: nothing was compared, and hardly anything learned.
+
+    Raises:
+        OutOfTime: so it was.
+        RecipeError: there was no step.
+    """
+    if fitted.steps and (fitted.epochs >= 1 or fitted.stopped_by != "time budget"):
+        return fitted
+    if fitted.stopped_by != "time budget":
+        raise RecipeError("nothing was learned: training ended without a step, and nothing was written")
+    whole = fitted.seconds / max(fitted.epochs, 1e-9) / 60
+    raise OutOfTime(
+        f"the time budget of {options.time_budget:g} min ended after {fitted.epochs:.2f} of the first epoch, which "
+        f"takes about {whole:.2g} min; nothing was written: give more with --time-budget"
+    )
 
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:

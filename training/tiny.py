@@ -17,10 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from modeling.atomic import replaced_folder
 from modeling.backbone import Pieces
+from training.budget import check_time
 from training.progress import TrainingProgress, say_progress
 from training.recipes import RecipeError
 
@@ -151,10 +159,17 @@ def _train_model(
         use_cpu=not torch.cuda.is_available(),
     )
     model = Qwen3ForCausalLM(config)
-    trainer = Trainer(model=model, args=arguments, train_dataset=blocks)
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks, callbacks=[_InTime()])
     say_progress(trainer, TrainingProgress(console, selected_on=None, name="backbone tiny"))
     trainer.train()
     return model
+
+
+class _InTime(TrainerCallback):
+    """Ends the pretraining with an error where the run's time is over: half of it would be kept for later runs too."""
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        check_time("training the backbone 'tiny'")
 
 
 def _remove(folder: Path) -> None:

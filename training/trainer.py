@@ -20,10 +20,14 @@ from modeling.tensor_files import save_tensors
 from training.average import WeightAverage
 from training.examples import EpochLoader, EpochWindows, LengthBatches, Window
 from training.module import Counted, TrainedModule
-from training.recipes.base import OptimizerSpec
+from training.recipes.base import OptimizerSpec, RecipeError
 
 WEIGHTS = "trained.safetensors"
 Evaluate = Callable[[], dict[str, float]]
+
+
+class NotFinite(RecipeError, FloatingPointError):
+    """The loss is no number."""
 
 
 class RecommenderTrainer(Trainer):
@@ -100,9 +104,11 @@ class RecommenderTrainer(Trainer):
             dist.all_reduce(count)
         loss = total / count * self.args.world_size
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.state.global_step}: lower optimizer.rate"
+            step = self.state.global_step
+            advice = (
+                "lower optimizer.rate" if step else "nothing was learned yet, so the data or the weights are not finite"
             )
+            raise NotFinite(f"the loss is {float(loss)} at step {step}: {advice}")
         return (loss, None) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -165,12 +171,12 @@ def load_trained(model: nn.Module, checkpoint: Path) -> None:
     """Copy the trained weights of a checkpoint into ``model``.
 
     Raises:
-        ValueError: the checkpoint is of another recipe (other names or shapes).
+        RecipeError: the checkpoint is of another recipe (other names or shapes).
     """
     saved, current = load_file(checkpoint / WEIGHTS), trainable(model)
     if saved.keys() != current.keys() or any(saved[name].shape != current[name].shape for name in saved):
         odd = sorted(saved.keys() ^ current.keys())[:2] or [n for n in saved if saved[n].shape != current[n].shape][:2]
-        raise ValueError(
+        raise RecipeError(
             f"checkpoint {checkpoint.name} was made by another recipe or data set (first difference: {odd[0]}); "
             "choose another --out or remove its work folder"
         )

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from modeling.dropout import Dropout, drop
+from modeling.dropout import Dropout
 from modeling.generation import Wanted
+from modeling.hidden_dropout import hook_blocks
 from modeling.instruction import InstructionPrompt
 from modeling.prompt import TitleTokens
 from modeling.writer import Writer
@@ -63,6 +63,9 @@ class WritingModule(TrainedModule):
         end: closes every name, and begins every sequence.
         dropout: on the token embeddings that are read and on the states before the head, while training.
         hidden_dropout: on what every attention and feed-forward block adds, while training.
+
+    Attributes:
+        from_scratch: whether the model is a network of a recipe's own, which was not pretrained.
     """
 
     def __init__(
@@ -72,7 +75,8 @@ class WritingModule(TrainedModule):
         self.model = model
         self.names, self.end = names, end
         self.dropout = Dropout(dropout)
-        self._hooks = _drop_hidden(model, hidden_dropout, self) if hidden_dropout else []
+        self.from_scratch = False
+        self._hooks = hook_blocks(model, hidden_dropout) if hidden_dropout else []
 
     def close(self) -> None:
         """The end of training: the model is as it came, apart from its weights."""
@@ -105,8 +109,8 @@ class WritingModule(TrainedModule):
         return np.diff(self.names.offsets) + 1
 
     def pretrained(self, name: str) -> bool:
-        """All of it is the language model."""
-        return True
+        """All of it is the language model, where that is not trained from scratch."""
+        return not self.from_scratch
 
     def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
         """What the first layer reads, [B, T, H]."""
@@ -236,17 +240,6 @@ class InstructedModule(WritingModule):
         """History, request and answer."""
         names = [self.names[row] for row in rows.tolist()]
         return [*self.prompt.read(names[:-1]), *self.prompt.answer(names[-1])]
-
-
-def _drop_hidden(model: nn.Module, share: float, owner: nn.Module) -> list[RemovableHandle]:
-    """Dropout on what the blocks of a decoder add; many architectures have no setting for it."""
-
-    def thin(block: nn.Module, given: Any, out: Any) -> Any:
-        kept = drop(out[0] if isinstance(out, tuple) else out, share, owner.training)
-        return (kept, *out[1:]) if isinstance(out, tuple) else kept
-
-    blocks = [part for name, part in model.named_modules() if name.rpartition(".")[2] in ("self_attn", "mlp")]
-    return [block.register_forward_hook(thin) for block in blocks]
 
 
 def written_metrics(model: nn.Module, writer: Writer, targets: Targets) -> dict[str, float]:

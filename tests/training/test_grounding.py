@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -234,24 +235,33 @@ class _Told:
         return self._histories
 
 
+@pytest.mark.parametrize("weighs_scores", [False, True])
 def test_the_exponents_chosen_are_those_whose_answers_are_best(
-    backbone_folder: Folder, monkeypatch: pytest.MonkeyPatch
+    weighs_scores: bool, backbone_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against brute force: every pair set in turn, real answers written, their NDCG@10 compared."""
+    grid = (0.0, 0.3, 2.0, 20.0)
+    monkeypatch.setattr("training.exponents.GRID", grid)
     rng = np.random.default_rng(3)
     histories = [[*rng.choice(12, 2).tolist(), last] for last in range(12)]
     rows = [int(rng.choice([row for row in range(12) if row not in history])) for history in histories]
     writer = random_writer(backbone_folder("qwen3"), popularity=rng.integers(1, 99, 12).tolist())
+    scores = rng.normal(size=(12, 12)).astype(np.float32)  # of all items, by the newest item of a history
+    for history, row in zip(histories, rows, strict=True):
+        scores[history[-1], row] += 2.0  # a collaborative model that knows something
+    if weighs_scores:
+        writer.collaborative = lambda history: scores[history[-1]]
     says(writer, [*TITLES[4:8], "red chair", "wool table", "", *TITLES[:5]], monkeypatch)
     targets = cast(Targets, _Told(histories, rows))
     report = choose_exponents(writer, targets, console=QUIET)["exponents"]
     chosen, found = writer.exponents, {}
-    for popularity in (0.0, 0.1, 1.0, 5.0, 20.0, 99.0, chosen.popularity):
-        writer.exponents = Exponents(popularity)
+    for pair in itertools.product(grid, grid if weighs_scores else (0.0,)):
+        writer.exponents = Exponents(*pair)
         ranks = ranks_in(write_all(writer, list(targets.histories())), targets.rows_T, 12)
-        found[popularity] = float(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean())
-    assert found[chosen.popularity] == pytest.approx(report["ndcg@10"]) == pytest.approx(max(found.values()))
-    assert found[0.0] == pytest.approx(report["unweighted_ndcg@10"])
+        found[writer.exponents] = float(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean())
+    assert found[chosen] == pytest.approx(report["ndcg@10"]) == pytest.approx(max(found.values()))
+    assert (chosen.collaborative > 0) == weighs_scores, "scores that know the answers are weighed"
+    assert found[Exponents()] == pytest.approx(report["unweighted_ndcg@10"])
 
 
 def test_a_prompt_that_the_backbone_cannot_hold_is_refused(

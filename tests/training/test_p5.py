@@ -46,9 +46,10 @@ QUIET = Console(quiet=True)
 KINDS = ("random", "sequential", "collaborative", "categories")
 SPEC = CodesSpec(kind="collaborative", size=8, clusters=4)
 SMALL = [
-    *("codes.size=10", "codes.clusters=4", "backbone.width=32", "backbone.depth=2", "backbone.dropout=0.0"),
+    *("codes.size=10", "backbone.width=32", "backbone.depth=2", "backbone.dropout=0.0"),
     *("history.dropout=0.0", "history.limit=12", "optimizer.positions=200", "tasks.candidates=4"),
 ]
+CLUSTERS = "codes.clusters=4"
 
 
 def write_reviews(folder: Path, *, users: int = 96) -> Path:
@@ -146,7 +147,8 @@ def test_numbers_are_written_in_pieces() -> None:
 
 
 def examples_of(dataset: Dataset, tmp_path: Path, *settings: str) -> tuple[TaskExamples, TaskModule, Recipe, Split]:
-    recipe, split = get_recipe("p5", [*SMALL, *settings]), leave_one_out(dataset)
+    clusters = [] if "codes.kind=random" in settings else [CLUSTERS]
+    recipe, split = get_recipe("p5", [*SMALL, *clusters, *settings]), leave_one_out(dataset)
     named = name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=QUIET)
     tasks, spec = named.tasks, recipe.tasks
     assert tasks is not None and spec is not None
@@ -263,7 +265,7 @@ def test_families_that_the_data_has_not_are_refused(ring: Dataset, tmp_path: Pat
     assert families_of(spec, plain) == ("sequential", "direct")
     assert families_of(spec, ring) == ("sequential", "rating", "direct", "explanation", "review")
     for family in ("rating", "explanation", "review"):
-        asked = get_recipe("p5", [f'tasks.families=["sequential","{family}"]', *SMALL])
+        asked = get_recipe("p5", [f'tasks.families=["sequential","{family}"]'])
         with pytest.raises(
             RecipeError, match=rf"task family '{family}' needs .*plain has neither .*sequential, direct"
         ):
@@ -408,10 +410,10 @@ def test_ratings_and_reviews_can_be_learned_by_heart(ring: Dataset, tmp_path: Pa
 def trained(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifacts") / "p5"
     settings = [
-        *("optimizer.epochs=20", "optimizer.patience=20", "optimizer.rate=4e-3", "optimizer.backbone_rate=4e-3"),
+        *("optimizer.epochs=20", "optimizer.patience=20", "optimizer.rate=4e-3"),
         *("optimizer.positions=80", "optimizer.average_epochs=2", "backbone.width=64", "writing.validation_users=24"),
     ]
-    result = run(get_recipe("p5", [*SMALL, *settings, "writing.beams=10"]), ring, RunOptions(out=out), QUIET)
+    result = run(get_recipe("p5", [*SMALL, CLUSTERS, *settings, "writing.beams=10"]), ring, RunOptions(out=out), QUIET)
     assert result.validation["recall@10"] > 0.5
     return out
 

@@ -182,7 +182,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def trained(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A writer on `tiny` that has learned where users of the ring go next."""
     out = tmp_path_factory.mktemp("artifacts") / "writer"
-    settings = ["optimizer.epochs=25", "optimizer.patience=25", "optimizer.rate=3e-3", "optimizer.backbone_rate=3e-3"]
+    settings = ["optimizer.epochs=25", "optimizer.patience=25", "optimizer.backbone_rate=3e-3"]
     recipe = get_recipe("genre", [*SETTINGS, *settings])
     result = run(recipe, ring, RunOptions(out=out), QUIET)
     assert result.validation["recall@10"] > 0.5

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from modeling.spec import ModelSpec, Slot, SlotPlace
 from modeling.tasks import Family
+from training.effects import EFFECTS
 
 
 class RecipeError(ValueError):
@@ -124,7 +125,7 @@ class TasksSpec(Slot):
 
 
 class Recipe(ModelSpec):
-    """A method: seven slots for the model, then objective, optimizer, scoring and what it builds on.
+    """A method: the slots of the model, then objective, optimizer, scoring and what it builds on.
 
     ``scoring``: ``dense`` compares a vector with those of the items; ``trie`` writes an item's name (its title or its
     semantic ID, as ``history.form`` has it) token by token, along the trie of all names; ``ground`` writes a title
@@ -151,8 +152,6 @@ class Recipe(ModelSpec):
     @model_validator(mode="after")
     def _a_writer_needs_words(self) -> Recipe:
         form, writes = self.history.form, self.scoring != "dense"
-        for setting, slot in self._without_effect(form, writes):
-            raise ValueError(f"{setting} has no effect on this recipe: it is {slot!r}, and its default is what is used")
         if self.scoring == "trie" and form not in ("titles", "codes"):
             raise ValueError(f"scoring='trie' writes titles or codes: history.form={form!r} is neither")
         if self.scoring in ("ground", "choose") and form != "titles":
@@ -175,33 +174,6 @@ class Recipe(ModelSpec):
             )
         return self
 
-    def _without_effect(self, form: str, writes: bool) -> Iterator[tuple[str, Any]]:
-        """Settings that were changed although nothing reads them: better refused than ignored."""
-        unread = ["projector", "objective"] if writes else ["writing"]
-        if writes:
-            unread += ["history.id_dropout", "history.vectors_per_item", "backbone.layers", "backbone.random_weights"]
-            unread += ["items.dim", "items.normalize", "items.text_dim"]
-        if writes and self.scoring not in ("ground", "choose"):
-            unread += ["history.instruction"]
-        if writes and (self.scoring != "trie" or self.tasks is not None):
-            unread += ["writing.among"]
-        if writes and self.scoring != "choose":
-            unread += ["writing.candidates", "writing.copying", "writing.slots", "writing.match"]
-        if form != "codes":
-            unread += ["codes", "backbone.kind", "backbone.head_width", "backbone.feed_forward"]
-        elif self.codes.kind not in ("rq-vae", "residual-kmeans", "semantic"):
-            unread += ["codes.collaborative"]
-        if self.backbone.kind != "encoder-decoder":
-            unread += ["history.user_buckets"]
-        if not self.history.user_buckets:
-            unread += ["history.user_dropout"]
-        for place in unread:
-            slot, _, field = place.partition(".")
-            value = getattr(self, slot)
-            for name in (field,) if field else type(value).model_fields:
-                if (found := getattr(value, name)) != type(value).model_fields[name].default:
-                    yield f"{slot}.{name}", found
-
     def model_spec(self) -> ModelSpec:
         """The part an artifact needs at serving time."""
         return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
@@ -211,7 +183,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """``recipe`` with ``slot.field=value`` settings applied; values are JSON, or text where that fails.
 
     Raises:
-        RecipeError: no such slot or field, or a value that is not allowed.
+        RecipeError: no such slot or field, a value that is not allowed, or a setting that nothing reads.
     """
     data = recipe.model_dump()
     for setting in settings:
@@ -233,11 +205,17 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             )
         data[slot][field] = _value(text)
     try:
-        return Recipe.model_validate(data)
+        changed = Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise RecipeError(f"recipe {recipe.name!r}: {where}: {first['msg']} (given {first['input']!r:.80})") from error
+    for path, _, text in (setting.partition("=") for setting in settings):
+        if not (effect := EFFECTS[path]).acts(changed) and not (path == "requires" and not text):
+            raise RecipeError(
+                f"setting {path}={text}: {path} has no effect on this recipe; it is read with {effect.where}"
+            )
+    return changed
 
 
 def _value(text: str) -> Any:
