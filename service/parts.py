@@ -288,7 +288,7 @@ def _share_model(artifact: Artifact, titles: Sequence[str]) -> Iterator[Piece]:
     yield from share_weights(POOL, encoder, Part.WEIGHTS)
     if encoder.text_model is not None:
         yield from share_weights(POOL, encoder.text_model, Part.TITLE_READER)
-    if (titles := encoder.prompts.titles) is not None:
-        piece = share_title_tokens(POOL, titles, files)
+    if (tokens := encoder.prompts.titles) is not None:
+        piece = share_title_tokens(POOL, tokens, files)
         encoder.prompts.titles = piece.value
         yield piece
