@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from modeling.backbone import Pieces, load_tokenizer
@@ -15,6 +16,9 @@ from modeling.instruction import InstructionPrompt
 from modeling.prompt import TitleTokens
 from modeling.spec import BackboneSpec, HistorySpec, ModelSpec
 from modeling.spelling import TitleSpelling
+from modeling.text import plain_text
+from service.schemas import FreeTitle
+from training.data import columns
 from training.tiny import _train_tokenizer
 
 TEXTS = ["The Quiet Lamp", "a wide rug (1984)", "end of the unk sep", "inst think"]
@@ -168,3 +172,22 @@ def test_what_a_recipe_says_itself_keeps_its_line_ends_and_control_tokens() -> N
     assert end in pieces.fixed(["<|end|> items"])[0] and end not in pieces(["<|end|> items"])[0]
     assert "\n" in tokenizer.decode(InstructionPrompt.of(tokenizer, "items", end).respond)
     assert "\n" in tokenizer.decode(ChoicePrompt.of(tokenizer, "items", end, 9).choose)
+
+
+@pytest.mark.parametrize("typed", ["The  Quiet\u00a0Lamp\n", "caf\u0065\u0301\u200b", "\ufeffa\tb \x00", "<|end|>  x"])
+def test_data_files_and_requests_read_the_same_text(typed: str) -> None:
+    """Whatever else a model does with it: what a data set's title becomes is what a free title becomes."""
+    for column in (pl.Series("title", [typed]), pl.Series("title", [typed], dtype=pl.Object)):
+        values, _ = columns.text(column, "items.csv")
+        assert values.to_list() == [FreeTitle(title=typed).title] == [plain_text(typed)]
+    assert columns.text(pl.Series("title", ["\u200b ", None], dtype=pl.Object), "f")[0].to_list() == [None, None]
+    half = pl.Series("title", ["half \ud83d emoji"], dtype=pl.Object)
+    assert columns.text(half, "items.jsonl")[0].to_list() == ["half emoji"]
+    with pytest.raises(ValueError, match="blank"):
+        FreeTitle(title="\u200b\u00a0")
+
+
+def test_a_title_without_tokens_is_said_before_training() -> None:
+    """This tokenizer drops the replacement character."""
+    with pytest.raises(ValueError, match="item 1 has title '\ufffd', for which its tokenizer has no tokens"):
+        TitleSpelling(load_tokenizer("minilm"), 5).spell(["lamp", "\ufffd"], 2)
