@@ -79,7 +79,7 @@ def no_op(port: int) -> None:
     encoder = Nothing(cast(TableEncoder, made.encoder).table_ND, limit=50, reads_text=True)
     golden = []
     for case in made.golden:
-        seen = np.array([made.catalog.row(item_id) for item_id in case.history])
+        seen = np.array([made.catalog.row(item_id) for item_id in case.ids])
         _, (rows,) = made.index.search(np.ones((1, DIM), np.float32), 10, exclude=[seen])
         top = [made.catalog.item_ids[row] for row in rows]
         golden.append(GoldenCase(history=case.history, vector=[1.0] * DIM, top=top))

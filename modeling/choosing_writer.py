@@ -42,6 +42,7 @@ from modeling.generation import Generated, Wanted, WritePrompt, WriteSettings, W
 from modeling.generator import Text
 from modeling.grounding_files import COLLABORATIVE, CollaborativeModel
 from modeling.manifest import ArtifactError, ChoiceRecord, GenerativeManifest, one_line
+from modeling.part_names import Part
 from modeling.prompt import FreeItem
 from modeling.spec import SlotPlace
 from modeling.tensor_files import save_tensors
@@ -193,11 +194,14 @@ class ChoosingWriter(Writer):
         self.prompt, self.slots, self.retriever, self.candidates = prompt, slots, retriever, candidates
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[Part, nn.Module]:
         """The tuned model, the map of item vectors and what it makes of all items, and the id model."""
         return {
-            **super().networks, "item_slots": self.slots, "item_inputs": self._inputs, "collaborative": self.retriever
-        }  # fmt: skip
+            **super().networks,
+            Part.ITEM_SLOTS: self.slots,
+            Part.ITEM_INPUTS: self._inputs,
+            Part.COLLABORATIVE: self.retriever,
+        }
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
         """The history; candidates follow when it is known what is wanted. A free title has the placeholder."""

@@ -22,6 +22,7 @@ from modeling.backbone import Pieces
 from modeling.generation import Generated, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import Text
 from modeling.instruction import InstructionPrompt
+from modeling.part_names import Part
 from modeling.prompt import FreeItem
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
@@ -80,10 +81,10 @@ class GroundedWriter(Writer):
         self._rows = _rows_by_text(names)
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[Part, nn.Module]:
         """The tuned model, the base model and, where there is one, the collaborative model."""
-        found = {**super().networks, "title_space": self.space}
-        return found | ({"collaborative": self.collaborative} if isinstance(self.collaborative, nn.Module) else {})
+        found = {**super().networks, Part.TITLE_SPACE: self.space}
+        return found | ({Part.COLLABORATIVE: self.collaborative} if isinstance(self.collaborative, nn.Module) else {})
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> WritePrompt:
         """The history in quotation marks and the request for an answer; an empty history is the request alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -189,6 +190,10 @@ class _GoldenHistory(_Data):
     def titles(self) -> list[str]:
         """The items that are given by their titles."""
         return [item.title for item in self.history if isinstance(item, GoldenTitle)]
+
+    def asked(self, row_of: Mapping[str, int]) -> list[int | str]:
+        """The history as catalog rows and free titles."""
+        return [item.title if isinstance(item, GoldenTitle) else row_of[item] for item in self.history]
 
 
 class GoldenCase(_GoldenHistory):

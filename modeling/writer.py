@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modeling.generation import OnWriting, Turn, Wanted, WritePrompt, WriteSettings, Written
 from modeling.generator import BeamSettings, Counts, GenerationError, Generator, OnStep, Paths, Text
+from modeling.part_names import Part
 from modeling.prompt import FreeItem, TitleTokens
 from modeling.spelling import Spelling
 from modeling.whole_words import WholeWords
@@ -144,10 +145,10 @@ class Writer:
         )
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[Part, nn.Module]:
         """What holds weights, by what it is for."""
-        words = {} if self.whole_words is None else {"whole_words": self.whole_words}
-        return {"weights": self.model, **words}
+        words = {} if self.whole_words is None else {Part.WHOLE_WORDS: self.whole_words}
+        return {Part.WEIGHTS: self.model, **words}
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free text as items of a history; raises `CannotReadText` where names are no text."""

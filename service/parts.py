@@ -29,6 +29,7 @@ from modeling.manifest import (
     one_line,
     read_any_manifest,
 )
+from modeling.part_names import Part
 from modeling.precision import Precision, PrecisionError
 from modeling.precision_choice import PrecisionAsked, settle
 from modeling.title_check import check_title_tokens, check_titles, sample_rows
@@ -207,11 +208,11 @@ def _open_generative(folder: Path, device: str, precision: Precision, share_back
     )
 
 
-def _share_backbone(networks: Mapping[str, nn.Module]) -> None:
+def _share_backbone(networks: Mapping[Part, nn.Module]) -> None:
     """Let the bodies of a writer read the weights of a dense model from the same backbone; else one that of another."""
     others = list(BACKBONES)
-    bases = [cast(Any, networks[kind]).body for kind in ("title_space",) if kind in networks]
-    for body in [*bases, cast(Any, networks["weights"]).base_model]:
+    bases = [cast(Any, networks[kind]).body for kind in (Part.TITLE_SPACE,) if kind in networks]
+    for body in [*bases, cast(Any, networks[Part.WEIGHTS]).base_model]:
         if not any(correct(body, other) for other in others):
             others.append(body)
 
@@ -284,10 +285,10 @@ def _share_model(artifact: Artifact, titles: Sequence[str]) -> Iterator[Piece]:
             raise ArtifactError(
                 f"artifact {artifact.folder.name} cannot read a free title: {one_line(error)}"
             ) from error
-    yield from share_weights(POOL, encoder, "weights")
+    yield from share_weights(POOL, encoder, Part.WEIGHTS)
     if encoder.text_model is not None:
-        yield from share_weights(POOL, encoder.text_model, "title_reader")
-    if (titles := encoder.prompts.titles) is not None:
-        piece = share_title_tokens(POOL, titles, files)
+        yield from share_weights(POOL, encoder.text_model, Part.TITLE_READER)
+    if (tokens := encoder.prompts.titles) is not None:
+        piece = share_title_tokens(POOL, tokens, files)
         encoder.prompts.titles = piece.value
         yield piece

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
+from modeling.part_names import Part
 from modeling.text import plain_text
 
 MAX_HISTORY = 10_000
@@ -312,9 +313,7 @@ class UserList(Answer):
 class SharedPart(Answer):
     """Parts of one kind that an artifact has in common with others, which hold them in memory too."""
 
-    part: Literal[
-        "weights", "title_reader", "title_space", "whole_words", "collaborative", "title_tokens", "catalog", "index"
-    ]
+    part: Part
     bytes: int
     artifacts: list[str]
 

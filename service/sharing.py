@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from index import Catalog, VectorIndex
+from modeling.part_names import Part
 from modeling.prompt import TitleTokens
 
 SMALLEST_SHARED = 4096  # bytes; below that, looking for a twin costs more than it saves
@@ -34,7 +35,8 @@ class Piece:
     __slots__ = ("__weakref__", "bytes", "kind", "value")
 
     def __init__(self, kind: str, value: Any, size: int) -> None:
-        self.kind = kind
+        """Raises ValueError for a `kind` that the API does not publish."""
+        self.kind = Part(kind)
         self.value = value
         self.bytes = size
 
@@ -89,7 +91,7 @@ def _share_tensor(pool: Pool, tensor: torch.Tensor, kind: str) -> Piece:
 def share_title_tokens(pool: Pool, titles: TitleTokens, files: Hashable) -> Piece:
     """Return the piece of the catalog's tokenized titles; `files` are the hashes of what they were read from."""
     size = titles.offsets.nbytes + titles.tokens.nbytes
-    return pool.share(("title_tokens", files), lambda: Piece("title_tokens", titles, size))
+    return pool.share(("title_tokens", files), lambda: Piece(Part.TITLE_TOKENS, titles, size))
 
 
 def share_catalog(pool: Pool, files: Hashable, read: Callable[[], Catalog]) -> Piece:
@@ -97,7 +99,7 @@ def share_catalog(pool: Pool, files: Hashable, read: Callable[[], Catalog]) -> P
 
     def make() -> Piece:
         catalog = read()
-        return Piece("catalog", catalog, catalog_bytes(catalog))
+        return Piece(Part.CATALOG, catalog, catalog_bytes(catalog))
 
     return pool.share(("catalog", files), make)
 
@@ -107,7 +109,7 @@ def share_index(pool: Pool, files: Hashable, open_it: Callable[[], VectorIndex])
 
     def make() -> Piece:
         index = open_it()
-        return Piece("index", index, index.size * index.dim * np.dtype(np.float32).itemsize)
+        return Piece(Part.INDEX, index, index.size * index.dim * np.dtype(np.float32).itemsize)
 
     return pool.share(("index", files), make)
 

@@ -31,7 +31,8 @@ def with_titles(histories: Sequence[Sequence[int]], catalog: Catalog, reads_text
     plain: list[History] = [list(history) for history in histories]
     if not reads_text:
         return plain
-    newest = list(max(histories, key=len))[-2 * TITLES_TOGETHER :]
+    lengths = [len(history) for history in histories]
+    newest = list(histories[lengths.index(max(lengths))])[-2 * TITLES_TOGETHER :]
     titles = [catalog.titles[row] for row in newest]
     mixed: History = [
         title if place % 2 else row for place, (row, title) in enumerate(zip(newest, titles, strict=True))

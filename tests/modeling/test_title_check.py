@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from index import Catalog
 from modeling.artifact import ArtifactError, load_artifact
+from modeling.build import Sources, build_model, read_titles
 from modeling.items import Whitening
 from modeling.manifest import read_manifest, seal
+from modeling.spec import AdapterSpec, BackboneSpec, ItemsSpec, ModelSpec
 from modeling.tensor_files import save_arrays
 from modeling.title_check import check_title_tokens, check_titles, read_map, sample_rows
 from service.errors import StartError
 from service.parts import open_parts
+from tests.modeling.conftest import ITEMS, TITLES
+from tests.modeling.test_artifact import write
 
 OLD = Path(__file__).parent / "stored" / "schema-1"
 TEXT = "parts/text.safetensors"
@@ -100,3 +107,40 @@ def test_other_tokens_are_refused() -> None:
     check_title_tokens([FreeItem("a", np.array([5, 6])), FreeItem("b", np.array([9]))], stored, [0, 1], "x")
     with pytest.raises(ArtifactError, match="reads 2 of 2 titles"):
         check_title_tokens([FreeItem("a", np.array([5])), FreeItem("b", np.array([9]))], stored, [0, 1], "x")
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        {"adapter": AdapterSpec(kind="lora", rank=2, alpha=4)},
+        {"adapter": AdapterSpec(kind="full")},
+        {"backbone": {"layers": 1}},
+        {"backbone": {"random_weights": True}},
+        {"items": {"text_source": "bert"}},
+    ],
+    ids=str,
+)
+def test_titles_are_read_by_the_network_that_read_the_catalog(
+    slots: dict[str, Any], backbone_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Tuned, cut, drawn or another than the user's: and the folders it came from are gone when it is loaded."""
+    folder = Path(shutil.copytree(backbone_folder("qwen3"), tmp_path / "mine"))
+    items = {"tower": "both", "dim": 16, "text_dim": 8, **slots.get("items", {})}
+    if "text_source" in items:
+        items["text_source"] = str(shutil.copytree(backbone_folder("bert"), tmp_path / "reader"))
+    spec = ModelSpec(
+        backbone=BackboneSpec(source=str(folder), dropout=0.0, **slots.get("backbone", {})),
+        adapter=slots.get("adapter", AdapterSpec()),
+        items=ItemsSpec(**items),
+    )
+    model = build_model(spec, catalog_size=ITEMS, text=read_titles(spec, TITLES, Sources()))
+    with torch.no_grad():
+        for parameter in model.encoder.backbone.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    artifact = write(model, tmp_path)
+    shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "reader", ignore_errors=True)
+    loaded = load_artifact(artifact)
+    check_titles(loaded.encoder, TITLES, "small")
+    assert str(tmp_path) not in (artifact / "manifest.json").read_text()

@@ -21,6 +21,7 @@ from modeling.generative_artifact import load_generative
 from modeling.generator import BeamSettings, Text, with_slots
 from modeling.spec import SlotPlace
 from modeling.spelling import TitleSpelling
+from modeling.user_encoder import read_history
 from modeling.writer import Names
 from service.errors import StartError
 from service.parts import GenerativeParts, open_parts
@@ -310,8 +311,9 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
     stored = load_file(trained / "item_slots.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in writer.slots.state_dict().items())
     for case in artifact.golden:
-        history = [ring.row_of[item] for item in case.history]
-        (written,) = writer.write([writer.prepare(history)], [Wanted(10, np.array(history))])
+        asked = case.asked(ring.row_of)
+        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
+        (written,) = writer.write([writer.prepare(read_history(asked, writer.read_titles))], [Wanted(10, seen)])
         assert [text.text for text in written.generated] == case.texts
         assert [ring.item_ids[row] for row in written.rows_K] == case.top
     targets = leave_one_out(ring).validation

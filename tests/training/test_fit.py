@@ -173,7 +173,7 @@ def test_a_run_learns_and_its_artifact_answers_the_same(dataset: Dataset, tmp_pa
     assert result.validation["recall@10"] > 0.5
     artifact = load_artifact(tmp_path / "model")
     row_of = dataset.row_of
-    check_golden(artifact, [[row_of[item] for item in case.history] for case in artifact.golden])
+    check_golden(artifact, [case.asked(row_of) for case in artifact.golden])
     assert artifact.manifest.training["best_epoch"] <= artifact.manifest.training["epochs"] == 12
     assert not list(tmp_path.glob(".model*")), "work folders must be gone after success"
 

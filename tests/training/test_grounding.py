@@ -27,6 +27,7 @@ from modeling.manifest import ArtifactError, GenerativeManifest
 from modeling.precision import Precision
 from modeling.spelling import TitleSpelling
 from modeling.title_space import TitleSpace
+from modeling.user_encoder import read_history
 from modeling.writer import Names
 from service.errors import StartError
 from service.parts import GenerativeParts, open_parts
@@ -316,8 +317,9 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
         Exponents(manifest.grounding.popularity_exponent, manifest.grounding.collaborative_exponent) == writer.exponents
     )
     for case in artifact.golden:
-        history = [ring.row_of[item] for item in case.history]
-        (written,) = writer.write([writer.prepare(history)], [Wanted(10, np.array(history))])
+        asked = case.asked(ring.row_of)
+        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
+        (written,) = writer.write([writer.prepare(read_history(asked, writer.read_titles))], [Wanted(10, seen)])
         assert [text.text for text in written.generated] == case.texts
         assert [ring.item_ids[row] for row in written.rows_K] == case.top
     targets = leave_one_out(ring).validation
@@ -376,7 +378,7 @@ async def test_the_service_writes_with_fewer_bits(
         assert (blocks > 0) == (precision == "bf16" and products != "plain")
     assert torch.equal(exact.space.vectors_NH, model.space.vectors_NH), "titles stay where they are"
     assert model.collaborative.encoder.dtype == torch.float32
-    prompts = [exact.prepare([ring.row_of[item] for item in case.history]) for case in found.golden]
+    prompts = [exact.prepare(read_history(case.asked(ring.row_of), exact.read_titles)) for case in found.golden]
     before, after = (
         [[text.score for text in written.generated] for written in writer.write(prompts, [Wanted()] * len(prompts))]
         for writer in (exact, model)

@@ -21,6 +21,7 @@ from modeling.generative_artifact import load_generative, writer_of
 from modeling.item_writer import ItemWriter
 from modeling.manifest import ArtifactError
 from modeling.spelling import TitleSpelling
+from modeling.user_encoder import read_history
 from service.errors import StartError
 from service.parts import GenerativeParts, open_parts
 from tests.modeling.conftest import TITLES, backbone_folder
@@ -200,8 +201,10 @@ def test_a_larger_backbone_is_trained_through_lora_and_stored_merged(
     parts = open_parts(tmp_path / "lora", "cpu")
     assert isinstance(parts, GenerativeParts)
     for case in parts.golden:
-        rows = [row for row in map(parts.catalog.row, case.history) if row is not None]
-        (written,) = parts.model.write([parts.model.prepare(rows)], [Wanted(10, np.array(rows))])
+        asked = case.asked(ring.row_of)
+        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
+        prompt = parts.model.prepare(read_history(asked, parts.model.read_titles))
+        (written,) = parts.model.write([prompt], [Wanted(10, seen)])
         assert [text.text for text in written.generated] == case.texts
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "lora" / "backbone"))
     assert before.keys() == after.keys(), "no trace of the adapter is left"
@@ -212,13 +215,15 @@ def test_a_larger_backbone_is_trained_through_lora_and_stored_merged(
 def test_the_artifact_writes_what_was_evaluated(trained: Path, ring: Dataset) -> None:
     catalog = Catalog.read(trained / "catalog.parquet")
     artifact = load_generative(trained, TokenTrie.build, catalog.popular())
-    rows = ring.row_of
+    model = artifact.model
+    assert sum(bool(case.titles) for case in artifact.golden) == 4, "free titles alone, together and among ids"
     for case in artifact.golden:
-        history = [rows[item] for item in case.history]
-        (written,) = artifact.model.write([artifact.model.prepare(history)], [Wanted(10, np.array(history))])
+        asked = case.asked(ring.row_of)
+        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
+        (written,) = model.write([model.prepare(read_history(asked, model.read_titles))], [Wanted(10, seen)])
         assert [text.text for text in written.generated] == case.texts
         assert [catalog.item_ids[row] for row in written.rows_K] == case.top
-        assert not set(history) & set(written.rows_K.tolist())
+        assert not set(seen.tolist()) & set(written.rows_K.tolist())
     targets = leave_one_out(ring).validation
     ranks = ranks_in(write_all(artifact.model, list(targets.histories())), targets.rows_T, ring.n_items)
     assert float((ranks <= 10).mean()) == pytest.approx(artifact.manifest.metrics["validation_recall@10"])
