@@ -129,6 +129,7 @@ class Metrics:
         )
         self.queue_depth = self._gauge("queue_depth", "Entries waiting for the device.")
         self.queue_tokens = self._gauge("queue_tokens", "Positions waiting for the device.")
+        self.title_queue_tokens = self._gauge("title_queue_tokens", "Positions of free titles waiting to be read.")
         self.queue_tokens_limit = self._gauge("queue_tokens_limit", "Positions that may wait.")
         self.batch_requests_limit = self._gauge("batch_requests_limit", "Entries that a batch may hold.")
         self.batch_tokens_limit = self._gauge(

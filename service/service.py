@@ -182,6 +182,9 @@ class Service:
         metrics.watch_device(settings.device)
         metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads("dense")))
         metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads("dense")))
+        metrics.title_queue_tokens.set_function(
+            lambda: sum(each.histories.titles.positions for each in list(self.recommenders.values()))
+        )
         metrics.generative_queue_depth.set_function(lambda: sum(load[0] for load in self._loads("generative")))
         metrics.generative_queue_tokens.set_function(lambda: sum(load[1] for load in self._loads("generative")))
         metrics.generative_queue_depth_limit.set(settings.generative_queued_requests)
