@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from service.errors import NotReady
-from service.openapi import answers
+from service.openapi import answers, shows
 from service.routes.common import json_answer, service_of
 from service.schemas import Status
 
@@ -38,7 +38,7 @@ async def readyz(request: Request) -> Response:
     return json_answer({"status": "ready"})
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", responses=shows("text/plain", "Metrics in Prometheus' text format."), response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
     # Thousands of lines take milliseconds to write: not on the event loop.
@@ -46,7 +46,7 @@ async def metrics(request: Request) -> Response:
     return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/", responses=shows("text/html", "The page for people."), response_class=Response)
 async def page() -> Response:
     """Return the page that lets a person compose a history and see recommendations."""
     headers = {
