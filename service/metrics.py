@@ -41,7 +41,7 @@ RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 NO_RECIPE = "none"  # label of requests that no model answers
 SOURCES = ("model", "cache", "popular")
 REASONS = (
-    "queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited", "loop_behind",
+    "queue_full", "queue_slow", "too_long", "search_full", "titles_full", "catalog_full", "rate_limited", "loop_behind",
     "generative_queue_full", "generative_after_dense",
 )  # fmt: skip
 DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)

@@ -18,6 +18,7 @@ from service.parts import open_parts as read_parts
 from service.recommender import Recommender
 from service.registry import OpenParts, Registry
 from service.settings import Settings
+from service.slots import Slots
 from service.store import GuardedStore, open_store
 from service.store_url import shown
 from service.tracing import open_tracing
@@ -62,6 +63,8 @@ class Service:
         self.loading: asyncio.Task[None] | None = None
         self._not_ready: str | None = "starting"
         self._tasks: list[asyncio.Task[None]] = []
+        self.catalog_searches = Slots(self.metrics, "catalog_full", at_once=2, waiting=32)
+        self._page: asyncio.Future[bytes] | None = None
         self._state_gauges()
 
     # -- asked by the routes ---------------------------------------------------------------------------------
@@ -119,6 +122,15 @@ class Service:
     def not_ready(self) -> str | None:
         """Return why no traffic should come here now, or None: the answer of readiness."""
         return self._not_ready or self.broken()
+
+    async def metrics_page(self) -> bytes:
+        """Return the page of metrics; who asks while one is being written gets that one.
+
+        Thousands of lines take milliseconds to write: not on the event loop, and not once for everyone who asks.
+        """
+        if self._page is None or self._page.done():
+            self._page = asyncio.ensure_future(asyncio.to_thread(self.metrics.page))
+        return await asyncio.shield(self._page)
 
     # -- life ------------------------------------------------------------------------------------------------
 

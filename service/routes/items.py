@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -29,7 +29,8 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
     """List items whose title holds every word of `query`, the most popular first."""
     catalog = service_of(request).loaded(page.artifact).parts.catalog
     # A rare word walks through every title of the catalog: not on the event loop.
-    rows = await asyncio.to_thread(catalog.search, page.query, page.limit + 1, page.offset)
+    search = partial(catalog.search, page.query, page.limit + 1, page.offset)
+    rows = await service_of(request).catalog_searches.run(search)
     shown, following = page_of(rows, page)
     return json_answer({"items": [item_at(catalog, row) for row in shown], "next": following})
 

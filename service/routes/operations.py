@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import re
@@ -41,9 +40,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics", responses=shows("text/plain", "Metrics in Prometheus' text format."), response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
-    # Thousands of lines take milliseconds to write: not on the event loop.
-    page = await asyncio.to_thread(service_of(request).metrics.page)
-    return Response(page, media_type=CONTENT_TYPE_LATEST)
+    return Response(await service_of(request).metrics_page(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", responses=shows("text/html", "The page for people."), response_class=Response)
