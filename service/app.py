@@ -101,6 +101,7 @@ def create_app(service: Service) -> App:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
         # Metrics and logs are our own; FastAPI would look for OpenTelemetry's on every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -126,6 +127,11 @@ def create_app(service: Service) -> App:
     app.add_exception_handler(Exception, _unforeseen)
     describe(app)
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Return the name of the route's function: what generated clients call theirs."""
+    return route.name
 
 
 async def _own_error(request: Request, error: Exception) -> Response:

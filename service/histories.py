@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -22,21 +21,21 @@ from modeling.user_encoder import CannotReadText
 from service.cache import LruCache
 from service.errors import (
     Conflict,
-    DeadlineExceeded,
     InvalidInput,
     NothingUsable,
     Overloaded,
     StoreUnavailable,
+    shown,
 )
 from service.metrics import Metrics
 from service.schemas import FreeTitle, RecommendRequest
 from service.settings import Settings
 from service.store import GuardedStore
+from service.titles import TitleQueue
 
 log = structlog.get_logger(__name__)
 
 FILTERS_KEPT = 256  # category filters whose rows are kept
-TITLE_READINGS_WAITING = 64  # requests that may wait for their free titles to be read
 IDS_SHOWN = 5  # in messages
 
 NO_ROWS = np.empty(0, np.int64)
@@ -105,13 +104,19 @@ class Histories:
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
         self._allowed: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
         self._popular: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
-        self._title_thread = ThreadPoolExecutor(1, thread_name_prefix="anyo-titles")
-        self._titles_waiting = 0
+        self.titles = TitleQueue(
+            self._read_titles,
+            metrics,
+            most_positions=settings.max_queued_tokens,
+            patience_s=settings.max_queue_seconds,
+        )
         self._known_categories = frozenset(parts.catalog.known_categories)
+        known = sorted(self._known_categories)
+        self._some_categories = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
 
     def close(self) -> None:
         """Stop the thread that reads titles."""
-        self._title_thread.shutdown(wait=False, cancel_futures=True)
+        self.titles.close()
 
     # -- the history -----------------------------------------------------------------------------------------
 
@@ -145,7 +150,7 @@ class Histories:
         read = {title: item for title in titles if (item := self._titles.get(title)) is not None}
         missing = [title for title in titles if title not in read]
         if missing:
-            for item in await self._read_on_thread(missing, deadline):
+            for item in await self._read(missing, deadline):
                 read[item.title] = item
                 self._titles.put(item.title, item)
         if self._titles.capacity:
@@ -222,34 +227,27 @@ class Histories:
                 "user_id (an unknown user gets popular items)",
                 field="history",
             )
-        shown = ", ".join(repr(item) for item in ask.history[:IDS_SHOWN])
+        ids = ", ".join(shown(item) for item in ask.history[:IDS_SHOWN])
         more = f" and {len(ask.history) - IDS_SHOWN} more" if len(ask.history) > IDS_SHOWN else ""
         return NothingUsable(
             f"none of the items in history is in the catalog of {len(self._parts.catalog)} items: "
-            f"{shown}{more}; GET /items lists the ids there are, and a user_id would be answered with "
+            f"{ids}{more}; GET /items lists the ids there are, and a user_id would be answered with "
             "popular items",
             field="history",
         )
 
-    async def _read_on_thread(self, titles: list[str], deadline: float) -> list[FreeItem]:
-        if self._titles_waiting >= TITLE_READINGS_WAITING:
-            self._metrics.rejected("titles_full").inc()
-            raise Overloaded(f"{self._titles_waiting} requests wait for their titles to be read", retry_after=1)
-        self._titles_waiting += 1
-        loop = asyncio.get_running_loop()
+    def _read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        return self._parts.reader.read_titles(titles)
+
+    async def _read(self, titles: list[str], deadline: float) -> list[FreeItem]:
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await loop.run_in_executor(self._title_thread, self._parts.reader.read_titles, titles)
-        except TimeoutError:
-            raise DeadlineExceeded("the titles in history were not read within the deadline", field="history") from None
+            return await self.titles.read(titles, deadline)
         except CannotReadText:
             raise self._cannot_read_text(titles[0]) from None
-        finally:
-            self._titles_waiting -= 1
 
     def _cannot_read_text(self, title: str) -> Conflict:
         return Conflict(
-            f"history holds the free title {title[:80]!r}, and artifact {self._parts.name!r} (recipe "
+            f"history holds the free title {shown(title)}, and artifact {self._parts.name!r} (recipe "
             f"{self._parts.recipe!r}) reads {' and '.join(self._parts.reads)} only; send item ids of the "
             "catalog (GET /items finds them by title), or serve an artifact whose GET /artifacts row reads "
             "text",
@@ -260,11 +258,14 @@ class Histories:
     def _check_categories(self, categories: Sequence[str]) -> None:
         for name in categories:
             if name not in self._known_categories:
-                known = sorted(self._known_categories)
-                listed = ", ".join(repr(other) for other in known[:20]) + (", …" if len(known) > 20 else "")
+                known = len(self._known_categories)
                 raise InvalidInput(
-                    f"category {name!r} is not in the catalog; "
-                    + (f"known are {listed} ({len(known)} in all)" if known else "its items have no categories"),
+                    f"category {shown(name)} is not in the catalog; "
+                    + (
+                        f"known are {self._some_categories} ({known} in all)"
+                        if known
+                        else "its items have no categories"
+                    ),
                     field="categories",
                     code="unknown_category",
                 )

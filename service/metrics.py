@@ -41,7 +41,7 @@ RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 NO_RECIPE = "none"  # label of requests that no model answers
 SOURCES = ("model", "cache", "popular")
 REASONS = (
-    "queue_full", "queue_slow", "too_long", "search_full", "titles_full", "rate_limited", "loop_behind",
+    "queue_full", "queue_slow", "too_long", "search_full", "titles_full", "catalog_full", "rate_limited", "loop_behind",
     "generative_queue_full", "generative_after_dense",
 )  # fmt: skip
 DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -129,6 +129,7 @@ class Metrics:
         )
         self.queue_depth = self._gauge("queue_depth", "Entries waiting for the device.")
         self.queue_tokens = self._gauge("queue_tokens", "Positions waiting for the device.")
+        self.title_queue_tokens = self._gauge("title_queue_tokens", "Positions of free titles waiting to be read.")
         self.queue_tokens_limit = self._gauge("queue_tokens_limit", "Positions that may wait.")
         self.batch_requests_limit = self._gauge("batch_requests_limit", "Entries that a batch may hold.")
         self.batch_tokens_limit = self._gauge(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+if TYPE_CHECKING:
+    from service.service import Service
+
+from service.field_texts import FIELDS
+from service.loaded import kind_of
 from service.schemas import (
     ActivateAnswer,
     Answer,
@@ -39,6 +44,7 @@ from service.schemas import (
 )
 from service.security import OPEN_PATHS
 
+HISTORY_SHOWN = 3
 REF = "#/components/schemas/{model}"
 BODIES: tuple[type[BaseModel], ...] = (
     RecommendRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
@@ -51,6 +57,7 @@ MEANING = {
     404: "What is named does not exist.",
     409: "Not possible for this artifact, or against what is stored.",
     413: "The body or the history is too large.",
+    415: "The body is in an encoding or a character set that is not read.",
     422: "A field is wrong, or nothing usable is left of the history.",
     429: "The queue is full, or this key sends too fast; see Retry-After.",
     500: "The model failed on this request.",
@@ -186,16 +193,45 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
         "next": None,
     },
     Status: {"status": "ready"},
-    ErrorAnswer: {
-        "error": {
-            "code": "no_usable_history",
-            "message": "none of the items in history is in the catalog of 2000 items: 'x-1'; GET /items lists …",
-            "field": "history",
-            "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
-        }
-    },
 }
 
+
+REQUEST_ID = "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d"
+ERRORS: dict[int, tuple[str, str, str | None]] = {
+    400: ("not_json", "the body is not JSON: EOF while parsing an object at line 1 column 1", None),
+    401: ("unauthorized", "no key was sent; send an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'", None),
+    403: ("forbidden", "this is an API key; artifacts and traffic are changed with an admin key", None),
+    404: ("unknown_artifact", "there is no artifact 'other'; loaded are 'anyo-demo-tiny'", "artifact"),
+    409: ("cannot_read_text", "history holds the free title 'A new thing', and artifact 'ids-only' reads ids only",
+          "history"),
+    413: ("too_large", "the body is larger than 1048576 bytes (ANYO_MAX_BODY_BYTES)", None),
+    415: ("unsupported_media", "the body's charset is 'utf-16'; send JSON in UTF-8",
+          None),
+    422: ("invalid_input", "k: Input should be less than or equal to 1000; given: 5000", "k"),
+    429: ("overloaded", "the queue is full (65530 of 65536 positions are queued)", None),
+    500: ("internal_error", "an error in the service; its log has the request_id", None),
+    503: ("not_ready", "the service is shutting down", None),
+    504: ("deadline_exceeded", "the request was not answered within its deadline", None),
+}  # fmt: skip
+"""For each status one error that really comes with it: code, message, field."""
+
+
+def error_example(status: int) -> dict[str, Any]:
+    """Return the example of an error's body."""
+    code, message, field = ERRORS[status]
+    named = {} if field is None else {"field": field}
+    return {"error": {"code": code, "message": message, "request_id": REQUEST_ID, **named}}
+
+
+TAGS = {
+    "recommend": "Recommend items by looking them up.",
+    "generative": "Recommend items by writing them, and compare both ways.",
+    "users": "Users' stored histories: append, read, list, forget.",
+    "items": "The catalog of an artifact.",
+    "feedback": "What was taken after an answer, and what that says of the artifacts.",
+    "artifacts": "What is loaded, loading and unloading, and which artifact answers what.",
+    "operations": "Probes, metrics, and the page for people.",
+}
 
 EVENT = {
     "type": "object",
@@ -212,12 +248,26 @@ def answers(model: type[Answer], *errors: int, gated: bool = True) -> dict[int |
     described: dict[int | str, dict[str, Any]] = {
         200: {"model": model, "content": {"application/json": {"example": EXAMPLES[model]}}}
     }
-    for status in sorted({413, 500, *errors, *(GATED if gated else ())}):
+    for status in sorted({500, *errors, *((415,) if 400 in errors else ()), *(GATED if gated else ())}):
         described[status] = {
             "model": ErrorAnswer,
             "description": MEANING[status],
-            "content": {"application/json": {"example": EXAMPLES[ErrorAnswer]}},
+            "content": {"application/json": {"example": error_example(status)}},
         }
+    return described
+
+
+def shows(kind: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route whose 200 is no JSON."""
+    described: dict[int | str, dict[str, Any]] = {
+        status: {
+            "model": ErrorAnswer,
+            "description": MEANING[status],
+            "content": {"application/json": {"example": error_example(status)}},
+        }
+        for status in (422, 500)
+    }
+    described[200] = {"description": description, "content": {kind: {"schema": {"type": "string"}}}}
     return described
 
 
@@ -241,11 +291,61 @@ def describe(app: FastAPI) -> None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, definitions = models_json_schema([(model, "validation") for model in BODIES], ref_template=REF)
             schema["components"]["schemas"].update(definitions["$defs"])
+            schema["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
+            _describe_fields(schema)
+            _whole_examples(schema)
             _describe_keys(schema)
             app.openapi_schema = schema
+        _fit_examples(app.openapi_schema, app.state.service)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_fields(schema: dict[str, Any]) -> None:
+    """Describe the fields that have no description of their own."""
+    for model in schema["components"]["schemas"].values():
+        for name, field in model.get("properties", {}).items():
+            if "description" not in field and name in FIELDS:
+                field["description"] = FIELDS[name]
+
+
+def _whole_examples(schema: dict[str, Any]) -> None:
+    """Put in the examples of answers again: the framework leaves out what is null, and then they do not fit."""
+    whole = {model.__name__: example for model, example in EXAMPLES.items()}
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            content = operation["responses"]["200"].get("content", {}).get("application/json", {})
+            name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if name in whole:
+                content["example"] = whole[name]
+
+
+def _fit_examples(schema: dict[str, Any], service: Service) -> None:
+    """Let the examples of requests name items and artifacts that are loaded, so that they can be sent as they are."""
+    loaded = list(service.recommenders.values())
+    if not loaded:
+        return
+    parts = service.loaded().parts
+    history = list(parts.golden[0].history[-HISTORY_SHOWN:]) if parts.golden else list(parts.catalog.item_ids[:1])
+    row = parts.catalog.row(history[-1])
+    categories = list(parts.catalog.categories[row or 0])[:1]
+    recipes = [each.parts.recipe for each in loaded if kind_of(each) == "generative"]
+    fitting: dict[type[BaseModel], dict[str, Any]] = {
+        RecommendRequest: {"history": history, "k": 3, "exclude": history[:1], "categories": categories},
+        GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},
+        AppendRequest: {"events": [{**EXAMPLES[AppendRequest]["events"][0], "item_id": history[-1]}]},
+        TrafficRequest: {"weights": {parts.name: 1.0} if kind_of(loaded[0]) == "dense" else {}, "shadow": None},
+        FeedbackRequest: {**EXAMPLES[FeedbackRequest], "item_id": history[-1]},
+    }
+    fitting[CompareRequest] = {"history": history, "k": 3}
+    by_name = {model.__name__: example for model, example in fitting.items()}
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if name in by_name:
+                content["example"] = by_name[name]
 
 
 def _describe_keys(schema: dict[str, Any]) -> None:

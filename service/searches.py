@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded, Overloaded
+from service.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -20,15 +21,16 @@ WAITING = 32  # searches that may wait or run
 class Searches:
     """Runs searches one after the other; `close` after the last."""
 
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+    def __init__(self, limit_s: float, metrics: Metrics) -> None:
+        self._limit_s, self._metrics = limit_s, metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="anyo-search")
         self._waiting = 0
 
     async def run(self, search: Callable[[], T]) -> T:
         """Return what `search` returns; raises Overloaded, DeadlineExceeded."""
         if self._waiting >= WAITING:
-            raise Overloaded(f"{self._waiting} searches wait", retry_after=1)
+            self._metrics.rejected("catalog_full").inc()
+            raise Overloaded(f"{self._waiting} searches of the catalog are waiting already", retry_after=1)
         future = self._thread.submit(search)
         # Counted until the thread is rid of it: a search that is given up while it runs still takes its time.
         self._waiting += 1

@@ -60,10 +60,11 @@ class Service:
         self.traffic = Traffic(
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
         )
-        self.searches = Searches(settings.deadline_ms / 1000)
+        self.searches = Searches(settings.deadline_ms / 1000, self.metrics)
         self.loading: asyncio.Task[None] | None = None
         self._not_ready: str | None = "starting"
         self._tasks: list[asyncio.Task[None]] = []
+        self._page: asyncio.Future[bytes] | None = None
         self._state_gauges()
 
     # -- asked by the routes ---------------------------------------------------------------------------------
@@ -121,6 +122,15 @@ class Service:
     def not_ready(self) -> str | None:
         """Return why no traffic should come here now, or None: the answer of readiness."""
         return self._not_ready or self.broken()
+
+    async def metrics_page(self) -> bytes:
+        """Return the page of metrics; who asks while one is being written gets that one.
+
+        Thousands of lines take milliseconds to write: not on the event loop, and not once for everyone who asks.
+        """
+        if self._page is None or self._page.done():
+            self._page = asyncio.ensure_future(asyncio.to_thread(self.metrics.page))
+        return await asyncio.shield(self._page)
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -185,6 +195,9 @@ class Service:
         metrics.watch_device(settings.device)
         metrics.queue_depth.set_function(lambda: sum(load[0] for load in self._loads("dense")))
         metrics.queue_tokens.set_function(lambda: sum(load[1] for load in self._loads("dense")))
+        metrics.title_queue_tokens.set_function(
+            lambda: sum(each.histories.titles.positions for each in list(self.recommenders.values()))
+        )
         metrics.generative_queue_depth.set_function(lambda: sum(load[0] for load in self._loads("generative")))
         metrics.generative_queue_tokens.set_function(lambda: sum(load[1] for load in self._loads("generative")))
         metrics.generative_queue_depth_limit.set(settings.generative_queued_requests)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from service.errors import AnyoError, BadRequest, TooLarge, UnsupportedMedia, shown
 from service.schemas import FreeTitle, NewEvent
@@ -86,10 +85,10 @@ def first_mistakes(error: ValidationError, body: bytes, model: type[BaseModel]) 
     if error.error_count() <= MISTAKES_MADE:
         return error.errors(include_url=False)
     try:
-        model.model_validate_json(orjson.dumps(_cut(from_json(body), frozenset(model.model_fields))))
+        model.model_validate_json(json.dumps(_cut(json.loads(body), frozenset(model.model_fields))))
     except ValidationError as of_less:
         return of_less.errors(include_url=False)
-    except (ValueError, TypeError):  # integers that only one of the parsers reads
+    except ValueError:  # what only one of the parsers reads
         pass
     return error.errors(include_url=False)
 

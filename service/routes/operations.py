@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import re
@@ -13,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from service.errors import NotReady
-from service.openapi import answers
+from service.openapi import answers, shows
 from service.routes.common import json_answer, service_of
 from service.schemas import Status
 
@@ -38,15 +37,13 @@ async def readyz(request: Request) -> Response:
     return json_answer({"status": "ready"})
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", responses=shows("text/plain", "Metrics in Prometheus' text format."), response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
-    # Thousands of lines take milliseconds to write: not on the event loop.
-    page = await asyncio.to_thread(service_of(request).metrics.page)
-    return Response(page, media_type=CONTENT_TYPE_LATEST)
+    return Response(await service_of(request).metrics_page(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/", responses=shows("text/html", "The page for people."), response_class=Response)
 async def page() -> Response:
     """Return the page that lets a person compose a history and see recommendations."""
     headers = {

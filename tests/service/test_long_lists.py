@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import DeadlineExceeded, Overloaded
+from service.metrics import Metrics
 from service.searches import WAITING, Searches
 from service.store import LISTS_AT_ONCE, Event
 from service.store_sqlite import SCHEMA, SqliteStore
@@ -101,7 +102,7 @@ async def test_lists_are_read_a_few_at_a_time(tmp_path: Path) -> None:
 
 
 async def test_searches_have_a_thread_and_a_limit() -> None:
-    searches, gate = Searches(0.2), threading.Event()
+    searches, gate = Searches(0.2, Metrics()), threading.Event()
     long_one = asyncio.ensure_future(searches.run(lambda: gate.wait(20)))
     await asyncio.sleep(0)
     others = [asyncio.ensure_future(searches.run(lambda: pytest.fail("begun too late"))) for _ in range(WAITING - 1)]

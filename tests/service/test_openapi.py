@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from service import schemas
 from service.app import create_app
 from service.openapi import EXAMPLES
+from service.schemas import ErrorAnswer
 from service.service import Service
 from service.settings import load_settings
+from tests.service.fake_writer import make_generative_parts
+from tests.service.running import running
 
 METHODS = {"get", "post", "put", "delete", "patch"}
 
@@ -31,12 +35,15 @@ def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 def test_every_endpoint_has_an_example_for_what_it_takes_and_gives(schema: dict[str, Any]) -> None:
     found = operations(schema)
-    assert len(found) == 19
+    assert len(found) == 21
     for path, method, operation in found:
         where = f"{method} {path}"
         assert operation["description"], where
-        assert "example" in operation["responses"]["200"]["content"]["application/json"], where
+        if path not in ("/", "/metrics"):
+            assert "example" in operation["responses"]["200"]["content"]["application/json"], where
         for status, answer in operation["responses"].items():
+            if status == "200" and path in ("/", "/metrics"):
+                continue
             content = answer["content"]["application/json"]
             assert "example" in content and "$ref" in content["schema"], (where, status)
             if status != "200":
@@ -71,3 +78,60 @@ def test_the_docs_know_every_endpoint_and_every_error(schema: dict[str, Any], re
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, errors.AnyoError) and error.status != 499:
             assert f"| {error.status} |" in text and f"`{error.code}`" in text, error
+
+
+def test_operations_fields_and_tags_are_named_and_described(schema: dict[str, Any]) -> None:
+    found = operations(schema)
+    ids = [operation["operationId"] for _, _, operation in found]
+    assert len(set(ids)) == len(ids) and all(name.replace("_", "").isalpha() and "__" not in name for name in ids)
+    described = {tag["name"] for tag in schema["tags"] if tag["description"]}
+    for path, method, operation in found:
+        assert set(operation["tags"]) <= described, (method, path)
+    for name, model in schema["components"]["schemas"].items():
+        for field, properties in model.get("properties", {}).items():
+            assert properties.get("description"), f"{name}.{field}"
+
+
+def test_error_examples_are_true_and_differ(schema: dict[str, Any]) -> None:
+    known = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    shown: dict[str, Any] = {}
+    for path, method, operation in operations(schema):
+        for status, answer in operation["responses"].items():
+            if status == "200":
+                continue
+            example = answer["content"]["application/json"]["example"]
+            ErrorAnswer.model_validate(example)
+            assert shown.setdefault(status, example) == example, (method, path)
+            (row,) = [line for line in known.splitlines() if line.startswith(f"| {status} |")]
+            assert f"`{example['error']['code']}`" in row
+        assert ("413" in operation["responses"]) == ("requestBody" in operation), (method, path)
+    messages = [example["error"]["message"] for example in shown.values()]
+    assert len(set(messages)) == len(messages) >= 11
+
+
+def test_examples_of_answers_fit_as_they_are_published(schema: dict[str, Any]) -> None:
+    for path, method, operation in operations(schema):
+        content = operation["responses"]["200"]["content"].get("application/json")
+        if content is not None:
+            model = getattr(schemas, content["schema"]["$ref"].rpartition("/")[2])
+            model.model_validate(content["example"])
+            required = schema["components"]["schemas"][model.__name__].get("required", [])
+            assert set(required) <= set(content["example"]), (method, path)
+
+
+async def test_every_example_of_a_request_is_answered() -> None:
+    async with running(generative=make_generative_parts()) as anyo:
+        published = (await anyo.client.get("/openapi.json")).json()
+        sent = 0
+        for path, method, operation in operations(published):
+            if "requestBody" not in operation:
+                continue
+            example = operation["requestBody"]["content"]["application/json"]["example"]
+            if path == "/feedback":  # its request_id is that of an answer
+                answered = await anyo.recommend(history=[example["item_id"]])
+                example["request_id"] = answered.json()["request_id"]
+            address = path.replace("{user_id}", "u-1")
+            answer = await anyo.client.request(method.upper(), address, json=example)
+            assert answer.status_code == 200, (path, example, answer.text)
+            sent += 1
+        assert sent == 6

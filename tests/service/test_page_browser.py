@@ -124,6 +124,73 @@ def test_both_ways_side_by_side(browser: Browser, server: Process, width: int, h
     assert browser.log == []
 
 
+def test_the_focus_stays_where_entries_come_and_go(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    focus = "document.activeElement.closest('#history, #items, #results, #query')?.id || document.activeElement.tagName"
+    for number in range(1, 4):
+        browser.evaluate("document.querySelector('#results li button').focus(); document.activeElement.click()")
+        browser.wait_for(count("#history li") + f" == {number}", "the item in the history")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    browser.evaluate("window.old = document.querySelector('#items li button'); old.focus(); old.click()")
+    browser.wait_for("!old.isConnected", "a new answer")
+    assert browser.evaluate(focus) == "items"
+    for left in (3, 2, 1):
+        browser.evaluate("document.querySelectorAll('#history li button')[0].focus(); document.activeElement.click()")
+        browser.wait_for(count("#history li") + f" == {left}", "the entry to go")
+        assert browser.evaluate(focus) == "history"
+    browser.evaluate("document.querySelector('#history li button').focus(); document.activeElement.click()")
+    browser.wait_for(count("#history li") + " == 0", "the last entry to go")
+    assert browser.evaluate(focus) == "query"
+
+
+def test_a_refusal_for_a_moment_is_said_and_tried_again(browser: Browser, tmp_path: Path) -> None:
+    with process(tmp_path, rate_limit=0.5, rate_limit_burst=4) as slow:
+        browser.open(slow.url)
+        browser.wait_for(count("#results li") + " == 20", "items")
+        for number in (1, 2):
+            browser.click("#results li button")
+            browser.wait_for(count("#history li") + f" == {number}", "the item in the history")
+            if number == 1:
+                browser.wait_for(count("#items li") + " == 10", "recommendations")
+                browser.evaluate("window.old = document.querySelector('#items li')")
+        said = "document.querySelector('#note').textContent"
+        browser.wait_for(said + ".includes('trying again in 2 s')", "what is being done")
+        assert "key" not in browser.evaluate(said)
+        browser.wait_for("!old.isConnected && " + count("#items li") + " == 10", "the answer after all")
+        assert browser.evaluate("document.querySelector('#note').hidden")
+
+
+def test_a_service_that_is_away_looks_so_until_it_is_back(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    healthy = browser.evaluate("document.querySelector('#serving').textContent")
+    browser.evaluate("window.right = fetch; window.fetch = async () => { throw new TypeError('Failed to fetch'); }; 0")
+    browser.click("#results li button")
+    browser.wait_for("document.querySelector('#serving').classList.contains('away')", "the header to tell")
+    assert "cannot be reached" in browser.evaluate("document.querySelector('#serving').textContent")
+    browser.evaluate("window.fetch = right; 0")
+    browser.wait_for("!document.querySelector('#serving').classList.contains('away')", "the service to be back")
+    assert browser.evaluate("document.querySelector('#serving').textContent") == healthy
+    browser.wait_for(count("#items li") + " == 10", "the answer that could not be had before")
+    assert browser.evaluate("document.querySelector('#note').hidden")
+
+
+def test_a_comparison_that_fails_says_so_beside_its_button(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    browser.click("#compare")
+    note = "document.querySelector('#compare-section #compare-note')"
+    browser.wait_for(f"!{note}.hidden && {note}.textContent.includes('needs a history')", "what is missing")
+    browser.click("#results li button")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert browser.evaluate(f"{note}.hidden")
+    browser.evaluate("state.writers[0].name = 'of another catalog'; 0")
+    browser.click("#compare")
+    browser.wait_for(f"!{note}.hidden && {note}.textContent.includes('of another catalog')", "the error")
+    assert browser.evaluate("document.querySelector('#note').hidden"), "the recommendations are right"
+
+
 def test_an_api_key_opens_the_page_and_is_kept_in_memory_only(browser: Browser, tmp_path: Path) -> None:
     secret, digest = new_key()
     with process(tmp_path, api_keys=digest) as locked:
