@@ -20,8 +20,9 @@ from service.store_url import parse_cache_url, parse_store_url
 
 PREFIX = "ANYO_"
 UNSHOWN = ("store", "cache", "otlp_endpoint")  # may hold a password
-LISTS = ("artifacts", "api_keys", "admin_keys", "cors_origins")
+LISTS = ("artifacts", "api_keys", "admin_keys", "allowed_hosts", "cors_origins")
 
+Host = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:]{2,45})$")]
 KeyHash = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,64}:)?[0-9a-f]{64}$")]
 Origin = Annotated[str, AfterValidator(check_origin)]
 
@@ -366,8 +367,8 @@ class Settings(BaseSettings):
     )
     admin_keys: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
         default=(),
-        description="The same for loading, unloading, activating and traffic, and for nothing else. None: these "
-        "work only without API keys and on a loopback address.",
+        description="The same for loading, unloading, activating and traffic, and for nothing else. None: on a "
+        "loopback address and without API keys each start makes a key and prints it, elsewhere these are closed.",
     )
     rate_limit: float = Field(
         default=0.0,
@@ -383,6 +384,13 @@ class Settings(BaseSettings):
         default=(),
         description="Origins (https://shop.example) whose web pages may call the API from a browser, separated by "
         "commas. None: no other page may.",
+    )
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode] = Field(
+        default=(),
+        description="Names under which clients may ask, as they stand in the Host header without a port, separated by "
+        "commas: those of a proxy, a container or a cluster (service, shop.example). Always allowed are loopback names "
+        "and ANYO_HOST, and where that is no loopback address, every IP address. `*` allows all, also the names that "
+        "foreign web pages have pointed here.",
     )
     feedback_entries: int = Field(
         default=10_000,

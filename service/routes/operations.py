@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from service.errors import NotReady
 from service.openapi import answers
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, service_of
 from service.schemas import Status
 
@@ -23,6 +24,7 @@ PAGE = Path(__file__).parent.parent / "page" / "index.html"
 
 
 @router.get("/livez", responses=answers(Status, 503, gated=False))
+@opened_by(Right.PROBE)
 async def livez(request: Request) -> Response:
     """Answer 503 only where a restart is what helps; loading is no such case."""
     if (reason := service_of(request).broken()) is not None:
@@ -31,6 +33,7 @@ async def livez(request: Request) -> Response:
 
 
 @router.get("/readyz", responses=answers(Status, 503, gated=False))
+@opened_by(Right.PROBE)
 async def readyz(request: Request) -> Response:
     """Answer 200 while requests may be sent here: artifacts loaded, golden answers right, model warm, not draining."""
     if (reason := service_of(request).not_ready()) is not None:
@@ -39,6 +42,7 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", include_in_schema=False)
+@opened_by(Right.OPEN)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
     # Thousands of lines take milliseconds to write: not on the event loop.
@@ -46,7 +50,15 @@ async def metrics(request: Request) -> Response:
     return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
+@router.get("/openapi.json", include_in_schema=False)
+@opened_by(Right.OPEN)
+async def description(request: Request) -> Response:
+    """Return the description of the API for programs."""
+    return json_answer(request.app.openapi())
+
+
 @router.get("/", include_in_schema=False)
+@opened_by(Right.OPEN)
 async def page() -> Response:
     """Return the page that lets a person compose a history and see recommendations."""
     headers = {
