@@ -79,7 +79,8 @@ def test_admin_requests_and_metrics_do_not_pass_however_they_are_spelled(replica
         replica.asked.clear()
         for method, path in (("PUT", "/traffic"), ("POST", "/artifacts/fake/activate"), ("GET", "/metrics")):
             for spelled in (path, path + "%0A", path + "/", path + "?x=1", path + ";x", "/" + path, "/." + path,
-                            "/users/.." + path, f"/%{ord(path[1]):x}{path[2:]}", "http://localhost" + path):  # fmt: skip
+                            "/users/.." + path, f"/%{ord(path[1]):x}{path[2:]}",
+                            "http://localhost" + path):  # fmt: skip
                 for host in ("localhost", "127.0.0.1", "shop.example"):
                     status = status_of(url, method, spelled, host)
                     # A path that begins as a user's may pass: the service finds no route for it.

@@ -268,7 +268,8 @@ async def test_hosts_and_origins_that_are_named_are_let_in(monkeypatch: pytest.M
     given = {"allowed_hosts": ("shop.example", "service"), "cors_origins": ("https://page.example",)}
     watched = Watched(given, monkeypatch)
     for host, status in ((b"shop.example", 204), (b"SHOP.example:8443", 204), (b"service:8000", 204),
-                         (b"localhost", 204), (b"evil.shop.example", 403), (b"shop.example.evil", 403), (b"other", 403)):  # fmt: skip
+                         (b"localhost", 204), (b"evil.shop.example", 403), (b"shop.example.evil", 403),
+                         (b"other", 403)):  # fmt: skip
         assert (await watched.ask("GET", "/users", headers_of(None, host=host)))[0] == status, host
     for origin, status in ((b"https://page.example", 204), (b"http://page.example", 403)):
         assert (await watched.ask("DELETE", "/users/u1", headers_of(None, (b"origin", origin))))[0] == status
