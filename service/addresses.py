@@ -60,8 +60,8 @@ def split(text: str) -> Address:
 
 
 def redacted(text: str) -> str:
-    """Return an address as it may stand in messages: without user, password, parameters (signed addresses have
-    their signature there) and fragment; of one that cannot be read, its scheme alone. A path of a file stays as it is."""
+    """Return an address as it may stand in messages: without user, password, parameters (a signed address has its
+    signature there) and fragment; of one that cannot be read, its scheme alone. The path of a file stays as it is."""
     if "://" not in text:
         return text
     try:
