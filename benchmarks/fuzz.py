@@ -69,7 +69,7 @@ MODELS: dict[str, type[BaseModel]] = {
 # -- schemathesis ------------------------------------------------------------------------------------------------
 
 
-def generated(url: str, cases: int, seed: int) -> tuple[int, list[str]]:
+def generated(url: str, admin_key: str, cases: int, seed: int) -> tuple[int, list[str]]:
     """Run schemathesis until `cases` requests have been sent; returns how many, and what it found."""
     sent = 0
     found: list[str] = []
@@ -80,7 +80,8 @@ def generated(url: str, cases: int, seed: int) -> tuple[int, list[str]]:
             report = Path(folder) / "report.json"
             command = [
                 str(Path(sys.executable).with_name("schemathesis")), "--no-color", "--config-file", str(CONFIG), "run",
-                f"{url}/openapi.json", "--checks", "all", "--exclude-checks", EXCLUDED_CHECK,
+                f"{url}/openapi.json", "--header", f"X-API-Key: {admin_key}",
+                "--checks", "all", "--exclude-checks", EXCLUDED_CHECK,
                 "--seed", str(seed), "--max-examples", str(examples),
                 "--continue-on-failure", "--phases", "examples,coverage,fuzzing,stateful", "--warnings", "off",
                 "--suppress-health-check", "all", "--report", "json", "--report-json-path", str(report),
@@ -128,15 +129,17 @@ def mutate(rng: random.Random, body: bytes) -> bytes:
 class Client:
     """One connection that is opened again when the other side closes it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, admin_key: str) -> None:
         address = urlsplit(url)
         self._address = (address.hostname or "127.0.0.1", address.port or 80)
+        self._admin_key = admin_key
         self._socket: socket.socket | None = None
         self._rest = b""
 
     def send(self, method: str, path: str, body: bytes, *, chunked: bool) -> tuple[int, bytes]:
         """Send a request and return status and body of the answer; raises ConnectionError."""
         head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n".encode()
+        head += f"x-api-key: {self._admin_key}\r\n".encode()
         if chunked:
             middle = len(body) // 2
             pieces = [piece for piece in (body[:middle], body[middle:]) if piece]
@@ -205,7 +208,7 @@ def mistake(method: str, path: str, status: int, answer: bytes, known: set[int])
 
 def mutated(server: Server, bodies: int, seed: int) -> tuple[Counter[int], list[str], int, int]:
     """Send mutated bodies; returns statuses, mistakes, and resident memory after a tenth and at the end."""
-    rng, client, known = random.Random(seed), Client(server.url), documented(server.url)
+    rng, client, known = random.Random(seed), Client(server.url, server.admin_key), documented(server.url)
     statuses: Counter[int] = Counter()
     found: list[str] = []
     early = 0
@@ -240,7 +243,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     with Server(options.artifact, {**SMALL, "log_level": "error"}) as server:
-        sent, found = generated(server.url, options.cases, options.seed) if options.cases else (0, [])
+        sent, found = generated(server.url, server.admin_key, options.cases, options.seed) if options.cases else (0, [])
         statuses, more, early, late = mutated(server, options.bodies, options.seed)
         found += more
         if server.process.poll() is not None:

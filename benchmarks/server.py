@@ -56,7 +56,7 @@ class Server:
             [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env={**os.environ, **variables},
         )  # fmt: skip
-        self._url = ""
+        self._url = self.admin_key = ""
 
     def __enter__(self) -> Server:
         return self
@@ -72,7 +72,8 @@ class Server:
             line = self.process.stdout.readline()
             if not line:
                 raise SystemExit(f"the service did not start: {self.log()}")
-            self._url = str(json.loads(line)["url"])
+            said = json.loads(line)
+            self._url, self.admin_key = str(said["url"]), said["admin_key"] or ""
 
     @property
     def url(self) -> str:
@@ -101,8 +102,10 @@ class Server:
         return httpx.get(self.url + path, timeout=PATIENCE_S).json()
 
     def post(self, path: str) -> httpx.Response:
-        """Return the answer to a POST without a body."""
-        return httpx.post(self.url + path, timeout=PATIENCE_S)
+        """Return the answer to a POST without a body, sent as whoever started the server."""
+        self.wait_ready()
+        headers = {"content-type": "application/json", "x-api-key": self.admin_key}
+        return httpx.post(self.url + path, headers=headers, timeout=PATIENCE_S)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """End it, if it still runs, and return its exit code."""

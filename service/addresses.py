@@ -59,6 +59,21 @@ def split(text: str) -> Address:
     )
 
 
+def redacted(text: str) -> str:
+    """Return an address as it may stand in messages: without user, password, parameters (a signed address has its
+    signature there) and fragment; of one that cannot be read, its scheme alone. The path of a file stays as it is."""
+    if "://" not in text:
+        return text
+    try:
+        address = split(text)
+    except AddressError:
+        scheme = text.partition("://")[0]
+        return f"{scheme}://…" if re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,15}", scheme) else "(an address)"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    port = "" if address.port is None else f":{address.port}"
+    return f"{address.scheme}://{host}{port}{address.rest.partition('?')[0]}"
+
+
 def split_host(place: str) -> tuple[str, int | None]:
     """Return host (IPv6 without brackets) and port of `host`, `host:port`, `[IPv6]:port`; raises AddressError."""
     if place.startswith("["):

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import (
@@ -29,6 +29,7 @@ from service.parameters import KnownParameters
 from service.paths import allowed_methods, readable
 from service.routes import artifacts, feedback, generative, items, operations, recommend, users
 from service.routes.common import input_error
+from service.routing import ADMITTED, Found, Routes, run_admitted
 from service.security import AnswerHeaders, Gate
 from service.service import Service
 
@@ -54,30 +55,25 @@ class App(FastAPI):
 class Shortcut:
     """Calls the functions of routes that take nothing but the request; all else goes to the framework.
 
-    Finding a route among all, solving dependencies that it does not have and closing what was never opened take the
-    framework as long as the rest of a cached answer.
+    Solving dependencies that a route does not have and closing what was never opened take the framework as long as the
+    rest of a cached answer. Which route a request has, and that it may run, the gate has said.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
         self._parameters = KnownParameters(routes)
-        self._routes = {
-            (method, route.path): route
-            for route in routes
-            if isinstance(route, APIRoute) and _takes_the_request_alone(route)
-            for method in route.methods or ()
-        }
+        alone = [route for route in routes if isinstance(route, APIRoute) and _takes_the_request_alone(route)]
+        self._routes = frozenset(map(id, alone))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or raise what its function raises; raises InvalidInput where it has unknown parameters."""
-        if scope.get("query_string"):
-            self._parameters.check(scope)
-        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if route is None:
+        found: Found | None = scope.get(ADMITTED)
+        if found is not None and scope.get("query_string"):
+            self._parameters.check(found.route, scope["query_string"])
+        if found is None or id(found.route) not in self._routes:
             await self._app(scope, receive, send)
             return
-        scope["route"] = route
-        answer: Response = await route.endpoint(Request(scope, receive, send))
+        answer: Response = await found.route.endpoint(Request(scope, receive, send))
         await answer(scope, receive, send)
 
 
@@ -100,6 +96,7 @@ def create_app(service: Service) -> App:
         # Their pages load scripts from elsewhere; `/` and `/openapi.json` are served from here.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # a route of ours
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
         # Metrics and logs are our own; FastAPI would look for OpenTelemetry's on every request.
@@ -109,11 +106,18 @@ def create_app(service: Service) -> App:
     routers = [module.router for module in (recommend, generative, users, items, feedback, artifacts, operations)]
     for router in routers:
         app.include_router(router)
-    own = [route for route in app.routes if isinstance(route, Route)]  # the description of the API
-    routes = [*own, *(route for router in routers for route in router.routes)]
-    app.state.routes = routes
-    framework = super(App, app).__call__
-    gate = Gate(Shortcut(framework, routes), settings=service.settings, metrics=service.metrics, routes=routes)
+    app.state.routes = [route for router in routers for route in router.routes]
+    # Only what is listed here is ever found. What the framework has beyond it is no mistake of a caller but of ours.
+    others = [route for route in app.routes if getattr(route, "original_router", None) not in routers]
+    routes = Routes([*app.state.routes, *others])
+    app.router.middleware_stack = run_admitted
+    gate = Gate(
+        Shortcut(super(App, app).__call__, app.state.routes),
+        settings=service.settings,
+        metrics=service.metrics,
+        routes=routes,
+        admin_keys=service.admin_keys,
+    )
     app.frame = RequestFrame(
         gate,
         metrics=service.metrics,

@@ -84,10 +84,13 @@ def _announce(service: object, url: str, json_output: bool) -> None:
     path = "/recommend" if kind_of(recommender) == "dense" else "/recommend/generative"
     curl = f"curl -s {url}{path} -H 'content-type: application/json' -d {shlex.quote(body)}"
     if json_output:
-        print(
-            json.dumps({"ready": True, "url": url, "artifacts": list(service.recommenders), "curl": curl}), flush=True
-        )
+        ready = {"ready": True, "url": url, "artifacts": list(service.recommenders), "curl": curl}
+        print(json.dumps({**ready, "admin_key": service.start_key}), flush=True)
         return
+    if service.start_key is not None:
+        print(f"[serve] to load, unload or activate artifacts or to split the traffic, send X-API-Key: "
+              f"{service.start_key}\n[serve] (an admin key for this start; ANYO_ADMIN_KEYS sets one that lasts)",
+              flush=True)  # fmt: skip
     print(
         f"[serve] ready: {parts.name} ({parts.recipe}, {len(parts.catalog)} items) on {url}\n"
         f"[serve] the page for people is {url}/   Ctrl-C ends it\n"

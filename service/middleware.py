@@ -19,6 +19,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.callers import HEADERS
 from service.errors import AnyoError, ClientGone, NotReady, TooLarge, error_body, error_headers, unforeseen
 from service.metrics import NO_RECIPE, Metrics
 from service.paths import mark_encoded_slashes, note_route, readable
@@ -101,7 +102,7 @@ class RequestFrame:
         headers = dict(scope["headers"])
         info = RequestInfo(_accepted_id(headers.get(b"x-request-id", b"")), time.monotonic())
         mark_encoded_slashes(scope)
-        scope[SCOPE_KEY] = info
+        scope[SCOPE_KEY], scope[HEADERS] = info, headers
         request_id_of_this_task.set(info.request_id)
         if self._tracing is not None:
             info.span = self._tracing.begin(scope["method"], scope["path"], headers, info.request_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 from service.field_texts import FIELDS
 from service.loaded import kind_of
+from service.rights import OPEN_RIGHTS, Right, right_of
 from service.schemas import (
     ActivateAnswer,
     Answer,
@@ -42,7 +44,6 @@ from service.schemas import (
     UserAnswer,
     UserList,
 )
-from service.security import OPEN_PATHS
 
 HISTORY_SHOWN = 3
 REF = "#/components/schemas/{model}"
@@ -51,9 +52,9 @@ BODIES: tuple[type[BaseModel], ...] = (
 )  # fmt: skip
 
 MEANING = {
-    400: "The body cannot be read.",
+    400: "The body cannot be read, or is not declared as JSON.",
     401: "No key, or one that is not known.",
-    403: "A key that does not open this.",
+    403: "A key that does not open this, a host that is not ours, or a page from elsewhere.",
     404: "What is named does not exist.",
     409: "Not possible for this artifact, or against what is stored.",
     413: "The body or the history is too large.",
@@ -294,7 +295,7 @@ def describe(app: FastAPI) -> None:
             schema["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
             _describe_fields(schema)
             _whole_examples(schema)
-            _describe_keys(schema)
+            _describe_keys(schema, app.state.routes)
             app.openapi_schema = schema
         _fit_examples(app.openapi_schema, app.state.service)
         return app.openapi_schema
@@ -348,15 +349,18 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
                 content["example"] = by_name[name]
 
 
-def _describe_keys(schema: dict[str, Any]) -> None:
-    """Name the two headers that carry a key; without configured keys none is needed."""
+def _describe_keys(schema: dict[str, Any], routes: Sequence[Any]) -> None:
+    """Name the two headers that carry a key, and which routes take one; without configured API keys none is needed."""
     schema["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
+    rights = {(route.path_format, method.lower()): right_of(route) for route in routes for method in route.methods}
     for path, operations in schema["paths"].items():
-        for operation in operations.values():
-            operation["security"] = [] if path in OPEN_PATHS else [{}, {"bearer": []}, {"api_key": []}]
+        for method, operation in operations.items():
+            right = rights[path, method]
+            keys: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}]
+            operation["security"] = [] if right in OPEN_RIGHTS else keys if right is Right.ADMIN else [{}, *keys]
 
 
 def project_version() -> str:

@@ -7,8 +7,7 @@ from urllib.parse import parse_qsl
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.routing import BaseRoute
 
 from service.errors import InvalidInput, shortened, shown
 
@@ -19,15 +18,11 @@ class KnownParameters:
     """The names that each route takes."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
-        self._known = [(route, tuple(_names(route))) for route in routes]
+        self._known = {id(route): tuple(_names(route)) for route in routes}
 
-    def check(self, scope: Scope) -> None:
-        """Raise InvalidInput where the request's route does not take all of its parameters once."""
-        for route, known in self._known:
-            if route.matches(scope)[0] is Match.FULL:
-                scope["route"] = route
-                _check(scope["query_string"], known)
-                return
+    def check(self, route: BaseRoute, query: bytes) -> None:
+        """Raise InvalidInput where a route does not take all parameters of a query once."""
+        _check(query, self._known[id(route)])
 
 
 def _names(route: BaseRoute) -> Iterator[str]:

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hmac import compare_digest
-from urllib.parse import urlsplit
 
-from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import AnyoError, Forbidden, Overloaded, RateLimited, Unauthorized
+from service.callers import HEADERS, READING, Callers, Headers, is_loopback
+from service.errors import Forbidden, Overloaded, RateLimited, Unauthorized, UnknownName, shown
 from service.metrics import Metrics
+from service.paths import readable
+from service.rights import OPEN_RIGHTS, Right
+from service.routing import ADMITTED, Found, Routes, is_readable
 from service.settings import Settings
 
-# What balancers, Prometheus and a browser's first visit need; none of it shows a user's or an item's data.
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/metrics", "/openapi.json"})
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 KEY_BYTES = 32
-LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
-
-Headers = Mapping[bytes, bytes]
 
 
 def new_key() -> tuple[str, str]:
@@ -63,14 +58,15 @@ class TurnClock:
         self._since = None
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether an address or name reaches this machine only."""
-    if host.lower() in LOOPBACK_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def key_of_this_start(settings: Settings) -> tuple[str, str] | None:
+    """Return an admin key and its hash for a start without any key that only this machine reaches, else None.
+
+    Nothing in a request tells the machine's own people from others: a proxy beside the service has a loopback address
+    too, and sends whatever Host it is told to, at times without a header that says so. Who can see the console can be
+    told: the key is shown there.
+    """
+    keyless = not settings.admin_keys and not settings.api_keys
+    return new_key() if keyless and is_loopback(settings.host) else None
 
 
 class Keys:
@@ -120,7 +116,11 @@ class TokenBuckets:
 
 
 class Gate:
-    """ASGI middleware that refuses before anything of the request's body is read. Raises AnyoError."""
+    """ASGI middleware that refuses before anything of the request's body is read. Raises AnyoError.
+
+    It finds the route, checks the right that this route declares, and names the route in the scope as the one that may
+    run (`service.routing`).
+    """
 
     def __init__(
         self,
@@ -128,7 +128,8 @@ class Gate:
         *,
         settings: Settings,
         metrics: Metrics,
-        routes: Sequence[BaseRoute] = (),
+        routes: Routes,
+        admin_keys: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         loop_delay: Callable[[], float] | None = None,
     ) -> None:
@@ -137,32 +138,60 @@ class Gate:
         self._loop_delay = loop_delay or TurnClock()
         self._longest_delay_s = settings.max_loop_delay_ms / 1000
         self._metrics = metrics
-        self._api, self._admin = Keys(settings.api_keys), Keys(settings.admin_keys)
+        self._api = Keys(settings.api_keys)
+        self._admin = Keys(settings.admin_keys if admin_keys is None else admin_keys)
+        self._callers = Callers(settings.host, settings.allowed_hosts, settings.cors_origins)
         self._limit = (
             TokenBuckets(settings.rate_limit, settings.rate_limit_burst, clock) if settings.rate_limit else None
         )
-        self._loopback = is_loopback(settings.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or raise."""
         if scope["type"] == "http":
-            try:
-                self._check(scope["method"], scope["path"], scope["headers"])
-            except AnyoError:
-                self._note_route(scope)
-                raise
+            found, right = self._find(scope)
+            self._check(scope, found, right)
+            scope[ADMITTED] = found
         await self._app(scope, receive, send)
 
-    def _check(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        if path in OPEN_PATHS:
-            return
-        if method not in READING and (path.startswith("/artifacts") or path == "/traffic"):
-            self._check_admin(dict(headers))
-            return
+    def _find(self, scope: Scope) -> tuple[Found | None, Right]:
+        """Return the route of a request and the right it takes. Names one of its path in `scope`, so that a refusal is
+        counted under its endpoint."""
+        method, path = scope["method"], scope["path"]
+        found = self._routes.exact(method, path)
+        if found is None:
+            if not is_readable(scope):
+                raise UnknownName(
+                    f"there is no {shown(readable(path))}: a path is percent-encoded UTF-8 without control characters",
+                    code="unknown_path",
+                )
+            found, others = self._routes.find(method, path)
+            if found is None:
+                if others:
+                    scope["route"] = others[0].route
+                # Without a key, what does not exist looks like what does.
+                is_open = bool(others) and all(other.right in OPEN_RIGHTS for other in others)
+                return None, Right.OPEN if is_open else Right.API
+        scope["route"] = found.route
+        return found, found.right
+
+    def _check(self, scope: Scope, found: Found | None, right: Right) -> None:
+        headers: Headers = scope.get(HEADERS) or dict(scope["headers"])
+        if right is not Right.PROBE:
+            self._callers.check_host(headers, scope["headers"])
+        if right is Right.API:
+            self._check_load()
+            self._take_turn(self._check_key(headers, found) if self._api else "everyone")
+        elif right is Right.ADMIN:
+            self._check_admin(headers)
+        if found is not None and scope["method"] not in READING:
+            self._callers.check_change(headers)
+
+    def _check_load(self) -> None:
         if self._longest_delay_s and (delay := self._loop_delay()) > self._longest_delay_s:
             self._metrics.rejected("loop_behind").inc()
             raise Overloaded(f"requests arrive faster than they can be read (by {1000 * delay:.0f} ms)", retry_after=1)
-        caller = self._check_key(dict(headers)) if self._api else "everyone"
+
+    def _take_turn(self, caller: str) -> None:
         if self._limit is not None:
             try:
                 self._limit.take(caller)
@@ -170,11 +199,13 @@ class Gate:
                 self._metrics.rejected("rate_limited").inc()
                 raise
 
-    def _check_key(self, headers: Headers) -> str:
+    def _check_key(self, headers: Headers, found: Found | None) -> str:
         key = _sent_key(headers)
         if (name := self._api.name_of(key)) is not None:
             return name
-        if self._admin.name_of(key) is not None:
+        if (name := self._admin.name_of(key)) is not None:
+            if found is None:  # may learn that it erred
+                return f"admin {name}"
             raise Forbidden(
                 "this is an admin key; it loads, unloads and activates artifacts and sets the traffic, and opens "
                 "nothing else: send an API key"
@@ -182,38 +213,17 @@ class Gate:
         raise _unauthorized(key, "an API key")
 
     def _check_admin(self, headers: Headers) -> None:
-        key = _sent_key(headers)
-        if self._admin:
-            if self._admin.name_of(key) is not None:
-                return
-            if self._api.name_of(key) is not None:
-                raise Forbidden("this is an API key; artifacts and traffic are changed with an admin key")
-            raise _unauthorized(key, "an admin key")
-        if self._api or not self._loopback:
+        if not self._admin:
             raise Forbidden(
                 "artifacts and traffic cannot be changed here: no admin key is configured; make one with "
                 "`python -m service key` and set its hash as ANYO_ADMIN_KEYS"
             )
-        self._refuse_foreign_pages(headers)
-
-    @staticmethod
-    def _refuse_foreign_pages(headers: Headers) -> None:
-        """Without keys, what protects this machine is that only its own programs reach the port; a browser on it
-        would carry in the requests of any page it shows, under a name that page has pointed here."""
-        host = _hostname(b"//" + headers.get(b"host", b""))
-        origin = headers.get(b"origin")
-        if not is_loopback(host) or (origin is not None and not is_loopback(_hostname(origin))):
-            raise Forbidden(
-                "without an admin key artifacts and traffic are changed from this machine only, under its own name "
-                "(127.0.0.1, localhost) and not by a web page from elsewhere; set ANYO_ADMIN_KEYS to do it otherwise"
-            )
-
-    def _note_route(self, scope: Scope) -> None:
-        """Name the route in `scope`, so that a refusal is counted under its endpoint."""
-        for route in self._routes:
-            if route.matches(scope)[0] is Match.FULL:
-                scope["route"] = route
-                return
+        key = _sent_key(headers)
+        if self._admin.name_of(key) is not None:
+            return
+        if self._api.name_of(key) is not None:
+            raise Forbidden("this is an API key; artifacts and traffic are changed with an admin key")
+        raise _unauthorized(key, "an admin key")
 
 
 class AnswerHeaders:
@@ -261,10 +271,3 @@ def _sent_key(headers: Headers) -> bytes | None:
 def _unauthorized(key: bytes | None, needed: str) -> Unauthorized:
     given = "no key was sent" if key is None else "the key that was sent is not known"
     return Unauthorized(f"{given}; send {needed} as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
-
-
-def _hostname(url: bytes) -> str:
-    try:
-        return urlsplit(url.decode("latin-1")).hostname or ""
-    except ValueError:
-        return ""

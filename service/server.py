@@ -18,10 +18,10 @@ import structlog
 import uvicorn
 
 from service.app import create_app
+from service.callers import is_loopback
 from service.early import signals_that_end
 from service.errors import StartError
 from service.http import LimitedHttp
-from service.security import is_loopback
 from service.service import Service
 
 log = structlog.get_logger(__name__)

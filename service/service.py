@@ -18,6 +18,7 @@ from service.parts import open_parts as read_parts
 from service.recommender import Recommender
 from service.registry import OpenParts, Registry
 from service.searches import Searches
+from service.security import key_of_this_start
 from service.settings import Settings
 from service.store import GuardedStore, open_store
 from service.store_url import shown
@@ -39,6 +40,11 @@ class Service:
     def __init__(self, settings: Settings, *, open_parts: OpenParts | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        # The key is for the console, its hash for the gate; the settings of this process name neither.
+        self.start_key: str | None = None
+        self.admin_keys = settings.admin_keys
+        if (made := key_of_this_start(settings)) is not None:
+            self.start_key, self.admin_keys = made[0], (f"start:{made[1]}",)
         self._inner_store = open_store(settings.store, settings, self.metrics)
         self.tracing = open_tracing(settings.otlp_endpoint)
         self.store = GuardedStore(

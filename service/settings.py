@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,8 +19,9 @@ from service.store_url import parse_cache_url, parse_store_url
 
 PREFIX = "ANYO_"
 UNSHOWN = ("store", "cache", "otlp_endpoint")  # may hold a password
-LISTS = ("artifacts", "api_keys", "admin_keys", "cors_origins")
+LISTS = ("artifacts", "api_keys", "admin_keys", "allowed_hosts", "cors_origins")
 
+Host = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:]{2,45})$")]
 KeyHash = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,64}:)?[0-9a-f]{64}$")]
 Origin = Annotated[str, AfterValidator(check_origin)]
 
@@ -366,8 +366,8 @@ class Settings(BaseSettings):
     )
     admin_keys: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
         default=(),
-        description="The same for loading, unloading, activating and traffic, and for nothing else. None: these "
-        "work only without API keys and on a loopback address.",
+        description="The same for loading, unloading, activating and traffic, and for nothing else. None: on a "
+        "loopback address and without API keys each start makes a key and prints it, elsewhere these are closed.",
     )
     rate_limit: float = Field(
         default=0.0,
@@ -383,6 +383,13 @@ class Settings(BaseSettings):
         default=(),
         description="Origins (https://shop.example) whose web pages may call the API from a browser, separated by "
         "commas. None: no other page may.",
+    )
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode] = Field(
+        default=(),
+        description="Names under which clients may ask, as they stand in the Host header without a port, separated by "
+        "commas: those of a proxy, a container or a cluster (service, shop.example). Always allowed are loopback names "
+        "and ANYO_HOST, and where that is no loopback address, every IP address. `*` allows all, also the names that "
+        "foreign web pages have pointed here.",
     )
     feedback_entries: int = Field(
         default=10_000,
@@ -471,15 +478,6 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(mistake) for mistake in error.errors())) from None
-
-
-def without_password(url: str) -> str:
-    """Return a URL as it may stand in messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{place}"))
 
 
 def _sentence(mistake: Any) -> str:

@@ -16,6 +16,7 @@ from service.loaded import AnyRecommender, kind_of
 from service.openapi import answers, takes
 from service.recommender import Recommender
 from service.registry import FOLDER_NAME
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import (
     MAX_ID,
@@ -40,6 +41,7 @@ FolderPath = Annotated[str, Path(pattern=FOLDER_NAME)]
 
 
 @router.get("/artifacts", responses=answers(ArtifactList, 503))
+@opened_by(Right.API)
 async def artifacts(request: Request) -> Response:
     """List the loaded artifacts, the default dense one first, with histories to try them with."""
     service = service_of(request)
@@ -63,7 +65,8 @@ async def artifacts(request: Request) -> Response:
     })  # fmt: skip
 
 
-@router.post("/artifacts/{name:id}/load", responses=answers(LoadAnswer, 404, 409, 422, 503))
+@router.post("/artifacts/{name:id}/load", responses=answers(LoadAnswer, 400, 404, 409, 422, 503))
+@opened_by(Right.ADMIN)
 async def load(request: Request, name: FolderPath) -> Response:
     """Load an artifact beside what serves, or the version that took its folder's place; answers when it is warm."""
     service = service_of(request)
@@ -75,7 +78,8 @@ async def load(request: Request, name: FolderPath) -> Response:
     return json_answer({"name": name, "version": version, "changed": changed, "bytes": service.registry.bytes()})
 
 
-@router.post("/artifacts/{name:id}/unload", responses=answers(UnloadAnswer, 404, 409, 422, 503))
+@router.post("/artifacts/{name:id}/unload", responses=answers(UnloadAnswer, 400, 404, 409, 422, 503))
+@opened_by(Right.ADMIN)
 async def unload(request: Request, name: NamePath) -> Response:
     """Unload an artifact that is neither the default one nor in the traffic; answers when its memory came back."""
     service = service_of(request)
@@ -85,7 +89,8 @@ async def unload(request: Request, name: NamePath) -> Response:
     return json_answer({"name": name, "freed_bytes": freed, "bytes": service.registry.bytes()})
 
 
-@router.post("/artifacts/{name:id}/activate", responses=answers(ActivateAnswer, 404, 422, 503))
+@router.post("/artifacts/{name:id}/activate", responses=answers(ActivateAnswer, 400, 404, 422, 503))
+@opened_by(Right.ADMIN)
 async def activate(request: Request, name: NamePath) -> Response:
     """Let a loaded artifact answer everything of its kind that names none, from the next request on; a dense one ends
     a split."""
@@ -97,6 +102,7 @@ async def activate(request: Request, name: NamePath) -> Response:
 
 
 @router.get("/traffic", responses=answers(TrafficAnswer, 503))
+@opened_by(Right.API)
 async def traffic(request: Request) -> Response:
     """Say which artifacts answer requests that name none, and how the shadow compares."""
     return json_answer(_traffic(service_of(request)))
@@ -107,6 +113,7 @@ async def traffic(request: Request) -> Response:
     responses=answers(TrafficAnswer, 400, 404, 413, 422, 503),
     openapi_extra=takes(TrafficRequest),
 )
+@opened_by(Right.ADMIN)
 async def set_traffic(request: Request) -> Response:
     """Set the split and the shadow, both at once, from the next request on."""
     service = service_of(request)

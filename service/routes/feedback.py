@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.openapi import answers, takes
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import MAX_ID, FeedbackAnswer, FeedbackRequest, FeedbackSummary
 
@@ -19,6 +20,7 @@ router = APIRouter(tags=["feedback"])
     responses=answers(FeedbackAnswer, 400, 404, 409, 413, 422),
     openapi_extra=takes(FeedbackRequest),
 )
+@opened_by(Right.API)
 async def feedback(request: Request) -> Response:
     """Report that an item was taken after an answer; sent again, it is counted once."""
     body = await read_body(request, FeedbackRequest)
@@ -35,6 +37,7 @@ async def feedback(request: Request) -> Response:
 
 
 @router.get("/feedback/summary", responses=answers(FeedbackSummary, 422, 503))
+@opened_by(Right.API)
 async def summary(
     request: Request,
     baseline: Annotated[

@@ -17,6 +17,7 @@ from service.middleware import RequestInfo, milliseconds, request_info
 from service.openapi import answers, streams, takes
 from service.parts import GenerativeParts
 from service.queued import OnStep
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, read_body, service_of
 from service.routes.recommend import answer_of
 from service.schemas import CompareAnswer, CompareRequest, GenerativeAnswer, GenerativeRequest, RecommendRequest
@@ -35,6 +36,7 @@ StreamQuery = Annotated[
     responses=streams(answers(GenerativeAnswer, *STATUSES)),
     openapi_extra=takes(GenerativeRequest),
 )
+@opened_by(Right.API)
 async def generative(request: Request, stream: StreamQuery = False) -> Response:
     """Write recommendations for a history, a stored user, or both, and ground them to items of the catalog."""
     service, info = service_of(request), request_info(request)
@@ -53,6 +55,7 @@ async def generative(request: Request, stream: StreamQuery = False) -> Response:
 
 
 @router.post("/compare", responses=answers(CompareAnswer, *STATUSES), openapi_extra=takes(CompareRequest))
+@opened_by(Right.API)
 async def compare(request: Request) -> Response:
     """Answer one history both ways, one after the other and without caches, with both times."""
     service, info = service_of(request), request_info(request)

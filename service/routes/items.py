@@ -12,6 +12,7 @@ from starlette.responses import Response
 from index import Catalog
 from service.errors import UnknownName, shown
 from service.openapi import answers
+from service.rights import Right, opened_by
 from service.routes.common import Page, json_answer, page_of, service_of
 from service.schemas import Item, ItemList
 
@@ -25,6 +26,7 @@ class ItemsPage(Page):
 
 
 @router.get("/items", responses=answers(ItemList, 404, 422, 429, 503, 504))
+@opened_by(Right.API)
 async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Response:
     """List items whose title holds every word of `query`, the most popular first."""
     service = service_of(request)
@@ -36,6 +38,7 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
 
 
 @router.get("/items/{item_id:id}", responses=answers(Item, 404, 422, 503))
+@opened_by(Right.API)
 async def item(
     request: Request, item_id: Annotated[str, Path()], artifact: Annotated[str | None, Query()] = None
 ) -> Response:

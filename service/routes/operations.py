@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.errors import NotReady
 from service.openapi import answers, shows
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, service_of
 from service.schemas import Status
 
@@ -22,6 +23,7 @@ PAGE = Path(__file__).parent.parent / "page" / "index.html"
 
 
 @router.get("/livez", responses=answers(Status, 503, gated=False))
+@opened_by(Right.PROBE)
 async def livez(request: Request) -> Response:
     """Answer 503 only where a restart is what helps; loading is no such case."""
     if (reason := service_of(request).broken()) is not None:
@@ -30,6 +32,7 @@ async def livez(request: Request) -> Response:
 
 
 @router.get("/readyz", responses=answers(Status, 503, gated=False))
+@opened_by(Right.PROBE)
 async def readyz(request: Request) -> Response:
     """Answer 200 while requests may be sent here: artifacts loaded, golden answers right, model warm, not draining."""
     if (reason := service_of(request).not_ready()) is not None:
@@ -38,12 +41,21 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", responses=shows("text/plain", "Metrics in Prometheus' text format."), response_class=Response)
+@opened_by(Right.OPEN)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
     return Response(await service_of(request).metrics_page(), media_type=CONTENT_TYPE_LATEST)
 
 
+@router.get("/openapi.json", include_in_schema=False)
+@opened_by(Right.OPEN)
+async def description(request: Request) -> Response:
+    """Return the description of the API for programs."""
+    return json_answer(request.app.openapi())
+
+
 @router.get("/", responses=shows("text/html", "The page for people."), response_class=Response)
+@opened_by(Right.OPEN)
 async def page() -> Response:
     """Return the page that lets a person compose a history and see recommendations."""
     headers = {

@@ -13,6 +13,7 @@ from service.departure import CancelledWhenClientLeaves
 from service.middleware import request_info
 from service.openapi import answers, takes
 from service.parts import AnyParts
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import RecommendAnswer, RecommendRequest
 
@@ -24,6 +25,7 @@ router = APIRouter(tags=["recommend"])
     responses=answers(RecommendAnswer, 400, 404, 409, 413, 422, 429, 503, 504),
     openapi_extra=takes(RecommendRequest),
 )
+@opened_by(Right.API)
 async def recommend(request: Request) -> Response:
     """Recommend items for a history, a stored user, or both."""
     service, info = service_of(request), request_info(request)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service.errors import InvalidInput, UnknownName
 from service.openapi import answers, takes
+from service.rights import Right, opened_by
 from service.routes.common import json_answer, read_body, service_of
 from service.schemas import MAX_ID, AppendAnswer, AppendRequest, ForgetAnswer, UserAnswer, UserList
 from service.store import Event
@@ -38,6 +39,7 @@ class UsersPage(BaseModel):
 
 
 @router.get("/users", responses=answers(UserList, 422, 429, 503))
+@opened_by(Right.API)
 async def users(request: Request, page: Annotated[UsersPage, Query()]) -> Response:
     """List stored users, the most recently active first; `query` keeps ids that contain it. A search that takes long
     ends with a short or empty page whose `next` goes on with it."""
@@ -47,9 +49,10 @@ async def users(request: Request, page: Annotated[UsersPage, Query()]) -> Respon
 
 @router.post(
     "/users/{user_id:id}/events",
-    responses=answers(AppendAnswer, 400, 409, 413, 422, 429, 503),
+    responses=answers(AppendAnswer, 400, 404, 409, 413, 422, 429, 503),
     openapi_extra=takes(AppendRequest),
 )
+@opened_by(Right.API)
 async def append(request: Request, user_id: UserPath) -> Response:
     """Append events to a user's history; the answer means that the store has acknowledged them."""
     service = service_of(request)
@@ -67,6 +70,7 @@ async def append(request: Request, user_id: UserPath) -> Response:
 
 
 @router.get("/users/{user_id:id}", responses=answers(UserAnswer, 404, 422, 503))
+@opened_by(Right.API)
 async def user(request: Request, user_id: UserPath) -> Response:
     """Read what is stored of a user, oldest first."""
     service = service_of(request)
@@ -81,7 +85,8 @@ async def user(request: Request, user_id: UserPath) -> Response:
     return json_answer({"user_id": user_id, "events": events})
 
 
-@router.delete("/users/{user_id:id}", responses=answers(ForgetAnswer, 422, 429, 503))
+@router.delete("/users/{user_id:id}", responses=answers(ForgetAnswer, 400, 404, 422, 429, 503))
+@opened_by(Right.API)
 async def forget(request: Request, user_id: UserPath) -> Response:
     """Delete everything stored of a user; nothing to delete is no error."""
     deleted = await service_of(request).store.forget(user_id)

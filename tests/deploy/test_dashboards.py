@@ -145,7 +145,7 @@ def ask_everything(client: httpx.Client, number: int) -> None:
     client.post(f"/users/u{number % 7}/events", json={"events": [event]})
     for path in ("/users", "/users/u1", "/items", f"/items/{item_id(3)}", "/artifacts", "/no/such/path"):
         client.get(path)
-    client.delete("/users/u9")
+    client.delete("/users/u9", headers={"content-type": "application/json"})
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ def main() -> None:
     parts.encoder.hold = hold  # type: ignore[attr-defined]
     parts.encoder.poison = None if poison is None else int(poison)  # type: ignore[attr-defined]
     service = Service(settings, open_parts=opener(parts, make_generative_parts(parts)))  # type: ignore[arg-type]
-    serve(service, lambda url: print(json.dumps({"url": url}), flush=True))
+    serve(service, lambda url: print(json.dumps({"url": url, "admin_key": service.start_key}), flush=True))
 
 
 if __name__ == "__main__":

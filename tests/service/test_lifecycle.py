@@ -46,7 +46,8 @@ def send(server: Process, rows: list[int]) -> socket.socket:
     assert address.hostname is not None and address.port is not None
     client = socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S)
     body = json.dumps({"history": [item_id(row) for row in rows]}).encode()
-    head = f"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    head = "POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n"
     client.sendall(head.encode() + b"\r\n" + body)
     return client
 
@@ -92,7 +93,7 @@ def test_new_connections_are_taken_in_numbers_while_the_loop_is_busy() -> None:
         address = urlsplit(url)
         clients = [socket.create_connection((address.hostname, address.port), PATIENCE_S) for _ in range(connections)]
         for client in clients:
-            client.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            client.sendall(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
         return [status(client) for client in clients]
 
     async def serve_and_ask() -> int:

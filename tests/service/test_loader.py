@@ -118,7 +118,7 @@ async def test_two_artifacts_answer_by_name_and_the_first_by_default() -> None:
     assert service.loading is not None
     await service.loading
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answers = {}
         for name in (None, "first", "second"):
             body = {"history": ["item-0001"], "artifact": name}
@@ -147,7 +147,7 @@ async def test_before_it_is_ready_it_says_so() -> None:
         open_parts=opener(parts),  # type: ignore[arg-type]
     )
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/livez")).status_code == 200
         for path in ("/readyz", "/items", "/artifacts"):
             answer = await client.get(path)

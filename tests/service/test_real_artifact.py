@@ -97,7 +97,7 @@ async def test_served_answers_are_those_of_the_offline_evaluation(artifact: Path
     assert service.loading is not None
     await service.loading
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
         async def ask(history: np.ndarray) -> list[str]:
             body = {"history": [parts.catalog.item_ids[row] for row in history]}
@@ -126,7 +126,7 @@ async def test_users_who_come_back_get_the_answers_of_reading_everything_again(a
     labels = {"cache": "states", "result": "hit"}
     before = service.metrics.registry.get_sample_value("anyo_cache_requests_total", labels)
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for _ in range(3):
             bodies = [{"history": [parts.catalog.item_ids[row] for row in history]} for history in users]
             answers = await asyncio.gather(*(client.post("/recommend", json=body) for body in bodies))
@@ -162,7 +162,7 @@ async def test_a_window_that_moves_in_blocks_is_read_again_once_a_block(artifact
         return service.metrics.registry.get_sample_value("anyo_cache_requests_total", labels) or 0.0
 
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://anyo.test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         before = misses()
         for _ in range(events):
             history.append(int(rng.integers(0, ITEMS)))

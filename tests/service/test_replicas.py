@@ -109,7 +109,7 @@ def test_replicas_share_histories_and_vectors_and_losing_one_costs_no_request(
     given = recommend(third, history=[item_id(5), item_id(9)])
     assert stored["items"] == given["items"] and stored["degraded"] == []
     assert given["source"] == "cache", "the vector was computed by another replica"
-    httpx.delete(third + "/users/anna")
+    httpx.delete(third + "/users/anna", headers={"content-type": "application/json"})
     assert httpx.get(one + "/users/anna").status_code == 404
 
     with balancer(tmp_path, [one, other, third]) as url:

@@ -18,11 +18,14 @@ import pytest
 import uvloop
 
 from service.app import create_app
+from service.callers import is_loopback
 from service.errors import Overloaded, RateLimited
-from service.security import OPEN_PATHS, Gate, Keys, TokenBuckets, TurnClock, is_loopback, new_key
+from service.routing import Routes
+from service.security import Gate, Keys, TokenBuckets, TurnClock, new_key
 from tests.service.fake_parts import item_id
 from tests.service.running import ROOT, Process, process, running
 
+OPEN_PATHS = {"/", "/livez", "/readyz", "/metrics", "/openapi.json"}
 KEY, SECOND, ADMIN = "shop-key", "other-key", "admin-key"
 
 
@@ -93,24 +96,23 @@ async def test_admin_keys_open_the_admin_endpoints_and_nothing_else() -> None:
 @pytest.mark.parametrize("given", [{"api_keys": KEYS["api_keys"]}, {"host": "0.0.0.0"}], ids=["keys", "address"])
 async def test_without_admin_keys_the_admin_endpoints_are_closed_to_the_world(given: Any) -> None:
     async with running(**given) as anyo:
+        assert anyo.service.start_key is None
         for headers in ({}, bearer(KEY), bearer(ADMIN)):
             answer = await anyo.client.post("/artifacts/fake/activate", headers=headers)
             assert answer.status_code == 403 and "ANYO_ADMIN_KEYS" in answer.json()["error"]["message"]
 
 
-async def test_without_any_key_a_loopback_service_takes_them_from_this_machine_only() -> None:
-    async with running() as anyo:
-        post = anyo.client.post
-        for headers, status in (
-            ({}, 200),
-            ({"origin": "http://localhost:3000"}, 200),
-            ({"host": "[::1]:8000"}, 200),
-            ({"origin": "https://evil.example"}, 403),
-            ({"origin": "null"}, 403),
-            ({"host": "rebound.example"}, 403),
-            ({"host": "rebound.example", "origin": "http://rebound.example"}, 403),
-        ):
-            assert (await post("/artifacts/fake/activate", headers=headers)).status_code == status, headers
+async def test_without_any_key_each_start_makes_an_admin_key_of_its_own() -> None:
+    async with running() as anyo, running() as other:
+        key, post = anyo.service.start_key, anyo.client.post
+        assert key is not None and key != other.service.start_key
+        for sent, status in ((key, 200), (other.service.start_key or "", 401), ("", 401)):
+            answer = await post("/artifacts/fake/activate", headers={"x-api-key": sent})
+            assert answer.status_code == status
+        assert (await anyo.client.get("/items")).status_code == 200, "the rest of the API asks for none"
+        assert key not in repr(anyo.service.settings) and key not in (await anyo.client.get("/artifacts")).text
+    async with running(admin_keys=KEYS["admin_keys"]) as anyo:
+        assert anyo.service.start_key is None
 
 
 def test_keys_that_nearly_match_do_not() -> None:
@@ -165,21 +167,29 @@ async def test_a_key_that_sends_too_fast_gets_429_and_others_go_on() -> None:
 
 async def test_what_the_event_loop_cannot_read_in_time_is_refused_unread_but_probes_and_admins_get_in() -> None:
     delay = 0.0
-    async with running() as anyo:
-        app = create_app(anyo.service)
-        gate = Gate(app, settings=anyo.service.settings, metrics=anyo.service.metrics, loop_delay=lambda: delay)
-        scope = {"type": "http", "headers": [(b"host", b"localhost")], "query_string": b"", "raw_path": b""}
+    async with running(admin_keys=KEYS["admin_keys"]) as anyo:
+        passed: list[str] = []
 
-        def check(method: str, path: str) -> None:
-            gate._check(method, path, scope["headers"])  # type: ignore[arg-type]
+        async def app(scope: Any, *_: Any) -> None:
+            passed.append(scope["path"])
 
-        check("POST", "/recommend")
+        routes = Routes(create_app(anyo.service).state.routes)
+        settings, metrics = anyo.service.settings, anyo.service.metrics
+        gate = Gate(app, settings=settings, metrics=metrics, routes=routes, loop_delay=lambda: delay)
+
+        async def ask(method: str, path: str) -> None:
+            headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"x-api-key", ADMIN.encode())]
+            scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": headers}
+            await gate(scope, None, None)  # type: ignore[arg-type]
+
+        await ask("POST", "/recommend")
         delay = 0.11
         with pytest.raises(Overloaded) as refused:
-            check("POST", "/recommend")
+            await ask("POST", "/recommend")
         assert refused.value.status == 429 and refused.value.retry_after == 1
         for method, path in (("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/artifacts/fake/activate")):
-            check(method, path)
+            await ask(method, path)
+        assert passed == ["/recommend", "/readyz", "/metrics", "/artifacts/fake/activate"]
         assert anyo.metric("anyo_rejected_total", reason="loop_behind") == 1
 
 
@@ -298,7 +308,7 @@ def exchange(server: Process, *pieces: bytes) -> bytes:
 
 def test_heads_without_end_and_bytes_that_are_no_request_are_refused(tmp_path: Path) -> None:
     with process(tmp_path) as server:
-        line = b"GET /items HTTP/1.1\r\nhost: x\r\n"
+        line = b"GET /items HTTP/1.1\r\nhost: localhost\r\n"
         endless = {
             "one header": [line + b"x-a: ", *[b"a" * 16_384] * 64],
             "many headers": [line, *[b"x-a: 1\r\n" * 2000] * 64],
@@ -312,9 +322,9 @@ def test_heads_without_end_and_bytes_that_are_no_request_are_refused(tmp_path: P
         assert nonsense.startswith(b"HTTP/1.1 400")
         assert json.loads(nonsense.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
         body = json.dumps({"history": [item_id(1)]}).encode().ljust(600_000)
-        request = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        request = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         request += f"content-length: {len(body)}\r\nx-long: {'a' * 30_000}\r\n\r\n".encode() + body
-        closing = request.replace(b"host: x", b"host: x\r\nconnection: close", 1)
+        closing = request.replace(b"host: localhost", b"host: localhost\r\nconnection: close", 1)
         answers = exchange(server, request + closing)
         assert answers.count(b"HTTP/1.1 200") == 2, "large bodies and two requests in one piece are no endless head"
 

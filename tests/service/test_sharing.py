@@ -197,7 +197,8 @@ async def test_swaps_of_real_artifacts_answer_as_their_files_say_and_leave_nothi
     await service.loading
     models = []
     transport = httpx.ASGITransport(create_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    operator = {"content-type": "application/json", "x-api-key": service.start_key or ""}
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=operator) as client:
         for number in range(4):
             models.append(weakref.ref(service.recommender("one").parts.encoder))
             shutil.rmtree(tmp_path / "kept", ignore_errors=True)
