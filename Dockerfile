@@ -3,9 +3,10 @@
 #   docker build --target service -t anyo-service .      answers requests; no compiler, no training code
 #   docker build --target trainer -t anyo-trainer .      makes artifacts
 #
-# --build-arg TORCH=gpu takes PyTorch's CUDA build and the GPU build of faiss. Both images run as user 10001, with a
+# --build-arg PYTHON=python@sha256:… takes the base image by its digest. --build-arg TORCH=gpu takes PyTorch's CUDA build and the GPU build of faiss. Both images run as user 10001, with a
 # read-only root if asked (they write to /artifacts, /data and /tmp only). docs/deploy.md explains the layers.
-FROM python:3.11-slim-bookworm AS base
+ARG PYTHON=python:3.11.13-slim-bookworm
+FROM ${PYTHON} AS base
 ENV PATH=/app/.venv/bin:$PATH \
     HOME=/tmp \
     OMP_WAIT_POLICY=PASSIVE \
@@ -16,12 +17,12 @@ RUN useradd --system --uid 10001 --home-dir /tmp --shell /usr/sbin/nologin anyo 
 WORKDIR /app
 
 # The environment, made by the same program as on a laptop: it never takes CUDA packages for TORCH=cpu. It depends on
-# the pins only, so a change of code does not make it again. Tests, headers and tools of other packages go.
+# the pins and their hashes only, so a change of code does not make it again. Tests, headers and tools of other packages go.
 FROM base AS build
 ARG TORCH=cpu
 ARG EXTRAS="--extra otel"
 ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1
-COPY pyproject.toml constraints.txt README.md anyo.py ./
+COPY pyproject.toml constraints.txt requirements.lock LICENSE README.md anyo.py ./
 COPY scripts/setup.py scripts/
 RUN mkdir index modeling service training \
     && python3 scripts/setup.py --torch "$TORCH" $EXTRAS \
@@ -32,12 +33,12 @@ RUN mkdir index modeling service training \
 # What serving never imports (a test holds this list to the imports), and the tools that installed the rest.
 FROM build AS serving
 RUN python -m pip uninstall --quiet --yes \
-      grpcio markdown scipy tensorboard tensorboard-data-server uv werkzeug \
+      editables grpcio hatchling markdown scipy tensorboard tensorboard-data-server tomlkit trove-classifiers uv werkzeug \
     && python -m pip uninstall --quiet --yes setuptools pip
 
 FROM base AS service
 COPY --from=serving /app/.venv .venv
-COPY pyproject.toml anyo.py ./
+COPY pyproject.toml LICENSE anyo.py ./
 COPY scripts/load.py scripts/
 COPY index index
 COPY modeling modeling
@@ -57,7 +58,7 @@ ENTRYPOINT ["python", "-m", "service"]
 
 FROM base AS trainer
 COPY --from=build /app/.venv .venv
-COPY pyproject.toml constraints.txt anyo.py ./
+COPY pyproject.toml constraints.txt LICENSE anyo.py ./
 COPY index index
 COPY modeling modeling
 COPY training training

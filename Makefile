@@ -83,8 +83,24 @@ peers: setup ## make the environments in .peers/ of the servers that BENCH=servi
 fuzz: setup ## send 20,000 generated requests and 100,000 mutated bodies to a real process (ARGS='--cases 2000 --bodies 5000')
 	@$(PY) -m benchmarks.fuzz $(ARGS)
 
+.PHONY: lock
+lock: setup ## pin every package with its hashes in requirements.lock (ARGS=--upgrade takes newer ones)
+	@$(PY) -m scripts.lock $(ARGS)
+
+.PHONY: licences
+licences: setup ## write docs/licences.md from what is installed
+	@$(PY) -m scripts.licences
+
+.PHONY: sbom
+sbom: setup ## write the bill of materials of .venv to dist/anyo.cdx.json (CycloneDX)
+	@$(PY) -m scripts.sbom $(ARGS)
+
+.PHONY: secrets
+secrets: ## make the password that docker-compose.yml needs, once (in deploy/secrets/)
+	@$(PYTHON) scripts/secrets_for_compose.py
+
 .PHONY: audit
-audit: setup ## compare the pinned dependencies with published advisories
+audit: setup ## compare all pinned packages with published advisories (exit code 3: nothing was compared)
 	@$(PY) scripts/audit.py
 
 .PHONY: clean

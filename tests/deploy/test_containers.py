@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from scripts import secrets_for_compose
 from service.server import LAST_ANSWERS_S
 from service.settings import load_settings
 from tests.deploy.prometheus import ROOT
+from tests.service.redis_server import free_port
 from tests.service.running import process
 
 # Packages by the names under which they are imported, where these differ.
@@ -54,8 +59,8 @@ def compose(*files: str) -> dict[str, Any]:
 
 
 def defaults(text: str) -> str:
-    """What compose makes of ${NAME:-default} where nothing is set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    """What compose makes of ${NAME:-default} and ${NAME-default} where nothing is set."""
+    return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
 
 
 def copied() -> set[str]:
@@ -111,7 +116,7 @@ def test_the_health_check_follows_readiness(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("files", [("docker-compose.yml",), ("docker-compose.yml", "docker-compose.gpu.yml")])
 def test_compose_starts_in_order_and_publishes_to_this_machine_only(
-    files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = compose(*files)
     assert services["service"]["depends_on"]["trainer"] == {"condition": "service_completed_successfully"}
@@ -119,15 +124,80 @@ def test_compose_starts_in_order_and_publishes_to_this_machine_only(
     for name, service in services.items():
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), name
-        if name in ("service", "trainer", "load"):
-            assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    secrets_for_compose.make(tmp_path)
     for name, value in services["service"]["environment"].items():
-        monkeypatch.setenv(name, defaults(str(value)))
+        monkeypatch.setenv(name, defaults(str(value)).replace("/run/secrets", str(tmp_path)))
     settings = load_settings()
+    password = (tmp_path / "redis_password").read_text()
+    assert settings.store == f"redis://:{password}@redis:6379/0" and settings.artifacts == (Path("/artifacts/demo"),)
     grace = int(services["service"]["stop_grace_period"].removesuffix("s"))
     assert grace >= settings.shutdown_delay_seconds + settings.drain_seconds + LAST_ANSWERS_S
     assert settings.device == ("cuda" if len(files) == 2 else "cpu")
     assert "always" in services["redis"]["command"].split()
+
+
+def test_every_container_is_confined() -> None:
+    """Its root is read-only, it gains no rights, it has limits, and it is started again as it should be."""
+    for name, service in compose("docker-compose.yml").items():
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"mem_limit", "cpus", "pids_limit"} <= service.keys(), name
+        assert service["restart"] == ("no" if name in ("trainer", "load") else "unless-stopped"), name
+        image = defaults(service["image"])
+        assert image.startswith("anyo-") or re.search(r":v?\d+\.\d+\.\d+", image), f"{image} is a moving tag"
+    for line in (line for line in instructions() if line.startswith("ARG PYTHON=")):
+        assert re.search(r":\d+\.\d+\.\d+-", line)
+
+
+def test_only_the_service_reaches_redis_and_with_a_password(tmp_path: Path) -> None:
+    whole = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert whole["networks"]["back"] == {"internal": True}
+    on = {name: service["networks"] for name, service in whole["services"].items()}
+    assert {name for name, networks in on.items() if "back" in networks} == {"redis", "service"}
+    assert on["redis"] == ["back"] and not whole["services"]["redis"].get("ports")
+    assert secrets_for_compose.make(tmp_path) and not secrets_for_compose.make(tmp_path)
+    made = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert {Path(secret["file"]).name for secret in whole["secrets"].values()} == made.keys()
+    assert made["redis.conf"] == f"requirepass {made['redis_password']}\n" and len(made["redis_password"]) == 64
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    for name, service in whole["services"].items():
+        assert set(service.get("secrets", ())) == {
+            "redis": {"redis_conf", "redis_password"},
+            "service": {"store_url"},
+        }.get(name, set())
+    ignored = subprocess.run(["git", "check-ignore", "-q", "deploy/secrets/store_url"], cwd=ROOT, check=False)
+    assert ignored.returncode in (0, 128), "128: not in a repository of git"
+
+
+def test_what_redis_is_told_is_what_a_real_one_obeys(tmp_path: Path) -> None:
+    """Its own program with the command of the file: no answer without the password, one with it."""
+    service = compose("docker-compose.yml")["redis"]
+    folder = tmp_path / "secrets"
+    secrets_for_compose.make(folder)
+    port = str(free_port())
+    command = service["command"].replace("/run/secrets/redis_conf", str(folder / "redis.conf"))
+    command = command.replace("0.0.0.0", "127.0.0.1").replace("/data", str(tmp_path))
+    server = subprocess.Popen([*shlex.split(command), "--port", port], stdout=subprocess.DEVNULL)
+    try:
+        until_it_answers(port)
+        ask = ["redis-cli", "-p", port, "ping"]
+        assert "NOAUTH" in subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+        check = service["healthcheck"]["test"][1].replace("$$", "$").replace("redis-cli", f"redis-cli -p {port}")
+        check = check.replace("/run/secrets/redis_password", str(folder / "redis_password"))
+        assert subprocess.run(["sh", "-c", check], check=False, capture_output=True).returncode == 0
+        (folder / "redis_password").write_text("another")
+        assert subprocess.run(["sh", "-c", check], check=False, capture_output=True).returncode == 1
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def until_it_answers(port: str) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+            return
+        time.sleep(0.05)
+    raise AssertionError("redis-server does not listen")
 
 
 def test_prometheus_scrapes_what_compose_calls_the_service() -> None:

@@ -77,19 +77,68 @@ def test_a_mistake_would_be_seen() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
-def test_settings_are_accepted_and_leave_time_to_drain(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_accepted_and_leave_time_to_drain(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pod = deployments()[kind]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     given = {**one("base/settings.yaml")["data"], **{each["name"]: each["value"] for each in container.get("env", ())}}
+    secrets = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}["secrets"]
+    (tmp_path / "store-url").write_text("redis://:pass-word@redis:6379/0\n")
     for name, value in given.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value.replace(secrets, str(tmp_path)))
     settings: Settings = load_settings()
     ours = settings.shutdown_delay_seconds + settings.drain_seconds + LAST_ANSWERS_S
+    assert settings.store == "redis://:pass-word@redis:6379/0"
     assert pod["terminationGracePeriodSeconds"] >= ours + MARGIN_S
     # A service called anyo would otherwise bring ANYO_PORT=tcp://… into the environment.
     assert pod["enableServiceLinks"] is False
     noticed = container["readinessProbe"]["periodSeconds"] * container["readinessProbe"]["failureThreshold"]
     assert settings.shutdown_delay_seconds >= noticed, "requests are accepted until readiness has been seen to be red"
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """The pod of everything that runs, by the name of what makes it."""
+    kinds = ("Deployment", "StatefulSet", "Job")
+    found = [each for path in manifests() for each in documents(path) if each["kind"] in kinds]
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in found}
+
+
+def test_every_container_is_confined_and_takes_secrets_from_secrets_only() -> None:
+    assert pods().keys() == {"anyo", "redis", "anyo-demo"}
+    for name, pod in pods().items():
+        assert pod["automountServiceAccountToken"] is False and pod["securityContext"]["runAsNonRoot"] is True, name
+        for container in pod["containers"]:
+            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}, name
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
+            assert not re.search(r":(latest|\d+)(-|$)", container["image"]), f"{container['image']} is a moving tag"
+    keys = {
+        item["key"]
+        for pod in pods().values() for volume in pod.get("volumes", ()) if "secret" in volume
+        for item in volume["secret"]["items"] if volume["secret"]["secretName"] == "anyo-secrets"
+    }  # fmt: skip
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert keys == {"store-url", "redis.conf"} and all(f"--from-literal={key}=" in page for key in keys)
+    text = "".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
+    assert not re.search(r"rediss?://\S*:\S+@|kind: Secret\b", text), "a secret, or the place for one, is in a manifest"
+
+
+def test_nothing_talks_to_anything_that_no_policy_allows() -> None:
+    policies = {
+        each["metadata"]["name"]: each["spec"]
+        for path in manifests() for each in documents(path) if each["kind"] == "NetworkPolicy"
+    }  # fmt: skip
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    labels = {"anyo": one("base/deployment.yaml")["spec"]["template"]["metadata"]["labels"]}
+    labels["redis"] = documents(FOLDER / "demo" / "redis.yaml")[1]["spec"]["template"]["metadata"]["labels"]
+    for name, given in labels.items():
+        assert policies[name]["podSelector"]["matchLabels"] == given
+    (rule,) = policies["redis"]["ingress"]
+    assert [each["podSelector"]["matchLabels"] for each in rule["from"]] == [labels["anyo"]]
+    assert "egress" not in policies["redis"] and len(policies["anyo"]["egress"]) == 2
+    (into,) = policies["anyo"]["ingress"]
+    ports = {port["name"] for container in pods()["anyo"]["containers"] for port in container["ports"]}
+    assert {port["port"] for port in into["ports"]} <= ports
 
 
 def test_probes_ask_what_the_service_answers_and_the_image_is_run_as_it_was_built() -> None:
