@@ -167,7 +167,9 @@ async def test_a_line_that_breaks_before_the_answer_leaves_it_open(redis: RedisS
         assert gone.json()["error"]["code"] == "store_outcome_unknown" and "send it again" in gone.text
     async with running(store=redis.url, **LIMITS) as anyo:
         assert (await append(anyo, "u", item_id(1), event_id="e"))[1]["duplicates"] == 1
-        assert await kept(anyo, "u") == [item_id(0), item_id(1), item_id(1)], "each was stored once, although the first was tried twice"
+        assert await kept(anyo, "u") == [item_id(0), item_id(1), item_id(1)], (
+            "each was stored once, although the first was tried twice"
+        )
 
 
 async def test_a_write_that_takes_too_long_leaves_it_open(redis: RedisServer) -> None:
