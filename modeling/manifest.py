@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from torch.nn import Module
 
 from modeling.folders import ArtifactError as ArtifactError
@@ -32,6 +32,19 @@ _BLANK = "0" * 64
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+LONGEST_LABEL = 255
+
+
+def _label(text: str) -> str:
+    if not text.isprintable() or len(text) > LONGEST_LABEL:
+        raise ValueError(f"at most {LONGEST_LABEL} printable characters are allowed, and it is {text[:40]!a}")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+"""What is shown on consoles, in logs and as a label of metrics."""
 
 
 class BackboneRecord(_Data):
@@ -58,13 +71,13 @@ class CommonManifest(_Data):
 
     checksum: str = ""
     schema_version: int
-    name: str
-    version: str
-    recipe: str
+    name: Label
+    version: Label
+    recipe: Label
     recipe_data: dict[str, Any]
     tokenizer_sha256: str | None
     catalog_size: int
-    data: str
+    data: Label
     data_sha256: str
     split: str
     fitted_on: Literal["train", "train+validation"]
