@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from index.base import IndexFolderError, SearchError, VectorIndex
     from index.catalog import Catalog, CatalogError
     from index.flat import FlatIndex
+    from index.folder import FolderEntry
 
 __all__ = [
     "Catalog",
@@ -23,6 +24,7 @@ __all__ = [
     "SearchError",
     "VectorIndex",
     "open_index",
+    "parse_index",
 ]
 _HOMES = {
     "Catalog": "index.catalog",
@@ -42,14 +44,30 @@ def __getattr__(name: str) -> Any:
 
 def open_index(folder: Path | str) -> VectorIndex:
     """The index saved in `folder`, whatever its kind; raises `IndexFolderError`, one sentence."""
-    from index.base import IndexFolderError
-    from index.flat import FACTORY, METRIC, FlatIndex
+    from index.flat import FlatIndex
     from index.folder import read_entry
 
     folder = Path(folder)
     entry = read_entry(folder)
+    _check_kind(entry, folder)
+    return FlatIndex.open(folder, entry)
+
+
+def parse_index(folder: Path, entry: bytes, content: bytes) -> VectorIndex:
+    """The index in the bytes of `index.json` and `index.faiss`, read from `folder` before; raises as `open_index`."""
+    from index.flat import FlatIndex
+    from index.folder import ENTRY_FILE, INDEX_FILE, parse_entry
+
+    found = parse_entry(entry, folder / ENTRY_FILE)
+    _check_kind(found, folder)
+    return FlatIndex.parse(content, folder / INDEX_FILE, found)
+
+
+def _check_kind(entry: FolderEntry, folder: Path) -> None:
+    from index.base import IndexFolderError
+    from index.flat import FACTORY, METRIC
+
     if entry.metric != METRIC:
         raise IndexFolderError(f"{folder} has metric {entry.metric!r}; scores here are inner products ({METRIC!r})")
     if entry.factory != FACTORY:
         raise IndexFolderError(f"{folder} has factory {entry.factory!r}; this version opens: {FACTORY}")
-    return FlatIndex.open(folder, entry)

@@ -6,10 +6,12 @@ seeded shuffle made by training, so it tells nothing about an item and may break
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +26,12 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "popularity": pl.Int64,
     "popularity_counted_on": pl.String,
 }
+
+
+MOST_ITEMS = 50_000_000
+LONGEST_TEXT = 65_536  # bytes
+MOST_CATEGORIES = 64  # of an item, on average
+CHUNK = 2048
 
 
 class CatalogError(Exception):
@@ -123,31 +131,38 @@ class Catalog:
     def read(cls, path: Path | str) -> Catalog:
         """Read what `write` wrote; raises `CatalogError` naming the file and what it lacks."""
         try:
-            frame = pl.read_parquet(Path(path).read_bytes())
+            content = Path(path).read_bytes()
         except FileNotFoundError:
             raise CatalogError(f"{path} is missing") from None
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise CatalogError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-        for name, kind in _COLUMNS.items():
-            if frame.schema.get(name) != kind:
-                raise CatalogError(f"{path} has column {name} of type {frame.schema.get(name)}; expected {kind}")
-        if frame.select(list(_COLUMNS)).null_count().sum_horizontal().item() or frame.is_empty():
-            raise CatalogError(f"{path} holds no items or has empty cells; every column is needed for every item")
-        if frame["row"].to_list() != list(range(frame.height)):
-            raise CatalogError(f"{path} has rows out of order; column row must run 0..{frame.height - 1}")
+        except OSError as error:
+            raise CatalogError(f"{path} cannot be read: {error}") from None
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path | str, size: int | None = None) -> Catalog:
+        """The catalog in the bytes of a file that were read from `path`, of `size` items where that is known.
+
+        Other threads get their turn all along: no single step is long, however many items there are.
+        """
+        try:
+            return cls._of_frame(_frame(content, path, size), path)
+        except CatalogError as error:
+            raise CatalogError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+
+    @classmethod
+    def _of_frame(cls, frame: pl.DataFrame, path: Path | str) -> Catalog:
         counted_on = frame["popularity_counted_on"].unique().to_list()
         if len(counted_on) != 1:
-            raise CatalogError(f"{path} counts popularity on {counted_on}; expected one part for all items")
-        try:
-            return cls(
-                item_ids=tuple(frame["item_id"].to_list()),
-                titles=tuple(frame["title"].to_list()),
-                categories=tuple(tuple(names) for names in frame["categories"].to_list()),
-                popularity=frame["popularity"].to_numpy().astype(np.int64),
-                popularity_counted_on=counted_on[0],
-            )
-        except CatalogError as error:
-            raise CatalogError(f"{path}: {error}") from None
+            raise CatalogError(f"{path} counts popularity on {counted_on[:3]}; expected one part for all items")
+        known: dict[tuple[str, ...], tuple[str, ...]] = {}  # equal ones are kept once
+        categories = (tuple(names) for names in _values(frame["categories"]))
+        return cls(
+            item_ids=tuple(_values(frame["item_id"])),
+            titles=tuple(_values(frame["title"])),
+            categories=tuple(known.setdefault(names, names) for names in categories),
+            popularity=frame["popularity"].to_numpy().astype(np.int64),
+            popularity_counted_on=counted_on[0],
+        )
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -170,3 +185,49 @@ class Catalog:
             for name in names:
                 rows.setdefault(name, []).append(row)
         return {name: np.array(found, dtype=np.int64) for name, found in rows.items()}
+
+
+def _frame(content: bytes, path: Path | str, size: int | None) -> pl.DataFrame:
+    """The table in the bytes of a parquet file, checked column by column; raises `CatalogError`."""
+    try:
+        rows = pl.scan_parquet(BytesIO(content)).select(pl.len()).collect().item()
+        if size is not None and rows != size:
+            raise CatalogError(f"{path} holds {rows} items, and {size} are expected")
+        if rows > MOST_ITEMS:
+            raise CatalogError(f"{path} holds {rows} items; at most {MOST_ITEMS} are read")
+        frame = pl.read_parquet(content)
+    except CatalogError:
+        raise
+    except BaseException as error:  # polars has classes of its own, and pyo3 one that is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CatalogError(f"{path} cannot be read as parquet: {first[:200]}") from None
+    for name, kind in _COLUMNS.items():
+        if frame.schema.get(name) != kind:
+            raise CatalogError(f"{path} has column {name} of type {frame.schema.get(name)}; expected {kind}")
+    if frame.select(list(_COLUMNS)).null_count().sum_horizontal().item() or frame.is_empty():
+        raise CatalogError(f"{path} holds no items or has empty cells; every column is needed for every item")
+    if not (frame["row"].to_numpy() == np.arange(frame.height)).all():
+        raise CatalogError(f"{path} has rows out of order; column row must run 0..{frame.height - 1}")
+    _check_texts(frame, path)
+    return frame
+
+
+def _check_texts(frame: pl.DataFrame, path: Path | str) -> None:
+    """A text that a file holds once can stand in every row: then each of them would be a text of its own here."""
+    inner = frame["categories"].explode(empty_as_null=False)
+    if inner.null_count():
+        raise CatalogError(f"{path} has empty cells in categories; every category needs a name")
+    if len(inner) > MOST_CATEGORIES * frame.height:
+        raise CatalogError(f"{path} has {len(inner)} categories; at most {MOST_CATEGORIES} an item are read")
+    for name, column in (("item_id", frame["item_id"]), ("title", frame["title"]), ("categories", inner)):
+        longest = column.str.len_bytes().max()
+        if isinstance(longest, int) and longest > LONGEST_TEXT:
+            raise CatalogError(f"{path} has a text of {longest} bytes in {name}; at most {LONGEST_TEXT} are read")
+
+
+def _values(column: pl.Series) -> Iterator[Any]:
+    """The values of a column, so many at a time that other threads need not wait."""
+    for start in range(0, len(column), CHUNK):
+        yield from column.slice(start, CHUNK).to_list()

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.base import FloatArray, RowArray, SearchError
-from index.folder import FolderEntry, read_index_file, write_index_folder
+from index.folder import FolderEntry, parse_index, read_index_file, write_index_folder
 
 FACTORY = "Flat"
 METRIC = "inner_product"
@@ -104,6 +104,11 @@ class FlatIndex:
     def open(cls, folder: Path, entry: FolderEntry) -> FlatIndex:
         """Read what `save` wrote; `index.open_index` is the usual way in. Raises `IndexFolderError`."""
         return cls(read_index_file(Path(folder), entry, faiss.IndexFlat))
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path, entry: FolderEntry) -> FlatIndex:
+        """The index in the bytes of `index.faiss`, which were read from `path`. Raises `IndexFolderError`."""
+        return cls(parse_index(content, path, entry, faiss.IndexFlat))
 
     def _checked_queries(self, queries_BD: npt.NDArray[np.floating], k: int) -> FloatArray:
         if k < 1:

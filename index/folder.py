@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
 
 from index.base import IndexFolderError
 
 INDEX_FILE = "index.faiss"
 ENTRY_FILE = "index.json"
 SCHEMA = 1
+HEADER = struct.Struct("<4siqqq?iq")  # kind, dim, size, two unused, trained, metric, numbers that follow
+FLAT_KINDS = (b"IxFI", b"IxF2", b"IxFl")
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,20 @@ def read_entry(folder: Path) -> FolderEntry:
     """`index.json` of a folder, checked field by field; raises `IndexFolderError`."""
     path = folder / ENTRY_FILE
     try:
-        data = json.loads(path.read_bytes())
+        return parse_entry(path.read_bytes(), path)
     except FileNotFoundError:
         raise IndexFolderError(f"{folder} holds no {ENTRY_FILE}, so it is not an index folder") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise IndexFolderError(f"{path} cannot be read: {error}") from None
+
+
+def parse_entry(content: bytes, path: Path) -> FolderEntry:
+    """The entry that `content` holds, which was read from `path`; raises `IndexFolderError`."""
+    try:
+        data = json.loads(content)
+    except RecursionError:
+        raise IndexFolderError(f"{path} is nested too deeply") from None
+    except ValueError as error:
         raise IndexFolderError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
         raise IndexFolderError(f"{path} holds a {type(data).__name__}; expected an object")
@@ -87,18 +101,26 @@ def read_entry(folder: Path) -> FolderEntry:
 
 
 def read_index_file(folder: Path, entry: FolderEntry, kind: type) -> Any:
-    """`index.faiss` as a faiss index of `kind`; its hash is checked before reading, its numbers after."""
+    """`index.faiss` as a faiss index of `kind`; see `parse_index`."""
     path = folder / INDEX_FILE
     if not path.is_file():
         raise IndexFolderError(f"{path} is missing, though {ENTRY_FILE} describes it")
     if path.stat().st_size != entry.bytes:
         raise IndexFolderError(f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
-    found = sha256_of(path)
+    return parse_index(path.read_bytes(), path, entry, kind)
+
+
+def parse_index(content: bytes, path: Path, entry: FolderEntry, kind: type) -> Any:
+    """The faiss index in bytes that were read from `path`; its hash is checked before, its numbers after."""
+    if len(content) != entry.bytes:
+        raise IndexFolderError(f"{path} holds {len(content):,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
+    found = hashlib.sha256(content).hexdigest()
     if found != entry.sha256:
         raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
+    _check_header(content, path, entry)
     try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
+        index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
+    except (RuntimeError, MemoryError) as error:
         raise IndexFolderError(f"{path} is not a faiss index: {str(error).splitlines()[0]}") from None
     if not isinstance(index, kind):
         raise IndexFolderError(f"{path} holds a {type(index).__name__}; {ENTRY_FILE} says {entry.factory}")
@@ -109,6 +131,20 @@ def read_index_file(folder: Path, entry: FolderEntry, kind: type) -> Any:
         if held != said:
             raise IndexFolderError(f"{path} has {name} {held}; {ENTRY_FILE} says {said}")
     return index
+
+
+def _check_header(content: bytes, path: Path, entry: FolderEntry) -> None:
+    """Before faiss reads it: the numbers by which faiss allocates are those of the entry and of the file's size."""
+    if len(content) < HEADER.size:
+        raise IndexFolderError(f"{path} is not a faiss index: it holds {len(content)} bytes")
+    kind, dim, size, *_, held = HEADER.unpack_from(content)
+    if kind not in FLAT_KINDS:
+        raise IndexFolderError(f"{path} holds an index of kind {kind!r}; {ENTRY_FILE} says {entry.factory}")
+    for name, found, said in (("dim", dim, entry.dim), ("size", size, entry.size)):
+        if found != said:
+            raise IndexFolderError(f"{path} has {name} {found}; {ENTRY_FILE} says {said}")
+    if held != dim * size or len(content) != HEADER.size + 4 * held:
+        raise IndexFolderError(f"{path} is not a faiss index: {len(content):,} bytes for {size:,} vectors of {dim}")
 
 
 def sha256_of(path: Path) -> str:

@@ -8,15 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safetensors import safe_open
 from torch import nn
 
 from modeling.spec import AdapterSpec
+from modeling.verified import Files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+MEANING = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "bias",
+    "fan_in_fan_out",
+    "use_rslora",
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+)
 
 
 class AdapterError(ValueError):
@@ -77,27 +88,43 @@ def save(adapted: nn.Module, folder: Path, *, source: str) -> None:
     card.unlink(missing_ok=True)  # a generated model card full of blanks
 
 
-def load(backbone: nn.Module, folder: Path) -> nn.Module:
-    """Put a saved adapter on ``backbone``.
+def load(backbone: nn.Module, files: Files, spec: AdapterSpec) -> nn.Module:
+    """Put a saved adapter on ``backbone``: built from ``spec``, which the saved config must agree with.
 
     Raises:
-        AdapterError: the file lacks a weight the backbone needs, or holds one it has no place for. PEFT alone only
-            warns, and would serve the base model.
+        AdapterError: the file lacks a weight the backbone needs, or holds one it has no place for (PEFT alone only
+            warns, and would serve the base model), or the config is of another adapter.
+        ArtifactError: a file is missing or altered.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    with _without_peft_deprecations():
-        adapted = PeftModel.from_pretrained(cast("PreTrainedModel", backbone), str(folder), is_trainable=False)
+    adapted = attach(backbone, spec)
+    _check_config(files, adapted)
+    found = files.tensors(WEIGHTS)
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    with safe_open(str(folder / WEIGHTS), framework="pt") as file:
-        found = set(file.keys())
-    if expected != found:
-        missing, extra = sorted(expected - found), sorted(found - expected)
+    if expected != set(found):
+        missing, extra = sorted(expected - set(found)), sorted(set(found) - expected)
         raise AdapterError(
             f"adapter/{WEIGHTS} holds {len(found)} tensors and the backbone has places for {len(expected)}: "
             f"missing {missing[:2] or 'none'}, unexpected {extra[:2] or 'none'}"
         )
-    return cast(nn.Module, adapted)
+    with _without_peft_deprecations():
+        set_peft_model_state_dict(adapted, found)
+    return adapted
+
+
+def _check_config(files: Files, adapted: nn.Module) -> None:
+    """What changes what the weights mean, in ``adapter_config.json``, is as the manifest says."""
+    held = files.json(CONFIG)
+    if not isinstance(held, dict):
+        raise AdapterError(f"adapter/{CONFIG} is not a JSON object")
+    built = cast(Any, adapted).peft_config["default"].to_dict()
+    for name in MEANING:
+        if name in held and (held[name] or None) != (built.get(name) or None):
+            raise AdapterError(
+                f"adapter/{CONFIG} has {name} {str(held[name])[:40]!r}, and the manifest's model has "
+                f"{str(built.get(name))[:40]!r}"
+            )
 
 
 def merge(adapted: nn.Module) -> nn.Module:

@@ -9,21 +9,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
-from safetensors.torch import load_file as load_tensors
 from torch import nn
 
 from modeling import adapter
-from modeling.adapter import AdapterError
-from modeling.backbone import BackboneError, load_backbone
+from modeling.backbone import load_backbone
 from modeling.blocked import put_in_blocks
 from modeling.build import Model, Sources, TextVectors, build_model, state_of
 from modeling.items import Whitening
@@ -37,19 +33,22 @@ from modeling.manifest import (
     GoldenTitle,
     Manifest,
     WrittenCase,
-    check_files,
-    one_line,
+    on_device,
+    open_files,
     read_golden,
     read_manifest,
+    refusing,
     seal,
 )
 from modeling.precision import Precision, dtype_of, quantise
 from modeling.prompt import TitleTokens
+from modeling.sizes import check_sizes
 from modeling.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.spec import Capabilities, ModelSpec
 from modeling.tensor_files import save_arrays, save_pretrained, save_tensors
 from modeling.title_check import read_map
 from modeling.user_encoder import UserEncoder
+from modeling.verified import Files, Folder, files_of
 
 __all__ = [
     "Artifact",
@@ -158,17 +157,18 @@ def stored_backbone_reads_titles(spec: ModelSpec) -> bool:
     return spec.adapter.kind != "full" and not spec.backbone.random_weights and spec.backbone.layers is None
 
 
-def _copy_tokenizer(folder: Path | None, source: str, target: Path) -> None:
+def _copy_tokenizer(folder: Folder | None, source: str, target: Path) -> None:
     from modeling.backbone import load_tokenizer
 
     load_tokenizer(source, folder=folder).save_pretrained(str(target))
 
 
-def _copy_folder(source: Path, target: Path) -> None:
+def _copy_folder(source: Folder, target: Path) -> None:
     target.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file() and file.suffix in {".json", ".safetensors", ".txt", ".model"}:
-            (target / file.name).write_bytes(file.read_bytes())
+    files = files_of(source)
+    for name in files.names():
+        if "/" not in name and Path(name).suffix in {".json", ".safetensors", ".txt", ".model"}:
+            files.copy(name, target / name)
 
 
 def _input_maps(encoder: UserEncoder) -> nn.ModuleDict:
@@ -228,43 +228,56 @@ def write_manifest(folder: Path, model: Model, **facts: Any) -> Manifest:
 
 
 def load_artifact(
-    folder: Path | str,
+    folder: Folder | str,
     *,
     device: str = "cpu",
     precision: Precision = "fp32",
     verify: bool = True,
     sources: Sources | None = None,
+    download: bool = False,
 ) -> Artifact:
     """Rebuild a trained model from its folder, adapter merged, in evaluation mode.
 
+    Every file is read once, and what is compared with the manifest's hashes is what is used.
+
     Args:
-        folder: ``artifacts/<name>``.
+        folder: ``artifacts/<name>``, or its files.
         device: where the model runs.
         precision: of a language model; a recipe's own small transformer stays in fp32 where others have eight bits.
-        verify: check every file's hash and the golden vectors.
+        verify: compare every file's hash, also of those that are not needed here.
         sources: folders to take backbones from that the artifact names and does not hold.
+        download: whether a hub may be asked for a backbone that is named, is not on this machine, and has a hash.
 
     Raises:
         ArtifactError: anything is missing, altered, of another width or another schema version.
         PrecisionError: the precision cannot be computed here.
     """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    if verify:
-        check_files(folder, manifest)
-    golden = read_golden(folder)
-    try:
-        model = _rebuild(folder, manifest, dtype_of(precision), sources or Sources())
-    except (BackboneError, AdapterError, SafetensorError, OSError, KeyError) as error:
-        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
-    encoder = model.encoder.to(device).eval().requires_grad_(False)
+    folder = Path(folder) if isinstance(folder, str) else folder
+    with refusing(folder.name):
+        files, manifest = open_files(folder, verify=verify)
+        if not isinstance(manifest, Manifest):
+            raise ArtifactError(
+                f"artifact {files.name} is generative ({manifest.recipe}), and a dense one is needed here"
+            )
+        artifact = _read(files, manifest, device, precision, replace(sources or Sources(), download=download))
+        if verify:
+            files.verify_rest()
+    return artifact
+
+
+def _read(files: Files, manifest: Manifest, device: str, precision: Precision, given: Sources) -> Artifact:
+    check_sizes(files, manifest)
+    golden = read_golden(files)
+    model = _rebuild(files, manifest, dtype_of(precision), given)
+    on_device(model.encoder, device, files.name)
+    encoder = model.encoder.eval().requires_grad_(False)
     if precision == "int8" and not manifest.model.backbone.own:
         quantise(encoder.backbone)
     if precision == "bf16":
         put_in_blocks(encoder.backbone)
-    vectors = _checked_vectors(folder, manifest, encoder)
+    vectors = _checked_vectors(files, manifest, encoder)
     encoder.items.freeze()
-    return Artifact(folder, manifest, encoder, vectors, golden)
+    return Artifact(files.folder, manifest, encoder, vectors, golden)
 
 
 def tolerance_of(case: GoldenCase) -> float:
@@ -290,18 +303,18 @@ def check_golden(artifact: Artifact, histories: Sequence[Sequence[int | str]]) -
             )
 
 
-def _rebuild(folder: Path, manifest: Manifest, dtype: torch.dtype, given: Sources) -> Model:
+def _rebuild(files: Files, manifest: Manifest, dtype: torch.dtype, given: Sources) -> Model:
     spec = manifest.model
     text, titles = None, None
     if manifest.text_dim:
-        arrays = load_arrays(folder / "parts" / "text.safetensors")
-        map_CD, repaired = read_map(arrays["map"], folder.name)
+        arrays = files.arrays("parts/text.safetensors")
+        map_CD, repaired = read_map(arrays["map"], files.name)
         if repaired:
-            log.warning(SCRAMBLED.format(name=folder.name, folder=folder))
+            log.warning(SCRAMBLED.format(name=files.name, folder=files.folder))
         text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD))
         _expect("parts/text.safetensors", "vectors", text.vectors_NC.shape, (manifest.catalog_size, manifest.text_dim))
     if spec.history.form == "titles":
-        arrays = load_arrays(folder / "title_tokens.safetensors")
+        arrays = files.arrays("title_tokens.safetensors")
         titles = TitleTokens(arrays["offsets"], arrays["tokens"])
         _expect("title_tokens.safetensors", "offsets", titles.offsets.shape, (manifest.catalog_size + 1,))
     model = build_model(
@@ -309,40 +322,41 @@ def _rebuild(folder: Path, manifest: Manifest, dtype: torch.dtype, given: Source
         catalog_size=manifest.catalog_size,
         text=text,
         title_tokens=titles,
-        sources=_sources(folder, manifest, given),
-        adapter_folder=folder / "adapter",
+        sources=_sources(files, manifest, given),
+        adapter_folder=files.below("adapter"),
         dtype=dtype,
     )
     _check_backbone(model, manifest)
     encoder = model.encoder
     if spec.backbone.own:
-        _load_into(encoder.backbone, folder, "backbone/model.safetensors")
-    _load_into(encoder.items, folder, "parts/items.safetensors")
+        _load_into(encoder.backbone, files, "backbone/model.safetensors")
+    _load_into(encoder.items, files, "parts/items.safetensors")
     inputs = _input_maps(encoder)
     if len(inputs):
-        _load_into(inputs, folder, "parts/inputs.safetensors")
-    _load_into(_Head(encoder), folder, "projector.safetensors")
+        _load_into(inputs, files, "parts/inputs.safetensors")
+    _load_into(_Head(encoder), files, "projector.safetensors")
     return model
 
 
-def _sources(folder: Path, manifest: Manifest, given: Sources) -> Sources:
+def _sources(files: Files, manifest: Manifest, given: Sources) -> Sources:
     """The artifact's own copies, else what was given; raises `ArtifactError` for a folder that is nowhere."""
-    spec, copy = manifest.model, folder / "parts" / "text_backbone"
-    text = copy if copy.is_dir() else given.text_backbone
+    spec, copy = manifest.model, files.below("parts/text_backbone")
+    text = copy if copy.names() else given.text_backbone
     own = spec.backbone.own or manifest.backbone.stored
-    backbone = folder / "backbone" if manifest.backbone.stored and not spec.backbone.own else given.backbone
+    backbone = files.below("backbone") if manifest.backbone.stored and not spec.backbone.own else given.backbone
     for source, there, option in (
         (spec.backbone.source, own or backbone is not None, "backbone"),
         (spec.items.text_source, not spec.needs_text_vectors or text is not None, "text-backbone"),
     ):
         if not there and is_path(source) and local_folder(source) is None:
             raise ArtifactError(
-                f"artifact {folder.name} was trained on the {option} in {source}, and no such folder is here: put it "
-                f"back, or make one that holds it with `python -m training rewrite {folder} --{option} FOLDER`, "
+                f"artifact {files.name} was trained on the {option} in {source}, and no such folder is here: put it "
+                f"back, or make one that holds it with `python -m training rewrite {files.folder} --{option} FOLDER`, "
                 "FOLDER being where it is now"
             )
     reads = stored_backbone_reads_titles(spec) if manifest.backbone.stored else True
-    return Sources(backbone, text, backbone_reads_titles=reads)
+    download = given.download and manifest.backbone.sha256 is not None
+    return Sources(backbone, text, backbone_reads_titles=reads, download=download)
 
 
 class _Head(nn.Module):
@@ -379,14 +393,14 @@ def _check_backbone(model: Model, manifest: Manifest) -> None:
         raise ArtifactError(f"the instruction becomes {model.instruction_tokens}, and {MANIFEST} holds other tokens")
 
 
-def _load_into(module: nn.Module, folder: Path, name: str) -> None:
+def _load_into(module: nn.Module, files: Files, name: str) -> None:
     """Load weights strictly: same names, same shapes."""
-    found = load_tensors(folder / name)
+    found = files.tensors(name)
     expected = dict(module.state_dict())
     for key in expected.keys() | found.keys():
         if key not in found or key not in expected:
             state = "lacks" if key not in found else "holds unknown"
-            raise ArtifactError(f"{name} of {folder.name} {state} tensor {key!r}; expected are {sorted(expected)}")
+            raise ArtifactError(f"{name} of {files.name} {state} tensor {key!r}; expected are {sorted(expected)}")
         _expect(name, key, tuple(found[key].shape), tuple(expected[key].shape))
     module.load_state_dict(found)
 
@@ -396,20 +410,17 @@ def _expect(file: str, key: str, found: tuple[int, ...], expected: tuple[int, ..
         raise ArtifactError(f"{file}: tensor {key!r} has shape {list(found)}, expected {list(expected)}")
 
 
-def _checked_vectors(folder: Path, manifest: Manifest, encoder: UserEncoder) -> NDArray[np.float32]:
+def _checked_vectors(files: Files, manifest: Manifest, encoder: UserEncoder) -> NDArray[np.float32]:
     """The stored item vectors, which must be what the item tower computes."""
     name = "item_vectors.safetensors"
-    try:
-        vectors: NDArray[np.float32] = load_arrays(folder / name)["vectors"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise ArtifactError(f"{name} of {folder.name} cannot be read: {one_line(error)}") from error
+    vectors: NDArray[np.float32] = files.arrays(name)["vectors"]
     _expect(name, "vectors", vectors.shape, (manifest.catalog_size, manifest.dim))
     with torch.inference_mode():
         computed = encoder.items.vectors().float().cpu().numpy()
     difference = float(np.abs(computed - vectors).max())
     if not difference <= GOLDEN_TOLERANCE:
         raise ArtifactError(
-            f"{name} of {folder.name} differs from what the item tower computes by {difference:.2g}, "
+            f"{name} of {files.name} differs from what the item tower computes by {difference:.2g}, "
             f"and at most {GOLDEN_TOLERANCE} is allowed"
         )
     return vectors

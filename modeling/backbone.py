@@ -20,11 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from modeling.data_text import DataTokens
+from modeling.folders import ArtifactError
 from modeling.hidden_dropout import set_dropout
-from modeling.sources import LABEL, weights_sha256
+from modeling.pretrained import files_behind, read_config, read_model, read_tokenizer
+from modeling.sources import LABEL
 from modeling.spec import BackboneSpec
 from modeling.text import plain_text
 from modeling.transformer import OwnTransformer
+from modeling.verified import Files, Folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +77,7 @@ def resolve_source(source: str) -> str:
 
 
 def load_backbone(
-    spec: BackboneSpec, *, folder: Path | None = None, dtype: torch.dtype = torch.float32
+    spec: BackboneSpec, *, folder: Folder | None = None, dtype: torch.dtype = torch.float32, download: bool = False
 ) -> tuple[nn.Module, BackboneInfo]:
     """The body of the language model (or our own transformer) and what is known of it.
 
@@ -82,6 +85,7 @@ def load_backbone(
         spec: which one, its attention, how many layers.
         folder: load from here instead of ``spec.source`` (an artifact's own copy).
         dtype: of the weights in memory.
+        download: whether a hub may be asked for what is not on this machine.
 
     Raises:
         BackboneError: not found, or its attention is not the one asked for.
@@ -91,30 +95,24 @@ def load_backbone(
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
-    place = str(folder) if folder else resolve_source(spec.source)
-    config = _config(spec, place)
     transformers_logging.set_verbosity_error()  # else every load lists the unused pooler and head as a warning
     transformers_logging.disable_progress_bar()
     try:
+        files = _files(spec.source, folder, spec.revision, download)
+        config = _config(spec, files)
         if spec.random_weights and folder is None:
-            model = AutoModel.from_config(config, dtype=dtype, **_body_options(config))
+            model, sha256 = AutoModel.from_config(config, dtype=dtype, **_body_options(config)), None
         else:
-            model = AutoModel.from_pretrained(
-                place,
-                config=config,
-                revision=spec.revision,
-                dtype=dtype,
-                trust_remote_code=False,
-                use_safetensors=True,
-                **_body_options(config),
+            model, sha256 = read_model(
+                AutoModel, files, config, dtype=dtype, skip=("lm_head.weight",), **_body_options(config)
             )
-    except OSError as error:
+    except (ArtifactError, OSError) as error:
         raise BackboneError(f"backbone {spec.source!r} cannot be loaded: {error}") from error
     info = BackboneInfo(
         source=spec.source,
         revision=spec.revision,
         architecture=type(model).__name__,
-        sha256=weights_sha256(Path(place)) if Path(place).is_dir() else None,
+        sha256=sha256,
         dtype=str(dtype).removeprefix("torch."),
         hidden_size=int(config.hidden_size),
         layers=int(config.num_hidden_layers),
@@ -126,19 +124,25 @@ def load_backbone(
     return cast(nn.Module, model), info
 
 
-def load_tokenizer(source: str, *, folder: Path | None = None, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, *, folder: Folder | None = None, revision: str | None = None, download: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to a backbone.
 
     Raises:
         BackboneError: not found.
     """
-    from transformers import AutoTokenizer
-
-    place = str(folder) if folder else resolve_source(source)
     try:
-        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(place, revision=revision))
-    except (OSError, ValueError) as error:
+        files = _files(source, folder, revision, download)
+        return cast("PreTrainedTokenizerBase", read_tokenizer(files))
+    except (ArtifactError, OSError) as error:
         raise BackboneError(f"the tokenizer of backbone {source!r} cannot be loaded: {error}") from error
+
+
+def _files(source: str, folder: Folder | None, revision: str | None, download: bool) -> Files:
+    """The files of ``folder``, else of what a source stands for."""
+    place = "" if folder is not None else resolve_source(source)
+    return files_behind(place, folder, revision=revision, download=download)
 
 
 class Pieces:
@@ -187,21 +191,21 @@ class Pieces:
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def load_text_model(source: str, *, folder: Path | None = None, revision: str | None = None) -> nn.Module:
+def load_text_model(
+    source: str, *, folder: Folder | None = None, revision: str | None = None, download: bool = False
+) -> nn.Module:
     """The body that reads titles offline, in its native mode: encoders bidirectional, decoders causal.
 
     Raises:
         BackboneError: not found.
     """
-    from transformers import AutoConfig
-
-    place = str(folder) if folder else resolve_source(source)
     try:
-        kind = AutoConfig.from_pretrained(place, revision=revision).get_text_config().model_type
-    except (OSError, ValueError) as error:
+        files = _files(source, folder, revision, download)
+        kind = read_config(files).get_text_config().model_type
+    except (ArtifactError, OSError) as error:
         raise BackboneError(f"text backbone {source!r} cannot be loaded: {error}") from error
     attention: Literal["causal", "bidirectional"] = "bidirectional" if kind in _ENCODERS else "causal"
-    model, _ = load_backbone(BackboneSpec(source=source, revision=revision, attention=attention), folder=folder)
+    model, _ = load_backbone(BackboneSpec(source=source, revision=revision, attention=attention), folder=files)
     return model.requires_grad_(False)
 
 
@@ -256,16 +260,8 @@ def _run(model: nn.Module, embeds_BTH: Tensor, mask_BT: Tensor | None) -> Tensor
     return cast(Tensor, model(inputs_embeds=embeds_BTH, use_cache=False, **options).last_hidden_state)
 
 
-def _config(spec: BackboneSpec, place: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(place, revision=spec.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BackboneError(
-            f"backbone {spec.source!r} is neither 'tiny', 'minilm', a local folder with config.json nor a hub name "
-            f"that can be reached: {error}"
-        ) from error
+def _config(spec: BackboneSpec, files: Files) -> Any:
+    config = read_config(files)
     config = config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
         raise BackboneError(f"backbone {spec.source!r} is an encoder-decoder; the dense path needs a single stack")

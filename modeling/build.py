@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from modeling.items import ItemTower, TitleReader, Whitening
 from modeling.prompt import FreeItem, PromptBuilder, TitleTokens
 from modeling.spec import ModelSpec
 from modeling.user_encoder import UserEncoder
+from modeling.verified import Files, Folder
 
 LONGEST_PROMPT = 2048
 
@@ -36,10 +36,12 @@ class Sources:
     ``backbone_reads_titles``: ``backbone`` is as it was when it read the titles, neither tuned nor cut since.
     """
 
-    backbone: Path | None = None
-    text_backbone: Path | None = None
-    tokenizer: Path | None = None
+    backbone: Folder | None = None
+    text_backbone: Folder | None = None
+    tokenizer: Folder | None = None
     backbone_reads_titles: bool = True
+    download: bool = False
+    """Whether a hub may be asked for what a name stands for and is not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
     own = spec.items.text_source is None and sources.backbone_reads_titles
     folder = sources.text_backbone or (sources.backbone if own else None)
     revision = spec.backbone.revision if spec.items.text_source is None else None  # another model has its own
-    pieces = Pieces(load_tokenizer(source, folder=folder, revision=revision))
-    return TitleReader(load_text_model(source, folder=folder, revision=revision), pieces, wrap=pieces.wrap)
+    pieces = Pieces(load_tokenizer(source, folder=folder, revision=revision, download=sources.download))
+    model = load_text_model(source, folder=folder, revision=revision, download=sources.download)
+    return TitleReader(model, pieces, wrap=pieces.wrap)
 
 
 def build_model(
@@ -93,7 +96,7 @@ def build_model(
     text: TextVectors | None = None,
     title_tokens: TitleTokens | None = None,
     sources: Sources | None = None,
-    adapter_folder: Path | None = None,
+    adapter_folder: Files | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Model:
     """A user encoder for ``catalog_size`` items.
@@ -105,20 +108,18 @@ def build_model(
         text: title vectors made earlier (else made from ``titles``).
         title_tokens: title tokens made earlier (else made from ``titles``).
         sources: folders to load from instead of the names in ``spec``.
-        adapter_folder: a saved adapter to load and merge; None attaches a fresh one, to be trained.
+        adapter_folder: the files of a saved adapter to load and merge; None attaches a fresh one, to be trained.
         dtype: of the backbone's weights.
     """
     sources = sources or Sources()
     if text is None and titles is not None:
         text = read_titles(spec, titles, sources)
-    backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype)
+    backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype, download=sources.download)
     pieces = None
     if not spec.backbone.own:
-        pieces = Pieces(
-            load_tokenizer(
-                spec.backbone.source, folder=sources.tokenizer or sources.backbone, revision=spec.backbone.revision
-            )
-        )
+        place = sources.tokenizer or sources.backbone
+        revision, download = spec.backbone.revision, sources.download
+        pieces = Pieces(load_tokenizer(spec.backbone.source, folder=place, revision=revision, download=download))
     prefix = _prefix(spec, pieces)
     if spec.history.form == "titles" and title_tokens is None:
         assert pieces is not None and titles is not None, "the title form needs titles or their tokens"
@@ -156,11 +157,11 @@ def build_model(
     )
 
 
-def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Path | None) -> nn.Module:
+def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None) -> nn.Module:
     if spec.backbone.own:
         return backbone
     if folder is not None and spec.adapter.kind == "lora":
-        return adapter.merge(adapter.load(backbone, folder))
+        return adapter.merge(adapter.load(backbone, folder, spec.adapter))
     return adapter.attach(backbone, spec.adapter)
 
 

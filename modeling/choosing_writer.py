@@ -33,8 +33,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from modeling.backbone import Pieces
@@ -46,6 +44,7 @@ from modeling.part_names import Part
 from modeling.prompt import FreeItem
 from modeling.spec import SlotPlace
 from modeling.tensor_files import save_tensors
+from modeling.verified import Files
 from modeling.writer import Names, Places, Search, Writer
 
 SLOTS = "item_slots.safetensors"
@@ -293,7 +292,7 @@ def write_choosing(folder: Path, writer: ChoosingWriter, instruction: str, colla
 
 
 def read_choosing(
-    folder: Path,
+    files: Files,
     manifest: GenerativeManifest,
     model: nn.Module,
     names: Names,
@@ -309,14 +308,13 @@ def read_choosing(
     record, words = manifest.choice, cast(Any, model).get_input_embeddings()
     assert record is not None
     if manifest.end is None:
-        raise ArtifactError(f"the manifest of {folder.name} has a choice and no end token, which closes a title")
-    retriever = CollaborativeModel(folder / COLLABORATIVE, manifest.catalog_size)
+        raise ArtifactError(f"the manifest of {files.name} has a choice and no end token, which closes a title")
+    retriever = CollaborativeModel(files.below(COLLABORATIVE), manifest.catalog_size)
+    slots = ItemSlots(item_vectors(retriever), torch.zeros(words.weight.shape[1]))
     try:
-        weights = load_file(folder / SLOTS)
-        slots = ItemSlots(item_vectors(retriever), torch.zeros(words.weight.shape[1]))
-        slots.load_state_dict(weights)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ArtifactError(f"{SLOTS} of {folder.name} cannot be loaded: {one_line(error)}") from error
+        slots.load_state_dict(files.tensors(SLOTS))
+    except RuntimeError as error:
+        raise ArtifactError(f"{SLOTS} of {files.name} cannot be loaded: {one_line(error)}") from error
     return ChoosingWriter(
         model,
         names,

@@ -14,20 +14,16 @@ vectors to inputs of the model) and ``parts/collaborative`` do. Where histories 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import nn
 
 from modeling.artifact import write_golden
-from modeling.backbone import BackboneError, Pieces, load_tokenizer
+from modeling.backbone import Pieces, load_tokenizer
 from modeling.blocked import put_in_blocks
 from modeling.choosing_writer import ChoosingWriter, read_choosing, write_choosing
 from modeling.generation import WriteSettings
@@ -36,24 +32,27 @@ from modeling.grounded_writer import GroundedWriter
 from modeling.grounding_files import read_grounded, write_grounding
 from modeling.item_writer import EncodedWriter, ItemWriter
 from modeling.manifest import (
-    GOLDEN,
     MANIFEST,
     SCHEMA,
     ArtifactError,
     GenerativeManifest,
     WrittenCase,
-    check_files,
-    one_line,
-    read_any_manifest,
+    golden_of,
+    on_device,
+    open_files,
+    refusing,
     seal,
 )
 from modeling.precision import Precision, dtype_of, quantise
+from modeling.pretrained import read_config, read_model
 from modeling.prompt import TitleTokens
+from modeling.sizes import check_sizes
 from modeling.sources import neutral_recipe
 from modeling.spelling import CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks, read_tasks, write_tasks
 from modeling.task_writer import TaskWriter
 from modeling.tensor_files import save_arrays, save_pretrained
+from modeling.verified import Files, Folder
 from modeling.writer import Names, Writer
 
 ITEM_TOKENS = "item_tokens.safetensors"
@@ -178,7 +177,7 @@ def write_generative(
 
 
 def load_generative(
-    folder: Path | str,
+    folder: Folder | str,
     build_trie: BuildTrie,
     popular_N: NDArray[Any],
     *,
@@ -201,43 +200,54 @@ def load_generative(
         ArtifactError: anything is missing, altered, of another kind, width or schema version.
         PrecisionError: the precision cannot be computed here.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    folder = Path(folder) if isinstance(folder, str) else folder
+    with refusing(folder.name):
+        files, manifest = open_files(folder, verify=verify)
+        if not isinstance(manifest, GenerativeManifest):
+            raise ArtifactError(
+                f"artifact {files.name} is dense ({manifest.recipe}), and a generative one is needed here"
+            )
+        artifact = _read(files, manifest, build_trie, popular_N, device, precision)
+        if verify:
+            files.verify_rest()
+    return artifact
 
-    folder = Path(folder)
-    manifest = read_any_manifest(folder)
-    if not isinstance(manifest, GenerativeManifest):
-        raise ArtifactError(f"artifact {folder.name} is dense ({manifest.recipe}), and a generative one is needed here")
-    if verify:
-        check_files(folder, manifest)
+
+def _read(
+    files: Files,
+    manifest: GenerativeManifest,
+    build_trie: BuildTrie,
+    popular_N: NDArray[Any],
+    device: str,
+    precision: Precision,
+) -> GenerativeArtifact:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
     if len(popular_N) != manifest.catalog_size:
         raise ArtifactError(
-            f"catalog.parquet of {folder.name} holds {len(popular_N)} items, and {MANIFEST} expects "
+            f"catalog.parquet of {files.name} holds {len(popular_N)} items, and {MANIFEST} expects "
             f"{manifest.catalog_size}"
         )
+    check_sizes(files, manifest)
     if manifest.names == "codes":
         precision = "fp32"
-    try:
-        golden = [WrittenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text("utf-8"))]
-        arrays = load_file(folder / ITEM_TOKENS)
-        tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
-        spelling = _spelling(folder, manifest)
-        place = str(folder / "backbone")
-        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-        kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(
-            place, dtype=dtype_of(precision), local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-    except (BackboneError, SafetensorError, ValidationError, OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
-    _expect(folder, f"{ITEM_TOKENS}, items", len(tokens), manifest.catalog_size)
-    _expect(folder, "backbone/, architecture", type(model).__name__, manifest.architecture)
+    golden = [WrittenCase.model_validate(case) for case in golden_of(files)]
+    arrays = files.arrays(ITEM_TOKENS)
+    tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
+    spelling = _spelling(files, manifest)
+    body = files.below("backbone")
+    config = read_config(body)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model, _ = read_model(kind, body, config, dtype=dtype_of(precision))
+    _expect(files, f"{ITEM_TOKENS}, items", len(tokens), manifest.catalog_size)
+    _expect(files, "backbone/, architecture", type(model).__name__, manifest.architecture)
     vocabulary = int(model.config.get_text_config().vocab_size)
     if not 0 <= int(tokens.tokens.min()) <= int(tokens.tokens.max()) < vocabulary:
         raise ArtifactError(
-            f"{ITEM_TOKENS} of {folder.name} holds tokens from {tokens.tokens.min()} to {tokens.tokens.max()}, and "
+            f"{ITEM_TOKENS} of {files.name} holds tokens from {tokens.tokens.min()} to {tokens.tokens.max()}, and "
             f"backbone/ has {vocabulary}"
         )
-    ready = cast(nn.Module, model).to(device).eval().requires_grad_(False)
+    ready = on_device(cast(nn.Module, model), device, files.name).eval().requires_grad_(False)
     if precision == "int8":
         quantise(cast(Any, ready).base_model)
     if precision == "bf16":
@@ -249,29 +259,29 @@ def load_generative(
     writer: Writer
     if manifest.grounding is not None:
         names = Names(tokens, popular_N, spelling)
-        writer = read_grounded(folder, manifest, ready, names, precision=precision, **options)
+        writer = read_grounded(files, manifest, ready, names, precision=precision, **options)
     elif manifest.choice is not None:
-        writer = read_choosing(folder, manifest, ready, Names(tokens, popular_N, spelling), **options)
+        writer = read_choosing(files, manifest, ready, Names(tokens, popular_N, spelling), **options)
     else:
         trie = build_trie([tokens[row].tolist() for row in range(len(tokens))], manifest.end)
-        tasks = None if manifest.tasks is None else read_tasks(folder, manifest, ready)
+        tasks = None if manifest.tasks is None else read_tasks(files, manifest, ready)
         writer = writer_of(
             ready, spelling, tokens, trie, popular_N, end=manifest.end, tasks=tasks, renormalize=manifest.renormalize,
             **options,
         )  # fmt: skip
-    return GenerativeArtifact(folder, manifest, writer, golden, precision)
+    return GenerativeArtifact(files.folder, manifest, writer, golden, precision)
 
 
-def _spelling(folder: Path, manifest: GenerativeManifest) -> Spelling:
+def _spelling(files: Files, manifest: GenerativeManifest) -> Spelling:
     if manifest.names == "codes":
         return CodeSpelling(manifest.code_sizes, manifest.user_buckets)
-    tokenizer = load_tokenizer(manifest.name, folder=folder / "backbone")
-    _expect(folder, "backbone/, sha256 of the tokenizer", Pieces(tokenizer).sha256, manifest.tokenizer_sha256)
+    tokenizer = load_tokenizer(manifest.name, folder=files.below("backbone"))
+    _expect(files, "backbone/, sha256 of the tokenizer", Pieces(tokenizer).sha256, manifest.tokenizer_sha256)
     if manifest.title_limit is None:
-        raise ArtifactError(f"{MANIFEST} of {folder.name} has names 'titles' and no title_limit")
+        raise ArtifactError(f"{MANIFEST} of {files.name} has names 'titles' and no title_limit")
     return TitleSpelling(tokenizer, manifest.title_limit)
 
 
-def _expect(folder: Path, what: str, found: object, expected: object) -> None:
+def _expect(files: Files, what: str, found: object, expected: object) -> None:
     if found != expected:
-        raise ArtifactError(f"{what}: {folder.name} holds {found!r}, and {MANIFEST} expects {expected!r}")
+        raise ArtifactError(f"{what}: {files.name} holds {found!r}, and {MANIFEST} expects {expected!r}")

@@ -10,21 +10,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from modeling.artifact import load_artifact
-from modeling.backbone import BackboneError, Pieces, load_backbone
+from modeling.backbone import Pieces, load_backbone
 from modeling.blocked import put_in_blocks
 from modeling.generation import WriteSettings
 from modeling.grounded_writer import Exponents, GroundedWriter
 from modeling.instruction import InstructionPrompt
-from modeling.manifest import ArtifactError, GenerativeManifest, GroundingRecord, one_line
+from modeling.manifest import ArtifactError, GenerativeManifest, GroundingRecord
 from modeling.precision import Precision, dtype_of, quantise
 from modeling.spec import BackboneSpec
 from modeling.tensor_files import save_arrays, save_pretrained
 from modeling.title_space import TitleSpace
+from modeling.verified import Files, Folder
 from modeling.writer import Names
 
 BASE, SPACE, COLLABORATIVE = "grounding", "title_space.safetensors", "parts/collaborative"
@@ -48,7 +47,7 @@ def write_grounding(
 
 
 def read_grounded(
-    folder: Path,
+    files: Files,
     manifest: GenerativeManifest,
     model: nn.Module,
     names: Names,
@@ -65,26 +64,23 @@ def read_grounded(
     record, device = manifest.grounding, next(model.parameters()).device
     assert record is not None
     tokenizer = cast(Any, names.spelling).tokenizer
-    try:
-        body, _ = load_backbone(BackboneSpec(source=BASE), folder=folder / BASE, dtype=dtype_of(precision))
-        arrays = load_file(folder / SPACE)
-        vectors_NH, popularity_N = arrays["vectors"], arrays["popularity"]
-    except (BackboneError, SafetensorError, OSError, KeyError) as error:
-        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
+    body, _ = load_backbone(BackboneSpec(source=BASE), folder=files.below(BASE), dtype=dtype_of(precision))
+    arrays = files.arrays(SPACE)
+    vectors_NH, popularity_N = arrays["vectors"], arrays["popularity"]
     expected = (manifest.catalog_size, int(cast(Any, body).config.hidden_size))
     if vectors_NH.shape != expected or popularity_N.shape != expected[:1]:
         raise ArtifactError(
-            f"{SPACE} of {folder.name} holds vectors {vectors_NH.shape} and popularity {popularity_N.shape}; the "
+            f"{SPACE} of {files.name} holds vectors {vectors_NH.shape} and popularity {popularity_N.shape}; the "
             f"catalog and {BASE}/ expect {expected}"
         )
     if manifest.end is None:
-        raise ArtifactError(f"the manifest of {folder.name} has a grounding and no end token, which closes a title")
+        raise ArtifactError(f"the manifest of {files.name} has a grounding and no end token, which closes a title")
     if precision == "int8":
         quantise(body)
     body.to(device)
     if precision == "bf16":
         put_in_blocks(body)
-    collaborative = CollaborativeModel(folder / COLLABORATIVE, expected[0]) if record.collaborative else None
+    collaborative = CollaborativeModel(files.below(COLLABORATIVE), expected[0]) if record.collaborative else None
     return GroundedWriter(
         model,
         names,
@@ -107,7 +103,7 @@ class CollaborativeModel(nn.Module):
 
     vectors_ND: Tensor
 
-    def __init__(self, folder: Path, items: int) -> None:
+    def __init__(self, folder: Folder, items: int) -> None:
         super().__init__()
         self.encoder = load_artifact(folder).encoder
         with torch.inference_mode():

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from torch.nn import Module
 
+from modeling.folders import ArtifactError as ArtifactError
+from modeling.folders import FolderError, files_in
+from modeling.plain_json import JsonError, parse
+from modeling.precision import PrecisionError
 from modeling.spec import Capabilities, ModelSpec, SlotPlace
 from modeling.tasks import Family
+from modeling.verified import Files, Folder, files_of
 
 SCHEMA = 2
 """Of what is written. Since 2 golden histories may hold free titles, and local folders are not named by their paths."""
 READABLE = (1, 2)
+LARGEST_MANIFEST = 64 << 20
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 
 _BLANK = "0" * 64
 
 
-class ArtifactError(ValueError):
-    """An artifact folder is incomplete, altered, or from another version; the message is one sentence."""
-
-
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+LONGEST_LABEL = 255
+
+
+def _label(text: str) -> str:
+    if not text.isprintable() or len(text) > LONGEST_LABEL:
+        raise ValueError(f"at most {LONGEST_LABEL} printable characters are allowed, and it is {text[:40]!a}")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+"""What is shown on consoles, in logs and as a label of metrics."""
 
 
 class BackboneRecord(_Data):
@@ -54,13 +71,13 @@ class CommonManifest(_Data):
 
     checksum: str = ""
     schema_version: int
-    name: str
-    version: str
-    recipe: str
+    name: Label
+    version: Label
+    recipe: Label
     recipe_data: dict[str, Any]
     tokenizer_sha256: str | None
     catalog_size: int
-    data: str
+    data: Label
     data_sha256: str
     split: str
     fitted_on: Literal["train", "train+validation"]
@@ -231,19 +248,19 @@ def _seal(checksum: str) -> str:
     return f'"checksum": "{checksum}"'
 
 
-def _check_seal(text: str, checksum: object, folder: Path) -> None:
+def _check_seal(text: str, checksum: object, folder: str) -> None:
     """Manifests written before there were checksums have none."""
     if not checksum:
         return
     found = hashlib.sha256(text.replace(_seal(str(checksum)), _seal(_BLANK), 1).encode()).hexdigest()
     if found != checksum:
         raise ArtifactError(
-            f"{MANIFEST} of {folder.name} has sha256 {found[:12]}… without its checksum, and its checksum says "
+            f"{MANIFEST} of {folder} has sha256 {found[:12]}… without its checksum, and its checksum says "
             f"{str(checksum)[:12]!r}: it was altered after it was written"
         )
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Folder) -> Manifest:
     """Parse ``manifest.json`` of a dense artifact alone.
 
     Raises:
@@ -255,39 +272,73 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_any_manifest(folder: Path) -> AnyManifest:
+def read_any_manifest(folder: Folder) -> AnyManifest:
     """Parse ``manifest.json`` alone.
 
     Raises:
         ArtifactError: it is missing, not JSON, of another schema version, altered, or lacks a field.
     """
-    path = folder / MANIFEST
+    name = f"{MANIFEST} of {folder.name}"
     try:
-        text = path.read_bytes().decode("utf-8")
-        raw = json.loads(text)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder} holds no {MANIFEST}: it is not an artifact") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{MANIFEST} of {folder.name} is not JSON: {one_line(error)}") from error
+        data = folder.read(MANIFEST, LARGEST_MANIFEST) if isinstance(folder, Files) else _read_alone(folder)
+        text, raw = data.decode("utf-8"), parse(data, name)
+    except (JsonError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{name} is not JSON: {one_line(error)}") from error
     found = raw.get("schema_version") if isinstance(raw, dict) else None
-    if found not in READABLE:
+    if found not in READABLE or isinstance(found, bool) or not isinstance(raw, dict):
         raise ArtifactError(
-            f"{MANIFEST} of {folder.name} has schema_version {found!r}, and this version reads "
-            f"{' and '.join(map(str, READABLE))}"
+            f"{name} has schema_version {repr(found)[:40]}, and this version reads {' and '.join(map(str, READABLE))}"
         )
-    _check_seal(text, raw.get("checksum"), folder)
+    _check_seal(text, raw.get("checksum"), folder.name)
     kinds: dict[object, type[AnyManifest]] = {"dense": Manifest, "generative": GenerativeManifest}
-    kind = raw.get("kind", "dense")
+    kind = str(raw.get("kind", "dense"))
     if kind not in kinds:
-        raise ArtifactError(
-            f"{MANIFEST} of {folder.name} has kind {kind!r}; known kinds are {', '.join(map(str, kinds))}"
-        )
+        raise ArtifactError(f"{name} has kind {kind[:40]!r}; known kinds are {', '.join(map(str, kinds))}")
     try:
         return kinds[kind].model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{MANIFEST} of {folder.name}: field {field!r}: {first['msg']}") from error
+        raise ArtifactError(f"{name}: field {field[:80]!r}: {one_line(first['msg'])}") from error
+
+
+def _read_alone(folder: Path) -> bytes:
+    """The bytes of a manifest, without a look at the other files."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no {MANIFEST}: it is not an artifact")
+    with path.open("rb") as stream:
+        data = stream.read(LARGEST_MANIFEST + 1)
+    if len(data) > LARGEST_MANIFEST:
+        raise ArtifactError(f"{MANIFEST} of {folder.name} is larger than {LARGEST_MANIFEST} bytes")
+    return data
+
+
+@contextlib.contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Turn whatever reading an artifact called ``name`` raises into an ArtifactError of one sentence.
+
+    What libraries raise at hostile files is no list that could be kept, and that of one of them (pyo3) is not even an
+    Exception. What this machine lacks (PrecisionError) is not the artifact's fault and passes.
+    """
+    try:
+        yield
+    except (ArtifactError, PrecisionError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except MemoryError as error:
+        raise ArtifactError(f"artifact {name} cannot be loaded: it needs more memory than there is") from error
+    except KeyError as error:
+        raise ArtifactError(f"artifact {name} cannot be loaded: it lacks {one_line(error)}") from error
+    except BaseException as error:
+        raise ArtifactError(f"artifact {name} cannot be loaded: {one_line(error) or type(error).__name__}") from error
+
+
+def on_device(module: Module, device: str, name: str) -> Module:
+    """``module`` of the artifact ``name`` there; raises ArtifactError where there is no such device."""
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
+        raise ArtifactError(f"artifact {name} cannot run on device {device!r}: {one_line(error)}") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -296,44 +347,58 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def open_files(folder: Folder, *, verify: bool = True) -> tuple[Files, AnyManifest]:
+    """The files of an artifact, which are compared with its manifest when they are read, and the manifest.
+
+    The folder is walked once and the manifest read once: both are what everything else is held against.
+
+    Raises:
+        ArtifactError: as `read_any_manifest`; a listed file is missing; there is one that is not listed.
+    """
+    try:
+        if not isinstance(folder, Files) and not (folder / MANIFEST).is_file():
+            raise ArtifactError(f"{folder} holds no {MANIFEST}: it is not an artifact")
+        files = files_of(folder)
+    except FolderError as error:
+        raise ArtifactError(f"artifact {folder.name} cannot be read: {error}") from error
+    manifest = read_any_manifest(files)
+    present = set(files.names()) - {MANIFEST}
+    if missing := sorted(set(manifest.files) - present):
+        raise ArtifactError(f"artifact {files.name} lacks {missing[0]}, which {MANIFEST} lists")
+    if verify and (extra := sorted(present - set(manifest.files))):
+        raise ArtifactError(f"artifact {files.name} holds {extra[0]}, which {MANIFEST} does not list")
+    if verify:
+        files.expect(manifest.files)
+    return files, manifest
+
+
 def check_files(folder: Path, manifest: CommonManifest) -> None:
     """Every listed file is there with its hash, and no other file is; raises ``ArtifactError``."""
-    present = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path != folder / MANIFEST
-    }
-    if missing := sorted(set(manifest.files) - present):
-        raise ArtifactError(f"artifact {folder.name} lacks {missing[0]}, which {MANIFEST} lists")
-    if extra := sorted(present - set(manifest.files)):
-        raise ArtifactError(f"artifact {folder.name} holds {extra[0]}, which {MANIFEST} does not list")
-    for name, expected in manifest.files.items():
-        found = file_sha256(folder / name)
-        if found != expected:
-            size = (folder / name).stat().st_size
-            raise ArtifactError(
-                f"{name} of {folder.name} has sha256 {found[:12]}… ({size} bytes), "
-                f"and {MANIFEST} expects {expected[:12]}…"
-            )
+    files, found = open_files(folder)
+    if found != manifest:
+        raise ArtifactError(f"{MANIFEST} of {folder.name} was replaced meanwhile")
+    files.verify_rest()
 
 
-def read_golden(folder: Path) -> list[GoldenCase]:
+def read_golden(files: Folder) -> list[GoldenCase]:
     """The golden histories; raises ``ArtifactError``."""
-    try:
-        return [GoldenCase.model_validate(case) for case in json.loads((folder / GOLDEN).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{GOLDEN} of {folder.name} cannot be read: {one_line(error)}") from error
+    return [GoldenCase.model_validate(case) for case in golden_of(files_of(files))]
+
+
+def golden_of(files: Files) -> list[Any]:
+    """What stands in ``golden.json``, one entry a history; raises ``ArtifactError``."""
+    found = files.json(GOLDEN)
+    if not isinstance(found, list):
+        raise ArtifactError(f"{GOLDEN} of {files.name} holds no list of histories")
+    return found
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """The sha256 of every file of an artifact but its manifest."""
-    return {
-        path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
-    }
+    return {name: file_sha256(path) for name, path in sorted(files_in(folder).items()) if name != MANIFEST}
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error without line breaks, cut to a readable length."""
-    return " ".join(str(error).split())[:300]
+def one_line(error: object) -> str:
+    """The message of an error on one line, cut to a readable length, without characters that steer a terminal."""
+    text = " ".join(str(error).split())[:300]
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from modeling.manifest import ArtifactError, GenerativeManifest, TaskRecord, one_line
 from modeling.task_writer import TaskWriter
 from modeling.tasks import Family, Language
 from modeling.tensor_files import save_tensors
+from modeling.verified import Files
 from modeling.whole_words import WORDS, WholeWords
 
 WORDS_FILE, VECTORS_FILE = "tasks/words.json", "tasks/whole_words.safetensors"
@@ -44,7 +43,7 @@ def write_tasks(folder: Path, writer: TaskWriter) -> TaskRecord:
     )
 
 
-def read_tasks(folder: Path, manifest: GenerativeManifest, model: nn.Module) -> Tasks:
+def read_tasks(files: Files, manifest: GenerativeManifest, model: nn.Module) -> Tasks:
     """The parts of an artifact whose manifest has tasks.
 
     Raises:
@@ -54,29 +53,28 @@ def read_tasks(folder: Path, manifest: GenerativeManifest, model: nn.Module) -> 
 
     record, config = manifest.tasks, cast(Any, model).config
     assert record is not None
+    text = files.read(WORDS_FILE)
+    table = files.tensors(VECTORS_FILE)["table"] if record.whole_words else None
     try:
-        tokenizer = Tokenizer.from_str((folder / WORDS_FILE).read_text("utf-8"))
-        table = load_file(folder / VECTORS_FILE)["table"] if record.whole_words else None
-    except (OSError, KeyError, SafetensorError, ValueError) as error:
-        raise ArtifactError(f"artifact {folder.name} cannot be loaded: {one_line(error)}") from error
+        tokenizer = Tokenizer.from_str(text.decode("utf-8"))
     except Exception as error:  # the one class that `tokenizers` raises
-        raise ArtifactError(f"{WORDS_FILE} of {folder.name} is no tokenizer: {one_line(error)}") from error
+        raise ArtifactError(f"{WORDS_FILE} of {files.name} is no tokenizer: {one_line(error)}") from error
     if manifest.end is None:
-        raise ArtifactError(f"the manifest of {folder.name} has tasks and no end token, which closes an answer")
+        raise ArtifactError(f"the manifest of {files.name} has tasks and no end token, which closes an answer")
     language = Language(
         tokenizer, item_sizes=manifest.code_sizes, user_sizes=record.user_sizes, ratings=record.ratings,
         end=manifest.end,
     )  # fmt: skip
     if language.vocabulary != config.vocab_size:
         raise ArtifactError(
-            f"{WORDS_FILE} of {folder.name} makes a vocabulary of {language.vocabulary}, and backbone/ has "
+            f"{WORDS_FILE} of {files.name} makes a vocabulary of {language.vocabulary}, and backbone/ has "
             f"{config.vocab_size}"
         )
     if table is None:
         return Tasks(language, record.families, None)
     if table.shape != (WORDS, config.hidden_size):
         raise ArtifactError(
-            f"{VECTORS_FILE} of {folder.name} holds {tuple(table.shape)}, and backbone/ expects "
+            f"{VECTORS_FILE} of {files.name} holds {tuple(table.shape)}, and backbone/ expects "
             f"{(WORDS, config.hidden_size)}"
         )
     words = WholeWords(language.begins_V, config.hidden_size)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from index.border import BorderedCommand
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings, named_folder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,7 +22,8 @@ USAGE_ERROR, FAILED = 2, 1
 @app.command(cls=BorderedCommand)
 def serve(
     artifacts: Annotated[
-        list[Path] | None, typer.Argument(help="Artifact folders; the first answers requests that name none.")
+        list[Path] | None,
+        typer.Argument(help="Artifact folders, or NAME=FOLDER; the first answers requests that name none."),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
@@ -41,7 +42,7 @@ def serve(
             "name at least one artifact folder, e.g. python -m service artifacts/NAME (or set ANYO_ARTIFACTS)",
             USAGE_ERROR,
         )
-    for folder in settings.artifacts:
+    for _, folder in map(named_folder, settings.artifacts):
         if not folder.is_dir():
             _stop(f"artifact folder {folder} does not exist; `python -m training train` makes one", USAGE_ERROR)
     _run(settings, json_output)
@@ -55,7 +56,7 @@ def _run(settings: Settings, json_output: bool) -> None:
     few_heaps()
     cores = shares(settings.lanes, settings.threads, settings.device)
     if not json_output:
-        names = ", ".join(folder.name for folder in settings.artifacts)
+        names = ", ".join(name or folder.name for name, folder in map(named_folder, settings.artifacts))
         print(f"[serve] loading {names} (forward passes at once: {cores.lanes}, threads of each: {cores.threads}, "
               f"of one alone: {cores.alone})", flush=True)  # fmt: skip
     from service.errors import StartError

@@ -328,7 +328,8 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
     if not loaded:
         return
     parts = service.loaded().parts
-    history = list(parts.golden[0].history[-HISTORY_SHOWN:]) if parts.golden else list(parts.catalog.item_ids[:1])
+    golden = [item for case in parts.golden[:1] for item in case.history if isinstance(item, str)]
+    history = golden[-HISTORY_SHOWN:] or list(parts.catalog.item_ids[:1])
     row = parts.catalog.row(history[-1])
     categories = list(parts.catalog.categories[row or 0])[:1]
     recipes = [each.parts.recipe for each in loaded if kind_of(each) == "generative"]

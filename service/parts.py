@@ -13,8 +13,9 @@ from weakref import WeakSet
 import structlog
 from torch import nn
 
-from index import Catalog, CatalogError, IndexFolderError, VectorIndex, open_index
-from index.trie import TokenTrie, TrieError
+from index import Catalog, VectorIndex, parse_index
+from index.folder import ENTRY_FILE, INDEX_FILE
+from index.trie import TokenTrie
 from modeling.artifact import Artifact, ArtifactError, GoldenCase, load_artifact
 from modeling.backbone import BackboneError, resolve_source
 from modeling.corrected import correct
@@ -27,7 +28,9 @@ from modeling.manifest import (
     Manifest,
     WrittenCase,
     one_line,
+    open_files,
     read_any_manifest,
+    refusing,
 )
 from modeling.part_names import Part
 from modeling.precision import Precision, PrecisionError
@@ -35,6 +38,7 @@ from modeling.precision_choice import PrecisionAsked, settle
 from modeling.title_check import check_title_tokens, check_titles, sample_rows
 from modeling.topk import DeviceIndex
 from modeling.user_encoder import UserEncoder
+from modeling.verified import Files
 from service.errors import StartError
 from service.sharing import Piece, Pool, share_catalog, share_index, share_title_tokens, share_weights
 
@@ -43,6 +47,8 @@ TITLE_TOKENS, ITEM_TOKENS = "title_tokens.safetensors", "item_tokens.safetensors
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
 FORCE = "set ANYO_PRECISION_FORCED=true to use it anyway"
+INDEX_FILES = (ENTRY_FILE, INDEX_FILE)
+LARGEST_CATALOG, LARGEST_INDEX = 4 << 30, 256 << 30  # bytes
 
 POOL = Pool()
 BACKBONES: WeakSet[nn.Module] = WeakSet()  # of dense models on a processor in fp32, adapters merged
@@ -102,24 +108,31 @@ def open_parts(
     batch_positions: int = 2048,
     share_backbone: bool = True,
     precision_forced: bool = False,
+    download: bool = False,
 ) -> AnyParts:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
     `precision` is that of language models: `auto` measures, and one that is slower than fp32 here is refused unless it
     is forced (modeling/precision_choice.py). A GPU makes itself ready for dense batches of up to `batch_positions`.
     `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one that was tuned from
-    the same backbone.
+    the same backbone. `download`: a hub may be asked for a backbone that has a hash and is not on this machine.
     """
+    manifest: AnyManifest | None = None
     try:
-        manifest = read_any_manifest(folder)
-        taken = _precision(manifest, precision, device, precision_forced)
-        if isinstance(manifest, GenerativeManifest):
-            return _open_generative(folder, device, taken, share_backbone)
-        return _open_dense(folder, device, taken, batch_positions)
-    except (ArtifactError, BackboneError, CatalogError, IndexFolderError, PrecisionError, TrieError, OSError) as error:
+        with refusing(folder.name):
+            files, manifest = open_files(folder)
+            taken = _precision(manifest, precision, device, precision_forced)
+            if isinstance(manifest, GenerativeManifest):
+                return _open_generative(files, manifest, device, taken, share_backbone)
+            return _open_dense(files, manifest, device, taken, batch_positions, download)
+    except (ArtifactError, PrecisionError) as error:
+        now = version_on_disk(folder)
+        if manifest is not None and now not in (None, manifest.version):
+            raise StartError(
+                f"artifact {folder.name} was replaced while it was being loaded (version {manifest.version}, now "
+                f"{now}); load it again"
+            ) from error
         raise StartError(str(error)) from error
-    except (RuntimeError, AssertionError) as error:  # how torch says that a device is not there
-        raise StartError(f"artifact {folder.name} cannot run on device {device!r}: {error}") from error
 
 
 def _precision(manifest: AnyManifest, asked: PrecisionAsked, device: str, forced: bool) -> Precision:
@@ -133,32 +146,36 @@ def _precision(manifest: AnyManifest, asked: PrecisionAsked, device: str, forced
     return found.taken
 
 
-def _open_dense(folder: Path, device: str, precision: Precision, batch_positions: int) -> Parts:
-    artifact = load_artifact(folder, device=device, precision=precision)
-    manifest = artifact.manifest
-    catalog_piece = _catalog_piece(folder, manifest)
-    index_piece = share_index(POOL, _hashes(manifest, INDEX), lambda: open_index(folder / "index"))
-    _refuse_if_replaced(folder, manifest)
+def _open_dense(
+    files: Files, manifest: Manifest, device: str, precision: Precision, batch_positions: int, download: bool
+) -> Parts:
+    artifact = load_artifact(files, device=device, precision=precision, download=download)
+    catalog_piece = _catalog_piece(files, manifest)
+    index_piece = share_index(
+        POOL,
+        _hashes(manifest, INDEX),
+        lambda: parse_index(files.folder / "index", *(files.read(INDEX + name, LARGEST_INDEX) for name in INDEX_FILES)),
+    )
     if reason := artifact.encoder.speed_up():
-        log.info("plain_forward", artifact=folder.name, reason=reason)
+        log.info("plain_forward", artifact=files.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(artifact, catalog_piece.value.titles))
     if artifact.encoder.fast and (
         reason := artifact.encoder.fast.record(batch_positions)
     ):  # sharing moves weights: after it
-        log.warning("launches_not_recorded", artifact=folder.name, reason=reason)
+        log.warning("launches_not_recorded", artifact=files.name, reason=reason)
     if device == "cpu" and precision == "fp32" and not manifest.model.backbone.own:
         BACKBONES.add(artifact.encoder.backbone)
     catalog, index = catalog_piece.value, index_piece.value
     if device != "cpu":  # exact search beside the model: no way to the host and back between the two
         index = DeviceIndex(index.vectors_ND, device)
     if not len(catalog) == index.size == manifest.catalog_size:
-        raise StartError(
-            f"artifact {folder.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
+        raise ArtifactError(
+            f"artifact {files.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
             f"and manifest.json expects {manifest.catalog_size}"
         )
     if index.dim != manifest.dim:
-        raise StartError(
-            f"artifact {folder.name}: index/ has width {index.dim}, and manifest.json expects {manifest.dim}"
+        raise ArtifactError(
+            f"artifact {files.name}: index/ has width {index.dim}, and manifest.json expects {manifest.dim}"
         )
     return Parts(
         name=manifest.name,
@@ -175,18 +192,18 @@ def _open_dense(folder: Path, device: str, precision: Precision, batch_positions
     )
 
 
-def _open_generative(folder: Path, device: str, precision: Precision, share_backbone: bool) -> GenerativeParts:
-    manifest = read_any_manifest(folder)
-    catalog_piece = _catalog_piece(folder, manifest)
+def _open_generative(
+    files: Files, manifest: GenerativeManifest, device: str, precision: Precision, share_backbone: bool
+) -> GenerativeParts:
+    catalog_piece = _catalog_piece(files, manifest)
     catalog = catalog_piece.value
-    artifact = load_generative(folder, TokenTrie.build, catalog.popular(), device=device, precision=precision)
-    _refuse_if_replaced(folder, manifest)
+    artifact = load_generative(files, TokenTrie.build, catalog.popular(), device=device, precision=precision)
     tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
     artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
     if "text" in artifact.model.reads:
         rows = sample_rows(catalog.titles)
         read = artifact.model.read_titles([catalog.titles[row] for row in rows])
-        check_title_tokens(read, tokens.value, rows, folder.name)
+        check_title_tokens(read, tokens.value, rows, files.name)
     networks = artifact.model.networks.items()
     if share_backbone and device == "cpu" and artifact.precision == "fp32":  # on a GPU maps are joined in one product
         _share_backbone(artifact.model.networks)
@@ -217,15 +234,19 @@ def _share_backbone(networks: Mapping[Part, nn.Module]) -> None:
             others.append(body)
 
 
-def _catalog_piece(folder: Path, manifest: CommonManifest) -> Piece:
-    return share_catalog(POOL, _hashes(manifest, CATALOG), lambda: Catalog.read(folder / CATALOG))
+def _catalog_piece(files: Files, manifest: CommonManifest) -> Piece:
+    def read() -> Catalog:
+        content = files.read(CATALOG, LARGEST_CATALOG)
+        return Catalog.parse(content, f"{CATALOG} of {files.name}", manifest.catalog_size)
+
+    return share_catalog(POOL, _hashes(manifest, CATALOG), read)
 
 
 def version_on_disk(folder: Path) -> str | None:
     """Return the version of the artifact in `folder`, or None where there is none that can be read."""
     try:
         return read_any_manifest(folder).version
-    except (ArtifactError, OSError):
+    except (ArtifactError, OSError, ValueError):
         return None
 
 
@@ -237,11 +258,12 @@ def expected_bytes(folder: Path, known: frozenset[str]) -> int:
     """
     try:
         manifest = read_any_manifest(folder)
-        sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+        files = Files(folder)
+        sizes = {name: files.size(name) for name in manifest.files}
         if isinstance(manifest, Manifest) and _needs_a_backbone(manifest, known):
             backbone = Path(resolve_source(manifest.backbone.source))
             sizes |= {str(file): file.stat().st_size for file in backbone.glob("*.safetensors")}
-    except (ArtifactError, BackboneError, OSError):
+    except (ArtifactError, BackboneError, OSError, ValueError):
         return 0
     return sum(
         size
@@ -262,15 +284,6 @@ def _hashes(manifest: CommonManifest, prefix: str) -> tuple[tuple[str, str], ...
     """Return the names and hashes of the files that a part is read from."""
     found = {name: sha256 for name, sha256 in manifest.files.items() if name.startswith(prefix)}
     return tuple(sorted(found.items()))
-
-
-def _refuse_if_replaced(folder: Path, manifest: CommonManifest) -> None:
-    """A folder may be exchanged for its next version at any moment; half of each must never be served."""
-    if (found := read_any_manifest(folder).version) != manifest.version:
-        raise ArtifactError(
-            f"artifact {folder.name} was replaced while it was being loaded (version {manifest.version}, now {found}); "
-            "load it again"
-        )
 
 
 def _share_model(artifact: Artifact, titles: Sequence[str]) -> Iterator[Piece]:

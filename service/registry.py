@@ -14,15 +14,16 @@ import gc
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
+from modeling.manifest import one_line
 from service.cache_shared import SharedCache
 from service.device import Device
-from service.errors import Conflict, InvalidInput, NotReady, StartError, UnknownName
+from service.errors import AnyoError, Conflict, InvalidInput, NotReady, StartError, UnknownName
 from service.generative import GenerativeRecommender
 from service.loaded import AnyRecommender, Loaded, kind_of
 from service.loader import rehearse
@@ -33,10 +34,14 @@ from service.recommender import Recommender
 from service.settings import Settings
 from service.sharing import give_memory_back, total_bytes
 from service.store import GuardedStore
+from service.threads import in_thread
+from service.trial import Limits
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 OpenParts = Callable[[Path, str], AnyParts]
+Trial = Callable[[Path, Limits], Awaitable[str]]
 FOLDER_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 NAME = re.compile(FOLDER_NAME, re.ASCII)
 LAST_ANSWERS_S = 2.0  # beyond the deadline of the requests that an old artifact still answers
@@ -55,6 +60,18 @@ class Operation:
     since: float
 
 
+@contextlib.contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    """Let what an artifact makes the code raise be a StartError of one sentence; what says itself what it is passes."""
+    try:
+        yield
+    except (StartError, AnyoError):
+        raise
+    except Exception as error:
+        log.warning("artifact refused", name=name, error=repr(error)[:1000])
+        raise StartError(f"artifact {name} cannot be loaded: {one_line(error) or type(error).__name__}") from error
+
+
 class Registry(Loaded):
     """The loaded artifacts of one process. All methods run on the event loop."""
 
@@ -65,12 +82,16 @@ class Registry(Loaded):
         metrics: Metrics,
         open_parts: OpenParts,
         cache: SharedCache | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._metrics = metrics
         self._open_parts = open_parts
         self._cache = cache
+        self._trial = trial
+        self._cancelled = asyncio.Event()
+        self._can_cancel = False  # a load that has not been published yet
         self._folders: dict[str, Path] = {}  # of the artifacts named at the start, which may lie anywhere
         self._retiring: list[AnyRecommender] = []
         self._step: Callable[[str], None] = lambda step: None
@@ -81,15 +102,23 @@ class Registry(Loaded):
 
     # -- operations ------------------------------------------------------------------------------------------
 
-    async def load_at_start(self, folder: Path, step: Callable[[str], None]) -> None:
-        """Load an artifact that was named at the start; the first is the default. Raises StartError."""
-        with self._operating(folder.name, step):
-            await self._check_room(folder)
-            parts = await asyncio.to_thread(self._open_parts, folder, self._settings.device)
-            if parts.name in self.recommenders:
-                raise StartError(f"two of the artifacts are called {parts.name!r}; names must differ")
+    async def load_at_start(self, folder: Path, step: Callable[[str], None], name: str | None = None) -> None:
+        """Load an artifact that was named at the start, as `name` or as it was trained; the first is the default.
+
+        Raises StartError, NotReady (told to end meanwhile).
+        """
+        with self._operating(name or folder.name, step):
+            with _one_sentence(folder.name):
+                await self._check_room(folder)
+                parts = await self._opened(folder, trial=self._settings.load_trial == "always")
+                parts = parts if name is None else dataclasses.replace(parts, name=name)
+                if parts.name in self.recommenders:
+                    raise StartError(
+                        f"two of the artifacts are called {parts.name!r}, and names must differ: give one of them "
+                        f"another, as in {parts.name[:40]}-2={folder}"
+                    )
+                await self._admit(parts)
             self._folders[parts.name] = folder.absolute()
-            await self._admit(parts)
 
     async def load(self, name: str) -> bool:
         """Load an artifact, or the version that has taken its folder's place; False where that is loaded already.
@@ -114,23 +143,60 @@ class Registry(Loaded):
     async def _try_to_load(self, name: str, folder: Path) -> Conflict | None:
         """Load and publish; a refusal is returned, free of the frames in which the refused parts still stand."""
         try:
-            await self._check_room(folder)
-            parts = await asyncio.to_thread(self._open_parts, folder, self._settings.device)
-            # Served under the name it was asked for, so that two versions can stand side by side.
-            await self._admit(dataclasses.replace(parts, name=name))
+            with _one_sentence(folder.name):
+                await self._check_room(folder)
+                parts = await self._opened(folder, trial=self._settings.load_trial != "never")
+                # Served under the name it was asked for, so that two versions can stand side by side.
+                await self._admit(dataclasses.replace(parts, name=name))
         except StartError as error:
             message = str(error).replace(f"{folder.parent}/", "")
             code = "no_room" if isinstance(error, NoRoom) else "artifact_refused"
             return Conflict(f"{message}; nothing was changed", code=code)
         return None
 
+    async def _opened(self, folder: Path, *, trial: bool) -> AnyParts:
+        """Load the parts in a thread, where it is wanted after a trial in another process; raises StartError."""
+        version = None
+        if trial and self._trial is not None:
+            self._step(f"trying {folder.name} in a process of its own")
+            version = await self._in_time(self._trial(folder, Limits.of(self._settings)))
+            self._step(f"loading {folder.name}")
+        parts = await self._in_time(in_thread(self._open_parts, folder, self._settings.device))
+        if version not in (None, parts.version):
+            raise StartError(
+                f"artifact {folder.name} was replaced while it was being loaded (version {version}, now "
+                f"{parts.version}); load it again"
+            )
+        return parts
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        """Wait for a step of a load until it is done, takes too long, or the load is cancelled; raises StartError."""
+        task, seconds = asyncio.ensure_future(work), self._settings.load_seconds
+        cancelled = asyncio.create_task(self._cancelled.wait())
+        try:
+            done, _ = await asyncio.wait({task, cancelled}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if task in done:
+                return task.result()
+        finally:
+            cancelled.cancel()
+            task.cancel()
+            await asyncio.wait({task})
+            del task  # its error holds this frame
+        if self._cancelled.is_set():
+            raise StartError("the load was cancelled by an unload of the same name")
+        raise StartError(f"it takes longer than {seconds:g} s to load (ANYO_LOAD_SECONDS)")
+
     async def unload(self, name: str, *, in_use: bool) -> int:
         """Unload an artifact and return how many bytes came back; `in_use`: the traffic names it.
 
         The default one stays, unless it is the only generative one: that can go, the dense endpoints need none.
 
+        One that is just being loaded is cancelled; what was loaded under its name before is unloaded then.
+
         Raises UnknownName, Conflict (it is the default, or in use, or another operation is going on).
         """
+        if await self._cancel_load(name) and name not in self.recommenders:
+            return 0
         with self._operating(name):
             if name not in self.recommenders:
                 raise self.unknown(name)
@@ -152,6 +218,15 @@ class Registry(Loaded):
             self._retiring.append(self.recommenders.pop(name))
             await self._retire(self._retiring[-1])
             return before - self.bytes()
+
+    async def _cancel_load(self, name: str) -> bool:
+        """End a load of this name; returns whether there was one."""
+        if self.operation is None or self.operation.name != name or not self._can_cancel:
+            return False
+        self._cancelled.set()
+        while self.operation is not None and self.operation.name == name:
+            await asyncio.sleep(0.01)
+        return True
 
     def activate(self, name: str) -> None:
         """Make a loaded artifact the default one of its kind, from the next request on; raises UnknownName."""
@@ -188,10 +263,12 @@ class Registry(Loaded):
 
         self._step = note
         note(f"loading {name}")
+        self._cancelled.clear()
+        self._can_cancel = True
         try:
             yield
         finally:
-            self.operation = None
+            self.operation, self._can_cancel = None, False
 
     def _folder(self, name: str) -> Path:
         """Return where the artifact called `name` lies. Never a path that a client made up: a plain name only."""
@@ -237,7 +314,8 @@ class Registry(Loaded):
         )
         self._refuse_beyond(with_it - self.bytes(), parts.name)
         self._step(f"checking and warming up {parts.name}")
-        recommender = await self._rehearsed(parts)
+        recommender = await self._in_time(self._rehearsed(parts))
+        self._can_cancel = False
         recommender.start()
         kind, old = kind_of(recommender), self.recommenders.get(parts.name)
         if old is not None:

@@ -19,11 +19,12 @@ from service.recommender import Recommender
 from service.registry import OpenParts, Registry
 from service.searches import Searches
 from service.security import key_of_this_start
-from service.settings import Settings
+from service.settings import Settings, named_folder
 from service.store import GuardedStore, open_store
 from service.store_url import shown
 from service.tracing import open_tracing
 from service.traffic import Traffic
+from service.trial import try_out
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +61,10 @@ class Service:
             batch_positions=settings.max_batch_tokens,
             share_backbone=settings.share_backbone,
             precision_forced=settings.precision_forced,
+            download=settings.allow_downloads,
         )
-        self.registry = Registry(settings, self.store, self.metrics, opener, self._cache)
+        trial = try_out if open_parts is None else None
+        self.registry = Registry(settings, self.store, self.metrics, opener, self._cache, trial)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)
         self.traffic = Traffic(
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
@@ -179,9 +182,10 @@ class Service:
             await asyncio.to_thread(self.tracing.close)
 
     async def _load(self) -> None:
-        for folder in self.settings.artifacts:
+        for given in self.settings.artifacts:
+            name, folder = named_folder(given)
             try:
-                await self.registry.load_at_start(folder, self._note_step)
+                await self.registry.load_at_start(folder, self._note_step, name)
             except NotReady:
                 return  # told to end meanwhile
             self.feedback.announce(next(reversed(self.recommenders)))

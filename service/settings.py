@@ -7,6 +7,7 @@ line.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,7 +63,7 @@ class Settings(BaseSettings):
     artifacts: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
         description="Artifact folders to serve, separated by commas in the variable; the first is the one "
-        "that answers requests that name none.",
+        "that answers requests that name none. NAME=FOLDER serves one under another name than it was trained as.",
     )
     artifacts_root: Path | None = Field(
         default=None,
@@ -75,6 +76,30 @@ class Settings(BaseSettings):
         le=2**50,
         description="Most memory that loaded artifacts may take together, shared parts counted once; a load that "
         "would pass it is refused with 409. During a swap old and new are both there. 0 means no limit.",
+    )
+    load_trial: Literal["never", "hot", "always"] = Field(
+        default="hot",
+        description="Whether an artifact is loaded in a process of its own first, which may take limited memory and "
+        "time: never, hot (where the service runs already), always (at the start too). It costs the time of a start.",
+    )
+    load_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="Longest time that loading an artifact may take, the trial and checking its golden answers each; "
+        "beyond it the load is refused and nothing is changed.",
+    )
+    load_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=2**50,
+        description="Most memory that the trial of a load may take; 0 takes half of what is free on the machine, or "
+        "in its control group, when the load begins.",
+    )
+    allow_downloads: bool = Field(
+        default=False,
+        description="Whether a hub may be asked for a backbone that an artifact names, with its hash, and that is not "
+        "on this machine. Off: such an artifact is refused, and nothing is fetched.",
     )
     host: Annotated[str, AfterValidator(check_host)] = Field(
         default="127.0.0.1",
@@ -471,6 +496,15 @@ class Settings(BaseSettings):
                 f"{inner} ({getattr(self, inner)}) is more than half of {outer} ({getattr(self, outer)}), which "
                 "would end the operation before it counts as a failure of Redis; raise the second or lower the first"
             )
+
+
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})=(.+)", re.ASCII | re.DOTALL)
+
+
+def named_folder(given: Path) -> tuple[str | None, Path]:
+    """Return the name and the folder in `NAME=FOLDER`, or None and the folder where no name is given."""
+    found = None if given.is_dir() else NAMED.fullmatch(str(given))
+    return (None, given) if found is None else (found[1], Path(found[2]))
 
 
 def load_settings(**given: Any) -> Settings:

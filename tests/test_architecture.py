@@ -96,6 +96,28 @@ def call_violations(source: str) -> list[str]:
             found.append(f"line {node.lineno}: allow_pickle")
         if given.get("trust_remote_code", "False") != "False":
             found.append(f"line {node.lineno}: trust_remote_code")
+        if name.endswith(".from_pretrained"):
+            found += [f"line {node.lineno}: {name} without {word}" for word in _lacks(name, given)]
+    return found
+
+
+def _lacks(name: str, given: dict[str | None, str]) -> list[str]:
+    """Say what a call that reads a model's folder must be given and is not."""
+    wanted = {"trust_remote_code": "False", "local_files_only": "True"}
+    if not name.endswith(("Config.from_pretrained", "Tokenizer.from_pretrained")):
+        wanted["use_safetensors"] = "True"
+    return [f"{word}={value}" for word, value in wanted.items() if given.get(word) != value]
+
+
+def mapping_violations(source: str) -> list[str]:
+    """Say where a file of an artifact stays mapped, or is opened past the hashes of its manifest."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("safetensors"):
+            names = {alias.name for alias in node.names} & {"safe_open", "load_file", "load_model"}
+            found += [f"line {node.lineno}: {name} maps a file" for name in sorted(names)]
+        if isinstance(node, ast.Attribute) and node.attr in ("memmap", "read_index"):
+            found.append(f"line {node.lineno}: {node.attr} maps a file or opens it by path")
     return found
 
 
@@ -188,7 +210,7 @@ def test_a_save_elsewhere_is_seen(source: str) -> None:
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "np.load(path, allow_pickle=True)",
-        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoModel.from_config(config, trust_remote_code=True)",
     ],
 )
 def test_an_unsafe_call_is_seen(source: str) -> None:
@@ -197,6 +219,36 @@ def test_an_unsafe_call_is_seen(source: str) -> None:
 
 def test_a_safe_call_is_let_through() -> None:
     assert call_violations("torch.load(path, weights_only=True)\nmodel.eval()\nnp.load(path)") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "AutoModel.from_pretrained(p, trust_remote_code=False, local_files_only=True)",
+        "AutoTokenizer.from_pretrained(p, local_files_only=True)",
+        "AutoConfig.from_pretrained(p, trust_remote_code=False)",
+        "PeftModel.from_pretrained(m, p, trust_remote_code=False, local_files_only=True)",
+    ],
+)
+def test_a_model_read_by_path_in_another_way_is_seen(source: str) -> None:
+    assert len(call_violations(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "training" and path.name != "cli.py"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_what_is_served_is_read_into_memory(path: Path) -> None:
+    assert mapping_violations(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from safetensors import safe_open", "from safetensors.numpy import load_file, save_file", "faiss.read_index(p)"],
+)
+def test_a_mapped_file_is_seen(source: str) -> None:
+    assert len(mapping_violations(source)) == 1
 
 
 def test_folders_stay_shallow() -> None:

@@ -67,7 +67,7 @@ def minutes_left(stage: str) -> float | None:
     return None if current is None else current.left
 
 
-def timed(bar: Progress, task: TaskID, stage: str) -> Callable[[int], None]:
+def timed(bar: Progress, task: TaskID, stage: str) -> Callable[..., None]:
     """A progress callback that moves a bar and looks at the budget."""
 
     def advance(done: int = 1) -> None:

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from index import Catalog, open_index
+from index import Catalog, parse_index
+from index.folder import ENTRY_FILE, INDEX_FILE
 from index.trie import TokenTrie
 from modeling.artifact import ArtifactError, load_artifact
 from modeling.generative_artifact import load_generative
-from modeling.manifest import AnyManifest, GenerativeManifest, read_any_manifest
+from modeling.manifest import AnyManifest, GenerativeManifest, open_files, read_any_manifest
 from modeling.task_writer import TaskWriter
+from modeling.verified import Files
 from modeling.writer import Writer
 from training.data.dataset import Dataset
 from training.data.report import DataError
@@ -33,6 +35,8 @@ from training.recipes.base import TasksSpec
 from training.run import split_of
 from training.task_figures import task_figures
 from training.writing import evaluate_writer
+
+LARGEST_INDEX = 256 << 30  # bytes
 
 OtherFigures = Callable[[Split, Targets, int], dict[str, Any]]
 
@@ -52,12 +56,12 @@ def evaluate_artifact(
     Raises:
         ArtifactError: the artifact cannot be loaded, or its catalog is not that of ``dataset``.
     """
-    manifest = read_any_manifest(folder)
+    files, manifest = open_files(folder)
     split = split_of(dataset, manifest.split)
-    catalog = Catalog.read(folder / "catalog.parquet")
+    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
     require_same_questions(folder, manifest, catalog, dataset, part)
     targets = split.targets(_part(part))
-    answer, figures = _answers(folder, manifest, catalog)
+    answer, figures = _answers(files, manifest, catalog)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
         result = answer(targets, split.popularity(), seed=seed, progress=lambda n: bar.advance(task, n))
@@ -87,14 +91,16 @@ def evaluate_artifact(
     return row, result
 
 
-def _answers(folder: Path, manifest: AnyManifest, catalog: Catalog) -> tuple[Callable[..., Evaluation], OtherFigures]:
+def _answers(files: Files, manifest: AnyManifest, catalog: Catalog) -> tuple[Callable[..., Evaluation], OtherFigures]:
     """Load an artifact of either kind and return what answers questions with it, and what gives further figures."""
     if isinstance(manifest, GenerativeManifest):
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        writer = load_generative(folder, TokenTrie.build, catalog.popular(), device=device).model
+        writer = load_generative(files, TokenTrie.build, catalog.popular(), device=device).model
         return partial(evaluate_writer, writer), partial(_task_figures, writer, manifest)
-    artifact = load_artifact(folder)
-    answer = partial(evaluate, artifact.encoder, artifact.item_vectors_ND, open_index(folder / "index"))
+    artifact = load_artifact(files)
+    entry, content = (files.read(f"index/{name}", LARGEST_INDEX) for name in (ENTRY_FILE, INDEX_FILE))
+    index = parse_index(files.folder / "index", entry, content)
+    answer = partial(evaluate, artifact.encoder, artifact.item_vectors_ND, index)
     return answer, lambda split, targets, seed: {}
 
 

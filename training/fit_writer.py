@@ -245,7 +245,7 @@ class _Ground:
                 f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} and "
                 f"history.instruction takes up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
             )
-        body, _ = load_backbone(recipe.backbone, folder=folder)
+        body, _ = load_backbone(recipe.backbone, folder=folder, download=True)
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(f"reading {len(named.tokens)} titles with the base model", total=len(named.tokens))
             space = TitleSpace.of_catalog(

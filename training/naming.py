@@ -21,6 +21,7 @@ from index.codes import CodeReport, report_codes, residual_kmeans, with_counter
 from modeling.backbone import load_tokenizer, position_limit, resolve_source
 from modeling.build import Sources, title_reader
 from modeling.hidden_dropout import set_dropout
+from modeling.pretrained import files_behind, read_config, read_model
 from modeling.prompt import TitleTokens
 from modeling.spelling import CODE_END, CodeSpelling, Spelling, TitleSpelling
 from modeling.task_files import Tasks
@@ -89,28 +90,24 @@ def name_items(recipe: Recipe, split: Split, *, folder: Path | None, work: Path,
 
 def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
     """A causal language model with its head, and its tokenizer; raises `RecipeError`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source = recipe.backbone.source
-    place = str(folder) if folder else resolve_source(source)
-    config = AutoConfig.from_pretrained(place, revision=recipe.backbone.revision, trust_remote_code=False)
+    files = files_behind(
+        "" if folder else resolve_source(source), folder, revision=recipe.backbone.revision, download=True
+    )
+    config = read_config(files)
     if not any("LM" in name and "Masked" not in name for name in config.architectures or ()):
         raise RecipeError(
             f"recipe {recipe.name!r} writes with the backbone's lm_head, and {source!r} "
             f"({', '.join(config.architectures or ['unknown'])}) is no causal language model"
         )
-    tokenizer = load_tokenizer(source, folder=folder, revision=recipe.backbone.revision)
+    tokenizer = load_tokenizer(source, folder=files)
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
     config.use_cache = False
     set_dropout(config, hidden=0.0, attention=recipe.backbone.dropout)
-    model = cast(
-        nn.Module,
-        AutoModelForCausalLM.from_pretrained(
-            place, config=config, revision=recipe.backbone.revision, dtype=torch.float32, trust_remote_code=False,
-            use_safetensors=True,
-        ),
-    )  # fmt: skip
+    model = cast(nn.Module, read_model(AutoModelForCausalLM, files, config, dtype=torch.float32)[0])
     longest = (recipe.history.limit + 1) * (recipe.history.title_tokens + 1) + 1
     if longest > position_limit(model):
         raise RecipeError(
@@ -217,7 +214,8 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
     titles, spec = split.dataset.titles, recipe.codes
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
-        raw = title_reader(recipe.model_spec(), Sources())(titles, progress=timed(bar, task, "reading titles"))
+        reader = title_reader(recipe.model_spec(), Sources(download=True))
+        raw = reader(titles, progress=timed(bar, task, "reading titles"))
     vectors_ND = raw - raw.mean(0)
     if float(np.abs(vectors_ND).max()) < 1e-6:
         raise RecipeError(

@@ -98,7 +98,13 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         way: _Dense | Writing = (
             _Dense(recipe, split, sources, _read_text(recipe, split, sources, console), console)
             if recipe.scoring == "dense"
-            else Writing(recipe, split, sources.backbone, options.id_model if recipe.requires else None, console)
+            else Writing(
+                recipe,
+                split,
+                cast("Path | None", sources.backbone),
+                options.id_model if recipe.requires else None,
+                console,
+            )
         )
         fit_options = FitOptions(
             work=work / "train",
@@ -246,7 +252,7 @@ def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console
     """Backbones made here: ``tiny`` is trained (or found) beside the artifact."""
     user, text = recipe.backbone.source == TINY, recipe.needs_text_vectors and recipe.text_backbone == TINY
     if not user and not text:
-        return Sources()
+        return Sources(download=True)
     folder = ensure_tiny(
         split.dataset.titles,
         split.dataset.categories,
@@ -255,7 +261,7 @@ def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console
         seed=options.seed,
         console=console,
     )
-    return Sources(backbone=folder if user else None, text_backbone=folder if text and not user else None)
+    return Sources(folder if user else None, folder if text and not user else None, download=True)
 
 
 def _precision(options: RunOptions, console: Console) -> Settled:

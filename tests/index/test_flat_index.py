@@ -182,7 +182,7 @@ def another_kind(folder):
         (entry_says(size=5), "has size 4; index.json says 5"),
         (entry_says(metric="l2"), "metric 'l2'; scores here are inner products"),
         (entry_says(factory="HNSW32"), "factory 'HNSW32'; this version opens: Flat"),
-        (another_kind, "holds a IndexHNSWFlat; index.json says Flat"),
+        (another_kind, "holds an index of kind b'IHNf'; index.json says Flat"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path, damage, message):
