@@ -81,6 +81,7 @@ FIELDS: dict[str, str] = {
     "timings_ms": "Milliseconds by stage, and `total`.",
     "title": "The item's title; null where the item is not in the catalog.",
     "tokens": "Positions read and tokens written.",
+    "too_old": "Events that were older than all that is kept, and not stored.",
     "total": "Events that are stored of the user now.",
     "unknown_items": "Items of the request that are not in the catalog; stored all the same.",
     "user_id": "The user's id.",

@@ -121,7 +121,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
         "user_id": "u-1",
         "events": [{"item_id": "d-017", "title": _ITEM["title"], "timestamp": 1790000000.0, "event_id": "click-8812"}],
     },
-    AppendAnswer: {"user_id": "u-1", "stored": 1, "duplicates": 0, "total": 4, "unknown_items": []},
+    AppendAnswer: {"user_id": "u-1", "stored": 1, "duplicates": 0, "too_old": 0, "total": 4, "unknown_items": []},
     ForgetAnswer: {"user_id": "u-1", "deleted": 4},
     UserList: {"items": [{"user_id": "u-1", "events": 4, "last_event_at": 1790000000.0}], "next": None},
     ArtifactList: {
