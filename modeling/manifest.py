@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch.nn import Module
 
+from modeling.folders import MOST_FILES, FolderError, files_in
 from modeling.folders import ArtifactError as ArtifactError
-from modeling.folders import FolderError, files_in
 from modeling.plain_json import JsonError, parse
 from modeling.precision import PrecisionError
 from modeling.spec import Capabilities, ModelSpec, SlotPlace
@@ -45,6 +45,18 @@ def _label(text: str) -> str:
 
 Label = Annotated[str, AfterValidator(_label)]
 """What is shown on consoles, in logs and as a label of metrics."""
+
+
+def _file_name(name: str) -> str:
+    """A manifest from elsewhere must not name a file outside its folder."""
+    path = PurePosixPath(name)
+    odd = path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable() or str(path) != name
+    if odd or name == MANIFEST or len(name) > LONGEST_LABEL:
+        raise ValueError(f"{name[:80]!a} is not a plain path inside the artifact")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 class BackboneRecord(_Data):
@@ -84,7 +96,7 @@ class CommonManifest(_Data):
     metrics: dict[str, float]
     training: dict[str, Any]
     commit: str | None
-    files: dict[str, str]
+    files: Annotated[dict[FileName, str], Field(max_length=MOST_FILES)]
 
 
 class Manifest(CommonManifest):
@@ -366,7 +378,7 @@ def open_files(folder: Folder, *, verify: bool = True) -> tuple[Files, AnyManife
     if missing := sorted(set(manifest.files) - present):
         raise ArtifactError(f"artifact {files.name} lacks {missing[0]}, which {MANIFEST} lists")
     if verify and (extra := sorted(present - set(manifest.files))):
-        raise ArtifactError(f"artifact {files.name} holds {extra[0]}, which {MANIFEST} does not list")
+        raise ArtifactError(f"artifact {files.name} holds {one_line(extra[0])}, which {MANIFEST} does not list")
     if verify:
         files.expect(manifest.files)
     return files, manifest

@@ -27,6 +27,8 @@ def pull(
     sha256: Annotated[
         str | None, typer.Option(help="Expected sha256 of manifest.json, which pins every file; refused otherwise.")
     ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Largest artifact, all its files together.")] = 64 << 30,
+    seconds: Annotated[float, typer.Option(min=1, help="Longest time that fetching may take.")] = 3600,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Fetch an artifact by checksum; a service that has the folder in its root can then load it while it runs."""
@@ -34,7 +36,9 @@ def pull(
     from service.pull import pull as fetch
 
     try:
-        version = fetch(source, target, sha256=sha256, note=_quiet if json_output else _say)
+        version = fetch(
+            source, target, sha256=sha256, note=_quiet if json_output else _say, most_bytes=max_bytes, seconds=seconds
+        )
     except PullError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

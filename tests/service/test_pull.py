@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ class Web:
     folder: Path
     url: str
     asked: list[str] = field(default_factory=list)
+    headers: list[Any] = field(default_factory=list)
     redirect: str | None = None
 
 
@@ -39,6 +41,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.web.asked.append(self.path)
+        self.web.headers.append(self.headers)
         if self.web.redirect is not None:
             self.send_response(302)
             self.send_header("location", self.web.redirect)
@@ -122,7 +125,9 @@ def test_a_pinned_manifest_must_be_that_one(web: Web, tmp_path: Path) -> None:
     assert not (tmp_path / "small").exists()
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "a\\b", "./a", "a//b"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/outside", "a/../../outside", "a\\b", "./a", "a//b", "\x1b[31ma", "a\nb"]
+)
 def test_a_manifest_cannot_name_a_file_outside(web: Web, tmp_path: Path, name: str) -> None:
     file = web.folder / "some bucket" / "small" / "manifest.json"
     manifest = json.loads(file.read_text())
@@ -132,6 +137,38 @@ def test_a_manifest_cannot_name_a_file_outside(web: Web, tmp_path: Path, name: s
     with pytest.raises(PullError, match="not a plain path"):
         pull(web.url, tmp_path / "in" / "small")
     assert not list(tmp_path.rglob("outside"))
+
+
+def test_user_password_and_query_are_used_and_never_shown(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, signed = web.url.removeprefix("http://"), "X-Signature=s3cr3t%2Fx&Expires=9#f"
+    lines: list[str] = []
+    pull(f"http://us%40er:p4ss@{host}?{signed}", tmp_path / "small", note=lines.append)
+    assert all(path.endswith("?X-Signature=s3cr3t%2Fx&Expires=9") for path in web.asked) and len(web.asked) > 3
+    assert {header.get("authorization") for header in web.headers} == {"Basic dXNAZXI6cDRzcw=="}
+    said = list(lines)
+    for source in (
+        f"http://us%40er:p4ss@{host}x?{signed}", f"gopher://us%40er:p4ss@{host}?{signed}",
+        f"http://us%40er:p4ss@127.0.0.1:1/?{signed}", f"http://us%40er:p4ss@[x?{signed}",
+        f"http://us%40er:p4ss@a b?{signed}",
+    ):  # fmt: skip
+        with pytest.raises(PullError) as refused:
+            pull(source, tmp_path / "other")
+        said.append(str(refused.value))
+    web.redirect = f"ftp://us%40er:p4ss@host/x?{signed}"
+    with pytest.raises(PullError) as refused:
+        pull(web.url, tmp_path / "other")
+    said.append(str(refused.value))
+    assert not [line for line in said if any(word in line for word in ("p4ss", "s3cr3t"))]
+
+
+def test_size_and_time_are_limited(web: Web, tmp_path: Path) -> None:
+    with pytest.raises(PullError, match=r"larger than 5000 bytes \(--max-bytes\)"):
+        pull(web.url, tmp_path / "small", most_bytes=5000)
+    with pytest.raises(PullError, match=r"longer than 0 s \(--seconds\)"):
+        pull(web.url, tmp_path / "small", seconds=0)
+    assert not list(tmp_path.glob("*small*"))
 
 
 def test_redirects_lead_to_http_only(web: Web, tmp_path: Path) -> None:
