@@ -35,8 +35,8 @@ from service.service import Service
 
 DESCRIPTION = """\
 What will this user want next? A language model reads the history in one forward pass, and an item index
-answers. Every error is `{"error": {"code", "message", "field"?, "request_id"}}`; every answer carries
-`X-Request-ID` and `Server-Timing`.
+answers. Everything but GET is sent with `content-type: application/json`, also without a body. Every error is
+`{"error": {"code", "message", "field"?, "request_id"}}`; every answer carries `X-Request-ID` and `Server-Timing`.
 """
 
 

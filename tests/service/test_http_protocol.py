@@ -19,7 +19,7 @@ TYPE = b"content-type: application/json\r\n"
 LENGTH = b"content-length: %d\r\n" % len(BODY)
 CHUNKED = b"transfer-encoding: chunked\r\n"
 CHUNKS = b"10\r\n" + BODY[:16] + b"\r\n%x\r\n" % len(BODY[16:]) + BODY[16:] + b"\r\n0\r\n\r\n"
-GET = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+GET = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
 H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
 OFFERS = {
     "h2c": H2C,
@@ -71,7 +71,7 @@ def statuses(got: bytes) -> list[int]:
 
 
 def post(*headers: bytes, body: bytes = BODY) -> bytes:
-    return b"POST /recommend HTTP/1.1\r\nhost: x\r\n" + TYPE + b"".join(headers) + b"\r\n" + body
+    return b"POST /recommend HTTP/1.1\r\nhost: localhost\r\n" + TYPE + b"".join(headers) + b"\r\n" + body
 
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
@@ -120,7 +120,7 @@ def test_two_or_strange_framings_are_refused(server: Process, framing: bytes) ->
 
 
 def test_a_tunnel_is_refused_and_the_connection_ends(server: Process) -> None:
-    got = exchange(server, [b"CONNECT example.invalid:443 HTTP/1.1\r\nhost: x\r\n\r\n" + GET], 3)
+    got = exchange(server, [b"CONNECT example.invalid:443 HTTP/1.1\r\nhost: localhost\r\n\r\n" + GET], 3)
     assert len(statuses(got)) == 1 and 400 <= statuses(got)[0] < 500
 
 
@@ -128,9 +128,9 @@ def test_a_tunnel_is_refused_and_the_connection_ends(server: Process) -> None:
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 def test_a_head_is_refused_from_its_limit_on_however_it_arrives(server: Process, where: str, pieces: int) -> None:
     def head(size: int) -> bytes:
-        start, end = b"GET /livez HTTP/1.1\r\nhost: x\r\n", b"\r\n"
+        start, end = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n", b"\r\n"
         if where == "the line":
-            return b"GET /livez?%s HTTP/1.1\r\nhost: x\r\n\r\n" % (b"a" * size)
+            return b"GET /livez?%s HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"a" * size)
         if where == "many headers":
             return start + b"".join(b"x-%05d: a\r\n" % number for number in range(size // 12)) + end
         return start + b"x-a: " + b"a" * size + b"\r\n" + end
@@ -148,5 +148,5 @@ def test_a_head_is_refused_from_its_limit_on_however_it_arrives(server: Process,
 def test_trailers_do_not_become_headers(server: Process) -> None:
     trailers = CHUNKS[:-2] + b"content-type: application/json\r\ncontent-encoding: br\r\n\r\n"
     assert statuses(exchange(server, [post(CHUNKED, body=b""), trailers])) == [200]
-    untyped = b"POST /recommend HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"\r\n"
+    untyped = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\n" + CHUNKED + b"\r\n"
     assert statuses(exchange(server, [untyped, trailers])) == [400]
