@@ -30,8 +30,8 @@ from benchmarks.server import Server
 from service import schemas
 
 ROOT = Path(__file__).resolve().parent.parent
-# It makes up one of the two headers that carry a key and leaves the right key in the other, which is as good: who gets in
-# is a test of its own (tests/service/test_rights.py).
+# `ignored_auth` makes up one of the two headers that carry a key and leaves the right key in the other, which opens as
+# well; who gets in is a test of its own (tests/service/test_rights.py).
 # Appending an event to a forgotten user begins a new history, which this check takes for a deletion that failed. That
 # nothing is left right after a deletion is a test of its own.
 EXCLUDED_CHECK = "use_after_free,ignored_auth"
