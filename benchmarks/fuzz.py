@@ -50,7 +50,7 @@ SEEDS: tuple[tuple[str, str, bytes], ...] = (
         b'{"history":["item-0001",{"title":"A thing"}],"k":5,"beams":3,"max_new_tokens":9}',
     ),
     ("POST", "/compare", b'{"history":["item-0002"],"user_id":"u1","k":7,"recipe":"fake-writing","beams":2}'),
-    ("POST", "/users/u1/events", b'{"events":[{"item_id":"item-0001","event_id":"e1","timestamp":1790000000.5}]}'),
+    ("POST", "/users/u1/events", b'{"events":[{"item_id":"item-0001","event_id":"e1","timestamp":1750000000.5}]}'),
     ("POST", "/feedback", b'{"request_id":"abc","item_id":"item-0001"}'),
     ("PUT", "/traffic", b'{"weights":{"fake":0.9},"shadow":null}'),
 )

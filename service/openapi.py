@@ -103,7 +103,7 @@ _WRITTEN_ANSWER: dict[str, Any] = {
 
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     RecommendRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3, "exclude": ["d-030"], "categories": ["mystery"]},
-    AppendRequest: {"events": [{"item_id": "d-017", "event_id": "click-8812", "timestamp": 1790000000}]},
+    AppendRequest: {"events": [{"item_id": "d-017", "event_id": "click-8812", "timestamp": 1750000000}]},
     GenerativeRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3, "recipe": "genre", "beams": 4},
     CompareRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3},
     RecommendAnswer: _DENSE_ANSWER,
@@ -119,11 +119,11 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     ItemList: {"items": [_ITEM], "next": 20},
     UserAnswer: {
         "user_id": "u-1",
-        "events": [{"item_id": "d-017", "title": _ITEM["title"], "timestamp": 1790000000.0, "event_id": "click-8812"}],
+        "events": [{"item_id": "d-017", "title": _ITEM["title"], "timestamp": 1750000000.0, "event_id": "click-8812"}],
     },
     AppendAnswer: {"user_id": "u-1", "stored": 1, "duplicates": 0, "too_old": 0, "total": 4, "unknown_items": []},
     ForgetAnswer: {"user_id": "u-1", "deleted": 4},
-    UserList: {"items": [{"user_id": "u-1", "events": 4, "last_event_at": 1790000000.0}], "next": None},
+    UserList: {"items": [{"user_id": "u-1", "events": 4, "last_event_at": 1750000000.0}], "next": None},
     ArtifactList: {
         "items": [
             {
