@@ -26,6 +26,7 @@ from modeling.artifact import (
 from modeling.atomic import replaced_folder
 from modeling.build import Model
 from modeling.manifest import file_sha256
+from modeling.sources import weights_sha256
 from modeling.spec import AdapterSpec
 from tests.modeling.conftest import ITEMS
 
@@ -185,7 +186,6 @@ def _edit(folder: Path, **changes: Any) -> None:
         ({"model__backbone__layers": 1}, "layers"),
         ({"model__history__form": "titels"}, "model.history.form"),
         ({"backbone__hidden_size": 64}, "hidden_size is 32, and manifest.json expects 64"),
-        ({"backbone__sha256": "0" * 64}, "weights with sha256"),
         ({"tokenizer_sha256": "0" * 64}, "tokenizer"),
         ({"model__history__instruction": "chosen items"}, "instruction"),
         ({"model__projector__residual": False, "model__projector__recent": 1}, "holds unknown tensor 'newest_weight'"),
@@ -197,6 +197,17 @@ def test_a_manifest_that_says_something_else_is_refused(
     folder = write(small_model("compressed"), tmp_path)
     _edit(folder, **changes)
     with pytest.raises(ArtifactError, match=message):
+        load_artifact(folder)
+
+
+def test_a_backbone_that_is_only_named_must_have_the_weights_it_had(small_model: Build, tmp_path: Path) -> None:
+    folder = write(small_model("compressed"), tmp_path)
+    named = (folder / "backbone").rename(tmp_path / "named")
+    source = {"model__backbone__source": str(named), "backbone__source": str(named), "backbone__stored": False}
+    _edit(folder, **source, backbone__sha256=weights_sha256(named))
+    load_artifact(folder)
+    _edit(folder, **source, backbone__sha256="0" * 64)
+    with pytest.raises(ArtifactError, match="weights with sha256"):
         load_artifact(folder)
 
 
