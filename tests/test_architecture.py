@@ -236,7 +236,12 @@ def test_a_model_read_by_path_in_another_way_is_seen(source: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "training" and path.name != "cli.py"],
+    # tensor_files.py compares a file with what it has just written; nothing is served from that mapping.
+    [
+        path
+        for path in SOURCES
+        if path.relative_to(ROOT).parts[0] != "training" and path.name not in ("cli.py", "tensor_files.py")
+    ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_what_is_served_is_read_into_memory(path: Path) -> None:
