@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks.load import request
 
@@ -87,15 +87,12 @@ class Server:
 
     def resident_kib(self) -> int:
         """Return its resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)
-        assert found is not None
-        return int(found.group(1))
+        return int(psutil.Process(self.process.pid).memory_info().rss) // 1024
 
     def cpu_s(self) -> float:
         """Return the processor time it has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)
 
     def get(self, path: str) -> Any:
         """Return the JSON of a GET."""

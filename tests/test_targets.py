@@ -27,6 +27,7 @@ NAMES = {"out", "target", "top", "ledger_file"}
 COMMANDS = {
     ("training", "train", "out"): "train sasrec --data {data} --out {out}",
     ("training", "reweigh", "out"): "reweigh {artifact} --data {data} --out {out}",
+    ("training", "rewrite", "out"): "rewrite {artifact} --out {out}",
     ("training", "withhold", "out"): "withhold --data {data} --out {out}",
     ("training", "data", "out"): "data demo --out {out}",
     ("training", "evaluate", "top"): "evaluate {artifact} --data {data} --top {out}",

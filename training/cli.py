@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index.border import BorderedGroup
+from modeling.targets import check_target
 from training import cli_data
 from training.cli_common import (
     LARGEST_SEED,
@@ -153,6 +154,8 @@ def rewrite(
 ) -> None:
     """Write an artifact as this version does: what it answers stays, parts that it lacked are added."""
     with errors_as_one_line(console):
+        if out is not None:
+            check_target(out, reads=[artifact, backbone, text_backbone])
         from modeling.build import Sources
         from training.rewrite import rewrite as write_again
 
