@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from service.errors import StartError
 from tests.service.fake_parts import DIM, item_id, make_parts
 from tests.service.redis_server import RedisServer, redis_server
 from tests.service.running import Running, running
@@ -202,6 +201,6 @@ async def test_a_service_starts_without_its_cache_but_not_with_a_wrong_url(tmp_p
         async with running(cache=own.url) as anyo:
             assert await source(anyo, history=HISTORY) == "model"
     for url in ("memcached://x", "redis://x?socket_timeout=3"):
-        with pytest.raises(StartError, match="cache URL"):
+        with pytest.raises(SettingsError, match="ANYO_CACHE"):
             async with running(cache=url):
                 pass
