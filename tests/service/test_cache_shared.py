@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from service.settings import SettingsError
 from tests.service.fake_parts import DIM, item_id, make_parts
 from tests.service.redis_server import RedisServer, redis_server
 from tests.service.running import Running, running
