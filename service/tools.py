@@ -27,8 +27,11 @@ def pull(
     sha256: Annotated[
         str | None, typer.Option(help="Expected sha256 of manifest.json, which pins every file; refused otherwise.")
     ] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Largest artifact, all its files together.")] = 64 << 30,
-    seconds: Annotated[float, typer.Option(min=1, help="Longest time that fetching may take.")] = 3600,
+    max_bytes: Annotated[int, typer.Option(min=1, max=1 << 50, help="Largest artifact, all its files together.")] = 64
+    << 30,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=366 * 86_400, help="Longest time that fetching may take.")
+    ] = 3600,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Fetch an artifact by checksum; a service that has the folder in its root can then load it while it runs."""

@@ -22,6 +22,7 @@ from service.errors import StartError
 from service.settings import Settings
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+STATM = Path("/proc/self/statm")
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
                   "LD_LIBRARY_PATH", "LD_PRELOAD", "XDG_CACHE_HOME", "VIRTUAL_ENV")  # fmt: skip
 LARGEST_ANSWER = 65_536
@@ -125,12 +126,10 @@ def _limit(memory: int, seconds: float) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for what, most in (
-        (resource.RLIMIT_AS, taken + memory),
-        (resource.RLIMIT_CPU, max(1, int(4 * seconds))),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    limits = {resource.RLIMIT_CPU: max(1, int(4 * seconds)), resource.RLIMIT_CORE: 0}
+    if STATM.exists():  # elsewhere than on Linux there is no limit of memory: what is taken already is not known
+        limits[resource.RLIMIT_AS] = int(STATM.read_text().split()[0]) * resource.getpagesize() + memory
+    for what, most in limits.items():
         hard = resource.getrlimit(what)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, hard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from modeling import atomic, cores
 from service import cores as service_cores
-from service import sharing
+from service import sharing, trial
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Where each name that only Linux (or only glibc) has may stand: there it has a twin.
@@ -20,7 +21,7 @@ ALLOWED = {
     "renameat2": {"modeling/atomic.py"},
     "malloc_trim": {"service/sharing.py"},
     "mallopt": {"service/cores.py"},
-    "/proc/": {"benchmarks/memory.py"},
+    "/proc/": {"benchmarks/memory.py", "service/trial.py"},
     "sched_setaffinity": set(),
     "posix_fadvise": set(),
     "prctl": set(),
@@ -62,6 +63,21 @@ def test_a_library_without_the_calls_of_linux(monkeypatch: pytest.MonkeyPatch, t
     atomic._exchange(tmp_path / "new", tmp_path / "old")
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
     assert os.listdir(tmp_path) == ["old"]
+
+
+def test_a_load_is_tried_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limits: dict[int, int] = {}
+    monkeypatch.setattr(trial.resource, "setrlimit", lambda what, pair: limits.update({what: pair[0]}))
+    with warnings.catch_warnings():
+        trial._limit(1 << 30, 2)
+    assert {trial.resource.RLIMIT_AS, trial.resource.RLIMIT_CPU} <= limits.keys()
+    limits.clear()
+    monkeypatch.setattr(trial, "STATM", tmp_path / "statm")
+    monkeypatch.setattr(trial, "MEMINFO", tmp_path / "meminfo")
+    with warnings.catch_warnings():
+        trial._limit(1 << 30, 2)
+    assert trial.resource.RLIMIT_AS not in limits and trial.resource.RLIMIT_CPU in limits
+    assert trial.available_memory() > 0
 
 
 @pytest.mark.parametrize("name", ALLOWED)
