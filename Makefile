@@ -24,7 +24,7 @@ PY := .venv/bin/python
 # A folder's own name is not enough to tell two data sets apart, so a checksum of its full path joins it.
 DATA_NAME := $(if $(findstring /,$(DATA)),$(notdir $(DATA:/=))-$(shell printf %s "$(abspath $(DATA))" | cksum | cut -d' ' -f1),$(DATA))
 ARTIFACT  ?= artifacts/$(RECIPE)-$(DATA_NAME)$(if $(BACKBONE),-$(notdir $(BACKBONE:/=)))
-CODE := anyo.py index modeling service training tests benchmarks scripts
+CODE := anyo.py index modeling service training testing tests benchmarks scripts
 
 .PHONY: help
 help: ## list the targets
@@ -81,7 +81,7 @@ peers: setup ## make the environments in .peers/ of the servers that BENCH=servi
 
 .PHONY: fuzz
 fuzz: setup ## send 20,000 generated requests and 100,000 mutated bodies to a real process (ARGS='--cases 2000 --bodies 5000')
-	@$(PY) -m benchmarks.fuzz $(ARGS)
+	@$(PY) -m benchmarks.faults.fuzz $(ARGS)
 
 .PHONY: lock
 lock: setup ## pin every package with its hashes in requirements.lock (ARGS=--upgrade takes newer ones)

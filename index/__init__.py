@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from index.base import IndexFolderError, SearchError, VectorIndex
     from index.catalog import Catalog, CatalogError
     from index.flat import FlatIndex
-    from index.folder import FolderEntry
+    from index.storage import FolderEntry
 
 __all__ = [
     "Catalog",
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
 def open_index(folder: Path | str) -> VectorIndex:
     """The index saved in `folder`, whatever its kind; raises `IndexFolderError`, one sentence."""
     from index.flat import FlatIndex
-    from index.folder import read_entry
+    from index.storage import read_entry
 
     folder = Path(folder)
     entry = read_entry(folder)
@@ -56,7 +56,7 @@ def open_index(folder: Path | str) -> VectorIndex:
 def parse_index(folder: Path, entry: bytes, content: bytes) -> VectorIndex:
     """The index in the bytes of `index.json` and `index.faiss`, read from `folder` before; raises as `open_index`."""
     from index.flat import FlatIndex
-    from index.folder import ENTRY_FILE, INDEX_FILE, parse_entry
+    from index.storage import ENTRY_FILE, INDEX_FILE, parse_entry
 
     found = parse_entry(entry, folder / ENTRY_FILE)
     _check_kind(found, folder)

@@ -38,7 +38,7 @@ def build(
 ) -> None:
     """Build the exact index from an artifact's item vectors (the same vectors give the same bytes)."""
     from index import FlatIndex, IndexFolderError, SearchError
-    from index.folder import check_index_target
+    from index.storage import check_index_target
 
     folder = out or artifact / "index"
     try:
@@ -113,7 +113,7 @@ def _read_vectors(path: Path) -> FloatArray:
 
 
 def _index_folder(folder: Path) -> Path:
-    from index.folder import ENTRY_FILE
+    from index.storage import ENTRY_FILE
 
     return folder if (folder / ENTRY_FILE).exists() or not (folder / "index").is_dir() else folder / "index"
 
@@ -128,7 +128,7 @@ def _open(folder: Path) -> VectorIndex:
 
 
 def _describe(folder: Path) -> dict[str, Any]:
-    from index.folder import read_entry
+    from index.storage import read_entry
 
     index = _open(folder)
     entry = read_entry(folder)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.base import FloatArray, RowArray, SearchError
-from index.folder import FolderEntry, parse_index, read_index_file, write_index_folder
+from index.storage import FolderEntry, parse_index, read_index_file, write_index_folder
 
 FACTORY = "Flat"
 METRIC = "inner_product"

@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 OWN_TRANSFORMER = "none"
 """Backbone source of the id models: a small causal transformer trained from scratch, no language model."""
 
-SlotPlace = Literal["after", "before"]
+VectorPosition = Literal["after", "before"]
 """Where an item's vector stands, beside its title, in a prompt to choose from."""
 
 
-class Slot(BaseModel):
+class Section(BaseModel):
     """One slot of a recipe: immutable, and a misspelt field is an error rather than a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class HistorySpec(Slot):
+class HistorySpec(Section):
     """How a user's history becomes the input positions of the backbone.
 
     ``ids``: one position an item, its id vector. ``titles``: the title's tokens, then one position holding the id
@@ -59,7 +59,7 @@ class HistorySpec(Slot):
         return self.form in ("titles", "compressed")
 
 
-class BackboneSpec(Slot):
+class BackboneSpec(Section):
     """The network that reads the positions. ``source`` is ``none``, ``tiny``, ``minilm``, a hub name or a folder.
 
     ``kind``: a ``decoder`` reads and writes one sequence; in an ``encoder-decoder`` an encoder of ``depth`` layers
@@ -110,7 +110,7 @@ class BackboneSpec(Slot):
         return self.source == OWN_TRANSFORMER
 
 
-class AdapterSpec(Slot):
+class AdapterSpec(Section):
     """What of a pretrained backbone is trained: nothing, LoRA matrices (Hu et al. 2021), or every weight."""
 
     kind: Literal["none", "lora", "full"] = "none"
@@ -120,7 +120,7 @@ class AdapterSpec(Slot):
     targets: str = Field("all-linear", description="PEFT target_modules: 'all-linear' or comma-separated suffixes")
 
 
-class ProjectorSpec(Slot):
+class ProjectorSpec(Section):
     """From the pooled state to the item space."""
 
     kind: Literal["identity", "linear", "mlp"] = "linear"
@@ -138,7 +138,7 @@ class ProjectorSpec(Slot):
         return self
 
 
-class ItemsSpec(Slot):
+class ItemsSpec(Section):
     """The item tower: an id table, a linear map of whitened title vectors, or their sum; ``dim`` numbers an item.
 
     The history shows the same id table. The own transformer reads it as it is (SASRec's shared table); a language
@@ -154,7 +154,7 @@ class ItemsSpec(Slot):
     text_dim: int = Field(384, ge=2, description="whitened title vectors keep at most this many dimensions")
 
 
-class ModelSpec(Slot):
+class ModelSpec(Section):
     """Everything needed to rebuild a trained user encoder and its item tower."""
 
     history: HistorySpec = HistorySpec()
@@ -206,7 +206,7 @@ class ModelSpec(Slot):
         return self.items.text_source or self.backbone.source
 
 
-class Capabilities(Slot):
+class Capabilities(Section):
     """What follows from a ``ModelSpec``; stored in the manifest for readers that do not know the code."""
 
     reads: tuple[Literal["ids", "text"], ...]

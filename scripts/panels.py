@@ -280,7 +280,7 @@ CAPACITY = Board(
         Row("Process", (
             Panel("Processor", "Cores in use, by replica.", "none",
                   ((rate("process_cpu_seconds_total", S, "instance"), "{{instance}}"),)),
-            Panel("Memory", "Resident bytes, by replica; flat once warm and caches full.", "bytes",
+            Panel("EncoderMemory", "Resident bytes, by replica; flat once warm and caches full.", "bytes",
                   ((f"process_resident_memory_bytes{{{S}}}", "{{instance}}"),)),
             Panel("Open files, share of the limit", "Mostly connections.", "percentunit",
                   ((f"process_open_fds{{{S}}} / process_max_fds{{{S}}}", "{{instance}}"),)),

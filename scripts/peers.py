@@ -1,8 +1,8 @@
-"""Makes an environment in `.peers/` for every other serving framework that `benchmarks.serving` compares with.
+"""Makes an environment in `.peers/` for every other serving framework that `benchmarks.serving.compare` compares with.
 
-Each holds the pinned packages of `benchmarks/peers/NAME.txt` and nothing of ours. PyTorch is the CPU build, fetched as
-`scripts/setup.py` fetches it. An environment that is there already, made of the same file, is left alone. Run it with
-the Python of `.venv`, which `make peers` does.
+Each holds the pinned packages of `benchmarks/serving/peers/NAME.txt` and nothing of ours. PyTorch is the CPU build,
+fetched as `scripts/setup.py` fetches it. An environment that is there already, made of the same file, is left alone.
+Run it with the Python of `.venv`, which `make peers` does.
 
     python -m scripts.peers [NAME...]
 """

@@ -1,4 +1,4 @@
-"""`python -m service ARTIFACT…` serves (`service.cli`); `pull` and `key` are `service.tools`."""
+"""`python -m service ARTIFACT…` serves (`service.cli`); `pull` and `key` are `service.admin_cli`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.early import end_on_signals
 
 # A folder of one of these names is served as ./pull or ./key.
 if sys.argv[1:2] in (["pull"], ["key"]):
-    from service.tools import app
+    from service.admin_cli import app
 else:
     end_on_signals()  # before the imports, which take seconds
     from service.cli import app

@@ -49,7 +49,7 @@ def serve(
 
 
 def _run(settings: Settings, json_output: bool) -> None:
-    from service.cores import few_heaps, set_library_defaults, set_model_threads, shares
+    from service.engine.cpu import few_heaps, set_library_defaults, set_model_threads, shares
 
     # Before anything imports numpy, faiss or torch: they read it once, when they are loaded.
     set_library_defaults()
@@ -60,8 +60,8 @@ def _run(settings: Settings, json_output: bool) -> None:
         print(f"[serve] loading {names} (forward passes at once: {cores.lanes}, threads of each: {cores.threads}, "
               f"of one alone: {cores.alone})", flush=True)  # fmt: skip
     from service.errors import StartError
-    from service.logs import configure_logging
-    from service.server import serve as run_server
+    from service.http.server import serve as run_server
+    from service.observability.logs import configure_logging
     from service.service import Service
 
     configure_logging(settings.log_level, settings.log_format)
@@ -74,7 +74,7 @@ def _run(settings: Settings, json_output: bool) -> None:
 
 
 def _announce(service: object, url: str, json_output: bool) -> None:
-    from service.loaded import kind_of
+    from service.lifecycle.lookup import kind_of
     from service.service import Service
 
     assert isinstance(service, Service)

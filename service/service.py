@@ -8,23 +8,23 @@ from functools import partial
 
 import structlog
 
-from service.cache_shared import open_cache
+from service.artifacts.loading import open_artifact as read_parts
+from service.artifacts.trial import try_out
+from service.caches.shared import open_cache
+from service.concurrency.searches import Searches
 from service.errors import NotReady, StartError
-from service.feedback import Feedback
-from service.generative import GenerativeRecommender
-from service.loaded import AnyRecommender, Kind, kind_of
-from service.metrics import Metrics
-from service.parts import open_parts as read_parts
-from service.recommender import Recommender
-from service.registry import OpenParts, Registry
-from service.searches import Searches
-from service.security import key_of_this_start
+from service.experiments.feedback import Feedback
+from service.experiments.traffic import Traffic
+from service.http.auth import key_of_this_start
+from service.lifecycle.lookup import AnyRecommender, Kind, kind_of
+from service.lifecycle.registry import OpenArtifact, Registry
+from service.observability.metrics import Metrics
+from service.observability.tracing import open_tracing
+from service.recommend.dense import DenseRecommender
+from service.recommend.generative import GenerativeRecommender
 from service.settings import Settings, named_folder
-from service.store import GuardedStore, open_store
-from service.store_url import shown
-from service.tracing import open_tracing
-from service.traffic import Traffic
-from service.trial import try_out
+from service.stores.base import GuardedStore, open_store
+from service.stores.url import shown
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +35,10 @@ GC_ALLOCATIONS = 20_000
 class Service:
     """Holds what the routes need. `start` (loads in the background), `drain` when told to end, `close` last.
 
-    `open_parts` can be replaced, so that a whole service can run on parts made in memory.
+    `open_artifact` can be replaced, so that a whole service can run on parts made in memory.
     """
 
-    def __init__(self, settings: Settings, *, open_parts: OpenParts | None = None) -> None:
+    def __init__(self, settings: Settings, *, open_artifact: OpenArtifact | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         # The key is for the console, its hash for the gate; the settings of this process name neither.
@@ -55,7 +55,7 @@ class Service:
             write_timeout_s=settings.deadline_ms / 1000,
         )
         self._cache = open_cache(settings, self.metrics)
-        opener = open_parts or partial(
+        opener = open_artifact or partial(
             read_parts,
             precision=settings.precision,
             batch_positions=settings.max_batch_tokens,
@@ -63,7 +63,7 @@ class Service:
             precision_forced=settings.precision_forced,
             download=settings.allow_downloads,
         )
-        trial = try_out if open_parts is None else None
+        trial = try_out if open_artifact is None else None
         self.registry = Registry(settings, self.store, self.metrics, opener, self._cache, trial)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)
         self.traffic = Traffic(
@@ -89,7 +89,7 @@ class Service:
         self._refuse_before_the_start()
         return self.registry.get(name)
 
-    def recommender(self, name: str | None) -> Recommender:
+    def recommender(self, name: str | None) -> DenseRecommender:
         """Return what answers for a dense artifact (None: the default one); raises NotReady, UnknownName, Conflict."""
         self._refuse_before_the_start()
         return self.registry.dense(name)
@@ -100,7 +100,7 @@ class Service:
         self._refuse_before_the_start()
         return self.registry.generative(name, recipe, field)
 
-    def answering(self, name: str | None, user_id: str | None, request_id: str) -> Recommender:
+    def answering(self, name: str | None, user_id: str | None, request_id: str) -> DenseRecommender:
         """Return who answers a request: the artifact it names, else as the traffic is set; raises as `recommender`."""
         return self.recommender(self.traffic.choose(user_id, request_id) if name is None else name)
 

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from index.border import TRACE
 from service.addresses import check_host, check_origin, check_receiver
 from service.setting_files import file_variables, read_setting_files
-from service.store_url import parse_cache_url, parse_store_url
+from service.stores.url import parse_cache_url, parse_store_url
 
 PREFIX = "ANYO_"
 UNSHOWN = ("store", "cache", "otlp_endpoint")  # may hold a password
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
         description="Of the language models of artifacts of both kinds: fp32 gives the vectors and texts of training; "
         "bf16 halves their memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU); int8 "
         "keeps their maps in a quarter, for a processor with VNNI or AMX (others, and GPUs, refuse it). With either, "
-        "items and texts with near-equal scores may change places: `python -m benchmarks.precision` says what an "
+        "items and texts with near-equal scores may change places: `python -m benchmarks.encoder.precision` says what an "
         "artifact loses. auto measures at the first load, takes bf16 where it is faster and else fp32, and logs which "
         "and why (event `precision`). bf16 or int8 that is slower than fp32 here is refused at the start.",
     )

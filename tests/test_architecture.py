@@ -122,7 +122,9 @@ def mapping_violations(source: str) -> list[str]:
 
 
 def save_violations(source: str) -> list[str]:
-    """Say where a file writes arrays or tensors itself: only `modeling.tensor_files` knows how to do it safely."""
+    """Say where a file writes arrays or tensors itself: only `modeling.artifact.tensor_files` knows how to do it
+    safely.
+    """
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("safetensors"):
@@ -159,10 +161,10 @@ def test_no_import_crosses_a_wall(path: Path) -> None:
     ("package", "source"),
     [
         ("service", "import training"),
-        ("training", "def f():\n    from service.batcher import Entry"),
+        ("training", "def f():\n    from service.engine.batcher import Entry"),
         ("modeling", "import index.catalog as catalog"),
-        ("index", "from modeling.artifact import load_artifact"),
-        ("index", "import importlib\nimportlib.import_module('modeling.artifact')"),
+        ("index", "from modeling.methods.dense import load_artifact"),
+        ("index", "import importlib\nimportlib.import_module('modeling.methods.dense')"),
         ("training", "from fastapi import FastAPI"),
         ("index", "import redis.asyncio"),
         ("index", "import torch.nn.functional as F"),
@@ -294,7 +296,7 @@ def test_a_peer_imports_nothing_of_ours_and_what_its_list_pins(path: Path) -> No
     pinned = {_normal(line) for each in lists for line in each.read_text().splitlines() if "==" in line}
     assert _external([path]) <= pinned
     inside = [name for _, name in imports(path.read_text(), dotted(path)) if name.split(".")[0] in OURS | LOCAL]
-    assert all(name.startswith("benchmarks.peers") for name in inside)
+    assert all(name.startswith("benchmarks.serving.peers") for name in inside)
 
 
 def test_the_extras_for_cpu_and_gpu_exclude_each_other() -> None:

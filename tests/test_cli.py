@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 import anyo
 import index.cli
+import service.admin_cli
 import service.cli
-import service.tools
 import training.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"training": training.cli.app, "index": index.cli.app, "service": service.cli.app}
-APPS = {**PROGRAMS, "service, tools": service.tools.app}
+APPS = {**PROGRAMS, "service, tools": service.admin_cli.app}
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 

@@ -16,14 +16,19 @@ import typer
 from typer.testing import CliRunner
 
 import index.cli
+import service.admin_cli
 import service.cli
-import service.tools
 import training.cli
 import training.cli_data
 from index.border import FAILED, FAULT, INTERRUPTED, READER_GONE, BorderedGroup, printable
 
 ROOT = Path(__file__).resolve().parent.parent
-APPS = {"training": training.cli.app, "index": index.cli.app, "serve": service.cli.app, "service": service.tools.app}
+APPS = {
+    "training": training.cli.app,
+    "index": index.cli.app,
+    "serve": service.cli.app,
+    "service": service.admin_cli.app,
+}
 IMPOSSIBLE = ("nan", "inf", "-inf", "-1", "1e400", str(10**30), "text", "", "0x10", "1,5")
 ALSO = {"--time-budget": ("0", "-5"), "--share": ("0", "1", "1.5"), "--k": ("0",), "--repeats": ("0",)}
 HEAVY = ("torch", "transformers", "polars", "faiss", "numpy", "scipy")

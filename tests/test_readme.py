@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from service.schemas import RecommendAnswer, RecommendRequest
+from service.http.schemas import RecommendAnswer, RecommendRequest
 from training.data import known_names
 from training.recipes import recipe_names
 
@@ -53,7 +53,7 @@ def check_program(package: str, words: list[str]) -> None:
     """Fail unless the (sub)command and every --option of a `python -m …` line exist."""
     command = command_tree(package)
     if package == "service" and words[:1] in (["pull"], ["key"]):
-        command = typer.main.get_command(importlib.import_module("service.tools").app)
+        command = typer.main.get_command(importlib.import_module("service.admin_cli").app)
     if hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{package} has no command {words[:1]}"
         command, words = command.commands[words[0]], words[1:]

@@ -13,15 +13,15 @@ import typer
 from typer.testing import CliRunner
 
 import index.cli
-import service.tools
+import service.admin_cli
 import training.cli
 import training.data
-from modeling.atomic import replaced_folder
-from modeling.targets import TargetError, check_file, check_target
+from modeling.artifact.atomic import replaced_folder
+from modeling.artifact.targets import TargetError, check_file, check_target
 from scripts import peers
 from scripts.setup import SetupError
 
-APPS = {"training": training.cli.app, "index": index.cli.app, "service": service.tools.app}
+APPS = {"training": training.cli.app, "index": index.cli.app, "service": service.admin_cli.app}
 NAMES = {"out", "target", "top", "ledger_file"}
 # How each output path of each command is given; {data} is a data set, {artifact} a folder, {out} the target.
 COMMANDS = {

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index.border import BorderedGroup
-from modeling.targets import check_target
+from modeling.artifact.targets import check_target
 from training import cli_data
 from training.cli_common import (
     LARGEST_SEED,
@@ -129,7 +129,7 @@ def reweigh(
     """Choose the weights of a grounded writer anew, its language model untouched."""
     with errors_as_one_line(console):
         check_out(out, data, id_model, artifact)
-        from training.reweigh import reweigh as weigh
+        from training.methods.bigrec_reweigh import reweigh as weigh
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         _use_cores()
@@ -156,7 +156,7 @@ def rewrite(
     with errors_as_one_line(console):
         if out is not None:
             check_target(out, reads=[artifact, backbone, text_backbone])
-        from modeling.build import Sources
+        from modeling.encoder.build import Sources
         from training.rewrite import rewrite as write_again
 
         manifest = write_again(artifact, out or artifact, sources=Sources(backbone, text_backbone))

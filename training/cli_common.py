@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from index.border import NOT_ALLOWED, printable
-from modeling.targets import Kind, TargetError, check_file, check_target
+from modeling.artifact.targets import Kind, TargetError, check_file, check_target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,10 +33,10 @@ TOP_FIELDS = ("user_id", "history", "target", "top")
 _OURS = {
     "training.data.report": "DataError",
     "training.recipes.base": "RecipeError",
-    "modeling.manifest": "ArtifactError",
-    "modeling.backbone": "BackboneError",
-    "modeling.adapter": "AdapterError",
-    "modeling.precision": "PrecisionError",
+    "modeling.artifact.manifest": "ArtifactError",
+    "modeling.backbone.loading": "BackboneError",
+    "modeling.backbone.adapter": "AdapterError",
+    "modeling.inference.int8_linear": "PrecisionError",
     "index.catalog": "CatalogError",
     "index.base": "IndexFolderError",
 }
@@ -90,7 +90,7 @@ def open_dataset(name: str, *, ties: str, seed: int, strict: bool, console: Cons
 
 
 def check_out(out: Path, data: str, *others: Path | str | None, kind: Kind = "artifact") -> None:
-    """Refuse a folder that a command must not replace, before anything is read; see `modeling.targets`."""
+    """Refuse a folder that a command must not replace, before anything is read; see `modeling.artifact.targets`."""
     check_target(out, kind=kind, reads=[*_data_folders(data), *others])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from modeling.targets import check_target
+from modeling.artifact.targets import check_target
 from training.cli_common import (
     CACHE,
     LARGEST_SEED,
@@ -25,7 +25,7 @@ from training.cli_common import share as check_share
 if TYPE_CHECKING:
     from training.data import Dataset
     from training.data.splits import Part, Split
-    from training.evaluation.floors import Floor
+    from training.evaluation.baselines import Baseline
 
 console = Console(stderr=True)
 
@@ -124,7 +124,7 @@ def floors(
         check_ledger(ledger, ledger_file)
         from training.data import DataError
         from training.data.splits import global_time, leave_one_out
-        from training.evaluation.floors import FLOORS, measure_floor
+        from training.evaluation.baselines import FLOORS, measure_baseline
         from training.evaluation.table import json_line, print_results
 
         protocols = {"leave-one-out": leave_one_out, "global-time": global_time}
@@ -138,7 +138,7 @@ def floors(
         results = {}
         for name in FLOORS:
             with console.status(f"{name} on {dataset.name}"):
-                results[name] = measure_floor(name, split, chosen, seed=seed)
+                results[name] = measure_baseline(name, split, chosen, seed=seed)
             if ledger and chosen == "test":
                 _enter(results[name], dataset, split, seed, ledger_file)
     metrics = {name: floor.metrics for name, floor in results.items()}
@@ -154,7 +154,7 @@ def floors(
         typer.echo(json_line({**about, "ties": dataset.ties, "seed": seed, "rows": rows}))
 
 
-def _enter(floor: Floor, dataset: Dataset, split: Split, seed: int, path: Path | None) -> None:
+def _enter(floor: Baseline, dataset: Dataset, split: Split, seed: int, path: Path | None) -> None:
     from training.evaluation.ledger import append_entry
 
     append_entry(

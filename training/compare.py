@@ -15,26 +15,26 @@ from rich.console import Console
 from rich.progress import Progress
 
 from index import Catalog, parse_index
-from index.folder import ENTRY_FILE, INDEX_FILE
+from index.storage import ENTRY_FILE, INDEX_FILE
 from index.trie import TokenTrie
-from modeling.artifact import ArtifactError, load_artifact
-from modeling.generative_artifact import load_generative
-from modeling.manifest import AnyManifest, GenerativeManifest, open_files, read_any_manifest
-from modeling.task_writer import TaskWriter
-from modeling.verified import Files
-from modeling.writer import Writer
+from modeling.artifact.manifest import AnyManifest, GenerativeManifest, open_files, read_any_manifest
+from modeling.artifact.verified import Files
+from modeling.generation.base import ItemGenerator
+from modeling.methods.dense import ArtifactError, load_artifact
+from modeling.methods.generative import load_generative
+from modeling.methods.p5 import P5Generator
 from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.data.splits import Part, Split, Targets
-from training.evaluate import Evaluation, evaluate
-from training.evaluation.floors import FLOORS, measure_floor
+from training.evaluation.baselines import FLOORS, measure_baseline
+from training.evaluation.full_ranking import Evaluation, evaluate
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
+from training.methods.next_token import evaluate_generator
+from training.methods.p5_evaluation import task_figures
 from training.provenance import require_same_questions
 from training.recipes.base import TasksSpec
 from training.run import split_of
-from training.task_figures import task_figures
-from training.writing import evaluate_writer
 
 LARGEST_INDEX = 256 << 30  # bytes
 
@@ -96,7 +96,7 @@ def _answers(files: Files, manifest: AnyManifest, catalog: Catalog) -> tuple[Cal
     if isinstance(manifest, GenerativeManifest):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         writer = load_generative(files, TokenTrie.build, catalog.popular(), device=device).model
-        return partial(evaluate_writer, writer), partial(_task_figures, writer, manifest)
+        return partial(evaluate_generator, writer), partial(_task_figures, writer, manifest)
     artifact = load_artifact(files)
     entry, content = (files.read(f"index/{name}", LARGEST_INDEX) for name in (ENTRY_FILE, INDEX_FILE))
     index = parse_index(files.folder / "index", entry, content)
@@ -105,10 +105,10 @@ def _answers(files: Files, manifest: AnyManifest, catalog: Catalog) -> tuple[Cal
 
 
 def _task_figures(
-    writer: Writer, manifest: GenerativeManifest, split: Split, targets: Targets, seed: int
+    writer: ItemGenerator, manifest: GenerativeManifest, split: Split, targets: Targets, seed: int
 ) -> dict[str, Any]:
     """Of a writer of task families, those of every family; none on other data, whose users it does not know."""
-    if not isinstance(writer, TaskWriter) or split.dataset.sha256 != manifest.data_sha256:
+    if not isinstance(writer, P5Generator) or split.dataset.sha256 != manifest.data_sha256:
         return {}
     spec = TasksSpec.model_validate(manifest.recipe_data["tasks"])
     return {"tasks": task_figures(writer, split, targets, spec, fitted_on=manifest.fitted_on, seed=seed)}
@@ -138,7 +138,7 @@ def compare_artifacts(
     table: dict[str, Metrics] = {}
     for name in FLOORS:
         with console.status(f"floor {name}"):
-            floor = measure_floor(name, split, _part(part), seed=seed)
+            floor = measure_baseline(name, split, _part(part), seed=seed)
         rows.append({"method": name, **floor.metrics.to_dict()})
         table[name] = floor.metrics
     first: NDArray[np.int64] | None = None

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from index import Catalog
 from index.flat import FlatIndex
-from modeling.artifact import Manifest, write_golden, write_manifest, write_model
-from modeling.atomic import replaced_folder
-from modeling.generative_artifact import write_generative
-from modeling.manifest import GenerativeManifest
+from modeling.artifact.atomic import replaced_folder
+from modeling.artifact.manifest import GenerativeManifest
+from modeling.methods.dense import Manifest, write_golden, write_manifest, write_model
+from modeling.methods.generative import write_generative
 from training.data.splits import FittedOn, Split
-from training.fit import Fitted
-from training.fit_writer import FittedWriter
 from training.golden import golden_cases, with_titles, written_cases
+from training.loop.fit import Fitted
+from training.methods.generative import FittedGenerator
 from training.recipes.base import Recipe
 
 GOLDEN_CASES = 10
@@ -57,11 +57,11 @@ def write_artifact(
         )
 
 
-def write_writer(
+def write_generative_artifact(
     folder: Path,
     recipe: Recipe,
     split: Split,
-    fitted: FittedWriter,
+    fitted: FittedGenerator,
     *,
     collaborative: Path | None = None,
     fitted_on: FittedOn,

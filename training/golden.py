@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog, VectorIndex
-from modeling.generation import Wanted
-from modeling.manifest import GoldenCase, GoldenItem, GoldenTitle, WrittenCase
-from modeling.user_encoder import UserEncoder, read_history
-from modeling.writer import Writer
+from modeling.artifact.manifest import GoldenCase, GoldenItem, GoldenTitle, WrittenCase
+from modeling.encoder.user_encoder import UserEncoder, read_history
+from modeling.generation.api import ListQuery
+from modeling.generation.base import ItemGenerator
 
 GOLDEN_TOP = 10
 TITLES_TOGETHER = 4
@@ -56,10 +56,10 @@ def golden_cases(
     ]
 
 
-def written_cases(writer: Writer, catalog: Catalog, histories: Sequence[History]) -> list[WrittenCase]:
+def written_cases(writer: ItemGenerator, catalog: Catalog, histories: Sequence[History]) -> list[WrittenCase]:
     """What this very process writes, and the items it stands for."""
     prompts = [writer.prepare(read_history(history, writer.read_titles)) for history in histories]
-    wanted = [Wanted(GOLDEN_TOP, _rows(history)) for history in histories]
+    wanted = [ListQuery(GOLDEN_TOP, _rows(history)) for history in histories]
     return [
         WrittenCase(
             history=_named(history, catalog),

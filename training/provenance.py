@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from index import Catalog
-from modeling.artifact import ArtifactError
-from modeling.grounding_files import COLLABORATIVE
-from modeling.manifest import MANIFEST, CommonManifest, read_any_manifest
+from modeling.artifact.manifest import MANIFEST, CommonManifest, read_any_manifest
+from modeling.methods.bigrec_files import COLLABORATIVE
+from modeling.methods.dense import ArtifactError
 from training.data.dataset import Dataset
 
 

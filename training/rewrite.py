@@ -14,15 +14,15 @@ from safetensors.numpy import load_file
 
 from index import Catalog, open_index
 from index.trie import TokenTrie
-from modeling.artifact import ArtifactError, check_golden, load_artifact, store_backbones, write_golden
-from modeling.atomic import replaced_folder
-from modeling.build import Sources
-from modeling.generative_artifact import load_generative
-from modeling.grounding_files import COLLABORATIVE
-from modeling.manifest import AnyManifest, GenerativeManifest, Manifest, read_any_manifest, seal
-from modeling.sources import neutral_recipe
-from modeling.tensor_files import save_arrays
-from modeling.title_check import check_titles, read_map
+from modeling.artifact.atomic import replaced_folder
+from modeling.artifact.manifest import AnyManifest, GenerativeManifest, Manifest, read_any_manifest, seal
+from modeling.artifact.sources import neutral_recipe
+from modeling.artifact.tensor_files import save_arrays
+from modeling.encoder.build import Sources
+from modeling.encoder.title_check import check_titles, read_map
+from modeling.methods.bigrec_files import COLLABORATIVE
+from modeling.methods.dense import ArtifactError, check_golden, load_artifact, store_backbones, write_golden
+from modeling.methods.generative import load_generative
 from training.golden import golden_cases, with_titles, written_cases
 
 TEXT = "parts/text.safetensors"

@@ -17,18 +17,19 @@ from rich.progress import Progress
 from safetensors.numpy import load_file
 
 from index import Catalog
-from modeling.artifact import ArtifactError, read_manifest
-from modeling.build import Sources, TextVectors
-from modeling.manifest import AnyManifest
-from modeling.precision_choice import PrecisionAsked, Settled, settle
-from training.budget import OutOfTime, budget
+from modeling.artifact.manifest import AnyManifest
+from modeling.encoder.build import Sources, TextVectors
+from modeling.inference.precision_choice import PrecisionAsked, Settled, settle
+from modeling.methods.dense import ArtifactError, read_manifest
 from training.checks import check_learnable, check_text
 from training.data.dataset import Dataset
 from training.data.splits import FittedOn, Split, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
-from training.export import write_artifact, write_writer
-from training.fit import FitOptions, Fitted, Precision, Trained, fit, read_text
-from training.fit_writer import FittedWriter, fit_writer
+from training.export import write_artifact, write_generative_artifact
+from training.loop.budget import OutOfTime, budget
+from training.loop.fit import FitOptions, Fitted, Precision, Trained, fit, read_text
+from training.methods.generative import FittedGenerator, fit_generative
+from training.methods.next_token import evaluate_generator
 from training.provenance import (
     id_model_record,
     require_same_data,
@@ -38,7 +39,6 @@ from training.provenance import (
 )
 from training.recipes import Recipe, RecipeError
 from training.tiny import ensure_tiny
-from training.writing import evaluate_writer
 
 TINY = "tiny"
 
@@ -157,7 +157,7 @@ class _Dense:
     def validate(self, seed: int) -> Metrics:
         """Figures over all validation users."""
         from index.flat import FlatIndex
-        from training.evaluate import evaluate
+        from training.evaluation.full_ranking import evaluate
 
         assert self.fitted is not None
         encoder = self.fitted.model.encoder.eval()
@@ -186,7 +186,7 @@ class Writing:
     backbone: Path | None
     collaborative: Path | None
     console: Console
-    fitted: FittedWriter | None = None
+    fitted: FittedGenerator | None = None
 
     @property
     def report(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class Writing:
         return self.fitted.report if self.fitted else {}
 
     def fit(self, options: FitOptions) -> Trained:
-        self.fitted = fit_writer(
+        self.fitted = fit_generative(
             self.recipe,
             self.split,
             options,
@@ -211,7 +211,7 @@ class Writing:
         targets = self.split.validation
         with Progress(console=self.console, transient=True) as bar:
             task = bar.add_task(f"writing for {len(targets)} validation users", total=len(targets))
-            return evaluate_writer(
+            return evaluate_generator(
                 self.fitted.writer,
                 targets,
                 self.split.popularity(),
@@ -221,7 +221,9 @@ class Writing:
 
     def write(self, folder: Path, **facts: Any) -> AnyManifest:
         assert self.fitted is not None
-        return write_writer(folder, self.recipe, self.split, self.fitted, collaborative=self.collaborative, **facts)
+        return write_generative_artifact(
+            folder, self.recipe, self.split, self.fitted, collaborative=self.collaborative, **facts
+        )
 
 
 def _read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:

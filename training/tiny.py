@@ -26,10 +26,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from modeling.atomic import replaced_folder
-from modeling.backbone import Pieces
-from training.budget import check_time
-from training.progress import TrainingProgress, say_progress
+from modeling.artifact.atomic import replaced_folder
+from modeling.backbone.loading import TextTokenizer
+from training.loop.budget import check_time
+from training.loop.progress import TrainingProgress, say_progress
 from training.recipes import RecipeError
 
 VOCABULARY = 4096
@@ -103,7 +103,7 @@ def _corpus(
 ) -> NDArray[np.int64]:
     """Item texts and histories (titles one after the other) as one stream of tokens, in random order."""
     end = tokenizer.get_vocab()[END]
-    pieces = Pieces(tokenizer)
+    pieces = TextTokenizer(tokenizer)
     title_ids = pieces(titles)
     documents = [[end, *ids] for ids in pieces(texts)]
     for sequence in sequences:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.deploy.exporter import GAINS, VALUES, Exporter, Replica
 from tests.deploy.prometheus import ROOT, SHIPPED, Prometheus, faster, program, prometheus, wait_for
 

@@ -20,11 +20,11 @@ import pytest
 import yaml
 
 from scripts import secrets_for_compose
-from service.server import LAST_ANSWERS_S
+from service.http.server import LAST_ANSWERS_S
 from service.settings import load_settings
+from testing.redis_server import free_port
+from testing.running import process
 from tests.deploy.prometheus import ROOT
-from tests.service.redis_server import free_port
-from tests.service.running import process
 
 # Packages by the names under which they are imported, where these differ.
 IMPORTED_AS = {"grpcio": "grpc", "tensorboard-data-server": "tensorboard_data_server"}

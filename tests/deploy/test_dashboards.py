@@ -23,10 +23,10 @@ import httpx
 import pytest
 import yaml
 
+from testing.fake_parts import item_id
+from testing.running import Process, process
 from tests.deploy.exporter import Exporter, Replica
 from tests.deploy.prometheus import ROOT, Prometheus, prometheus, wait_for
-from tests.service.fake_parts import item_id
-from tests.service.running import Process, process
 
 GRAFANA = ROOT / "deploy" / "grafana"
 FILES = sorted((GRAFANA / "dashboards").glob("*.json"))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.build import Model, TextVectors, build_model
-from modeling.items import Whitening
+from modeling.encoder.build import Model, TextVectors, build_model
+from modeling.encoder.item_tower import Whitening
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 
 TITLES = [

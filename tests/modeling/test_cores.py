@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from modeling import atomic, cores
-from service import cores as service_cores
-from service import sharing, trial
+from modeling import cores
+from modeling.artifact import atomic
+from service.artifacts import memory as sharing
+from service.artifacts import trial
+from service.engine import cpu as service_cores
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Where each name that only Linux (or only glibc) has may stand: there it has a twin.
 ALLOWED = {
     "sched_getaffinity": {"modeling/cores.py"},
-    "renameat2": {"modeling/atomic.py"},
-    "malloc_trim": {"service/sharing.py"},
-    "mallopt": {"service/cores.py"},
-    "/proc/": {"benchmarks/memory.py", "service/trial.py"},
+    "renameat2": {"modeling/artifact/atomic.py"},
+    "malloc_trim": {"service/artifacts/memory.py"},
+    "mallopt": {"service/engine/cpu.py"},
+    "/proc/": {"benchmarks/engine/memory.py", "service/artifacts/trial.py"},
     "sched_setaffinity": set(),
     "posix_fadvise": set(),
     "prctl": set(),

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from index import Catalog
-from modeling.artifact import ArtifactError, check_golden, load_artifact
-from modeling.build import Sources
-from modeling.manifest import SCHEMA, check_files, read_manifest, seal
-from modeling.sources import neutral, weights_sha256
-from service.parts import open_parts
-from tests.modeling.test_title_check import OLD
+from modeling.artifact.manifest import SCHEMA, check_files, read_manifest, seal
+from modeling.artifact.sources import neutral, weights_sha256
+from modeling.encoder.build import Sources
+from modeling.methods.dense import ArtifactError, check_golden, load_artifact
+from service.artifacts.loading import open_artifact
+from tests.modeling.encoder.test_title_check import OLD
 from training.cli import app
 from training.rewrite import rewrite
 
@@ -60,7 +60,7 @@ def test_it_is_put_in_order_once_and_answers_the_same(old: Path, caplog: pytest.
     np.testing.assert_array_equal(after.item_vectors_ND, before.item_vectors_ND)
     again = rewrite(old, old)
     assert again.files == after.manifest.files, "there is nothing left to do"
-    assert len(open_parts(old, "cpu").golden) == len(after.golden)
+    assert len(open_artifact(old, "cpu").golden) == len(after.golden)
 
 
 def test_golden_titles_that_come_out_otherwise_are_refused(old: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_folder_that_is_named_by_its_path_still_loads_and_then_is_held(named: 
     manifest = rewrite(old, old)
     assert manifest.backbone.stored and manifest.backbone.source.startswith("folder:my-model@")  # type: ignore[union-attr]
     shutil.rmtree(backbone)
-    open_parts(old, "cpu")
+    open_artifact(old, "cpu")
     for file in old.rglob("*"):
         assert not file.is_file() or str(backbone.parent).encode() not in file.read_bytes(), file
 
@@ -94,7 +94,7 @@ def test_a_folder_that_is_gone_is_asked_for_and_taken_from_where_it_is(named: tu
     assert "\n" not in str(refused.value) and str(backbone) in str(refused.value)
     rewrite(old, old, sources=Sources(backbone=elsewhere))
     check_files(old, read_manifest(old))
-    open_parts(old, "cpu")
+    open_artifact(old, "cpu")
 
 
 def test_another_folder_is_refused(named: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from modeling.targets import check_target
+from modeling.artifact.targets import check_target
 from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.data.splits import MIN_LENGTH

@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from modeling.spec import ModelSpec, Slot, SlotPlace
-from modeling.tasks import Family
-from training.effects import EFFECTS
+from modeling.methods.p5_prompts import Family
+from modeling.spec import ModelSpec, Section, VectorPosition
+from training.recipes.effects import EFFECTS
 
 
 class RecipeError(ValueError):
     """A recipe or one of its settings does not exist, or has a value that is not allowed."""
 
 
-class ObjectiveSpec(Slot):
+class ObjectiveSpec(Section):
     """The loss at every item boundary.
 
     ``full``: softmax over all items. ``sampled``: over the target and ``negatives`` draws from the training
@@ -32,7 +32,7 @@ class ObjectiveSpec(Slot):
     pull_share: float = Field(0.5, gt=0, le=1, description="share of the training after which the pull is zero")
 
 
-class OptimizerSpec(Slot):
+class OptimizerSpec(Section):
     """AdamW. ``backbone_rate`` is for pretrained weights and their adapter, ``rate`` for everything else."""
 
     rate: float = Field(1e-3, gt=0)
@@ -49,7 +49,7 @@ class OptimizerSpec(Slot):
     )
 
 
-class WritingSpec(Slot):
+class GenerationSpec(Section):
     """How a generative recipe is asked, on validation, on test and by default when it is served."""
 
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
@@ -61,7 +61,7 @@ class WritingSpec(Slot):
     copying: int = Field(
         0, ge=0, description="positions of random text read first, to learn to copy, scoring 'choose' only; 0: none"
     )
-    slots: SlotPlace = Field(
+    slots: VectorPosition = Field(
         "after", description="where an item's vector stands: after its title, or before it; scoring 'choose' only"
     )
     match: float = Field(
@@ -71,14 +71,14 @@ class WritingSpec(Slot):
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
 
 
-class CodesSpec(Slot):
+class CodesSpec(Section):
     """What items are called by: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
 
     Semantic IDs: ``rq-vae``, a residual quantiser in the middle of an autoencoder (Rajput et al. 2023);
     ``residual-kmeans``, level by level on the vectors themselves, which are those of the titles and, with
-    ``collaborative``, of what stands near an item in histories (`training.cooccurrence`; the aim of LETTER, Wang et al.
-    2024, which trains the quantiser towards a recommender's vectors instead); ``semantic``, up to ``levels`` categories
-    of an item and its number among those alike, or residual k-means where the data has no categories.
+    ``collaborative``, of what stands near an item in histories (`training.data.cooccurrence`; the aim of LETTER, Wang
+    et al. 2024, which trains the quantiser towards a recommender's vectors instead); ``semantic``, up to ``levels``
+    categories of an item and its number among those alike, or residual k-means where the data has no categories.
 
     Identifiers of P5 and OpenP5 (Hua et al. 2023), from the training part alone: ``random`` and ``sequential`` are
     numbers (at random; in the order of first appearance) in pieces of ``size`` each, ``levels`` has no say;
@@ -99,7 +99,7 @@ class CodesSpec(Slot):
     epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
 
 
-class TasksSpec(Slot):
+class TasksSpec(Section):
     """The task families of P5 that one model is trained on together.
 
     A share is the number of prompts of a family for every item with a target in the sequential one.
@@ -138,7 +138,7 @@ class Recipe(ModelSpec):
     objective: ObjectiveSpec = ObjectiveSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     scoring: Literal["dense", "trie", "ground", "choose"] = "dense"
-    writing: WritingSpec = WritingSpec()
+    writing: GenerationSpec = GenerationSpec()
     codes: CodesSpec = CodesSpec()
     tasks: TasksSpec | None = Field(None, description="task families put as prompts; None: names alone")
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")

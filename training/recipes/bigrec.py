@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeError, WritingSpec
+from training.recipes.base import GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
 
 INSTRUCTION = "Name the item that this user will choose next. Chosen so far:"
 TINY_INSTRUCTION = "Chosen:"
@@ -16,7 +16,7 @@ def recipe(backbone: str = "tiny") -> Recipe:
     As published the loss is on the titles of the prompt as well as on the answer, which also makes every item of a
     sequence a target. Against the paper: every user is trained on, not 1,024 examples; LoRA on all linear maps
     (``tiny`` is trained whole); titles are cut at ten tokens; the loss leaves the instruction out, which never changes;
-    a shorter prompt (`modeling/instruction.py`).
+    a shorter prompt (`modeling/methods/bigrec_prompt.py`).
 
     Popularity is weighed with an exponent chosen on validation; ``--set requires=sasrec --id-model DIR`` weighs the
     scores of a collaborative model as well.
@@ -41,5 +41,5 @@ def recipe(backbone: str = "tiny") -> Recipe:
             positions=512, weight_decay=0.05,
         ),
         scoring="ground",
-        writing=WritingSpec(beams=4),
+        writing=GenerationSpec(beams=4),
     )  # fmt: skip

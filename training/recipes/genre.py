@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeError, WritingSpec
+from training.recipes.base import GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
@@ -34,5 +34,5 @@ def recipe(backbone: str = "tiny") -> Recipe:
             average_epochs=0.5 if tiny else 0,
         ),
         scoring="trie",
-        writing=WritingSpec(beams=20, among="children"),
+        writing=GenerationSpec(beams=20, among="children"),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeError, WritingSpec
+from training.recipes.base import GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
@@ -35,7 +35,7 @@ def recipe(backbone: str = "tiny") -> Recipe:
             weight_decay=1e-5,
         ),
         scoring="choose",
-        writing=WritingSpec(
+        writing=GenerationSpec(
             beams=1, candidates=20, copying=2_400_000 if tiny else 0, slots="before" if tiny else "after",
             match=1.0 if tiny else 0.0,
         ),

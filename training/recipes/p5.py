@@ -5,12 +5,12 @@ from __future__ import annotations
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
 from training.recipes.base import (
     CodesSpec,
+    GenerationSpec,
     ObjectiveSpec,
     OptimizerSpec,
     Recipe,
     RecipeError,
     TasksSpec,
-    WritingSpec,
 )
 
 
@@ -40,7 +40,7 @@ def recipe(backbone: str = "none") -> Recipe:
             rate=1e-3, backbone_rate=1e-3, warmup=0.05, epochs=60, patience=6, positions=1024, clip=1.0
         ),
         scoring="trie",
-        writing=WritingSpec(beams=20),
+        writing=GenerationSpec(beams=20),
         codes=CodesSpec(kind="collaborative", size=100),
         tasks=TasksSpec(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import CodesSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError, WritingSpec
+from training.recipes.base import CodesSpec, GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "none") -> Recipe:
@@ -46,6 +46,6 @@ def recipe(backbone: str = "none") -> Recipe:
             positions=512,
         ),
         scoring="trie",
-        writing=WritingSpec(beams=20, validation_users=1500, among="children"),
+        writing=GenerationSpec(beams=20, validation_users=1500, among="children"),
         codes=CodesSpec(),
     )

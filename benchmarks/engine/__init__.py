@@ -1,0 +1,1 @@
+"""The service around the model: overhead, overload, memory, interference."""

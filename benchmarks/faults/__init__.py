@@ -1,0 +1,1 @@
+"""Behaviour under faults: lost replicas, failing stores, swaps, malformed requests."""

@@ -1,0 +1,1 @@
+"""Generation: beam search, dense against generative, hallucinated titles."""

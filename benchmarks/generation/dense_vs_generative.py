@@ -1,0 +1,237 @@
+"""The dense way beside the generative ones: same backbone, same histories, same machine, one run.
+
+    python -m benchmarks.generation.dense_vs_generative --data DIR [--rounds 5] [--minutes 4] [--also artifacts/tiger-…]
+
+The backbone is `small` (8 layers, 512 wide); TIGER and P5 have networks of their own, made as wide and as deep. The
+dense artifact is untrained, which changes nothing of its cost; the writers are trained for some minutes, so that texts
+end where titles end. A service answers them all, one request at a time, caches off, ways taking turns. Then texts of a
+forced length: our search, Hugging Face `generate` with the same beams, and the dense forward, in one process. The last
+line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from rich.console import Console
+
+from benchmarks.lib.server import Server
+from benchmarks.lib.small import write_backbone, write_small
+from index import Catalog
+from index.trie import TokenTrie
+from modeling.encoder.build import build_model
+from modeling.generation.beam_search import BeamSearch, BeamSettings
+from modeling.methods.bigrec import BigRecGenerator
+from modeling.methods.dense import load_artifact
+from modeling.methods.generative import load_generative
+from training.cli_common import open_dataset
+from training.data.splits import Split, leave_one_out
+from training.export import write_artifact, write_generative_artifact
+from training.loop.fit import FitOptions, Fitted
+from training.methods.generative import fit_generative
+from training.recipes import get_recipe
+
+HISTORY, TITLE_TOKENS, MOST_NEW = 10, 24, 48
+FORCED, BEAMS = (8, 16, 32, 64), (1, 4)
+NO_TOKEN = -1
+READ = [f"history.limit={HISTORY}", "optimizer.epochs=1", "writing.validation_users=32"]
+LANGUAGE_MODEL = [
+    *READ, "adapter.kind=full", "optimizer.positions=64", "optimizer.backbone_rate=5e-4",
+    f"history.title_tokens={TITLE_TOKENS}",
+]  # fmt: skip
+# As wide and as deep as `small`: these recipes train a network of their own.
+OWN_NETWORK = [*READ, "backbone.width=512", "backbone.depth=8", "backbone.heads=8", "optimizer.positions=256"]
+WRITERS = {
+    "bigrec": LANGUAGE_MODEL,
+    "genre": LANGUAGE_MODEL,
+    "llara": LANGUAGE_MODEL,
+    "tiger": [*OWN_NETWORK, "codes.kind=residual-kmeans"],
+    "p5": OWN_NETWORK,
+}
+SETTINGS = {"user_cache_entries": "0", "deadline_ms": "120000", "generative_deadline_ms": "120000"}
+
+
+def id_model(folder: Path, split: Split) -> Path:
+    """A `sasrec` that has learned nothing: what it costs to ask it is real."""
+    if not (folder / "manifest.json").exists():
+        made = get_recipe("sasrec", [])
+        model = build_model(made.model_spec(), catalog_size=split.dataset.n_items)
+        write_artifact(
+            folder, made, split, Fitted(model), fitted_on="train", metrics={}, training={"for": "timing only"}
+        )
+    return folder
+
+
+def writer(recipe: str, folder: Path, backbone: Path, split: Split, minutes: float, console: Console) -> Path:
+    """An artifact of ``recipe`` on `small`, or on a network of its size, trained whole for some minutes; made once."""
+    if (folder / "manifest.json").exists():
+        return folder
+    settings = WRITERS[recipe]
+    made = get_recipe(recipe, settings, backbone=str(backbone) if settings is LANGUAGE_MODEL else None)
+    options = FitOptions(work=folder.parent / f".{folder.name}", minutes=minutes, precision="bf16")
+    chooser = id_model(folder.parent / "sasrec", split) if made.scoring == "choose" else None
+    fitted = fit_generative(made, split, options, folder=None, collaborative=chooser, console=console)
+    write_generative_artifact(
+        folder, made, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"},
+        collaborative=chooser,
+    )  # fmt: skip
+    return folder
+
+
+def histories(split: Split, seed: int) -> Iterator[list[int]]:
+    """Real sequences of exactly as many items as all ways read; those of no user twice."""
+    users = [user for user in range(split.dataset.n_users) if len(split.train_row(user)) >= HISTORY]
+    random.Random(seed).shuffle(users)
+    for user in itertools.cycle(users):
+        yield split.train_row(user)[-HISTORY:].tolist()
+
+
+class Served:
+    """One request after the other to a service with all artifacts."""
+
+    def __init__(self, server: Server, item_ids: Sequence[str], ways: dict[str, tuple[str, dict[str, Any]]]) -> None:
+        self.client = httpx.Client(base_url=server.url, timeout=120)
+        self.item_ids, self.ways = item_ids, ways
+        self.rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+
+    def round(self, asked: Sequence[Sequence[int]], *, keep: bool) -> None:
+        """Every way for every history, ways taking turns."""
+        for history in asked:
+            for name, (path, options) in self.ways.items():
+                body = {"history": [self.item_ids[row] for row in history], "k": 10, **options}
+                started = time.perf_counter()
+                answer = self.client.post(path, json=body)
+                seconds = time.perf_counter() - started
+                if answer.status_code != 200:
+                    raise SystemExit(f"{name}: {answer.status_code} {answer.text[:300]}")
+                found = answer.json()
+                row = {"client": 1000 * seconds, **found["timings_ms"]}
+                if "generated" in found:
+                    row["tokens"] = found["tokens"]["new"] / options.get("beams", 20)
+                if keep:
+                    self.rows[name].append(row)
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """Medians in milliseconds."""
+        return {
+            name: {field: round(statistics.median(row[field] for row in rows if field in row), 2) for field in rows[0]}
+            for name, rows in self.rows.items()
+        }
+
+
+def hugging_face(model: Any, prompt: Sequence[int], beams: int, forced: int | None, end: int) -> None:
+    """`generate` with the same beams; a forced text has exactly that many tokens."""
+    length = {"max_new_tokens": MOST_NEW} if forced is None else {"max_new_tokens": forced, "min_new_tokens": forced}
+    with torch.inference_mode():
+        model.generate(
+            input_ids=torch.tensor([list(prompt)]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            num_beams=beams, do_sample=False, eos_token_id=end, pad_token_id=end, **length,
+        )  # fmt: skip
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    started = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - started)
+
+
+def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Our search, Hugging Face's and the dense forward, for texts of given lengths, alternating."""
+    encoder = load_artifact(dense).encoder
+    encoder.speed_up()
+    popular = Catalog.read(bigrec / "catalog.parquet").popular()
+    model = load_generative(bigrec, TokenTrie.build, popular).model
+    assert isinstance(model, BigRecGenerator)
+    assert model.end is not None, "titles are closed by the end token"
+    prefix, end = model.prompt.prefix, model.end
+    rows: list[dict[str, Any]] = []
+    natural = BeamSearch.of_model(model.model, end_tokens=[end], prefix=prefix)
+    endless = BeamSearch.of_model(model.model, end_tokens=[NO_TOKEN], prefix=prefix)
+    for beams, forced in itertools.product(BEAMS, (None, *FORCED)):
+        search = BeamSettings(beams=beams, max_new_tokens=forced or MOST_NEW)
+        times: dict[str, list[float]] = {"dense": [], "ours": [], "hugging_face": []}
+        for number, history in enumerate(asked):
+            tokens = list(model.prepare(history).tokens)
+            prompt, ready = [*prefix, *tokens], encoder.prepare(list(history))
+            generator = natural if forced is None else endless
+            found = {
+                "dense": timed(partial(encoder.encode, [ready])),
+                "ours": timed(partial(generator.search, [tokens], search)),
+                "hugging_face": timed(partial(hugging_face, model.model, prompt, beams, forced, end)),
+            }
+            if number:
+                for name, value in found.items():
+                    times[name].append(value)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        rows.append(
+            {
+                "beams": beams,
+                "tokens": forced or "natural",
+                **{f"{name}_ms": round(value, 1) for name, value in medians.items()},
+                "ours_over_dense": round(medians["ours"] / medians["dense"], 2),
+                "hugging_face_over_dense": round(medians["hugging_face"] / medians["dense"], 2),
+                "hugging_face_over_ours": round(medians["hugging_face"] / medians["ours"], 2),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Make what is missing, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="demo")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/.benchmarks"))
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training of each writer")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=3, help="of a round, for every way")
+    parser.add_argument("--also", type=Path, action="append", default=[], help="another generative artifact, as it is")
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    torch.set_num_threads(1)
+    split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
+    out = options.out / f"ways-{split.dataset.sha256[:8]}"
+    dense, backbone = out / "dense-small", out / "small"
+    if not (dense / "manifest.json").exists():
+        write_small(options.data, dense, "titles", console)
+    if not (backbone / "config.json").exists():
+        write_backbone(backbone, split.dataset.titles)
+    writers = {name: writer(name, out / f"{name}-small", backbone, split, options.minutes, console) for name in WRITERS}
+    ways: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("/recommend", {})}
+    for beams in BEAMS:
+        ways[f"bigrec, {beams} beams"] = ("/recommend/generative", {"artifact": "bigrec-small", "beams": beams})
+    for name in ("genre", "tiger", "p5"):
+        ways[f"{name}, 20 beams"] = ("/recommend/generative", {"artifact": writers[name].name, "beams": 20})
+    ways["llara"] = ("/recommend/generative", {"artifact": writers["llara"].name, "beams": 1})
+    for folder in options.also:
+        ways[f"{folder.name}, 20 beams"] = ("/recommend/generative", {"artifact": folder.name, "beams": 20})
+    asked = histories(split, seed=1)
+    with Server(dense, SETTINGS, others=[*writers.values(), *options.also]) as server:
+        served = Served(server, split.dataset.item_ids, ways)
+        for number in range(options.rounds + 1):
+            served.round([next(asked) for _ in range(options.requests)], keep=number > 0)
+    table = served.table()
+    bigrec = table["bigrec, 4 beams"]
+    ratio = table["dense"]["client"] / (bigrec["prefill"] + table["dense"]["search"])
+    forced = forced_lengths(dense, writers["bigrec"], [next(asked) for _ in range(options.rounds + 1)])
+    for name, row in table.items():
+        console.print(name, row)
+    for row in forced:
+        console.print(row)
+    print(json.dumps({"served_ms": table, "dense_over_bigrec_prefill_and_search": round(ratio, 3), "forced": forced}))
+
+
+if __name__ == "__main__":
+    main()

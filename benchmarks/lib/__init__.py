@@ -1,0 +1,1 @@
+"""Shared by the benchmarks: load generators, servers, model shapes, plots."""

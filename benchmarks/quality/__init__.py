@@ -1,0 +1,1 @@
+"""Training speed, ablations, offline against online answers."""

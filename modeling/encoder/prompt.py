@@ -1,0 +1,256 @@
+"""From a history to the positions a backbone reads; the one place where prompt pieces are put together.
+
+Pieces are tokenized one by one and joined as arrays, in training and serving alike, because the tokens of a joined
+string are not the joined tokens of its pieces. Layout: static instruction, then the items, oldest to newest. Each
+item ends in a *boundary*, the position whose state stands for "the history up to and with this item".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOKEN, TEXT, ID = 1, 2, 4
+"""Bits of ``Prompt.kinds_T``: the position holds a token, a title vector, an id vector (TEXT | ID: their sum)."""
+
+
+class TokenizerLike(Protocol):
+    """What this module needs of a tokenizer: text to ids without special tokens."""
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text."""
+        ...
+
+
+@dataclass(frozen=True)
+class TitleTokens:
+    """The token ids of every catalog title, ragged: title ``n`` is ``tokens[offsets[n]:offsets[n+1]]``."""
+
+    offsets: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+
+    @classmethod
+    def of_titles(cls, titles: Sequence[str], tokenize: TokenizerLike, limit: int) -> TitleTokens:
+        """Tokenize titles, each cut at ``limit`` tokens."""
+        cut = [ids[:limit] for ids in tokenize(titles)]
+        offsets = np.zeros(len(cut) + 1, np.int64)
+        np.cumsum([len(ids) for ids in cut], out=offsets[1:])
+        flat = np.fromiter((token for ids in cut for token in ids), np.int32, count=int(offsets[-1]))
+        return cls(offsets, flat)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+
+@dataclass(frozen=True)
+class FreeItem:
+    """A title that is not in the catalog: its tokens (title form) or its whitened title vector (compressed form)."""
+
+    title: str
+    tokens: NDArray[np.int32] | None = None
+    text_vector: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One history as positions. ``T`` positions, ``M`` items read.
+
+    ``values_T`` holds a token id where ``kinds_T`` is TOKEN, else a catalog row; rows from ``N`` on (``N`` =
+    catalog size) mean the UNKNOWN id, and ``N + 1 + j`` takes title vector ``j`` of ``free_vectors``.
+    """
+
+    kinds_T: NDArray[np.int8]
+    values_T: NDArray[np.int64]
+    boundaries_M: NDArray[np.int64]
+    free_vectors: tuple[NDArray[np.float32], ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Positions the backbone will read."""
+        return len(self.kinds_T)
+
+
+def recent_rows(prompts: Sequence[Prompt], count: int, catalog_size: int) -> NDArray[np.int64]:
+    """Rows of the newest items of every prompt, newest first, [B, R]; -1 where a history has fewer.
+
+    Args:
+        prompts: of one batch.
+        count: R.
+        catalog_size: N; rows of free titles, from N + 1 on, count through the batch.
+    """
+    found, free = np.full((len(prompts), count), -1, np.int64), 0
+    for number, prompt in enumerate(prompts):
+        rows = prompt.values_T[prompt.boundaries_M[: -count - 1 : -1]]
+        found[number, : len(rows)] = rows + (rows > catalog_size) * free if free else rows
+        free += len(prompt.free_vectors)
+    return found
+
+
+class PromptBuilder:
+    """Puts prompts together by array copies only.
+
+    Args:
+        form: ``ids``, ``titles`` or ``compressed`` (see ``HistorySpec``).
+        vectors_per_item: 1 or 2, compressed form only.
+        catalog_size: N, rows from 0 to N-1.
+        prefix: token ids of the static instruction, the beginning-of-sequence token included.
+        titles: the catalog's tokenized titles; needed by the title form only.
+        item_limit: at most this many of the newest items are read.
+        position_limit: at most this many positions (the backbone's own limit).
+    """
+
+    def __init__(
+        self,
+        *,
+        form: str,
+        vectors_per_item: int,
+        catalog_size: int,
+        prefix: Sequence[int] = (),
+        titles: TitleTokens | None = None,
+        item_limit: int,
+        position_limit: int,
+    ) -> None:
+        if form == "titles" and (titles is None or len(titles) != catalog_size):
+            given = "none" if titles is None else str(len(titles))
+            raise ValueError(f"the title form needs one tokenized title per item: {given} for {catalog_size} items")
+        self.form = form
+        self.catalog_size = catalog_size
+        self.titles = titles
+        self.item_limit = item_limit
+        self.position_limit = position_limit
+        self.prefix = np.asarray(list(prefix), np.int64)
+        self._outlines: dict[tuple[int, int], tuple[NDArray[np.int8], NDArray[np.int64]]] = {}
+        slots = {"ids": [ID], "titles": [ID], "compressed": [TEXT | ID] if vectors_per_item == 1 else [TEXT, ID]}
+        self.slots = np.asarray(slots[form], np.int8)
+        if len(self.prefix) + len(self.slots) > position_limit:
+            raise ValueError(
+                f"the instruction takes {len(self.prefix)} positions and the backbone has {position_limit}: "
+                "no room for a single item"
+            )
+
+    def build(self, history: Sequence[int | FreeItem]) -> Prompt:
+        """The prompt of one history, oldest item first; keeps the newest items that fit.
+
+        Raises:
+            ValueError: for an empty history or a row outside the catalog.
+        """
+        if not len(history):
+            raise ValueError("a prompt needs at least one item: the history is empty")
+        if FreeItem in map(type, history):
+            return self._mixed(history)
+        rows = cast(Sequence[int], history)
+        if self.titles is None or not len(self.titles.tokens):
+            return self._rows_only(rows[-self._items_that_fit :])
+        return self._titles_only(rows[-self.item_limit :], self.titles)
+
+    @property
+    def item_lengths(self) -> NDArray[np.int64] | None:
+        """Positions each catalog item takes, [N]; None where all take the same."""
+        return np.diff(self.titles.offsets) + len(self.slots) if self.titles is not None else None
+
+    @property
+    def _items_that_fit(self) -> int:
+        return min(self.item_limit, (self.position_limit - len(self.prefix)) // len(self.slots))
+
+    def _rows_only(self, rows: Sequence[int]) -> Prompt:
+        """The common case without any title token: no loop over items, and of all that depends on their number alone
+        there is one array for each number."""
+        self._check(rows)
+        size = len(self.prefix), len(rows)
+        if (outline := self._outlines.get(size)) is None:
+            outline = self._outlines[size] = self._outline(len(rows))
+        values = np.array(rows, np.int64)
+        if len(self.slots) > 1:
+            values = np.repeat(values, len(self.slots))
+        if len(self.prefix):
+            values = np.concatenate([self.prefix, values])
+        return Prompt(outline[0], values, outline[1])
+
+    def _titles_only(self, rows: Sequence[int], titles: TitleTokens) -> Prompt:
+        """Titles of the catalog, without a loop over items."""
+        self._check(rows)
+        before, room = len(self.prefix), self.position_limit - len(self.prefix)
+        rows_M = np.array(rows, np.int64)
+        # a title and its slot; an unknown item has no title, and whatever fills all the room is cut if it is the newest
+        starts_M = titles.offsets[rows_M]
+        lengths_M = titles.offsets[np.minimum(rows_M + 1, self.catalog_size)] - starts_M + 1
+        lengths_M = np.minimum(lengths_M, room)
+        ends_M = lengths_M.cumsum()
+        if (surplus := int(ends_M[-1]) - room) > 0:
+            oldest = int(ends_M.searchsorted(surplus)) + 1  # the first of those that stay
+            rows_M, starts_M, lengths_M = rows_M[oldest:], starts_M[oldest:], lengths_M[oldest:]
+            ends_M = lengths_M.cumsum()
+        total = int(ends_M[-1])
+        # the token behind each title is taken too, where the slot comes
+        from_P = np.arange(total) + (starts_M - ends_M + lengths_M).repeat(lengths_M)
+        values = np.empty(before + total, np.int64)
+        values[:before] = self.prefix
+        values[before:] = titles.tokens.take(from_P, mode="clip")
+        kinds = np.full(before + total, TOKEN, np.int8)
+        boundaries_M = ends_M + (before - 1)
+        values[boundaries_M], kinds[boundaries_M] = rows_M, self.slots[0]
+        return Prompt(kinds, values, boundaries_M)
+
+    def _check(self, rows: Sequence[int]) -> None:
+        lowest, highest = min(rows), max(rows)
+        if lowest < 0 or highest > self.catalog_size:
+            raise ValueError(
+                f"history row {lowest if lowest < 0 else highest} is outside the catalog: "
+                f"rows are 0 to {self.catalog_size - 1} ({self.catalog_size} stands for an unknown item)"
+            )
+
+    def _outline(self, items: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+        """Kinds and last positions of so many items; not to be written to."""
+        before, width = len(self.prefix), len(self.slots)
+        kinds = np.concatenate([np.full(before, TOKEN, np.int8), np.tile(self.slots, items)])
+        boundaries = before + width * np.arange(1, items + 1) - 1
+        return kinds, boundaries
+
+    def _mixed(self, history: Sequence[int | FreeItem]) -> Prompt:
+        """Titles or free text: walk back from the newest item until the positions are used up."""
+        room = self.position_limit - len(self.prefix)
+        pieces: list[tuple[NDArray[np.int64], int, NDArray[np.float32] | None]] = []
+        for item in reversed(history[-self.item_limit :]):
+            tokens, row, vector = self._piece(item)
+            need = len(tokens) + len(self.slots)
+            if need > room:
+                if pieces:
+                    break
+                tokens = tokens[: room - len(self.slots)]
+                need = len(tokens) + len(self.slots)
+            room -= need
+            pieces.append((tokens, row, vector))
+        return self._join(pieces[::-1])
+
+    def _piece(self, item: int | FreeItem) -> tuple[NDArray[np.int64], int, NDArray[np.float32] | None]:
+        if isinstance(item, FreeItem):
+            tokens = item.tokens if self.form == "titles" and item.tokens is not None else ()
+            return np.asarray(tokens, np.int64), self.catalog_size, item.text_vector
+        if not 0 <= item <= self.catalog_size:
+            raise ValueError(f"history row {item} is outside the catalog: rows are 0 to {self.catalog_size - 1}")
+        if self.titles is None or item == self.catalog_size:
+            return np.empty(0, np.int64), item, None
+        return self.titles[item].astype(np.int64), item, None
+
+    def _join(self, pieces: Sequence[tuple[NDArray[np.int64], int, NDArray[np.float32] | None]]) -> Prompt:
+        width, free = len(self.slots), []
+        lengths = np.asarray([len(tokens) + width for tokens, _, _ in pieces])
+        boundaries = len(self.prefix) + np.cumsum(lengths) - 1
+        kinds = np.full(len(self.prefix) + int(lengths.sum()), TOKEN, np.int8)
+        values = np.empty(len(kinds), np.int64)
+        values[: len(self.prefix)] = self.prefix
+        for end, (tokens, row, vector) in zip(boundaries + 1, pieces, strict=True):
+            if vector is not None:
+                free.append(vector)
+                row = self.catalog_size + len(free)
+            values[end - width - len(tokens) : end - width] = tokens
+            kinds[end - width : end] = self.slots
+            values[end - width : end] = row
+        return Prompt(kinds, values, boundaries, tuple(free))

@@ -1,0 +1,1 @@
+"""Generation: beam search, constraints, item tokenizers."""

@@ -1,0 +1,142 @@
+"""What a generative model takes and gives: the seam between the methods that write an item and whoever asks them.
+
+A dense model answers a history with a vector; a generative one writes texts (titles, semantic IDs), and what it wrote
+is grounded to items of the catalog. Every generative method, whatever it writes, is asked through `GenerativeModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling.encoder.prompt import FreeItem
+
+NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class GenerationPrompt:
+    """One history as the tokens that a generative model reads, and the catalog rows among its items."""
+
+    tokens: tuple[int, ...]
+    rows: tuple[int, ...] = ()
+    later: int = 0
+    """At most so many positions are added when it is written (candidates depend on what is wanted)."""
+
+    @property
+    def length(self) -> int:
+        """Positions that the model reads, a shared prefix not counted."""
+        return len(self.tokens) + self.later
+
+
+@dataclass(frozen=True)
+class ListQuery:
+    """What is asked for one history: how many items, which rows never, which rows only (None: all)."""
+
+    k: int = 10
+    exclude: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+    allowed: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One text that a model wrote, and the item that it stands for.
+
+    Attributes:
+        text: as a person reads it: a title, or a code path such as ``<12><7><201><0>``.
+        code: the path of a semantic ID, level by level; None where the method writes titles.
+        row: catalog row it was grounded to; None where there is none.
+        score: log probability under the model, divided by length ** length_penalty.
+        distance: how far the grounding had to go: 0 where the text names an item as written; None where nothing was
+            grounded, or by another rule than a distance.
+        valid: whether the text, as written, is a real item.
+    """
+
+    text: str
+    score: float
+    valid: bool
+    row: int | None = None
+    distance: float | None = None
+    code: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class GeneratedList:
+    """The answer to one history.
+
+    Attributes:
+        rows_K: catalog rows, best first, none twice, none excluded; fewer than k only where fewer are eligible.
+        scores_K: of these rows, descending; what they mean is the method's.
+        filled: how many of the last rows were not reached by what was written, and filled up by the method's rule.
+        generated: what was written, best first.
+        prompt_tokens: positions read for this history, a shared prefix not counted.
+        new_tokens: tokens written for this history, all beams together.
+        seconds: of the batch, by stage: ``prefill``, ``decode``, ``ground``, ``search``.
+    """
+
+    rows_K: NDArray[np.int64]
+    scores_K: NDArray[np.float32]
+    filled: int
+    generated: tuple[Hypothesis, ...]
+    prompt_tokens: int
+    new_tokens: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How to write; None takes what the artifact was evaluated with."""
+
+    beams: int | None = None
+    max_new_tokens: int | None = None
+
+
+OnWriting = Callable[[int, list[str]], None]
+"""Called after each step with its number and the best text so far of every history; what it raises ends the writing."""
+
+Turn = Callable[[], AbstractContextManager[object]]
+"""Held around every pass over the device, none of them longer than one step: who shares the device waits no longer."""
+
+
+class GenerativeModel(Protocol):
+    """A loaded generative artifact. Not for two threads at once."""
+
+    reads: tuple[str, ...]
+    """``ids``, and ``text`` where titles that the catalog does not know can be read."""
+    history_limit: int
+    """Newest items that are read."""
+    default: GenerationSettings
+    """What the artifact was evaluated with; both fields are set."""
+    limit: GenerationSettings
+    """The largest values that may be asked for; both fields are set."""
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Free text as items of a history; raises `CannotReadText` where ids only are read."""
+        ...
+
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
+        """The prompt of one history, oldest item first; whose it is matters only to a model that reads users."""
+        ...
+
+    def write(
+        self,
+        prompts: Sequence[GenerationPrompt],
+        wanted: Sequence[ListQuery],
+        settings: GenerationSettings = GenerationSettings(),
+        *,
+        on_step: OnWriting | None = None,
+        turn: Turn = nullcontext,
+    ) -> list[GeneratedList]:
+        """Write for several histories at once, ground what was written, and rank.
+
+        The same history gives the same answer alone and in any batch.
+
+        Raises:
+            GenerationError: settings beyond `limit`, or a prompt that is too long for the model.
+        """
+        ...

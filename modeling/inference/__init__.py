@@ -1,0 +1,1 @@
+"""Inference-only forward passes, kernels and reduced precision."""

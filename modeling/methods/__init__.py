@@ -1,0 +1,1 @@
+"""The methods: one module each, with its model and its artifact files."""

@@ -1,0 +1,240 @@
+"""BIGRec (Bao et al. 2023): a language model writes a title freely; the nearest titles of the catalog are the answer.
+
+The best text of a free beam search is looked up in the title space of the base model
+(`modeling/methods/bigrec_title_space.py`), and all items are ranked by their distance to it. Optionally a distance,
+scaled to [0, 1] for each history, is multiplied by ``(1 + w) ** -gamma``, where ``w`` in [0, 1] is an item's
+popularity, or its score under a collaborative model for this history. The nearest item has distance 0 and keeps the
+first place, whatever gamma is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from modeling.artifact.part_names import Part
+from modeling.backbone.loading import TextTokenizer
+from modeling.encoder.prompt import FreeItem
+from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
+from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
+from modeling.generation.beam_search import Text
+from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.methods.bigrec_prompt import InstructionPrompt
+from modeling.methods.bigrec_title_space import TitleSpace
+
+Collaborative = Callable[[Sequence[int]], NDArray[np.float32]]
+"""Scores [N] of all items for a history of catalog rows, oldest first."""
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """Gamma of the popularity and of the collaborative weight; 0 leaves the distance as it is."""
+
+    popularity: float = 0.0
+    collaborative: float = 0.0
+
+
+class BigRecGenerator(ItemGenerator):
+    """Writes freely and grounds what it wrote.
+
+    Args:
+        model: the tuned Hugging Face model for causal language modelling.
+        names: of the catalog's items, titles.
+        prompt: how a history is put to the model.
+        space: where written titles are looked up.
+        popularity_N: how often each item was chosen in training.
+        collaborative: scores of all items; None where there is no such model.
+        exponents: of the two weights, chosen on validation.
+        history_limit: newest items read.
+        default: beams and tokens it was evaluated with.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: ItemIdentifiers,
+        *,
+        prompt: InstructionPrompt,
+        space: TitleSpace,
+        popularity_N: NDArray[np.int64],
+        collaborative: Collaborative | None = None,
+        exponents: Exponents = Exponents(),
+        history_limit: int,
+        default: GenerationSettings,
+    ) -> None:
+        longest = int(np.diff(names.tokens.offsets).max(initial=1)) + prompt.answer_extra
+        super().__init__(
+            model, names, end=prompt.end, prefix=prompt.prefix, history_limit=history_limit, default=default,
+            longest=longest,
+        )  # fmt: skip
+        assert isinstance(names.spelling, TitleTokenizer), "codes cannot be written freely"
+        self.prompt, self.space, self.spelling = prompt, space, names.spelling
+        self.collaborative, self.exponents, self.popularity_N = collaborative, exponents, popularity_N
+        self._popular_N = _unit(popularity_N.astype(np.float64))
+        self._pieces = TextTokenizer(names.spelling.tokenizer)
+        self._rows = _rows_by_text(names)
+
+    @property
+    def networks(self) -> dict[Part, nn.Module]:
+        """The tuned model, the base model and, where there is one, the collaborative model."""
+        found = {**super().networks, Part.TITLE_SPACE: self.space}
+        return found | ({Part.COLLABORATIVE: self.collaborative} if isinstance(self.collaborative, nn.Module) else {})
+
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
+        """The history in quotation marks and the request for an answer; an empty history is the request alone."""
+        newest = history[-self.history_limit :]
+        tokens = self.prompt.read([self.name(item) for item in newest])
+        return GenerationPrompt(tuple(tokens), tuple(item for item in newest if not isinstance(item, FreeItem)))
+
+    def _write(
+        self, prompts: Sequence[GenerationPrompt], wanted: Sequence[ListQuery], search: DecodeSession
+    ) -> list[GeneratedList]:
+        """The best text that is not empty ranks the whole catalog; ``distance`` of it is that to the nearest title.
+        Other texts are only compared with the titles as they are written."""
+        found = self._texts(prompts, search)
+        seconds, started = search.seconds(), time.perf_counter()
+        with search.turn():
+            distances = self._distances(found)
+        seconds["ground"], started = time.perf_counter() - started, time.perf_counter()
+        written = [
+            self._answer(*parts, search.new_tokens, seconds)
+            for parts in zip(found, distances, prompts, wanted, strict=True)
+        ]
+        seconds["search"] = time.perf_counter() - started
+        return written
+
+    def text_of(self, row: int) -> str:
+        """The title of a row as it is written: cut at the tokens that names have, without quotation marks."""
+        return self._shown(self.names.tokens[row].tolist())
+
+    def nearest(self, text: str) -> int:
+        """The row that a written text is grounded to."""
+        rows = self._rows.get(_bare(text), ())
+        given = Hypothesis(_bare(text), 0.0, bool(rows), rows[0] if rows else None)
+        (distance_N,) = self._distances([[given]])
+        assert distance_N is not None, "an empty text is grounded to nothing"
+        return self._nearest(distance_N, ListQuery(1))[0]
+
+    def read_distances(self, prompts: Sequence[GenerationPrompt]) -> list[NDArray[np.float32] | None]:
+        """Distances [N] of all titles to what is written for each prompt, unweighted; None where nothing is."""
+        return self._distances(self._texts(prompts, self._search()))
+
+    def scaled(self, distance_N: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Distances [N] to [0, 1], the nearest at 0."""
+        return _unit(distance_N.astype(np.float64))
+
+    def weights(self, history: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Popularity and collaborative weights of all items in [0, 1], [N] each; the latter zero without a model."""
+        if self.collaborative is None or not history:
+            return self._popular_N, np.zeros_like(self._popular_N)
+        return self._popular_N, _unit(self.collaborative(history).astype(np.float64))
+
+    def ranked(self, distance_N: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float64]:
+        """Distances [N] to rank by, ascending: as they are without exponents, else scaled to [0, 1] and weighted."""
+        if self.exponents == Exponents():
+            return distance_N.astype(np.float64)
+        popular_N, collaborative_N = self.weights(history if self.exponents.collaborative else ())
+        weight_N = (1 + popular_N) ** -self.exponents.popularity
+        weight_N *= (1 + collaborative_N) ** -self.exponents.collaborative
+        return self.scaled(distance_N) * weight_N
+
+    def _texts(self, prompts: Sequence[GenerationPrompt], search: DecodeSession) -> list[list[Hypothesis]]:
+        found = search.run([prompt.tokens for prompt in prompts])
+        return [[self._generated(text) for text in each] for each in found]
+
+    def _shown(self, tokens: Sequence[int]) -> str:
+        return _bare(self.spelling.text(tokens))
+
+    def _generated(self, text: Text) -> Hypothesis:
+        shown = self._shown(text.tokens)
+        rows = self._rows.get(shown, ())
+        return Hypothesis(shown, text.score, bool(rows), rows[0] if rows else None, 0.0 if rows else None)
+
+    def _distances(self, found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32] | None]:
+        """Distances [N] of all titles to the best text of each; None where all are empty.
+
+        A title of the catalog has its vector there already: only other texts are read.
+        """
+        best = [_best(texts) for texts in found]
+        unknown = [text.text for text in best if text is not None and not text.valid]
+        read = iter(self.space.embed([ids[: self.spelling.limit] for ids in self._pieces(unknown)]) if unknown else ())
+        vectors = [
+            None if text is None else self.space.vectors_NH[text.row] if text.valid else next(read) for text in best
+        ]
+        if not (known := [vector for vector in vectors if vector is not None]):
+            return [None] * len(vectors)
+        distances = iter(self.space.distances(torch.stack(known)))
+        return [None if vector is None else next(distances) for vector in vectors]
+
+    def _answer(
+        self,
+        texts: list[Hypothesis],
+        distance_N: NDArray[np.float32] | None,
+        prompt: GenerationPrompt,
+        wanted: ListQuery,
+        new: int,
+        seconds: dict[str, float],
+    ) -> GeneratedList:
+        places, filled, best = TopK(wanted), 0, _best(texts)
+        if best is None or distance_N is None:
+            filled = places.fill(self.names.popular_N.tolist())
+        else:
+            ranked_N = self.ranked(distance_N, prompt.rows)
+            for row in self._nearest(ranked_N, wanted):
+                places.offer(row, -float(ranked_N[row]))
+            nearest = self._nearest(distance_N, ListQuery(1))[0]
+            grounded = replace(best, row=nearest, distance=float(distance_N[nearest]))
+            texts = [grounded if text is best else text for text in texts]
+        return GeneratedList(
+            np.array(places.rows, np.int64),
+            np.array(places.scores, np.float32),
+            filled,
+            tuple(texts),
+            prompt.length,
+            new,
+            seconds,
+        )
+
+    def _nearest(self, distance_N: NDArray[np.floating], wanted: ListQuery) -> list[int]:
+        """Rows by distance, enough of them for what is wanted; of items as near as each other the popular first."""
+        order = self.names.popular_N
+        if wanted.allowed is not None:
+            order = order[np.isin(order, wanted.allowed)]
+        near = distance_N[order]
+        enough = min(wanted.k + len(wanted.exclude), len(order))
+        if enough < len(order):
+            within = near <= np.partition(near, enough - 1)[enough - 1]
+            order, near = order[within], near[within]
+        found: list[int] = order[np.argsort(near, kind="stable")].tolist()
+        return found
+
+
+def _unit(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scaled so that the smallest is 0 and the largest 1; zeros where all are the same."""
+    low, high = values_N.min(), values_N.max()
+    return (values_N - low) / (high - low) if high > low else np.zeros_like(values_N)
+
+
+def _best(texts: Sequence[Hypothesis]) -> Hypothesis | None:
+    """The best text that is not empty."""
+    return next((text for text in texts if text.text), None)
+
+
+def _bare(text: str) -> str:
+    """Without the quotation marks and spaces around a title."""
+    return text.strip().strip('"').strip()
+
+
+def _rows_by_text(names: ItemIdentifiers) -> dict[str, tuple[int, ...]]:
+    """Rows of every text, most popular first."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row in names.popular_N.tolist():
+        rows[_bare(names.spelling.text(names.tokens[row].tolist()))].append(row)
+    return {text: tuple(found) for text, found in rows.items() if text}

@@ -1,0 +1,101 @@
+"""P5's model: writes items along the trie of their identifiers, and says how likely other answers are.
+
+A history is put to it as the sequential prompt that it was selected with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from modeling.encoder.prompt import FreeItem
+from modeling.generation.api import GenerationPrompt, GenerationSettings
+from modeling.generation.base import ItemIdentifiers
+from modeling.generation.beam_search import Paths
+from modeling.generation.whole_word_embedding import WholeWordEmbedding, read
+from modeling.methods.p5_prompts import SERVED, Family, Language, TaskText, Template
+from modeling.methods.trie import TrieGenerator
+
+
+class P5Generator(TrieGenerator):
+    """An `TrieGenerator` whose histories are prompts.
+
+    Args:
+        model, names, paths, items, end, history_limit, default, whole_words: see `TrieGenerator`.
+        language: of the prompts.
+        families: that it was trained on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: ItemIdentifiers,
+        *,
+        paths: Paths,
+        items: Callable[[int], list[int]],
+        end: int,
+        history_limit: int,
+        default: GenerationSettings,
+        whole_words: WholeWordEmbedding | None,
+        language: Language,
+        families: Sequence[Family],
+    ) -> None:
+        super().__init__(
+            model, names, paths=paths, items=items, end=end, history_limit=history_limit, default=default,
+            whole_words=whole_words,
+        )  # fmt: skip
+        self._closes = end
+        self.language, self.families = language, tuple(families)
+        self.template = SERVED
+
+    def worded(self, template: Template) -> P5Generator:
+        """The same with another sequential prompt."""
+        other = copy.copy(self)
+        other.template = template
+        return other
+
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
+        """The sequential prompt over the newest items, oldest first; without items it is the words alone."""
+        names = [self.name(item) for item in history[-self.history_limit :]]
+        said = [token for part in self.language.history(names) for token in part]
+        return GenerationPrompt(tuple(self.language.ask(self.template, {"history": said})))
+
+    @torch.inference_mode()
+    def next_logs(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Log probabilities [B, V] of the token after each prompt."""
+        texts = [TaskText((*prompt, self._closes), ((len(prompt), len(prompt) + 1),)) for prompt in prompts]
+        logits_BTV, _ = self._logits(texts)
+        last_B = torch.tensor([len(prompt) for prompt in prompts], device=logits_BTV.device)
+        return logits_BTV[torch.arange(len(prompts)), last_B].log_softmax(-1).cpu()
+
+    @torch.inference_mode()
+    def answer_losses(self, texts: Sequence[TaskText]) -> NDArray[np.float64]:
+        """Mean negative log probability of the tokens of each text's last answer, its end included, [B]."""
+        logits_BTV, ids_BT = self._logits(texts)
+        logs_BTV = logits_BTV.log_softmax(-1)
+        losses = []
+        for row, text in enumerate(texts):
+            start, stop = text.answers[-1]
+            wanted = ids_BT[row, start + 1 : stop + 1]
+            losses.append(-float(logs_BTV[row, start:stop].gather(-1, wanted[:, None]).mean()))
+        return np.array(losses)
+
+    def _logits(self, texts: Sequence[TaskText]) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V] at every token of texts that begin with the end token, and their ids, [B, T]."""
+        longest = 1 + max(len(text.tokens) for text in texts)
+        ids_BT = torch.full((len(texts), longest), self._closes, dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids_BT[row, 1 : 1 + len(text.tokens)] = torch.tensor(text.tokens)
+        model = cast(Any, self.model)
+        head = model.get_output_embeddings()
+        ids_BT = ids_BT.to(head.weight.device)
+        states_BTH = model.get_decoder()(
+            inputs_embeds=read(model, ids_BT, self.whole_words), use_cache=False
+        ).last_hidden_state
+        return head(states_BTH).float(), ids_BT

@@ -1,0 +1,134 @@
+"""A language model that writes the items of a catalog as token sequences, along their trie.
+
+Every item is read and written as the same tokens, closed by an end token: its title (GENRE, De Cao et al. 2021; here
+over a user's history), or its semantic ID (TIGER, Rajput et al. 2023). A prompt is the items of a history one after
+the other, so that one pass over a user's sequence trains the loss at every item, and the answer to it is simply the
+next item.
+
+A sequence's score is the sum of its log probabilities, not divided by its length: that is the probability of the item
+under the model, whatever the number of its tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import nn
+
+from modeling.encoder.prompt import FreeItem
+from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
+from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
+from modeling.generation.beam_search import Paths, Text
+from modeling.generation.item_tokenizer import CodeTokenizer
+from modeling.generation.whole_word_embedding import WholeWordEmbedding
+
+
+class TrieGenerator(ItemGenerator):
+    """Writes along a trie, so that every text is an item.
+
+    Args:
+        model: a Hugging Face model for causal language modelling.
+        names: of the catalog's items.
+        paths: the trie of the names as arrays (`index.trie.TokenTrie.arrays`).
+        items: the rows whose sequence ends in a state of it, best first; several where names are alike.
+        end: the token that closes an item; every prompt begins with it too. None: names have one length.
+        history_limit: newest items read.
+        default: beams and tokens it was evaluated with.
+        whole_words: see `ItemGenerator`.
+        renormalize: divide probabilities among the tokens that may follow, for a model that was trained so.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: ItemIdentifiers,
+        *,
+        paths: Paths,
+        items: Callable[[int], list[int]],
+        end: int | None,
+        history_limit: int,
+        default: GenerationSettings,
+        whole_words: WholeWordEmbedding | None = None,
+        renormalize: bool = False,
+    ) -> None:
+        self._closing = () if end is None else (end,)
+        longest = int(np.diff(names.tokens.offsets).max(initial=1)) + len(self._closing)
+        super().__init__(
+            model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest,
+            whole_words=whole_words,
+        )  # fmt: skip
+        self.paths, self._items, self.renormalize = paths, items, renormalize
+
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
+        """Items oldest to newest, each closed by the end token; an empty history is the end token alone."""
+        return GenerationPrompt(tuple(self._read(history)) or self._closing)
+
+    def _read(self, history: Sequence[int | FreeItem]) -> list[int]:
+        return [
+            token for item in history[-self.history_limit :] for token in (*self.name(item).tolist(), *self._closing)
+        ]
+
+    def _write(
+        self, prompts: Sequence[GenerationPrompt], wanted: Sequence[ListQuery], search: DecodeSession
+    ) -> list[GeneratedList]:
+        """Only texts of the trie are written, so every one of them is an item.
+
+        Items that are excluded or not allowed may take beams. What the beams did not reach is filled up with popular
+        items, whose scores are below those of the written.
+        """
+        found = search.run(
+            [prompt.tokens for prompt in prompts], length_penalty=0.0, paths=self.paths, renormalize=self.renormalize
+        )
+        seconds, started = search.seconds(), time.perf_counter()
+        written = [
+            self._answer(texts, prompt, want, search.new_tokens, seconds)
+            for texts, prompt, want in zip(found, prompts, wanted, strict=True)
+        ]
+        seconds |= {"ground": time.perf_counter() - started, "search": 0.0}
+        return written
+
+    def _answer(
+        self, texts: Sequence[Text], prompt: GenerationPrompt, wanted: ListQuery, new: int, seconds: dict[str, float]
+    ) -> GeneratedList:
+        generated: list[Hypothesis] = []
+        places = TopK(wanted)
+        for text in texts:
+            named = self._items(text.state)  # none where a text was cut
+            generated.append(
+                Hypothesis(
+                    self.names.spelling.text(text.tokens),
+                    text.score,
+                    bool(named),
+                    named[0] if named else None,
+                    0.0 if named else None,
+                    self.names.spelling.code(text.tokens),
+                )
+            )
+            for row in named:
+                places.offer(row, text.score)
+        filled = places.fill(self.names.popular_N.tolist()) if places.left else 0
+        return GeneratedList(
+            np.array(places.rows, np.int64),
+            np.array(places.scores, np.float32),
+            filled,
+            tuple(generated),
+            prompt.length,
+            new,
+            seconds,
+        )
+
+
+class EncoderDecoderGenerator(TrieGenerator):
+    """Semantic IDs, with an encoder that reads the history: a token of the user, then the codes of the items.
+
+    No token closes anything: all IDs have one length. Args: see `TrieGenerator`; ``names`` are spelt by a
+    `CodeTokenizer`.
+    """
+
+    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
+        """The user's token, or that of nobody, and the items' codes, oldest to newest."""
+        spelling = self.names.spelling
+        assert isinstance(spelling, CodeTokenizer), "titles are of different lengths"
+        return GenerationPrompt((spelling.user(user_id), *self._read(history)))

@@ -1,0 +1,1 @@
+"""Loading artifacts, sharing their memory, pulling them from elsewhere."""

@@ -1,0 +1,139 @@
+"""A load that is tried in a process of its own first: what an artifact does there harms nobody.
+
+The process may take so much memory and so much time and is ended beyond; it is told to end when the load is cancelled.
+What it accepts is loaded here after it, from files with the same hashes: it says which manifest it saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import StartError
+from service.settings import Settings
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+STATM = Path("/proc/self/statm")
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
+                  "LD_LIBRARY_PATH", "LD_PRELOAD", "XDG_CACHE_HOME", "VIRTUAL_ENV")  # fmt: skip
+LARGEST_ANSWER = 65_536
+POLITE = 10  # of 19: what serves goes first
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a load may take: bytes beside what the process has when it begins, and seconds."""
+
+    memory: int
+    seconds: float
+    download: bool = False
+    precision: str = "fp32"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Of a service; without a setting, half of the memory that is free now."""
+        memory = settings.load_memory_bytes or available_memory() // 2
+        precision = settings.precision if settings.device == "cpu" and settings.precision != "auto" else "fp32"
+        return cls(memory, settings.load_seconds, settings.allow_downloads, precision)
+
+
+def available_memory() -> int:
+    """Return the bytes that processes may still take: of the machine, cut to the control group's limit."""
+    try:
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return min(available, int(limit) - int(used))
+    except (OSError, ValueError):
+        return available
+
+
+async def try_out(folder: Path, limits: Limits) -> str:
+    """Load the artifact in `folder` elsewhere and return the version it was; raises StartError. Can be cancelled."""
+    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
+    if not limits.download:
+        environment["HF_HUB_OFFLINE"] = "1"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service.artifacts.trial"),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        env=environment, limit=LARGEST_ANSWER, start_new_session=True,
+    )  # fmt: skip
+    try:
+        question = json.dumps({"folder": str(folder.absolute()), **asdict(limits)}).encode()
+        async with asyncio.timeout(limits.seconds):
+            output, _ = await process.communicate(question)
+    except TimeoutError:
+        raise StartError(
+            f"artifact {folder.name} takes longer than {limits.seconds:g} s to load (ANYO_LOAD_SECONDS)"
+        ) from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return _version(folder, limits, process.returncode or 0, output[-LARGEST_ANSWER:])
+
+
+def _version(folder: Path, limits: Limits, code: int, output: bytes) -> str:
+    try:
+        answer: dict[str, Any] = json.loads(output.splitlines()[-1])
+        if answer.get("refused"):
+            raise StartError(str(answer["refused"]))
+        return str(answer["version"])
+    except (IndexError, ValueError, KeyError, AttributeError):
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+        raise StartError(
+            f"artifact {folder.name} cannot be loaded: the process that tried it ended with {how}; it may take "
+            f"{limits.memory} bytes (ANYO_LOAD_MEMORY_BYTES)"
+        ) from None
+
+
+def main() -> None:
+    """Be that process: read what to load from standard input, write what came of it as the last line."""
+    os.nice(POLITE)
+    asked = json.loads(sys.stdin.buffer.read())
+    import service.artifacts.loading
+
+    _limit(int(asked["memory"]), float(asked["seconds"]))
+    started = time.monotonic()
+    try:
+        parts = service.artifacts.loading.open_artifact(
+            Path(asked["folder"]), "cpu", asked["precision"], share_backbone=False, precision_forced=True,
+            download=asked["download"],
+        )  # fmt: skip
+        answer = {"version": parts.version, "seconds": round(time.monotonic() - started, 3)}
+    except StartError as error:
+        answer = {"refused": str(error)}
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # nothing is worth the time to tidy up
+
+
+def _limit(memory: int, seconds: float) -> None:
+    import warnings
+
+    warnings.simplefilter("ignore")
+    limits = {resource.RLIMIT_CPU: max(1, int(4 * seconds)), resource.RLIMIT_CORE: 0}
+    if STATM.exists():  # elsewhere than on Linux there is no limit of memory: what is taken already is not known
+        limits[resource.RLIMIT_AS] = int(STATM.read_text().split()[0]) * resource.getpagesize() + memory
+    for what, most in limits.items():
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, hard))
+
+
+if __name__ == "__main__":
+    main()

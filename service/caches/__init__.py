@@ -1,0 +1,1 @@
+"""Caches of user vectors and answers: in memory, and shared between replicas through Redis."""

@@ -1,0 +1,1 @@
+"""Work on other threads: bounded, and left behind where it never ends."""

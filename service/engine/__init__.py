@@ -1,0 +1,1 @@
+"""Batching engines: a bounded queue, worker threads around the device, results delivered to the event loop."""

@@ -1,0 +1,87 @@
+"""What goes into the engine and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from modeling.encoder.prompt import Prompt
+from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What one request asks of the device: a prompt (or the vector it gave before) and what to search for.
+
+    `exclude` holds rows never to return, `allowed` the only rows to return (None: all). `positions` are those that
+    will have to be read (0: all of the prompt).
+    """
+
+    prompt: Prompt | None
+    k: int
+    exclude: NDArray[np.int64]
+    allowed: NDArray[np.int64] | None = None
+    vector_D: NDArray[np.float32] | None = None
+    positions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came back: catalog rows and scores, best first, the user vector, and seconds by stage."""
+
+    rows_K: NDArray[np.int64]
+    scores_K: NDArray[np.float32]
+    vector_D: NDArray[np.float32]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteWork:
+    """What one request asks to be written; `settings` has both fields set."""
+
+    prompt: GenerationPrompt
+    wanted: ListQuery
+    settings: GenerationSettings
+
+    @property
+    def positions(self) -> int:
+        """What it may take on the device: its prompt, and what all beams may write."""
+        assert self.settings.beams is not None and self.settings.max_new_tokens is not None
+        return self.prompt.length + self.settings.beams * self.settings.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What was written for one request, and seconds by stage, waiting included."""
+
+    written: GeneratedList
+    seconds: dict[str, float]
+
+
+Encode = Callable[[Sequence[Prompt]], NDArray[np.float32]]
+Hits = tuple[NDArray[np.int64], NDArray[np.float32]]  # (rows_K, scores_K)
+DecodeSession = Callable[[NDArray[np.float32], Sequence[Work]], list[Hits]]
+
+
+def one_by_one_on_failure(compute: Callable[[Sequence[Any]], Sequence[Any]], inputs: Sequence[Any]) -> list[Any]:
+    """Return `compute(inputs)` as a list or, if that raises, each input's own result or exception."""
+    try:
+        return list(compute(inputs))
+    except Exception as error:
+        if len(inputs) == 1:
+            return [error]
+        log.warning("a batch failed; computing it row by row", requests=len(inputs), error=repr(error))
+    results: list[Any] = []
+    for one in inputs:
+        try:
+            results.append(compute([one])[0])
+        except Exception as error:
+            results.append(error)
+    return results

@@ -1,0 +1,1 @@
+"""Traffic split, shadow traffic and feedback with confidence intervals."""

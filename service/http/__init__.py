@@ -1,0 +1,1 @@
+"""The HTTP border: application, protocol, middleware, request and response bodies, routes."""

@@ -1,0 +1,183 @@
+"""The ASGI application: routes, middleware, errors in one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast, get_type_hints
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import (
+    CODE_OF_STATUS,
+    AnyoError,
+    NotAllowed,
+    UnknownName,
+    error_body,
+    error_headers,
+    shown,
+    unforeseen,
+)
+from service.http.auth import AnswerHeaders, Authorization
+from service.http.middleware import RequestMiddleware, request_info
+from service.http.openapi import describe, project_version
+from service.http.parameters import KnownParameters
+from service.http.path_ids import allowed_methods, readable
+from service.http.routes import artifacts, feedback, generative, items, operations, recommend, users
+from service.http.routes.common import input_error
+from service.http.routing import ADMITTED, Found, Routes, run_admitted
+from service.service import Service
+
+DESCRIPTION = """\
+What will this user want next? A language model reads the history in one forward pass, and an item index
+answers. Everything but GET is sent with `content-type: application/json`, also without a body. Every error is
+`{"error": {"code", "message", "field"?, "request_id"}}`; every answer carries `X-Request-ID` and `Server-Timing`.
+"""
+
+
+class App(FastAPI):
+    """FastAPI within the frame of every request. The frame stands outside of it, and not among its middleware, so that
+    a request which the shortcut knows passes nothing that it does not need."""
+
+    frame: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        scope["app"] = self
+        await self.frame(scope, receive, send)
+
+
+class Shortcut:
+    """Calls the functions of routes that take nothing but the request; all else goes to the framework.
+
+    Solving dependencies that a route does not have and closing what was never opened take the framework as long as the
+    rest of a cached answer. Which route a request has, and that it may run, the gate has said.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._parameters = KnownParameters(routes)
+        alone = [route for route in routes if isinstance(route, APIRoute) and _takes_the_request_alone(route)]
+        self._routes = frozenset(map(id, alone))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or raise what its function raises; raises InvalidInput where it has unknown parameters."""
+        found: Found | None = scope.get(ADMITTED)
+        if found is not None and scope.get("query_string"):
+            self._parameters.check(found.route, scope["query_string"])
+        if found is None or id(found.route) not in self._routes:
+            await self._app(scope, receive, send)
+            return
+        answer: Response = await found.route.endpoint(Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+
+def _takes_the_request_alone(route: APIRoute) -> bool:
+    takes = route.dependant
+    others = (
+        takes.path_params, takes.query_params, takes.header_params, takes.cookie_params, takes.body_params,
+        takes.dependencies,
+    )  # fmt: skip
+    alone = takes.request_param_name is not None and not any(others) and not route.dependencies
+    return alone and get_type_hints(route.endpoint).get("return") is Response
+
+
+def create_app(service: Service) -> App:
+    """Return the application around a service, which whoever serves it starts and closes."""
+    app = App(
+        title="anyo",
+        version=project_version(),
+        description=DESCRIPTION,
+        # Their pages load scripts from elsewhere; `/` and `/openapi.json` are served from here.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,  # a route of ours
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        # Metrics and logs are our own; FastAPI would look for OpenTelemetry's on every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.service = service
+    routers = [module.router for module in (recommend, generative, users, items, feedback, artifacts, operations)]
+    for router in routers:
+        app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]
+    # Only what is listed here is ever found. What the framework has beyond it is no mistake of a caller but of ours.
+    others = [route for route in app.routes if getattr(route, "original_router", None) not in routers]
+    routes = Routes([*app.state.routes, *others])
+    app.router.middleware_stack = run_admitted
+    gate = Authorization(
+        Shortcut(super(App, app).__call__, app.state.routes),
+        settings=service.settings,
+        metrics=service.metrics,
+        routes=routes,
+        admin_keys=service.admin_keys,
+    )
+    app.frame = RequestMiddleware(
+        gate,
+        metrics=service.metrics,
+        max_body_bytes=service.settings.max_body_bytes,
+        tracing=service.tracing,
+        headers=AnswerHeaders(service.settings.cors_origins),
+    )
+    app.add_exception_handler(AnyoError, _own_error)
+    app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(RequestValidationError, _wrong_parameter)
+    app.add_exception_handler(Exception, _unforeseen)
+    describe(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Return the name of the route's function: what generated clients call theirs."""
+    return route.name
+
+
+async def _own_error(request: Request, error: Exception) -> Response:
+    return _error_answer(request, cast(AnyoError, error))
+
+
+async def _framework_error(request: Request, error: Exception) -> Response:
+    """Answer what starlette itself refuses: unknown paths, wrong methods."""
+    raised = cast(HTTPException, error)
+    path = shown(readable(request.scope["path"]))
+    own: AnyoError
+    if raised.status_code == 404:
+        own = UnknownName(f"there is no {path}; GET /openapi.json lists every path", code="unknown_path")
+    elif raised.status_code == 405:
+        # The framework names the methods of one route only; the path may have several.
+        allowed = ", ".join(sorted(allowed_methods(request.app.state.routes, request.scope)))
+        own = NotAllowed(f"{request.method} is not allowed on {path}; allowed: {allowed}")
+        raised.headers = {**(raised.headers or {}), "Allow": allowed}
+    else:
+        own = AnyoError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
+        own.status = raised.status_code
+    answer = _error_answer(request, own)
+    answer.headers.update(raised.headers or {})
+    return answer
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    # The framework raises the error again, and the frame logs it.
+    return _error_answer(request, unforeseen())
+
+
+async def _wrong_parameter(request: Request, error: Exception) -> Response:
+    mistakes = [
+        # Without the part that says "query" or "path": the name is what a caller knows.
+        {**mistake, "loc": tuple(mistake["loc"][1:])}
+        for mistake in cast(RequestValidationError, error).errors()
+    ]
+    return _error_answer(request, input_error(mistakes))
+
+
+def _error_answer(request: Request, error: AnyoError) -> Response:
+    body = error_body(error.code, error.message, request_info(request).request_id, error.field)
+    answer = Response(body, status_code=error.status, media_type="application/json")
+    answer.raw_headers.extend(error_headers(error))
+    return answer

@@ -1,0 +1,131 @@
+"""`POST /recommend/generative`, whole or as a stream, and `POST /compare`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.artifacts.loading import LoadedGenerative
+from service.engine.base import OnStep
+from service.http.disconnect import CancelledWhenClientLeaves
+from service.http.middleware import RequestInfo, milliseconds, request_info
+from service.http.openapi import answers, streams, takes
+from service.http.rights import Right, opened_by
+from service.http.routes.common import json_answer, read_body, service_of
+from service.http.routes.recommend import answer_of
+from service.http.schemas import CompareAnswer, CompareRequest, GenerativeAnswer, GenerativeRequest, RecommendRequest
+from service.http.sse import EventStream
+from service.recommend.base import Recommendation
+from service.recommend.generative import GenerativeRecommendation, GenerativeRecommender
+from service.service import Service
+
+router = APIRouter(tags=["generative"])
+
+STATUSES = (400, 404, 409, 413, 422, 429, 503, 504)
+StreamQuery = Annotated[
+    bool, Query(description="Send the best text so far as server-sent events: `step`, …, then `answer` or `error`.")
+]
+
+
+@router.post(
+    "/recommend/generative",
+    responses=streams(answers(GenerativeAnswer, *STATUSES)),
+    openapi_extra=takes(GenerativeRequest),
+)
+@opened_by(Right.API)
+async def generative(request: Request, stream: StreamQuery = False) -> Response:
+    """Write recommendations for a history, a stored user, or both, and ground them to items of the catalog."""
+    service, info = service_of(request), request_info(request)
+    ask = await read_body(request, GenerativeRequest)
+    recommender = service.generative(ask.artifact, ask.recipe)
+    info.recipe = recommender.parts.recipe
+    deadline = info.started + service.settings.generative_deadline_ms / 1000
+
+    def write(on_step: OnStep | None = None) -> Awaitable[dict[str, Any]]:
+        return _write(service, info, recommender, ask, deadline, on_step)
+
+    if stream:
+        return await EventStream.begin(request, write)
+    with CancelledWhenClientLeaves(request):
+        return json_answer(await write())
+
+
+@router.post("/compare", responses=answers(CompareAnswer, *STATUSES), openapi_extra=takes(CompareRequest))
+@opened_by(Right.API)
+async def compare(request: Request) -> Response:
+    """Answer one history both ways, one after the other and without caches, with both times."""
+    service, info = service_of(request), request_info(request)
+    ask = await read_body(request, CompareRequest)
+    dense = service.recommender(ask.artifact)
+    generative = service.generative(ask.generative_artifact, ask.recipe, "generative_artifact")
+    info.recipe = generative.parts.recipe
+    deadline = info.started + service.settings.generative_deadline_ms / 1000
+    both = {name: getattr(ask, name) for name in RecommendRequest.model_fields if name != "artifact"}
+    asked_to_write = GenerativeRequest(**both, recipe=ask.recipe, beams=ask.beams, max_new_tokens=ask.max_new_tokens)
+    generative.settings_of(asked_to_write)  # what is not allowed is refused before anything is computed
+    with CancelledWhenClientLeaves(request):
+        started = time.monotonic()
+        found = await dense.recommend(RecommendRequest(**both), deadline, cached=False)
+        between = time.monotonic()
+        written = await generative.recommend(asked_to_write, deadline)
+        ended = time.monotonic()
+    info.seconds = {"dense": between - started, "generative": ended - between}
+    dense_ids, written_ids = ({each.parts.catalog.item_ids[row] for row in answer.rows}
+                              for each, answer in ((dense, found), (generative, written)))  # fmt: skip
+    longest = max(len(dense_ids), len(written_ids))
+    computed = found.source != "popular" and written.source != "popular"
+    return json_answer({
+        "request_id": info.request_id,
+        "dense": answer_of(found, dense.parts, info.request_id, _timings(found, between - started)),
+        "generative": _answer(written, generative.parts, info.request_id, _timings(written, ended - between)),
+        "ratio": round((ended - between) / max(between - started, 1e-6), 2) if computed else None,
+        "overlap": round(len(dense_ids & written_ids) / longest, 4) if longest else 1.0,
+    })  # fmt: skip
+
+
+async def _write(
+    service: Service,
+    info: RequestInfo,
+    recommender: GenerativeRecommender,
+    ask: GenerativeRequest,
+    deadline: float,
+    on_step: OnStep | None,
+) -> dict[str, Any]:
+    """Return the body of the answer, which is counted and remembered then."""
+    answer = await recommender.recommend(ask, deadline, on_step)
+    info.seconds = answer.seconds
+    service.metrics.answers(answer.source).inc()
+    parts = recommender.parts
+    items = [parts.catalog.item_ids[row] for row in answer.rows]
+    service.feedback.remember(info.request_id, parts, items, answer.source)
+    return _answer(answer, parts, info.request_id, info.timings_ms())
+
+
+def _timings(answer: Recommendation, total: float) -> dict[str, float]:
+    return milliseconds(answer.seconds | {"total": total})
+
+
+def _answer(
+    answer: GenerativeRecommendation, parts: LoadedGenerative, request_id: str, timings_ms: dict[str, float]
+) -> dict[str, Any]:
+    written, ids = answer.written, parts.catalog.item_ids
+    return {
+        **answer_of(answer, parts, request_id, timings_ms),
+        "generated": [
+            {
+                "text": text.text,
+                "code": None if text.code is None else list(text.code),
+                "item_id": None if text.row is None else ids[text.row],
+                "distance": text.distance,
+                "valid": text.valid,
+            }
+            for text in (() if written is None else written.generated)
+        ],
+        "tokens": {"prompt": written.prompt_tokens, "new": written.new_tokens} if written else {"prompt": 0, "new": 0},
+        "beams": answer.beams,
+        "filled": written.filled if written else 0,
+    }

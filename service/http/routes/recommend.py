@@ -1,0 +1,63 @@
+"""`POST /recommend`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.artifacts.loading import AnyLoaded
+from service.http.disconnect import CancelledWhenClientLeaves
+from service.http.middleware import request_info
+from service.http.openapi import answers, takes
+from service.http.rights import Right, opened_by
+from service.http.routes.common import json_answer, read_body, service_of
+from service.http.schemas import RecommendAnswer, RecommendRequest
+from service.recommend.base import Recommendation
+
+router = APIRouter(tags=["recommend"])
+
+
+@router.post(
+    "/recommend",
+    responses=answers(RecommendAnswer, 400, 404, 409, 413, 422, 429, 503, 504),
+    openapi_extra=takes(RecommendRequest),
+)
+@opened_by(Right.API)
+async def recommend(request: Request) -> Response:
+    """Recommend items for a history, a stored user, or both."""
+    service, info = service_of(request), request_info(request)
+    ask = await read_body(request, RecommendRequest)
+    recommender = service.answering(ask.artifact, ask.user_id, info.request_id)
+    info.recipe = recommender.parts.recipe
+    deadline = info.started + service.settings.deadline_ms / 1000
+    with CancelledWhenClientLeaves(request):
+        recommendation = await recommender.recommend(ask, deadline)
+    info.seconds = recommendation.seconds
+    service.metrics.answers(recommendation.source).inc()
+    parts = recommender.parts
+    items = [parts.catalog.item_ids[row] for row in recommendation.rows]
+    service.feedback.remember(info.request_id, parts, items, recommendation.source)
+    service.traffic.offer(ask, parts.name, items, time.monotonic() - info.started)
+    return json_answer(answer_of(recommendation, parts, info.request_id, info.timings_ms()))
+
+
+def answer_of(
+    recommendation: Recommendation, parts: AnyLoaded, request_id: str, timings_ms: dict[str, float]
+) -> dict[str, Any]:
+    """Return the body that every answer with recommended items begins with."""
+    catalog = parts.catalog
+    return {
+        "request_id": request_id,
+        "items": [
+            {"rank": rank, "item_id": catalog.item_ids[row], "title": catalog.titles[row], "score": score}
+            for rank, (row, score) in enumerate(zip(recommendation.rows, recommendation.scores, strict=True), 1)
+        ],
+        "artifact": {"name": parts.name, "version": parts.version, "recipe": parts.recipe},
+        "timings_ms": timings_ms,
+        "source": recommendation.source,
+        "ignored_items": recommendation.ignored,
+        "degraded": recommendation.degraded,
+    }

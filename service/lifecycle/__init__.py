@@ -1,0 +1,1 @@
+"""Loaded artifacts: load, check, warm up, swap, unload."""

@@ -1,0 +1,159 @@
+"""What stands between a loaded artifact and its first user: golden answers, and a warm-up.
+
+Both go the way of real requests, through batching, forward pass and search, so that whatever is wrong there
+(a missing adapter key, another mask, another dtype, a padded batch that differs from a single row) shows
+before readiness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling.artifact.manifest import GoldenItem, GoldenTitle
+from modeling.methods.dense import GoldenCase, tolerance_of
+from service.artifacts.loading import LoadedArtifact
+from service.engine.device_lock import DeviceLock
+from service.errors import AnyoError, StartError
+from service.http.schemas import FreeTitle, RecommendRequest
+from service.observability.metrics import Metrics
+from service.recommend.base import Recommendation
+from service.recommend.dense import DenseRecommender
+from service.settings import Settings
+from service.stores.base import GuardedStore
+
+PATIENCE_S = 300.0  # first passes may compile kernels
+LEAST_COSINE = {"bf16": 0.999, "int8": 0.99}  # of a golden vector with the stored one, which is in fp32
+SPARE = 5  # items asked for beyond a golden top list: candidates for a near tie at its end
+GROUP = 8  # warm-up requests that are sent together
+QUEUED_BATCHES = 2  # of a warm-up's queue: the first of them is timed, from its start to that of the next
+# The rehearsal is not to be refused for overload, and golden histories are read as they were when they were written.
+REHEARSED = {"max_queued_tokens": 2**40, "max_queue_seconds": 1e6, "reuse_block": 1}
+WARM_UP_TITLE = "A title that is in no catalog"
+
+
+async def rehearse(
+    parts: LoadedArtifact, store: GuardedStore, settings: Settings, device: DeviceLock | None = None
+) -> float:
+    """Check the golden answers and warm up, with a recommender of their own; raises StartError.
+
+    Returns the positions a second that full batches get through, 0 without a warm-up.
+
+    Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
+    that nobody reads, so that the real ones count users only.
+    """
+    roomy = settings.model_copy(update={"user_cache_entries": 0, **REHEARSED})
+    recommender = DenseRecommender(parts, store, roomy, Metrics(), device=device)
+    recommender.start()
+    try:
+        await check_golden(recommender)
+        await warm_up(recommender, settings)
+        return recommender.engine.rate() if settings.warmup_requests else 0.0
+    except AnyoError as error:
+        raise StartError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
+    finally:
+        await recommender.close(0)
+
+
+async def check_golden(recommender: DenseRecommender) -> None:
+    """Compare the answers to the golden histories with what the artifact says; raises StartError, one sentence."""
+    golden = recommender.parts.golden
+    if not golden:
+        raise StartError(f"artifact {recommender.parts.name}: golden.json holds no history to check")
+    # The first alone, the others together: a single row and a batch must both be right.
+    answers = [await _ask(recommender, golden[0].history, len(golden[0].top) + SPARE)]
+    answers += await asyncio.gather(*(_ask(recommender, case.history, len(case.top) + SPARE) for case in golden[1:]))
+    for case, answer in zip(golden, answers, strict=True):
+        _compare(recommender.parts, case, answer)
+
+
+async def warm_up(recommender: DenseRecommender, settings: Settings) -> None:
+    """Answer requests made from the golden histories, of all lengths: in groups, then in a queue of full batches."""
+    if not settings.warmup_requests:
+        return
+    await asyncio.to_thread(recommender.meet_lengths)
+    await _together(recommender, settings.warmup_requests, GROUP)
+    if "text" in recommender.parts.reads:
+        ask = RecommendRequest(history=[FreeTitle(title=WARM_UP_TITLE)])
+        await recommender.recommend(ask, time.monotonic() + PATIENCE_S)
+    queue = 1 + QUEUED_BATCHES * settings.max_batch_requests
+    await _together(recommender, queue, queue)
+
+
+async def _together(recommender: DenseRecommender, requests: int, group: int) -> None:
+    """Ask for golden histories and their newest parts, `group` at a time; no two ask for the same."""
+    histories = [case.ids for case in recommender.parts.golden if case.ids]
+    made: list[tuple[Sequence[str], int]] = []
+    for number in range(requests):
+        again, which = divmod(number, len(histories))
+        history = histories[which]
+        made.append((history[-(1 + number % len(history)) :], 10 + again))
+    for start in range(0, len(made), group):
+        await asyncio.gather(*(_ask(recommender, *each) for each in made[start : start + group]))
+
+
+def asked(history: Sequence[GoldenItem]) -> list[str | FreeTitle]:
+    """Return a golden history as a request has it."""
+    return [FreeTitle(title=item.title) if isinstance(item, GoldenTitle) else item for item in history]
+
+
+async def _ask(recommender: DenseRecommender, history: Sequence[GoldenItem], k: int) -> Recommendation:
+    return await recommender.recommend(RecommendRequest(history=asked(history), k=k), time.monotonic() + PATIENCE_S)
+
+
+def _compare(parts: LoadedArtifact, case: GoldenCase, answer: Recommendation) -> None:
+    name = f"golden.json of {parts.name}: history {case.history[-3:]}"
+    stored_D = np.asarray(case.vector, np.float32)
+    if answer.vector_D is None or answer.vector_D.shape != stored_D.shape:
+        shape = None if answer.vector_D is None else answer.vector_D.shape
+        raise StartError(f"{name} gives a vector of shape {shape}, and {stored_D.shape} is stored")
+    difference = float(np.abs(answer.vector_D - stored_D).max())
+    found = [parts.catalog.item_ids[row] for row in answer.rows[: len(case.top)]]
+    if parts.precision != "fp32":
+        _compare_roughly(name, stored_D, answer.vector_D, set(case.top), set(found), LEAST_COSINE[parts.precision])
+        return
+    if not difference <= tolerance_of(case):
+        raise StartError(
+            f"{name} gives a vector that differs from the stored one by {difference:.2g}, and at most "
+            f"{tolerance_of(case)} is allowed: the model is not the one that was trained"
+        )
+    if found != case.top and not _near_ties(answer, [parts.catalog.row(item) for item in case.top], difference):
+        raise StartError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")
+
+
+def _compare_roughly(
+    name: str,
+    stored_D: NDArray[np.float32],
+    found_D: NDArray[np.float32],
+    stored: set[str],
+    found: set[str],
+    least: float,
+) -> None:
+    """Where numbers have fewer bits: the vectors point the same way, and most of the items are the same."""
+    cosine = float(stored_D @ found_D / max(1e-12, float(np.linalg.norm(stored_D) * np.linalg.norm(found_D))))
+    if not cosine >= least:
+        raise StartError(
+            f"{name} gives a vector of cosine {cosine:.4f} with the stored one, and at least {least} is needed: "
+            "the model is not the one that was trained, or does not bear this precision"
+        )
+    if 2 * len(stored & found) < len(stored):
+        raise StartError(f"{name} is answered with {sorted(found)}, and {sorted(stored)} is stored: another catalog")
+
+
+def _near_ties(answer: Recommendation, expected_rows: Sequence[int | None], difference: float) -> bool:
+    """Return whether the answer is the expected one but for items whose scores differ by what rounding
+    explains.
+
+    Other processors round otherwise, and what that may swap are items with nearly equal scores.
+    """
+    score_of: dict[int | None, float] = dict(zip(answer.rows, answer.scores, strict=True))
+    largest = max((abs(score) for score in answer.scores), default=1.0)
+    allowed = 1e-5 * max(1.0, largest) + 10 * difference
+    return all(
+        row in score_of and abs(score_of[row] - score) <= allowed
+        for row, score in zip(expected_rows, answer.scores, strict=False)
+    )

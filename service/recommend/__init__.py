@@ -1,0 +1,1 @@
+"""From a request to recommended items, for dense and generative artifacts."""

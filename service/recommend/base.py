@@ -1,0 +1,52 @@
+"""What every artifact's recommender has, whichever way it answers: the history, requests in flight, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.base import QueuedEngine
+from service.recommend.histories import Histories
+
+Source = Literal["model", "cache", "popular"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Catalog rows and scores, best first, where they came from, and seconds by stage."""
+
+    rows: Sequence[int]
+    scores: Sequence[float]
+    source: Source
+    ignored: list[str]
+    degraded: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    vector_D: NDArray[np.float32] | None = None
+
+
+class BaseRecommender:
+    """Answers requests with one artifact; `start` before the first, `close` after the last."""
+
+    def __init__(self, histories: Histories, engine: QueuedEngine[Any, Any]) -> None:
+        self.histories = histories
+        self._engine = engine
+        self._in_flight = 0
+
+    def start(self) -> None:
+        """Start the engine on the running event loop."""
+        self._engine.start()
+
+    async def close(self, within: float) -> None:
+        """Answer what is in flight for at most `within` seconds, fail the rest, and stop the threads."""
+        end = time.monotonic() + within
+        # A request may still be reading its history and come to the engine in a moment.
+        while self._in_flight and self._engine.trouble() is None and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(0.01, left))
+        await self._engine.close(max(0.0, end - time.monotonic()))
+        self.histories.close()

@@ -1,0 +1,188 @@
+"""From a request to recommended rows, the dense way: history, cache, model, search.
+
+Knows neither HTTP nor JSON. One recommender serves one artifact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling.encoder.prompt import Prompt
+from modeling.inference.encoder_forward import EncoderForward
+from modeling.inference.prefix_cache import PrefixCache
+from service.artifacts.loading import LoadedArtifact
+from service.caches.local import VectorCache, history_key
+from service.caches.shared import ArtifactCache, CacheHit, CacheKeys
+from service.engine.batcher import Limits
+from service.engine.cpu import set_model_threads, shares
+from service.engine.dense import Engine
+from service.engine.device_lock import DeviceLock
+from service.engine.work import Found, Hits, Work
+from service.http.schemas import RecommendRequest
+from service.observability.metrics import Metrics
+from service.recommend.base import BaseRecommender, Recommendation, Source
+from service.recommend.histories import NO_ROWS, Histories, History
+from service.settings import Settings
+from service.stores.base import GuardedStore
+
+NOTHING_KNOWN = CacheHit()
+ENOUGH_POSITIONS = {"fp32": 320, "bf16": 640, "int8": 640}
+"""Of a batch on a processor: from there on everyone in a larger one waits longer, and hardly more or no more are
+answered a second (BENCHMARKS.md). The faster the products, the more the rest of a pass weighs, which a batch shares."""
+
+
+class DenseRecommender(BaseRecommender):
+    """Answers requests with one dense artifact; `start` before the first, `close` after the last."""
+
+    def __init__(
+        self,
+        parts: LoadedArtifact,
+        store: GuardedStore,
+        settings: Settings,
+        metrics: Metrics,
+        shared: ArtifactCache | None = None,
+        rate: float = 0.0,
+        device: DeviceLock | None = None,
+    ) -> None:
+        self.parts = parts
+        self._shared = shared
+        self._metrics = metrics
+        self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
+        self._fast = fast = cast("EncoderForward | None", getattr(parts.encoder, "fast", None))
+        self._positions = ENOUGH_POSITIONS[parts.precision] if settings.device == "cpu" else None
+        limits = Limits(
+            settings.max_batch_tokens,
+            settings.max_batch_requests,
+            settings.max_queued_tokens,
+            settings.max_batch_padding,
+            packed=fast is not None,
+            enough=self._positions,
+        )
+        self._cores = shares(settings.lanes, settings.threads, settings.device)
+        self.states = PrefixCache(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None
+        self.engine = Engine(
+            parts.encoder.encode if self.states is None else self._encode,
+            self.search,
+            limits,
+            metrics,
+            stall_seconds=settings.stall_seconds,
+            queue_seconds=settings.max_queue_seconds,
+            rate=rate,
+            device=device,
+            lanes=self._cores.lanes,
+            before_pass=self._before_pass,
+        )
+        block = 1 if self.states is None else min(settings.reuse_block, parts.encoder.history_limit)
+        super().__init__(Histories(parts, store, settings, metrics, block=block), self.engine)
+
+    def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Encode with what is kept of each history's beginning."""
+        assert self.states is not None
+        return self.states.encode(prompts, self._looked_up)
+
+    def _looked_up(self, hits: int, misses: int) -> None:
+        self._metrics.cache_requests("states", "hit").inc(hits)
+        self._metrics.cache_requests("states", "miss").inc(misses)
+
+    def _before_pass(self, alone: bool) -> None:
+        set_model_threads(self._cores.alone if alone else self._cores.threads)
+
+    def meet_lengths(self) -> None:
+        """Have products prepared for all positions of a usual batch, with either number of threads. Blocks."""
+        if self._fast is None or self._positions is None:
+            return
+        for alone in {self._cores.threads: False, self._cores.alone: True}.values():
+            self._before_pass(alone)
+            self._fast.meet_lengths(self._positions)
+
+    async def recommend(self, ask: RecommendRequest, deadline: float, *, cached: bool = True) -> Recommendation:
+        """Answer one request before `deadline` (a time of `time.monotonic`); not `cached`: compute it in any case.
+
+        Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
+        DeadlineExceeded.
+        """
+        self._in_flight += 1
+        try:
+            return await self._recommend(ask, deadline, cached)
+        finally:
+            self._in_flight -= 1
+
+    async def _recommend(self, ask: RecommendRequest, deadline: float, cached: bool) -> Recommendation:
+        history = await self.histories.of(ask)
+        if not history.parts:
+            rows, scores = await self.histories.popular(ask, history)
+            return Recommendation(rows, scores, "popular", history.ignored, history.degraded, history.seconds)
+        started = time.monotonic()
+        work, key, vector_key, question, known = await self._assemble(ask, history, deadline, cached)
+        seconds = history.seconds | {"assemble": time.monotonic() - started}
+        if known.result is not None:
+            return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds)
+        found = await self.engine.run(work, key, deadline)
+        if work.vector_D is None:
+            self._vectors.put(vector_key, found.vector_D)
+        answer = _answer(found, history, seconds, "model" if work.vector_D is None else "cache")
+        if self._shared is not None and question is not None:
+            computed_D = found.vector_D if work.vector_D is None else None
+            self._shared.remember(question, computed_D, answer.rows, answer.scores)
+        return answer
+
+    def search(self, user_BD: NDArray[np.float32], works: Sequence[Work]) -> list[Hits]:
+        """Search the index for several requests; one call for each category filter among them. Blocks."""
+        hits: list[Hits] = [(NO_ROWS, np.empty(0, np.float32))] * len(works)
+        groups: dict[int, list[int]] = {}
+        for place, work in enumerate(works):
+            groups.setdefault(id(work.allowed), []).append(place)
+        for places in groups.values():
+            k = max(works[place].k for place in places)
+            exclude = [works[place].exclude for place in places]
+            scores_BK, rows_BK = self.parts.index.search(
+                user_BD[places], k, exclude=exclude, allowed=works[places[0]].allowed
+            )
+            for place, scores_K, rows_K in zip(places, scores_BK, rows_BK, strict=True):
+                eligible = min(works[place].k, int(np.count_nonzero(rows_K >= 0)))
+                hits[place] = rows_K[:eligible], scores_K[:eligible]
+        return hits
+
+    # -- putting a request together --------------------------------------------------------------------------
+
+    async def _assemble(
+        self, ask: RecommendRequest, history: History, deadline: float, cached: bool
+    ) -> tuple[Work, Hashable, bytes, CacheKeys | None, CacheHit]:
+        """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
+        exclude = self.histories.excluded(ask, history)
+        categories = tuple(sorted(set(ask.categories)))
+        k = min(ask.k, len(self.parts.catalog))
+        vector_key = history_key(history.parts)
+        vector_D = self._vectors.get(vector_key) if cached else None
+        if self._vectors.capacity and cached:
+            self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()
+        question, known = None, NOTHING_KNOWN
+        if cached and self._shared is not None and (vector_D is None or self._shared.shares_answers):
+            question = self._shared.question(history.parts, k, exclude, categories)
+            known = await self._shared.look_up(question, want_vector=vector_D is None)
+            if known.vector_D is not None:
+                vector_D = known.vector_D
+                self._vectors.put(vector_key, vector_D)
+        prompt = None
+        if vector_D is None and known.result is None:
+            prompt = self.parts.encoder.prepare(await self.histories.readable(history, deadline))
+        positions = self.states.new_positions(prompt) if self.states is not None and prompt is not None else 0
+        work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
+        return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
+
+
+def _answer(found: Found, history: History, seconds: dict[str, float], source: Source) -> Recommendation:
+    return Recommendation(
+        found.rows_K.tolist(),
+        found.scores_K.tolist(),
+        source,
+        history.ignored,
+        history.degraded,
+        seconds | found.seconds,
+        found.vector_D,
+    )

@@ -1,0 +1,271 @@
+"""From what a request says of a person to rows and titles: the same for every way of answering.
+
+Histories given and stored, what is left out, category filters, free titles, and popular items where nothing is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from index import Catalog
+from modeling.encoder.prompt import FreeItem
+from modeling.encoder.user_encoder import CannotReadText
+from service.caches.local import LruCache
+from service.engine.titles import TitleQueue
+from service.errors import (
+    Conflict,
+    InvalidInput,
+    NothingUsable,
+    Overloaded,
+    StoreUnavailable,
+    shown,
+)
+from service.http.schemas import FreeTitle, RecommendRequest
+from service.observability.metrics import Metrics
+from service.settings import Settings
+from service.stores.base import GuardedStore
+
+log = structlog.get_logger(__name__)
+
+FILTERS_KEPT = 256  # category filters whose rows are kept
+IDS_SHOWN = 5  # in messages
+
+NO_ROWS = np.empty(0, np.int64)
+
+
+class Reader(Protocol):
+    """What of a model reads a history: a dense encoder or a generative model."""
+
+    @property
+    def history_limit(self) -> int:
+        """Newest items that are read."""
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Free text as items of a history; raises CannotReadText."""
+
+
+class ArtifactView(Protocol):
+    """What of an artifact's parts is needed here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def recipe(self) -> str: ...
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def reader(self) -> Reader: ...
+
+
+@dataclass(slots=True)
+class History:
+    """A history as rows and free titles, oldest first; `seen` are all its rows, also those too old to be read.
+
+    `degraded` names what it had to be put together without, `seconds` how long the store took, where it was asked.
+    """
+
+    parts: list[int | str]
+    titles: list[str]
+    seen: list[int]
+    ignored: list[str]
+    degraded: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def window_start(items: int, limit: int, block: int) -> int:
+    """Return where the window over a history of so many items begins.
+
+    It holds the newest items, at most `limit` and more than `limit - block`, and begins at a multiple of `block`: for
+    `block` events in a row a history that grows begins with the same item, and what was read of it stays good.
+    """
+    return -(-max(0, items - limit) // block) * block
+
+
+class Histories:
+    """Reads requests for one artifact; `close` after the last."""
+
+    def __init__(
+        self, parts: ArtifactView, store: GuardedStore, settings: Settings, metrics: Metrics, *, block: int = 1
+    ) -> None:
+        """`block`: the window over a long history moves by so many items at a time."""
+        self._parts, self._block = parts, block
+        self._store = store
+        self._metrics = metrics
+        self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
+        self._allowed: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
+        self._popular: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
+        self.titles = TitleQueue(
+            self._read_titles,
+            metrics,
+            most_positions=settings.max_queued_tokens,
+            patience_s=settings.max_queue_seconds,
+        )
+        self._known_categories = frozenset(parts.catalog.known_categories)
+        known = sorted(self._known_categories)
+        self._some_categories = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
+
+    def close(self) -> None:
+        """Stop the thread that reads titles."""
+        self.titles.close()
+
+    # -- the history -----------------------------------------------------------------------------------------
+
+    async def of(self, ask: RecommendRequest) -> History:
+        """Return the history of a request, stored and given; raises InvalidInput, NothingUsable."""
+        self._check_categories(ask.categories)
+        started = time.monotonic()
+        stored, degraded = await self._stored(ask.user_id)
+        seconds = {"history": time.monotonic() - started} if ask.user_id is not None else {}
+        history = self._resolve(stored, ask.history)
+        if not history.parts and ask.user_id is None:
+            raise self._nothing_usable(ask)
+        history.degraded, history.seconds = degraded, seconds
+        return history
+
+    def excluded(self, ask: RecommendRequest, history: History) -> NDArray[np.int64]:
+        """Return the rows never to answer with, ascending."""
+        rows = [row for row in map(self._parts.catalog.row, ask.exclude) if row is not None]
+        if ask.exclude_seen:
+            rows += history.seen
+        return np.array(sorted(set(rows)), np.int64) if rows else NO_ROWS
+
+    async def readable(self, history: History, deadline: float) -> Sequence[int | FreeItem]:
+        """Return the history as the model takes it, its free titles read; raises Conflict, Overloaded,
+        DeadlineExceeded."""
+        if not history.titles:
+            return cast(list[int], history.parts)
+        titles = [part for part in dict.fromkeys(history.parts) if isinstance(part, str)]
+        if "text" not in self._parts.reads:
+            raise self._cannot_read_text(history.titles[0])
+        read = {title: item for title in titles if (item := self._titles.get(title)) is not None}
+        missing = [title for title in titles if title not in read]
+        if missing:
+            for item in await self._read(missing, deadline):
+                read[item.title] = item
+                self._titles.put(item.title, item)
+        if self._titles.capacity:
+            self._metrics.cache_requests("title", "miss" if missing else "hit").inc()
+        return [read[part] if isinstance(part, str) else part for part in history.parts]
+
+    async def allowed(self, categories: Sequence[str]) -> NDArray[np.int64] | None:
+        """Return the only rows to answer with, the same array for the same categories; None without any."""
+        key = tuple(sorted(set(categories)))
+        if not key:
+            return None
+        rows = self._allowed.get(key)
+        if rows is None:
+            # The union may be most of a large catalog: not on the event loop.
+            rows = await asyncio.to_thread(self._parts.catalog.in_categories, key)
+            self._allowed.put(key, rows)
+        return rows
+
+    async def popular(self, ask: RecommendRequest, history: History) -> tuple[list[int], list[float]]:
+        """Return popular rows and how often each was taken: the answer where nothing is known."""
+        catalog, key = self._parts.catalog, tuple(sorted(set(ask.categories)))
+        order = self._popular.get(key)
+        if order is None:
+            order = await asyncio.to_thread(catalog.popular, key)
+            self._popular.put(key, order)
+        excluded = set(self.excluded(ask, history).tolist())
+        # Looking at k + |excluded| rows is enough, however large the catalog is.
+        candidates = order[: ask.k + len(excluded)].tolist()
+        rows = [row for row in candidates if row not in excluded][: ask.k]
+        return rows, [float(catalog.popularity[row]) for row in rows]
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    async def _stored(self, user_id: str | None) -> tuple[list[str], list[str]]:
+        if user_id is None:
+            return [], []
+        try:
+            return [event.item_id for event in await self._store.history(user_id)], []
+        except (StoreUnavailable, Overloaded) as error:
+            # A recommendation without the stored part is worth more than none; the answer says so.
+            log.warning("answering without the store", error=error.message)
+            return [], ["store"]
+
+    def _resolve(self, stored: Sequence[str], given: Sequence[str | FreeTitle]) -> History:
+        parts: list[int | str] = []
+        titles: dict[str, None] = {}
+        seen: list[int] = []
+        ignored: dict[str, None] = {}
+        items = [*stored, *given]
+        rows = self._parts.catalog.rows(items)
+        if rows is not None:  # all of them are ids of the catalog: no item needs a look of its own
+            return History(list(rows[self._window(rows) :]), [], rows, [])
+        row_of = self._parts.catalog.row
+        for item in items:
+            if isinstance(item, FreeTitle):
+                parts.append(item.title)
+                titles[item.title] = None
+                continue
+            row = row_of(item)
+            if row is None:
+                ignored[item] = None
+            else:
+                parts.append(row)
+                seen.append(row)
+        return History(parts[self._window(parts) :], list(titles), seen, list(ignored))
+
+    def _window(self, items: Sequence[object]) -> int:
+        return window_start(len(items), self._parts.reader.history_limit, self._block)
+
+    def _nothing_usable(self, ask: RecommendRequest) -> NothingUsable:
+        if not ask.history:
+            return NothingUsable(
+                "neither history nor user_id is given; send at least one item id of the catalog, or a "
+                "user_id (an unknown user gets popular items)",
+                field="history",
+            )
+        ids = ", ".join(shown(item) for item in ask.history[:IDS_SHOWN])
+        more = f" and {len(ask.history) - IDS_SHOWN} more" if len(ask.history) > IDS_SHOWN else ""
+        return NothingUsable(
+            f"none of the items in history is in the catalog of {len(self._parts.catalog)} items: "
+            f"{ids}{more}; GET /items lists the ids there are, and a user_id would be answered with "
+            "popular items",
+            field="history",
+        )
+
+    def _read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        return self._parts.reader.read_titles(titles)
+
+    async def _read(self, titles: list[str], deadline: float) -> list[FreeItem]:
+        try:
+            return await self.titles.read(titles, deadline)
+        except CannotReadText:
+            raise self._cannot_read_text(titles[0]) from None
+
+    def _cannot_read_text(self, title: str) -> Conflict:
+        return Conflict(
+            f"history holds the free title {shown(title)}, and artifact {self._parts.name!r} (recipe "
+            f"{self._parts.recipe!r}) reads {' and '.join(self._parts.reads)} only; send item ids of the "
+            "catalog (GET /items finds them by title), or serve an artifact whose GET /artifacts row reads "
+            "text",
+            field="history",
+            code="cannot_read_text",
+        )
+
+    def _check_categories(self, categories: Sequence[str]) -> None:
+        for name in categories:
+            if name not in self._known_categories:
+                known = len(self._known_categories)
+                raise InvalidInput(
+                    f"category {shown(name)} is not in the catalog; "
+                    + (
+                        f"known are {self._some_categories} ({known} in all)"
+                        if known
+                        else "its items have no categories"
+                    ),
+                    field="categories",
+                    code="unknown_category",
+                )

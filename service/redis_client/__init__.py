@@ -1,0 +1,1 @@
+"""The connection to Redis: pool, time limits, circuit breaker."""

@@ -1,0 +1,1 @@
+"""Users' histories: the store protocol, its back ends (SQLite, Redis) and the guard around them."""

@@ -1,0 +1,1 @@
+"""Shared by tests and benchmarks: fakes, real servers, small data sets."""

@@ -1,0 +1,152 @@
+"""Bytes on a connection: offers of other protocols, framing, heads that are too large."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+import pytest
+
+from service.http.protocol import MAX_HEAD_BYTES
+from testing.running import Process, process
+
+BODY = b'{"history":["item-0003"],"k":1}'
+TYPE = b"content-type: application/json\r\n"
+LENGTH = b"content-length: %d\r\n" % len(BODY)
+CHUNKED = b"transfer-encoding: chunked\r\n"
+CHUNKS = b"10\r\n" + BODY[:16] + b"\r\n%x\r\n" % len(BODY[16:]) + BODY[16:] + b"\r\n0\r\n\r\n"
+GET = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+OFFERS = {
+    "h2c": H2C,
+    "h2c and close": H2C.replace(b"Upgrade,", b"Upgrade, close,"),
+    "websocket": b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n",
+    "TLS": b"connection: Upgrade\r\nupgrade: TLS/1.2, HTTP/1.1\r\n",
+    "upgrade without connection": b"upgrade: h2c\r\n",
+    "TE": b"te: trailers, deflate\r\nconnection: TE\r\n",
+    "expectation": b"expect: 100-continue\r\n",
+    "h2c and expectation": H2C + b"expect: 100-Continue\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with process(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+def exchange(server: Process, parts: Sequence[bytes], answers: int = 1) -> bytes:
+    """Send parts of bytes with pauses; return what came until so many answers, or the end."""
+    address, got = urlsplit(server.url), b""
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as client:
+        for number, part in enumerate(parts):
+            if number:
+                time.sleep(0.02)
+            with contextlib.suppress(ConnectionError):
+                client.sendall(part)
+        with contextlib.suppress(ConnectionError):
+            while len(statuses(got)) < answers and (chunk := client.recv(65_536)):
+                got += chunk
+    return got
+
+
+def statuses(got: bytes) -> list[int]:
+    """Return the statuses of complete answers; 100 is none."""
+    found = []
+    while head := re.match(rb"HTTP/1\.1 (\d{3})[^\r]*\r\n((?:[^\r]+\r\n)*)\r\n", got):
+        got = got[head.end() :]
+        if head[1] == b"100":
+            continue
+        length = re.search(rb"content-length: (\d+)", head[2])
+        size = int(length[1]) if length else 0
+        if len(got) < size:
+            break
+        found.append(int(head[1]))
+        got = got[size:]
+    return found
+
+
+def post(*headers: bytes, body: bytes = BODY) -> bytes:
+    return b"POST /recommend HTTP/1.1\r\nhost: localhost\r\n" + TYPE + b"".join(headers) + b"\r\n" + body
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize("framing", [(LENGTH, BODY), (CHUNKED, CHUNKS)], ids=["length", "chunks"])
+def test_an_offer_of_something_else_changes_nothing(
+    server: Process, offer: bytes, framing: tuple[bytes, bytes]
+) -> None:
+    header, body = framing
+    head = post(offer, header, body=b"")
+    whole, closes = head + body, b"close" in offer
+    for parts in ([whole], [head, body], [whole[:40], whole[40:-3], whole[-3:]]):
+        got = exchange(server, parts)
+        assert statuses(got) == [200] and b'"item_id"' in got
+    followed = [200] if closes else [200, 200]
+    for parts in ([whole + GET], [whole, GET], [head, body + GET]):
+        assert statuses(exchange(server, parts, 2)) == followed
+    if not closes:
+        assert statuses(exchange(server, [whole * 3 + GET], 4)) == [200] * 4
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_an_offer_without_a_body_changes_nothing(server: Process, offer: bytes) -> None:
+    get = GET.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n")
+    assert statuses(exchange(server, [get])) == [200]
+
+
+def test_an_expectation_is_met_before_the_body_comes(server: Process) -> None:
+    head = post(b"expect: 100-continue\r\n", LENGTH, body=b"")
+    address = urlsplit(server.url)
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as client:
+        client.sendall(head)
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+        client.sendall(BODY)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [LENGTH * 2, LENGTH + b"content-length: 5\r\n", LENGTH + CHUNKED, CHUNKED + LENGTH, b"content-length: +31\r\n",
+     b"transfer-encoding: xchunked\r\n", b"content-length: -1\r\n", b"content-length: 0x1f\r\n"],
+)  # fmt: skip
+def test_two_or_strange_framings_are_refused(server: Process, framing: bytes) -> None:
+    for offer in (b"", H2C):
+        got = exchange(server, [post(offer, framing) + GET], 2)
+        assert statuses(got) == [400] and b'"bad_request"' in got
+
+
+def test_a_tunnel_is_refused_and_the_connection_ends(server: Process) -> None:
+    got = exchange(server, [b"CONNECT example.invalid:443 HTTP/1.1\r\nhost: localhost\r\n\r\n" + GET], 3)
+    assert len(statuses(got)) == 1 and 400 <= statuses(got)[0] < 500
+
+
+@pytest.mark.parametrize("where", ["one header", "many headers", "the line", "behind a body"])
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_a_head_is_refused_from_its_limit_on_however_it_arrives(server: Process, where: str, pieces: int) -> None:
+    def head(size: int) -> bytes:
+        start, end = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n", b"\r\n"
+        if where == "the line":
+            return b"GET /livez?%s HTTP/1.1\r\nhost: localhost\r\n\r\n" % (b"a" * size)
+        if where == "many headers":
+            return start + b"".join(b"x-%05d: a\r\n" % number for number in range(size // 12)) + end
+        return start + b"x-a: " + b"a" * size + b"\r\n" + end
+
+    before = post(LENGTH) if where == "behind a body" else b""
+    more = [200] if before else []
+    for size, expected in ((MAX_HEAD_BYTES - 200, {200, 422}), (MAX_HEAD_BYTES + 4464, {431}), (200_000, {431})):
+        whole = before + head(size)
+        step = -(-len(whole) // pieces)
+        got = exchange(server, [whole[i : i + step] for i in range(0, len(whole), step)], 1 + len(more))
+        assert statuses(got)[: len(more)] == more or expected == {431}
+        assert statuses(got)[-1] in expected, (size, got[-300:])
+
+
+def test_trailers_do_not_become_headers(server: Process) -> None:
+    trailers = CHUNKS[:-2] + b"content-type: application/json\r\ncontent-encoding: br\r\n\r\n"
+    assert statuses(exchange(server, [post(CHUNKED, body=b""), trailers])) == [200]
+    untyped = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\n" + CHUNKED + b"\r\n"
+    assert statuses(exchange(server, [untyped, trailers])) == [400]

@@ -1,0 +1,213 @@
+"""The page in a real browser: a person composes a history and sees recommendations, on a desk and on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.http.auth import new_key
+from testing.browser import NAMES, Browser, find_browser
+from testing.running import Process, process
+
+EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"needs one of {', '.join(NAMES)} on the PATH (on Debian: apt-get install chromium)")
+    with Browser(program, tmp_path / "profile") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with process(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+def count(selector: str) -> str:
+    return f"document.querySelectorAll('{selector}').length"
+
+
+def texts(browser: Browser, selector: str) -> list[str]:
+    return list(browser.evaluate(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)"))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desk", "phone"])
+def test_compose_a_history_and_see_recommendations(browser: Browser, server: Process, width: int, height: int) -> None:
+    user = f"visitor {width}/ü"
+    browser.size(width, height)
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "the most popular items")
+    browser.type("#query", "TITLE 177")
+    browser.wait_for(count("#results li") + " == 1", "the item that was searched for")
+    browser.click("#results li button")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert texts(browser, "#history .title") == ["Title 177 of the mystery shelf"]
+
+    shown = texts(browser, "#items .title")
+    answer = httpx.post(server.url + "/recommend", json={"history": ["item-0177"]}).json()
+    assert shown == [item["title"] for item in answer["items"]]
+    scores = texts(browser, "#items .score")
+    assert scores == [f"{item['score']:.4f}" for item in answer["items"]]
+    assert "search" in "".join(texts(browser, "#legend span"))
+
+    browser.click("#items li button")
+    browser.wait_for(count("#history li") + " == 2", "the recommended item in the history")
+    browser.wait_for(f"document.querySelector('#items .title').textContent != {shown[0]!r}", "a new answer")
+    browser.click("#categories .chip")
+    browser.wait_for(
+        "[...document.querySelectorAll('#items .title')].every(e => e.textContent.includes('cooking'))", "the filter"
+    )
+    browser.type("#free-title", EVIL)
+    browser.click("#free-add")
+    browser.wait_for(count("#history li") + " == 3", "the free title")
+    assert texts(browser, "#history .title")[2] == EVIL, "shown as the text it is"
+    assert browser.evaluate(count("#history img") + " + " + count("#history script")) == 0
+
+    browser.type("#user", user)
+    browser.click("#user-save")
+    browser.wait_for("document.querySelector('#user-state').textContent.includes('chosen')", "the user")
+    browser.wait_for("document.querySelector('#user-events').textContent.includes('2 stored')", "the stored history")
+    browser.wait_for(count("#items li") + " == 10", "an answer for the stored user")
+    assert any(row["user_id"] == user for row in httpx.get(server.url + "/users").json()["items"])
+
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert browser.evaluate("document.title") == "anyo: what next?"
+    assert browser.log == []
+
+
+def test_an_error_is_shown_and_the_page_goes_on(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    browser.evaluate("""(() => { const k = document.querySelector('#user'); k.value = 'nobody at all';
+        document.querySelector('#user-use').click(); })()""")
+    browser.wait_for("document.querySelector('#source').textContent == 'popular items'", "popular items")
+    browser.wait_for("document.querySelector('#user-events').textContent.includes('Nothing is stored')", "a word on it")
+    browser.click("#user-none")
+    browser.wait_for("document.querySelector('#source').hidden", "no answer without a question")
+    browser.click("#user-save")
+    browser.wait_for("!document.querySelector('#note').hidden", "what is missing")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desk", "phone"])
+def test_both_ways_side_by_side(browser: Browser, server: Process, width: int, height: int) -> None:
+    browser.size(width, height)
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    browser.click("#results li button")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert browser.evaluate("document.querySelector('#sides').hidden")
+    browser.evaluate("document.querySelector('#beams').select()")
+    browser.type("#beams", "3")
+    browser.click("#compare")
+    browser.wait_for("!document.querySelector('#sides').hidden", "the comparison")
+    ask = {"history": browser.evaluate("state.history.map(item => item.id)"), "beams": 3}
+    answer = httpx.post(server.url + "/compare", json=ask).json()
+    for side, part in (("dense", "dense"), ("written", "generative")):
+        shown = texts(browser, f"#{side}-items .title")
+        assert shown == [item["title"] for item in answer[part]["items"]]
+    written = texts(browser, "#texts li")
+    assert len(written) == 3
+    for shown, text in zip(written, answer["generative"]["generated"], strict=True):
+        assert shown.startswith(text["text"]) and text["item_id"] in shown
+        assert ("as written" in shown) == text["valid"]
+    assert "times as long" in "".join(texts(browser, "#ratio")) and "3 beams" in "".join(texts(browser, "#tokens"))
+    browser.click("#items li button")  # another history: what was compared is no longer true of it
+    browser.wait_for("document.querySelector('#sides').hidden", "the old comparison to go")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert browser.log == []
+
+
+def test_the_focus_stays_where_entries_come_and_go(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    focus = "document.activeElement.closest('#history, #items, #results, #query')?.id || document.activeElement.tagName"
+    for number in range(1, 4):
+        browser.evaluate("document.querySelector('#results li button').focus(); document.activeElement.click()")
+        browser.wait_for(count("#history li") + f" == {number}", "the item in the history")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    browser.evaluate("window.old = document.querySelector('#items li button'); old.focus(); old.click()")
+    browser.wait_for("!old.isConnected", "a new answer")
+    assert browser.evaluate(focus) == "items"
+    for left in (3, 2, 1):
+        browser.evaluate("document.querySelectorAll('#history li button')[0].focus(); document.activeElement.click()")
+        browser.wait_for(count("#history li") + f" == {left}", "the entry to go")
+        assert browser.evaluate(focus) == "history"
+    browser.evaluate("document.querySelector('#history li button').focus(); document.activeElement.click()")
+    browser.wait_for(count("#history li") + " == 0", "the last entry to go")
+    assert browser.evaluate(focus) == "query"
+
+
+def test_a_refusal_for_a_moment_is_said_and_tried_again(browser: Browser, tmp_path: Path) -> None:
+    with process(tmp_path, rate_limit=0.5, rate_limit_burst=4) as slow:
+        browser.open(slow.url)
+        browser.wait_for(count("#results li") + " == 20", "items")
+        for number in (1, 2):
+            browser.click("#results li button")
+            browser.wait_for(count("#history li") + f" == {number}", "the item in the history")
+            if number == 1:
+                browser.wait_for(count("#items li") + " == 10", "recommendations")
+                browser.evaluate("window.old = document.querySelector('#items li')")
+        said = "document.querySelector('#note').textContent"
+        browser.wait_for(said + ".includes('trying again in 2 s')", "what is being done")
+        assert "key" not in browser.evaluate(said)
+        browser.wait_for("!old.isConnected && " + count("#items li") + " == 10", "the answer after all")
+        assert browser.evaluate("document.querySelector('#note').hidden")
+
+
+def test_a_service_that_is_away_looks_so_until_it_is_back(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    healthy = browser.evaluate("document.querySelector('#serving').textContent")
+    browser.evaluate("window.right = fetch; window.fetch = async () => { throw new TypeError('Failed to fetch'); }; 0")
+    browser.click("#results li button")
+    browser.wait_for("document.querySelector('#serving').classList.contains('away')", "the header to tell")
+    assert "cannot be reached" in browser.evaluate("document.querySelector('#serving').textContent")
+    browser.evaluate("window.fetch = right; 0")
+    browser.wait_for("!document.querySelector('#serving').classList.contains('away')", "the service to be back")
+    assert browser.evaluate("document.querySelector('#serving').textContent") == healthy
+    browser.wait_for(count("#items li") + " == 10", "the answer that could not be had before")
+    assert browser.evaluate("document.querySelector('#note').hidden")
+
+
+def test_a_comparison_that_fails_says_so_beside_its_button(browser: Browser, server: Process) -> None:
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    browser.click("#compare")
+    note = "document.querySelector('#compare-section #compare-note')"
+    browser.wait_for(f"!{note}.hidden && {note}.textContent.includes('needs a history')", "what is missing")
+    browser.click("#results li button")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert browser.evaluate(f"{note}.hidden")
+    browser.evaluate("state.writers[0].name = 'of another catalog'; 0")
+    browser.click("#compare")
+    browser.wait_for(f"!{note}.hidden && {note}.textContent.includes('of another catalog')", "the error")
+    assert browser.evaluate("document.querySelector('#note').hidden"), "the recommendations are right"
+
+
+def test_an_api_key_opens_the_page_and_is_kept_in_memory_only(browser: Browser, tmp_path: Path) -> None:
+    secret, digest = new_key()
+    with process(tmp_path, api_keys=digest) as locked:
+        browser.open(locked.url)
+        browser.wait_for("document.querySelector('#serving').textContent.includes('key')", "what is missing")
+        browser.type("#key", secret)
+        browser.evaluate("document.querySelector('#key').blur()")
+        browser.wait_for(count("#results li") + " == 20", "items")
+        browser.click("#results li button")
+        browser.wait_for(count("#items li") + " == 10", "recommendations")
+        kept = "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie, location.href])"
+        assert secret not in browser.evaluate(kept) and browser.evaluate(kept).startswith('[0,0,""')
+
+
+def test_the_page_needs_nothing_from_elsewhere(server: Process) -> None:
+    answer = httpx.get(server.url)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    for forbidden in ('src="', "@import", "url(", "innerHTML", "insertAdjacentHTML", "document.write"):
+        assert forbidden not in answer.text, forbidden

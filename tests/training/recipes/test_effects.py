@@ -1,0 +1,197 @@
+"""Every setting of every recipe is read in a run of it, or refused; none is accepted and ignored."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+from rich.console import Console
+
+from modeling.spec import Section
+from tests.modeling.conftest import backbone_folder
+from tests.training.loop.test_fit import write_dataset
+from training.data.dataset import Dataset, read_dataset
+from training.recipes import Recipe, RecipeError, get_recipe, recipe_names
+from training.recipes.base import TasksSpec
+from training.recipes.effects import EFFECTS
+from training.run import RunOptions, run
+
+__all__ = ["backbone_folder"]  # a fixture
+
+QUIET = Console(quiet=True)
+SHORT = ["optimizer.epochs=1", "optimizer.positions=60"]
+TITLES = [*SHORT, "history.title_tokens=4", "history.limit=5", "writing.validation_users=8"]
+DENSE = [*SHORT, "items.dim=16"]
+OWN = [*DENSE, "backbone.width=16", "backbone.dropout=0.1"]
+CODES = [
+    *SHORT, "writing.validation_users=8", "backbone.width=32", "backbone.depth=1", "writing.beams=4", "codes.size=4",
+    "items.text_source=FOLDER",
+]  # fmt: skip
+RUNS: dict[str, tuple[str, bool, list[str]]] = {
+    "sasrec": ("sasrec", False, OWN),
+    "sasrec, sampled": ("sasrec", False, [*OWN, "objective.kind=sampled"]),
+    "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
+    "sasrec, pulled": ("sasrec", False, [*OWN, "requires=sasrec", "objective.pull=0.1"]),
+    "anyo": ("anyo", True, DENSE),
+    "anyo, titles": ("anyo", True, [*DENSE, "history.form=titles", "history.title_tokens=4", "history.limit=5"]),
+    "anyo, frozen": ("anyo", True, [*DENSE, "adapter.kind=none"]),
+    "genre": ("genre", True, TITLES),
+    "bigrec": ("bigrec", True, TITLES),
+    "llara": ("llara", True, [*TITLES, "writing.candidates=4"]),
+    "tiger": ("tiger", False, [*CODES, "codes.epochs=2"]),
+    "tiger, encoder": (
+        "tiger", False, [*CODES, "codes.kind=residual-kmeans", "backbone.kind=encoder-decoder",
+         "history.user_buckets=4"],
+    ),
+    "p5": ("p5", False, [*CODES[:-1], "codes.clusters=3", 'tasks.families=["sequential","direct"]']),
+}  # fmt: skip
+"""Runs by name: recipe, whether it has a language model as backbone, settings."""
+
+
+def slots() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Names of the slots that ``--set`` reaches into, and their types."""
+    for name, field in Recipe.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield name, kind
+
+
+SLOTS = dict(slots())
+
+
+def test_the_table_has_every_setting_and_no_other() -> None:
+    fields = {f"{slot}.{name}" for slot, kind in SLOTS.items() for name in kind.model_fields}
+    assert set(EFFECTS) == fields | {"requires"}
+    assert SLOTS["tasks"] is TasksSpec
+    assert {name for name, _, _ in RUNS.values()} == set(recipe_names())
+
+
+def others(path: str, recipe: Recipe) -> list[str]:
+    """Values of a setting that are allowed as far as its type says, and are not the one it has."""
+    slot, _, name = path.partition(".")
+    if path == "requires":
+        return ["sasrec" if recipe.requires is None else ""]
+    kind = SLOTS[slot].model_fields[name].annotation
+    found: list[Any] = []
+    for option in (kind, *get_args(kind)):
+        if get_origin(option) is Literal:
+            found += get_args(option)
+        elif option in (bool, int, float, str):
+            found += {bool: [True, False], int: [1, 2, 8, 400], float: [0.25], str: ["minilm", "x"]}[option]
+    given = getattr(getattr(recipe, slot), name)
+    found = [value for value in found if value != given] or [["sequential"]]
+    return [value if isinstance(value, str) else json.dumps(value) for value in found]
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=24, items=20))
+
+
+@pytest.fixture(scope="module")
+def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
+    run(get_recipe("sasrec", OWN), ring, RunOptions(out=out), QUIET)
+    return out
+
+
+def reads_of(patch: pytest.MonkeyPatch) -> set[str]:
+    """Settings that are read from now on, apart from the checks of a description."""
+    found: set[str] = set()
+    names = {kind: f"{slot}." for slot, kind in SLOTS.items()} | {Recipe: ""}
+
+    def checks() -> bool:
+        frame = sys._getframe(2)
+        for _ in range(4):
+            if frame.f_code.co_name.startswith("_") and frame.f_code.co_filename.endswith(("spec.py", "base.py")):
+                return True
+            if frame.f_back is None:
+                return False
+            frame = frame.f_back
+        return False
+
+    def read(self: Section, name: str) -> Any:
+        prefix = names.get(type(self))
+        if prefix is not None and name in type(self).model_fields and not checks():
+            found.add(prefix + name)
+        return object.__getattribute__(self, name)
+
+    patch.setattr(Section, "__getattribute__", read)
+    return found
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_setting_is_read_or_refused(
+    case: str, ring: Dataset, sasrec: Path, backbone_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name, language_model, settings = RUNS[case]
+    folder = str(backbone_folder("qwen3"))
+    settings = [setting.replace("FOLDER", folder) for setting in settings]
+    backbone = folder if language_model else None
+    recipe = get_recipe(name, settings, backbone=backbone)
+    id_model = sasrec if recipe.requires else None
+    with pytest.MonkeyPatch.context() as patch:
+        found = reads_of(patch)
+        run(recipe, ring, RunOptions(out=tmp_path / "out", id_model=id_model), QUIET)
+    accepted, refused = set(), set()
+    for path in EFFECTS:
+        if path.startswith("tasks.") and recipe.tasks is None:
+            continue
+        for value in others(path, recipe):
+            try:
+                get_recipe(name, [*settings, f"{path}={value}"], backbone=backbone)
+            except RecipeError as error:
+                if f"{path} has no effect" in str(error):
+                    refused.add(path)
+            else:
+                accepted.add(path)
+    ignored = {path for path in accepted - found if EFFECTS[path].acts(recipe)}
+    assert not ignored, f"accepted and read by nobody: {sorted(ignored)}"
+    wrongly = {path for path in refused if EFFECTS[path].acts(recipe)}
+    assert not wrongly, f"refused though it acts: {sorted(wrongly)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("anyo", ["objective.negatives=9"]),
+        ("anyo", ["objective.pull_share=0.2"]),
+        ("anyo", ["objective.kind=sampled", "objective.label_smoothing=0.1"]),
+        ("anyo", ["backbone.width=64"]),
+        ("anyo", ["history.title_tokens=9"]),
+        ("anyo", ["adapter.kind=full", "adapter.rank=4"]),
+        ("anyo", ["projector.recent=1", "projector.decay=0.5"]),
+        ("anyo", ["backbone.revision=main"]),
+        ("sasrec", ["items.text_dim=9"]),
+        ("sasrec", ["items.text_source=minilm"]),
+        ("sasrec", ["history.instruction=Read"]),
+        ("sasrec", ["history.title_tokens=9"]),
+        ("sasrec", ["backbone.layers=1"]),
+        ("sasrec", ["backbone.random_weights=true"]),
+        ("sasrec", ["optimizer.backbone_rate=0.1"]),
+        ("genre", ["items.tower=both"]),
+        ("bigrec", ["items.text_source=minilm"]),
+        ("bigrec", ["backbone.width=64"]),
+        ("genre", ["optimizer.rate=0.1"]),
+        ("genre", ["requires=sasrec"]),
+        ("tiger", ["items.tower=text"]),
+        ("tiger", ["adapter.rank=4"]),
+        ("tiger", ["history.title_tokens=9"]),
+        ("tiger", ["codes.kind=residual-kmeans", "codes.epochs=9"]),
+        ("p5", ["codes.epochs=9"]),
+        ("p5", ["codes.dim=9"]),
+        ("p5", ["codes.commitment=0.5"]),
+        ("p5", ["items.text_source=tiny"]),
+        ("p5", ['tasks.families=["sequential","rating"]', "tasks.review=0.3"]),
+        ("p5", ["codes.kind=random", "codes.levels=2"]),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused_with_what_it_needs(name: str, settings: list[str]) -> None:
+    path = settings[-1].partition("=")[0]
+    with pytest.raises(RecipeError, match=rf"{path} has no effect on this recipe; it is read with \S"):
+        get_recipe(name, settings)

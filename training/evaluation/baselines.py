@@ -1,0 +1,201 @@
+"""Floors: five rankers with nothing to train. A model that does not clear them has learned little worth serving.
+
+All are fitted on the training part, rank the whole catalog, and never return what the user already had.
+
+- popularity: how often an item was taken.
+- markov-1: how often an item came right after the user's last one; where nothing did, popularity decides.
+- item-knn: cosine between items over users, where a user with many items counts less (each user's row has length
+  1), summed over the last ten items, each step back counting 0.8 as much.
+- title-tfidf: the same sum over the cosine of titles (tf = 1 + ln count, idf = ln(1 + N / titles with the word)).
+- hybrid-knn: that sum plus the same over the cosine of what items stand near in histories
+  (`training.data.cooccurrence`): titles speak for items that few have taken, histories for the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from training.data.cooccurrence import neighbour_vectors
+from training.data.splits import FittedOn, Part, Split
+from training.evaluation.metrics import Floats, Ints, Metrics, rank_report, target_ranks
+
+LAST = 10
+DECAY = 0.8
+BATCH = 512
+TOP = 20
+
+Histories = Sequence[npt.NDArray[np.int32]]
+Scorer = Callable[[Histories], Floats]  # histories of B users to scores [B, N]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The result of one floor: its name, what it was fitted on, the rank of every target and the metrics."""
+
+    name: str
+    fitted_on: FittedOn
+    ranks_T: Ints
+    metrics: Metrics
+
+
+def popularity(split: Split, fitted_on: FittedOn = "train") -> Scorer:
+    """The same scores for everyone: how often each item was taken."""
+    counts_N = split.popularity(fitted_on).astype(np.float64)
+    return lambda histories: np.broadcast_to(counts_N, (len(histories), len(counts_N)))
+
+
+def markov(split: Split, fitted_on: FittedOn = "train") -> Scorer:
+    """How often each item followed the last one; popularity, scaled below any count, where nothing followed."""
+    offsets, rows = split.sequences(fitted_on)
+    follows = np.ones(max(len(rows) - 1, 0), dtype=bool)
+    inner = offsets[1:-1]
+    follows[inner[(inner > 0) & (inner < len(rows))] - 1] = False  # the last item of one user, the first of the next
+    items = split.dataset.n_items
+    counts_NN = sp.csr_array(
+        (np.ones(int(follows.sum())), (rows[:-1][follows], rows[1:][follows])), shape=(items, items)
+    )
+    back_off_N = split.popularity(fitted_on) / (split.popularity(fitted_on).max() + 1)
+
+    def score(histories: Histories) -> Floats:
+        last_BN = _weights([history[-1:] for history in histories], items)
+        scores_BN: Floats = np.asarray((last_BN @ counts_NN).todense()) + back_off_N
+        return scores_BN
+
+    return score
+
+
+def item_knn(split: Split, fitted_on: FittedOn = "train") -> Scorer:
+    """Cosine between items over users, summed over the decayed recent history."""
+    offsets, rows = split.sequences(fitted_on)
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    taken_UN = sp.csr_array((np.ones(len(rows)), (users, rows)), shape=(len(offsets) - 1, split.dataset.n_items))
+    taken_UN.data[:] = 1.0  # an item taken twice counts once
+    unit_UN = sp.diags_array(_inverse(_lengths(taken_UN, axis=1))) @ taken_UN
+    unit_UN = unit_UN @ sp.diags_array(_inverse(_lengths(unit_UN, axis=0)))
+    similar_NN = sp.csr_array(unit_UN.T @ unit_UN)
+    similar_NN.setdiag(0)
+    return lambda histories: np.asarray((_weights(histories, split.dataset.n_items) @ similar_NN).todense())
+
+
+def title_tfidf(split: Split, fitted_on: FittedOn = "train") -> Scorer:
+    """Cosine between titles, summed over the decayed recent history; titles need no fitting."""
+    words_NV = _tfidf(split.dataset.titles)
+
+    def score(histories: Histories) -> Floats:
+        profile_BV = _weights(histories, split.dataset.n_items) @ words_NV
+        return np.asarray((words_NV @ profile_BV.toarray().T).T)
+
+    return score
+
+
+def hybrid_knn(split: Split, fitted_on: FittedOn = "train") -> Scorer:
+    """Cosine of titles plus cosine of neighbours in histories, summed over the decayed recent history."""
+    near_ND = neighbour_vectors(split.train_rows(fitted_on), split.dataset.n_items)
+    titles = title_tfidf(split, fitted_on)
+
+    def score(histories: Histories) -> Floats:
+        profile_BD = _weights(histories, split.dataset.n_items) @ near_ND
+        scores_BN: Floats = titles(histories) + profile_BD @ near_ND.T
+        return scores_BN
+
+    return score
+
+
+FLOORS: dict[str, Callable[[Split, FittedOn], Scorer]] = {
+    "popularity": popularity,
+    "markov-1": markov,
+    "item-knn": item_knn,
+    "title-tfidf": title_tfidf,
+    "hybrid-knn": hybrid_knn,
+}
+
+
+def measure_baseline(
+    name: str, split: Split, part: Part = "test", fitted_on: FittedOn = "train", seed: int = 0
+) -> Baseline:
+    """Rank every target of `part` with one floor (seen items removed, ties at random with `seed`)."""
+    if name not in FLOORS:
+        raise ValueError(f"floor {name!r} not found; known floors: {', '.join(FLOORS)}")
+    scorer = FLOORS[name](split, fitted_on)
+    targets = split.targets(part)
+    rng = np.random.default_rng(seed)
+    popularity_N = split.popularity(fitted_on)
+    rows_T = targets.rows_T
+    ranks: list[Ints] = []
+    tops: list[Ints] = []
+    profiles: list[float] = []
+    for questions in _batches(len(targets)):
+        histories = [targets.history(question) for question in questions]
+        scores_BN = scorer(histories)
+        ranks.append(target_ranks(scores_BN, rows_T[questions], histories, rng))
+        tops.append(_top(scores_BN, histories))
+        profiles.extend(float(popularity_N[history].mean()) for history in histories)
+    ranks_T = np.concatenate(ranks)
+    metrics = rank_report(
+        ranks_T,
+        top_rows_TK=np.concatenate(tops),
+        popularity_N=popularity_N,
+        history_popularity_T=np.array(profiles),
+        seed=seed,
+    )
+    return Baseline(name, fitted_on, ranks_T, metrics)
+
+
+def _batches(count: int) -> Iterator[npt.NDArray[np.int64]]:
+    for start in range(0, count, BATCH):
+        yield np.arange(start, min(start + BATCH, count))
+
+
+def _top(scores_BN: Floats, seen: Histories) -> npt.NDArray[np.int64]:
+    """The best rows per question, seen ones removed; -1 where there are fewer."""
+    open_BN = scores_BN.copy()
+    for b, rows in enumerate(seen):
+        open_BN[b, rows] = -np.inf
+    count = min(TOP, open_BN.shape[1])
+    best = np.argpartition(-open_BN, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(open_BN, best, axis=1), axis=1, kind="stable")
+    best = np.take_along_axis(best, order, axis=1)
+    return np.where(np.isneginf(np.take_along_axis(open_BN, best, axis=1)), -1, best)
+
+
+def _weights(histories: Histories, items: int) -> Any:
+    """A sparse [B, N]: the last items of each history, the newest counting 1 and each step back `DECAY` as much."""
+    recent = [history[-LAST:] for history in histories]
+    lengths = [len(rows) for rows in recent]
+    users = np.repeat(np.arange(len(recent)), lengths)
+    ages = np.concatenate([np.arange(length)[::-1] for length in lengths])
+    return sp.csr_array((DECAY**ages, (users, np.concatenate(recent))), shape=(len(recent), items))
+
+
+def _tfidf(titles: Sequence[str]) -> Any:
+    """Sparse [N, V], rows of length 1 (all 0 for a title without a word)."""
+    vocabulary: dict[str, int] = {}
+    rows, words = [], []
+    for row, title in enumerate(titles):
+        for word in re.findall(r"\w+", title.lower()):
+            rows.append(row)
+            words.append(vocabulary.setdefault(word, len(vocabulary)))
+    counts_NV = sp.csr_array((np.ones(len(rows)), (rows, words)), shape=(len(titles), max(len(vocabulary), 1)))
+    counts_NV.sum_duplicates()
+    counts_NV.data = 1 + np.log(counts_NV.data)
+    titles_with_word = np.maximum(np.bincount(counts_NV.indices, minlength=counts_NV.shape[1]), 1)
+    weighted_NV = counts_NV @ sp.diags_array(np.log(1 + len(titles) / titles_with_word))
+    return sp.csr_array(sp.diags_array(_inverse(_lengths(weighted_NV, axis=1))) @ weighted_NV)
+
+
+def _lengths(matrix: Any, axis: int) -> Any:
+    return np.sqrt(matrix.multiply(matrix).sum(axis=axis))
+
+
+def _inverse(values: Any) -> Floats:
+    """1 / value, and 0 where there is nothing to divide by."""
+    values = np.asarray(values, dtype=np.float64)
+    inverse: Floats = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
+    return inverse

@@ -1,0 +1,125 @@
+"""Full-ranking evaluation of a user encoder: the same code selects on validation and reports on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import VectorIndex
+from modeling.encoder.prompt import Prompt
+from modeling.encoder.user_encoder import UserEncoder
+from training.data.splits import Targets
+from training.evaluation.metrics import Metrics, rank_report, target_ranks
+
+BATCH_POSITIONS = 4096
+SCORE_BLOCK = 512
+SHOWN = 20
+"""Length of the top lists behind coverage, novelty and popularity lift."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """T questions answered.
+
+    ``ranks_T`` (1 is best) come from exact scores; ``top_rows_TK`` are what the served index returns, and
+    ``index_metrics`` is what those lists alone score, so an approximate index shows its loss here.
+    """
+
+    ranks_T: NDArray[np.int64]
+    top_rows_TK: NDArray[np.int64]
+    metrics: Metrics
+    index_metrics: dict[str, float]
+    targets: Targets
+
+
+def encode_users(
+    encoder: UserEncoder,
+    histories: Sequence[NDArray[Any]],
+    *,
+    progress: Callable[[int], object] = lambda done: None,
+) -> NDArray[np.float32]:
+    """User vectors [U, D]; near-equal lengths share a batch, which changes no vector beyond rounding."""
+    limit = encoder.history_limit
+    prompts = [encoder.prepare(np.asarray(history[-limit:]).tolist()) for history in histories]
+    out = np.empty((len(prompts), encoder.spec.items.dim), np.float32)
+    for rows in _by_length(prompts):
+        out[rows] = encoder.encode([prompts[row] for row in rows])
+        progress(len(rows))
+    return out
+
+
+def _by_length(prompts: Sequence[Prompt]) -> list[list[int]]:
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for row in sorted(range(len(prompts)), key=lambda row: prompts[row].length):
+        if current and (len(current) + 1) * prompts[row].length > BATCH_POSITIONS:
+            batches.append(current)
+            current = []
+        current.append(row)
+    return [*batches, current] if current else batches
+
+
+def rank_all(
+    users_TD: NDArray[np.float32],
+    items_ND: NDArray[np.float32],
+    targets_T: NDArray[np.int64],
+    seen: Sequence[NDArray[Any]],
+    *,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Rank of each target (1 is best) over the whole catalog, seen items left out, ties broken at random."""
+    rng = np.random.default_rng([seed, 4])
+    blocks = [slice(start, start + SCORE_BLOCK) for start in range(0, len(users_TD), SCORE_BLOCK)]
+    return np.concatenate(
+        [target_ranks(users_TD[block] @ items_ND.T, targets_T[block], seen[block], rng) for block in blocks]
+    )
+
+
+def evaluate(
+    encoder: UserEncoder,
+    items_ND: NDArray[np.float32],
+    index: VectorIndex,
+    targets: Targets,
+    popularity_N: NDArray[np.int64],
+    *,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Evaluation:
+    """Answer every question of ``targets``, exactly and through the served index."""
+    histories = [history.astype(np.int64) for history in targets.histories()]
+    users_TD = encode_users(encoder, histories, progress=progress)
+    ranks_T = rank_all(users_TD, items_ND, targets.rows_T, histories, seed=seed)
+    _, top_rows_TK = index.search(users_TD, SHOWN, exclude=histories)
+    return evaluation_of(ranks_T, top_rows_TK, targets, histories, popularity_N, seed=seed)
+
+
+def evaluation_of(
+    ranks_T: NDArray[np.int64],
+    top_rows_TK: NDArray[np.int64],
+    targets: Targets,
+    histories: Sequence[NDArray[np.int64]],
+    popularity_N: NDArray[np.int64],
+    *,
+    seed: int,
+) -> Evaluation:
+    """All figures of ranked questions."""
+    profile_T = np.array([float(popularity_N[history].mean()) for history in histories])
+    metrics = rank_report(
+        ranks_T,
+        top_rows_TK=top_rows_TK,
+        popularity_N=popularity_N,
+        history_popularity_T=profile_T,
+        seed=seed,
+    )
+    return Evaluation(ranks_T, top_rows_TK, metrics, _of_lists(top_rows_TK, targets.rows_T), targets)
+
+
+def _of_lists(top_rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], cut: int = 10) -> dict[str, float]:
+    """Recall and NDCG of lists as they were returned."""
+    hits_TK = top_rows_TK[:, :cut] == targets_T[:, None]
+    gains_K = 1 / np.log2(np.arange(2, hits_TK.shape[1] + 2))
+    return {f"recall@{cut}": float(hits_TK.any(1).mean()), f"ndcg@{cut}": float((hits_TK * gains_K).sum(1).mean())}

@@ -1,0 +1,1 @@
+"""Item identifiers of generative methods: titles, semantic IDs, cluster paths."""

@@ -1,0 +1,1 @@
+"""The training loop: examples, trainer, checkpoints, weight averaging."""

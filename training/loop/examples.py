@@ -1,0 +1,222 @@
+"""Training examples: each user's sequence once per epoch, with a target at every item boundary.
+
+Long sequences are cut into windows whose cuts move from epoch to epoch, so that every target is seen once per epoch
+and with different amounts of history. Windows of near-equal length share a batch, which keeps padding to a few
+percent, and the batches of one epoch are a fixed number, so that steps per epoch do not depend on the cuts.
+
+A model that reads a history in both directions can learn from its last item only: there each target is a window of its
+own, with all the history it may have.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modeling.encoder.user_encoder import Batch, UserEncoder
+from training.data import DataError
+
+
+@dataclass(frozen=True)
+class Window:
+    """Item rows of a user, oldest first: inputs are ``rows[:-1]``, targets the last ``targets`` of ``rows[1:]``.
+
+    Attributes:
+        user: whose they are, in the order of the sequences.
+        start: place of the first row in the user's sequence.
+        draw: seed of whatever is drawn for this window in this epoch.
+        last_only: whether the last row is the only target.
+    """
+
+    rows: NDArray[np.int64]
+    user: int = 0
+    start: int = 0
+    draw: int = 0
+    last_only: bool = False
+
+    @property
+    def targets(self) -> int:
+        """Items with a loss."""
+        return 1 if self.last_only else len(self.rows) - 1
+
+
+def prefixes_of(sequence: Sequence[int] | NDArray[Any], limit: int, user: int = 0) -> list[Window]:
+    """Each item but the first as the only target of its own window, with the ``limit`` items before it."""
+    rows = np.asarray(sequence, np.int64)
+    starts = [max(0, end - limit) for end in range(1, len(rows))]
+    return [Window(rows[start : end + 1], user, start, last_only=True) for end, start in enumerate(starts, 1)]
+
+
+def windows_of(
+    sequence: Sequence[int] | NDArray[Any], limit: int, rng: np.random.Generator, user: int = 0
+) -> list[Window]:
+    """Cut one sequence so that each item but the first is a target exactly once, with at most ``limit`` inputs."""
+    rows = np.asarray(sequence, np.int64)
+    targets = len(rows) - 1
+    if targets < 1:
+        return []
+    if targets <= limit:
+        return [Window(rows, user)]
+    first = int(rng.integers(1, limit + 1))
+    edges = [0, *range(first, targets, limit), targets]
+    return [Window(rows[start : stop + 1], user, start) for start, stop in itertools.pairwise(edges)]
+
+
+class EpochWindows(Dataset[Window]):
+    """All windows of one epoch; ``set_epoch`` cuts them anew, the same for the same seed and epoch.
+
+    Args:
+        sequences: item rows of every user, oldest first.
+        limit: most inputs of a window.
+        seed: of the cuts.
+        last_only: one target a window (`prefixes_of`), the same windows in every epoch.
+    """
+
+    def __init__(self, sequences: Sequence[NDArray[Any]], *, limit: int, seed: int, last_only: bool = False) -> None:
+        self._sequences = sequences
+        self._limit = limit
+        self._seed = seed
+        self._last_only = last_only
+        self._epoch = -1
+        self.windows: list[Window] = []
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut the windows of ``epoch``."""
+        if epoch == self._epoch or (self._last_only and self.windows):
+            return
+        self._epoch = epoch
+        rng, limit = np.random.default_rng([self._seed, epoch, 1]), self._limit
+        cut = [
+            window
+            for user, rows in enumerate(self._sequences)
+            for window in (prefixes_of(rows, limit, user) if self._last_only else windows_of(rows, limit, rng, user))
+        ]
+        draws = np.random.default_rng([self._seed, epoch, 5]).integers(2**62, size=len(cut)).tolist()
+        self.windows = [replace(window, draw=draw) for window, draw in zip(cut, draws, strict=True)]
+        if not self.windows:
+            raise DataError("nothing to train on: no user has two items or more in the training part of the split")
+
+    def batches(self, positions: int) -> int:
+        """Global batches of about ``positions`` targets that make one epoch: the same number in every epoch."""
+        return max(1, round(sum(window.targets for window in self.windows) / positions))
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Window:
+        return self.windows[index]
+
+
+class LengthBatches(Sampler[list[int]]):
+    """Global batches of near-equal lengths holding about ``positions`` targets, in random order.
+
+    With several processes each takes every ``world``-th window of the same global batch, so that the gradient,
+    averaged over processes, is that of one process. ``item_lengths_N`` are the positions each item takes in a prompt
+    (its title's tokens, say); without them every item counts one.
+    """
+
+    def __init__(
+        self,
+        windows: EpochWindows,
+        *,
+        positions: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        item_lengths_N: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._windows = windows
+        self._item_lengths_N = item_lengths_N
+        self._seed = seed
+        self._rank, self._world = rank, world
+        self._epoch = 0
+        self._count = windows.batches(positions)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Use the windows and the order of ``epoch``."""
+        self._epoch = epoch
+        self._windows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.global_batches():
+            yield batch[self._rank :: self._world]
+
+    def global_batches(self) -> list[list[int]]:
+        """Indices of every global batch of this epoch."""
+        rng = np.random.default_rng([self._seed, self._epoch, 2])
+        targets = np.asarray([window.targets for window in self._windows.windows])
+        costs = np.asarray([len(window.rows) - 1 for window in self._windows.windows])
+        if self._item_lengths_N is not None:
+            costs = np.asarray([self._item_lengths_N[window.rows[:-1]].sum() for window in self._windows.windows])
+        order = np.argsort(costs + rng.random(len(costs)), kind="stable")
+        reached = np.cumsum(targets[order]) - targets[order] / 2
+        group = np.minimum((reached / targets.sum() * self._count).astype(int), self._count - 1)
+        batches = [order[group == number].tolist() for number in range(self._count)]
+        batches = _none_too_small(batches, self._world)
+        rng.shuffle(batches)
+        return batches
+
+
+def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
+    """Every process needs a window in every batch: short batches borrow from the fullest."""
+    for batch in batches:
+        while len(batch) < least:
+            fullest = max(batches, key=len)
+            if len(fullest) <= least:
+                raise ValueError("too few users for this many batches and processes: lower optimizer.positions' count")
+            batch.append(fullest.pop())
+    return batches
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Prompts with a target at each boundary. ``P`` boundaries, flattened over the batch; ``recent_PR`` are the rows of
+    the newest items read there, newest first, -1 where there are fewer."""
+
+    prompts: Batch
+    users_P: torch.Tensor
+    boundaries_P: torch.Tensor
+    recent_PR: torch.Tensor
+    targets_P: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        """Targets that the loss is summed over."""
+        return len(self.targets_P)
+
+
+def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
+    """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them."""
+    prompts = [encoder.prepare(window.rows[:-1].tolist()) for window in windows]
+    users, boundaries, recent, targets = [], [], [], []
+    steps_R = np.arange(encoder.recent_items)
+    for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
+        kept = len(prompt.boundaries_M)
+        users.append(np.full(kept, number))
+        boundaries.append(prompt.boundaries_M)
+        read, places_PR = window.rows[-1 - kept : -1], np.arange(kept)[:, None] - steps_R
+        recent.append(np.where(places_PR >= 0, read[places_PR.clip(min=0)], -1))
+        targets.append(window.rows[-kept:])
+    as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]
+    return TrainingBatch(encoder.collate(prompts), *as_tensor)
+
+
+class EpochLoader(DataLoader[Window]):
+    """A loader that passes the epoch on to its batches."""
+
+    batches: LengthBatches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer at the start of each epoch."""
+        self.batches.set_epoch(epoch)

@@ -1,0 +1,273 @@
+"""Training texts of P5's task families, drawn for the windows of users' sequences.
+
+Every window is put to the model once, under a template of the sequential family drawn at random. Of the other families
+a share of its items is drawn on top, so that a task is mixed in proportion to the interactions, and nothing outside the
+training part of a split is ever looked at: a window holds items of that part only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling.encoder.prompt import TitleTokens
+from modeling.methods.p5_prompts import (
+    FAMILIES,
+    MARKS,
+    NO,
+    YES,
+    Family,
+    Language,
+    TaskText,
+    Template,
+    template_words,
+    usable,
+)
+from training.data.dataset import Dataset
+from training.data.splits import FittedOn, Split
+from training.loop.examples import Window
+from training.recipes.base import RecipeError, TasksSpec
+
+MOST_RATINGS = 101
+NEEDS: dict[Family, tuple[str, ...]] = {
+    "sequential": (), "rating": ("rating",), "direct": (), "explanation": ("review",), "review": ("review",),
+}  # fmt: skip
+"""Columns of interactions that a family needs. A review is summarised, or rated: one of the two has to be there too."""
+
+
+def columns_of(dataset: Dataset) -> set[str]:
+    """Columns of the interactions in which something stands."""
+    return {name for name in dataset.columns.columns if dataset.columns[name].null_count() < dataset.n_interactions}
+
+
+def families_of(spec: TasksSpec, dataset: Dataset) -> tuple[Family, ...]:
+    """The families to train: those asked for, or all that the data set has the columns for.
+
+    Raises:
+        RecipeError: one was asked for that the data set has not.
+    """
+    known = columns_of(dataset)
+    able = [family for family in FAMILIES if set(NEEDS[family]) <= known]
+    if "review" in able and not usable("review", {"review", *known}):
+        able.remove("review")
+    if spec.families is None:
+        return tuple(able)
+    for family in spec.families:
+        if family not in able:
+            needed = " and ".join(NEEDS[family]) + (", with rating or summary" if family == "review" else "")
+            raise RecipeError(
+                f"task family {family!r} needs interactions with {needed}; {dataset.name} has "
+                f"{', '.join(sorted(known)) or 'neither ratings nor reviews'}: families it can train are "
+                f"{', '.join(able)}"
+            )
+    return tuple(family for family in FAMILIES if family in spec.families)
+
+
+def rating_values(split: Split) -> tuple[float, ...]:
+    """Ratings that occur in the training part, ascending.
+
+    Raises:
+        RecipeError: too many different ones for each to be a token.
+    """
+    if "rating" not in columns_of(split.dataset):
+        return ()
+    given = {value for user in range(split.dataset.n_users) for value in ratings_of(split, user)}
+    values = sorted(value for value in given if value is not None)
+    if len(values) > MOST_RATINGS:
+        raise RecipeError(
+            f"ratings have {len(values)} different values; the rating family writes at most {MOST_RATINGS}"
+        )
+    return tuple(float(value) for value in values)
+
+
+def ratings_of(split: Split, user: int) -> list[float | None]:
+    """Ratings of one user's training part, None where a cell is empty."""
+    found: list[float | None] = split.dataset.columns["rating"][_training_part(split, user)].to_list()
+    return found
+
+
+def _training_part(split: Split, user: int) -> slice:
+    start = int(split.dataset.offsets_U1[user])
+    return slice(start, start + int(split.train_lengths_U[user]))
+
+
+def user_numbers(users: int) -> NDArray[np.int64]:
+    """What users are called by [U]: numbers in random order, for the file's order may say something about them."""
+    return np.random.default_rng(users).permutation(users)
+
+
+def train_words(split: Split, vocabulary: int) -> Any:
+    """A byte-level tokenizer made from the templates and the training part's reviews."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+    reviews = list(_texts(split))
+    # as often as there are reviews, so that no word of a template is left in pieces
+    templates = itertools.chain.from_iterable(itertools.repeat(template_words(), 1 + len(reviews)))
+    backend.train_from_iterator(itertools.chain(templates, reviews), trainer)
+    return backend
+
+
+def _texts(split: Split) -> Iterator[str]:
+    for name in sorted({"review", "summary"} & columns_of(split.dataset)):
+        column = split.dataset.columns[name]
+        for user in range(split.dataset.n_users):
+            yield from (text for text in column[_training_part(split, user)].to_list() if text)
+
+
+class TaskExamples:
+    """Draws the texts of windows.
+
+    Args:
+        language: of the prompts.
+        names: codes of every item as tokens.
+        families: to draw from.
+        spec: shares and sizes.
+        split: whose interactions are put to the model.
+        fitted_on: the part of it.
+
+    Attributes:
+        mean_rating: of the training part.
+    """
+
+    def __init__(
+        self,
+        language: Language,
+        names: TitleTokens,
+        families: Sequence[Family],
+        spec: TasksSpec,
+        split: Split,
+        fitted_on: FittedOn = "train",
+    ) -> None:
+        self.language, self.names, self.spec, self.split = language, names, spec, split
+        data = split.dataset
+        self._users = user_numbers(data.n_users)
+        self._columns = {name: data.columns[name].to_list() for name in columns_of(data)}
+        self._fitted_on: FittedOn = fitted_on
+        self._shares = {family: getattr(spec, family) for family in families if family != "sequential"}
+        given = [value for user in range(data.n_users) for value in ratings_of(split, user)] if language.ratings else []
+        self.mean_rating = float(np.mean([value for value in given if value is not None])) if given else math.nan
+
+    def of(self, window: Window) -> list[TaskText]:
+        """The texts of a window in this epoch: the same for the same window and draw."""
+        rng = np.random.default_rng(window.draw)
+        texts = [self.sequential(window, rng)]
+        items = len(window.rows)
+        for family, share in self._shares.items():
+            for place in rng.integers(items, size=rng.poisson(share * (items - 1))).tolist():
+                if (text := self._other(family, window, place, rng)) is not None:
+                    texts.append(text)
+        return texts
+
+    def sequential(self, window: Window, rng: np.random.Generator) -> TaskText:
+        """A window under a template drawn at random."""
+        template = _one(usable("sequential", {"history", "item", "chosen"}), rng)
+        mark = _one(MARKS, rng)
+        names = [self.names[row] for row in window.rows.tolist()]
+        history = self.language.history(names[:-1], mark)
+        if template.answer == "item":
+            return self.language.text_of(template, {}, names[-1].tolist(), history)
+        row, answer = self._maybe(int(window.rows[-1]), window.user, rng)
+        return self.language.text_of(template, {"item": self._name(row)}, answer, history)
+
+    def fields(self, user: int, row: int) -> dict[str, Sequence[int]]:
+        """User and item as tokens."""
+        return {"user": self.user(user), "item": self._name(row)}
+
+    def user(self, user: int) -> tuple[int, ...]:
+        """A user as tokens."""
+        return self.language.user(int(self._users[user]))
+
+    def known(self, interaction: int) -> dict[str, Any]:
+        """What the columns say of an interaction; empty cells left out."""
+        found = {name: column[interaction] for name, column in self._columns.items()}
+        return {name: value for name, value in found.items() if value not in (None, "")}
+
+    def text(self, words: str) -> tuple[int, ...]:
+        """Words as tokens, cut."""
+        return self.language.words(words)[: self.spec.text_tokens]
+
+    def of_interaction(self, template: Template, user: int, row: int, known: dict[str, Any]) -> TaskText | None:
+        """The text of a template about what a user said of an item, all of it known; None where words are missing."""
+        fields = self.fields(user, row)
+        if "review" in template.fields:
+            fields["review"] = self.text(known["review"])
+        if template.answer == "rating" and float(known["rating"]) not in self.language.ratings:
+            return None  # a value that the training part does not have
+        answer = (
+            self.language.rating(float(known["rating"]))
+            if template.answer == "rating"
+            else self.text(known["review" if template.answer == "explanation" else template.answer])
+        )
+        return self.language.text_of(template, fields, answer) if len(answer) else None
+
+    def _other(self, family: Family, window: Window, place: int, rng: np.random.Generator) -> TaskText | None:
+        """A text of another family about the item at a place of a window; None where the interaction lacks it."""
+        row, user = int(window.rows[place]), window.user
+        known = self.known(int(self.split.dataset.offsets_U1[user]) + window.start + place)
+        if family == "direct":
+            return self._direct(row, user, rng)
+        has = {"user", "item", *known}
+        if known.get("rating") in self.language.ratings:
+            has |= {"stars", "agreed", "liked"}
+        if "review" in known:
+            has |= {"explanation"}
+        if not (templates := usable(family, has)):
+            return None
+        template = _one(templates, rng)
+        if template.answer in ("agreed", "liked"):
+            return self._yes_or_no(template, user, row, float(known["rating"]), rng)
+        return self.of_interaction(template, user, row, known)
+
+    def _yes_or_no(self, template: Template, user: int, row: int, rating: float, rng: np.random.Generator) -> TaskText:
+        fields = self.fields(user, row)
+        stated = rating if rng.random() < 0.5 else _one(self.language.ratings, rng)
+        agreed = stated == rating if template.answer == "agreed" else rating >= self.mean_rating
+        fields["stars"] = self.language.rating(stated)
+        return self.language.text_of(template, fields, self.language.piece(YES if agreed else NO))
+
+    def _direct(self, row: int, user: int, rng: np.random.Generator) -> TaskText:
+        template = _one(usable("direct", {"user", "item", "chosen", "candidates"}), rng)
+        if template.answer == "chosen":
+            asked, answer = self._maybe(row, user, rng)
+            return self.language.text_of(template, self.fields(user, asked), answer)
+        rows = [row, *self.others(user, self.spec.candidates - 1, rng)]
+        names = [self.names[rows[at]] for at in rng.permutation(len(rows))]
+        candidates = [token for part in self.language.history(names) for token in part]
+        fields = {"user": self.user(user), "candidates": candidates}
+        return self.language.text_of(template, fields, self._name(row))
+
+    def others(self, user: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Items that a user did not choose in the part that is fitted on, drawn evenly; the rest of the user's
+        sequence is not known here."""
+        chosen = set(self.split.train_row(user, self._fitted_on).tolist())
+        free = self.split.dataset.n_items - len(chosen)
+        found: dict[int, None] = {}
+        while len(found) < min(count, free):
+            row = int(rng.integers(self.split.dataset.n_items))
+            if row not in chosen:
+                found[row] = None
+        return list(found)
+
+    def _maybe(self, row: int, user: int, rng: np.random.Generator) -> tuple[int, tuple[int, ...]]:
+        """An item and whether the user chose it: this one, or another."""
+        if rng.random() < 0.5 and (others := self.others(user, 1, rng)):
+            return others[0], self.language.piece(NO)
+        return row, self.language.piece(YES)
+
+    def _name(self, row: int) -> list[int]:
+        found: list[int] = self.names[row].tolist()
+        return found
+
+
+def _one(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    return choices[int(rng.integers(len(choices)))]
