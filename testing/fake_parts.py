@@ -87,7 +87,8 @@ class TableEncoder:
             for row in prompt.values_T.tolist()
         ]
         weights = 0.8 ** np.arange(len(vectors))[::-1]
-        return (np.stack(vectors) * weights[:, None]).sum(0)
+        summed: np.ndarray = (np.stack(vectors) * weights[:, None]).sum(0)
+        return summed
 
 
 def _vector_of(title: str) -> np.ndarray:

@@ -117,7 +117,8 @@ class TitleWriter:
     def _rank(self, prompt: GenerationPrompt) -> list[int]:
         assert isinstance(prompt, ReadPrompt) and prompt.read is not None
         scores_N = self.encoder.table_ND @ self.encoder._encode_one(prompt.read)
-        return np.argsort(-scores_N, kind="stable").tolist()
+        rows: list[int] = np.argsort(-scores_N, kind="stable").tolist()
+        return rows
 
     def _text(self, place: int, row: int) -> str:
         title = self.titles[row]

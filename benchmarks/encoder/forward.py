@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 
 from modeling.encoder.user_encoder import UserEncoder
+from modeling.inference.encoder_forward import EncoderForward, compile_encoder
 from modeling.inference.prefix_cache import PrefixCache
 from modeling.methods.dense import load_artifact
 
@@ -40,7 +41,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 def compare(encoder: UserEncoder, batch: int, rounds: int, least: float, rng: np.random.Generator) -> dict[str, Any]:
     """Milliseconds a batch of every way."""
     fast = encoder.fast
-    assert fast is not None
+    assert isinstance(fast, EncoderForward)
     times: dict[str, list[float]] = {"plain": [], "fast": [], "returning": []}
     lengths, kept = [], []
     for number in range(rounds + 1):
@@ -97,7 +98,7 @@ def main() -> None:
         rng = np.random.default_rng(0)
         words: Any = encoder.backbone.get_input_embeddings()  # type: ignore[operator]
         encoder.prompts.prefix = rng.integers(0, words.num_embeddings, tokens)
-        if reason := encoder.speed_up():
+        if reason := compile_encoder(encoder):
             raise SystemExit(f"{options.artifact.name} has no fast forward: {reason}")
         for batch in BATCHES:
             row = compare(encoder, batch, options.rounds, LEAST_COSINE[options.precision], rng)

@@ -36,7 +36,9 @@ from benchmarks.lib.shapes import SHAPES, config_of
 from modeling.encoder.item_tower import ItemTower
 from modeling.encoder.prompt import TOKEN, PromptBuilder, TitleTokens
 from modeling.encoder.user_encoder import UserEncoder
-from modeling.generation.beam_search import BeamSearch, BeamSettings
+from modeling.generation.beam_search import BeamSettings
+from modeling.generation.factory import beam_search_for
+from modeling.inference.encoder_forward import EncoderForward, compile_encoder
 from modeling.inference.torch_index import TorchIndex
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec
 
@@ -117,10 +119,10 @@ def forward(encoder: UserEncoder, device: str, rate: float, end: float) -> dict[
     one = prompts(1)
     found: dict[str, Any] = {"positions_of_one": one[0].length}
     found["alone_plain_ms"] = milliseconds(lambda: plain(encoder, one), device)
-    if reason := encoder.speed_up():
+    if reason := compile_encoder(encoder):
         raise SystemExit(f"no fast forward: {reason}")
     fast = encoder.fast
-    assert fast is not None
+    assert isinstance(fast, EncoderForward)
     found["difference_from_plain"] = fast.difference()
     found["alone_launched_ms"] = milliseconds(lambda: encoder.encode(one), device)
     found["kernels_of_one"] = kernels(lambda: encoder.encode(one), device)
@@ -150,7 +152,7 @@ def read_operations(encoder: UserEncoder, batch: list[Any]) -> float:
     """Floating-point operations that the fast forward of a batch needs: products with weights for what is not in the
     instruction, feed-forward and queries of the last layer for one position a row, and attention over what may be
     seen."""
-    assert encoder.fast is not None
+    assert isinstance(encoder.fast, EncoderForward)
     config: Any = encoder.backbone.config
     width, heads = config.hidden_size, config.num_attention_heads
     dim = getattr(config, "head_dim", None) or width // heads
@@ -187,7 +189,7 @@ def generation(model: Any, encoder: UserEncoder, device: str, rounds: int, end: 
     """Milliseconds of a text of forced length: our search, Hugging Face's, and the dense forward, taking turns."""
     rng = np.random.default_rng(2)
     prefix = encoder.prompts.prefix.tolist()
-    ours = BeamSearch.of_model(model, end_tokens=[NO_TOKEN], prefix=prefix)
+    ours = beam_search_for(model, end_tokens=[NO_TOKEN], prefix=prefix)
     for beams, forced in itertools.product(BEAMS, FORCED):
         if time.perf_counter() > end:
             return

@@ -33,6 +33,7 @@ from modeling.artifact.manifest import GenerativeManifest, read_any_manifest
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.generation.api import ListQuery
 from modeling.generation.base import ItemGenerator
+from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Precision
 from modeling.methods.dense import load_artifact
 from modeling.methods.generative import load_generative
@@ -122,7 +123,7 @@ def dense_rows(folder: Path, targets: Targets, rounds: int, console: Console) ->
     for name in PRECISIONS:
         artifact = load_artifact(folder, precision=name)
         encoder = encoders[name] = artifact.encoder
-        if reason := encoder.speed_up():
+        if reason := compile_encoder(encoder):
             console.print(f"{name}: the plain forward, since {reason}")
         with console.status(f"{name}: {len(targets.rows_T)} histories"):
             vectors[name] = encode_users(encoder, list(targets.histories()))

@@ -31,6 +31,7 @@ from benchmarks.lib.small import END, backbone_config, tokenizer_of
 from index.trie import TokenTrie
 from modeling.artifact.atomic import replaced_folder
 from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, Text, _Run
+from modeling.generation.factory import beam_search_for
 from modeling.inference.prepacked_linear import prepack
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
@@ -72,7 +73,7 @@ def in_half_precision(model: Any) -> tuple[Any, BeamSearch]:
     model = model.to(torch.bfloat16)
     own = copy.deepcopy(model)
     prepack(own.model)
-    return model, BeamSearch.of_model(own, end_tokens=[END])
+    return model, beam_search_for(own, end_tokens=[END])
 
 
 def prompts_of(split: Split, tokens: list[list[int]], count: int) -> list[list[int]]:
@@ -218,7 +219,7 @@ def main() -> None:
     tokens = [encoded.ids[:TITLE_TOKENS] for encoded in backend.encode_batch(list(titles), add_special_tokens=False)]
     folder = Path("artifacts") / ".benchmarks" / f"small-{split.dataset.sha256[:8]}-{options.steps}"
     model = trained_small(folder, split, tokens, options.steps, console)
-    generator = BeamSearch.of_model(model, end_tokens=[END])
+    generator = beam_search_for(model, end_tokens=[END])
     prompts = prompts_of(split, tokens, 64)
     search = BeamSettings(beams=options.beams, max_new_tokens=options.max_new_tokens)
     check_same(generator.search(prompts[:8], search), hugging_face(model, prompts[:8], search))

@@ -32,7 +32,9 @@ from benchmarks.lib.small import write_backbone, write_small
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.encoder.build import build_model
-from modeling.generation.beam_search import BeamSearch, BeamSettings
+from modeling.generation.beam_search import BeamSettings
+from modeling.generation.factory import beam_search_for
+from modeling.inference.encoder_forward import compile_encoder
 from modeling.methods.bigrec import BigRecGenerator
 from modeling.methods.dense import load_artifact
 from modeling.methods.generative import load_generative
@@ -151,15 +153,15 @@ def timed(work: Callable[[], object]) -> float:
 def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Our search, Hugging Face's and the dense forward, for texts of given lengths, alternating."""
     encoder = load_artifact(dense).encoder
-    encoder.speed_up()
+    compile_encoder(encoder)
     popular = Catalog.read(bigrec / "catalog.parquet").popular()
     model = load_generative(bigrec, TokenTrie.build, popular).model
     assert isinstance(model, BigRecGenerator)
     assert model.end is not None, "titles are closed by the end token"
     prefix, end = model.prompt.prefix, model.end
     rows: list[dict[str, Any]] = []
-    natural = BeamSearch.of_model(model.model, end_tokens=[end], prefix=prefix)
-    endless = BeamSearch.of_model(model.model, end_tokens=[NO_TOKEN], prefix=prefix)
+    natural = beam_search_for(model.model, end_tokens=[end], prefix=prefix)
+    endless = beam_search_for(model.model, end_tokens=[NO_TOKEN], prefix=prefix)
     for beams, forced in itertools.product(BEAMS, (None, *FORCED)):
         search = BeamSettings(beams=beams, max_new_tokens=forced or MOST_NEW)
         times: dict[str, list[float]] = {"dense": [], "ours": [], "hugging_face": []}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeling.cores import affinity_cores
+from modeling.inference.encoder_forward import compile_encoder
 
 if TYPE_CHECKING:
     from modeling.inference.int8_linear import Precision
@@ -41,7 +42,7 @@ class Loop:
 
         self._plain: Any = load_artifact(artifact).encoder
         self._encoder: Any = load_artifact(artifact, precision=precision, verify=False).encoder
-        if reason := self._encoder.speed_up():
+        if reason := compile_encoder(self._encoder):
             print(f"the plain forward, since {reason}", file=sys.stderr)
         self._index = open_index(artifact / "index")
 

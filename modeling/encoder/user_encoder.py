@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ from modeling.backbone.transformer import OwnTransformer
 from modeling.encoder.item_tower import ItemTower
 from modeling.encoder.projector import Projector
 from modeling.encoder.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder, recent_rows
-from modeling.inference.encoder_forward import EncoderForward
-from modeling.inference.int8_linear import Int8Linear
 from modeling.spec import ModelSpec
 
 
@@ -52,6 +50,19 @@ class Batch:
 
 
 ReadTitles = Callable[[Sequence[str]], list[FreeItem]]
+
+
+class CompiledForward(Protocol):
+    """The inference-only forward of an encoder; see `modeling.inference.encoder_forward`."""
+
+    def __call__(self, prompts: Sequence[Prompt]) -> Tensor:
+        """User vectors [B, D]."""
+
+    def record(self, positions: int) -> str:
+        """Record launches of batches of up to so many positions on a GPU; the reason where that fails."""
+
+    def meet_lengths(self, positions: int) -> None:
+        """Prepare products for all batches of up to so many positions."""
 
 
 class UserEncoder(nn.Module):
@@ -83,7 +94,7 @@ class UserEncoder(nn.Module):
         self.prompts = prompts
         self._read_titles = read_titles
         self.hidden_size = hidden_size
-        self.fast: EncoderForward | None = None
+        self.fast: CompiledForward | None = None  # see `modeling.inference.encoder_forward.compile_encoder`
         dim, text_dim = spec.items.dim, items.text_NC.shape[1]
         own = isinstance(backbone, OwnTransformer)
         size = 1.0 if own else word_size(backbone)
@@ -115,7 +126,8 @@ class UserEncoder(nn.Module):
     @property
     def exact(self) -> bool:
         """Whether vectors are those of training: nothing is rounded to fewer bits."""
-        return self.dtype == torch.float32 and not any(isinstance(part, Int8Linear) for part in self.backbone.modules())
+        rounds = any(getattr(part, "rounds_weights", False) for part in self.backbone.modules())
+        return self.dtype == torch.float32 and not rounds
 
     @property
     def text_model(self) -> nn.Module | None:
@@ -224,20 +236,10 @@ class UserEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """One forward over a batch, as an array [B, D]; the fast one after `speed_up`."""
+        """One forward over a batch, as an array [B, D]; by the inference-only forward once it is compiled."""
         found_BD = self(self.collate(prompts)) if self.fast is None else self.fast(prompts)
         vectors: NDArray[np.float32] = found_BD.float().cpu().numpy()
         return vectors
-
-    def speed_up(self) -> str:
-        """From now on `encode` computes only what an answer needs (see `modeling.inference.encoder_forward`). Weights
-        must be final.
-
-        Returns:
-            Nothing, or why it stays as it was: a kind of layer that is not known, or vectors that would differ.
-        """
-        self.fast, reason = EncoderForward.of(self)
-        return reason
 
     def _embed(self, batch: Batch) -> Tensor:
         """Input vectors [B, T, H]: token embeddings, and mapped title and id vectors where the prompt has slots."""

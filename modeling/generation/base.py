@@ -15,6 +15,7 @@ from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem, TitleTokens
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery, OnWriting, Turn
 from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, GenerationError, OnStep, Paths, Text
+from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import ItemTokenizer
 from modeling.generation.whole_word_embedding import WholeWordEmbedding
 
@@ -140,7 +141,7 @@ class ItemGenerator:
         self.reads = names.spelling.reads
         self.limit = GenerationSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
         self.whole_words = whole_words
-        self._generator = BeamSearch.of_model(
+        self._generator = beam_search_for(
             model, end_tokens=() if end is None else (end,), prefix=prefix, whole_words=whole_words, slots_SH=slots_SH
         )
 

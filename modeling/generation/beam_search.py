@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from modeling.generation.api import Turn
 from modeling.generation.kv_cache import BeamCache, GrowingLayer, new_cache
 from modeling.generation.whole_word_embedding import WholeWordEmbedding
-from modeling.inference.encoder_forward import attention
+from modeling.inference.attention import attention
 from modeling.inference.layers import DecoderLayers, layers_of
 from modeling.inference.prepacked_linear import padded_length
 
@@ -165,28 +165,6 @@ class BeamSearch:
         self.prefix = tuple(prefix)
         self._paths: _PathTensors | None = None
         self._prefix_kv = self._read_prefix()
-
-    @classmethod
-    def of_model(
-        cls,
-        model: nn.Module,
-        *,
-        end_tokens: Sequence[int],
-        prefix: Sequence[int] = (),
-        whole_words: WholeWordEmbedding | None = None,
-        slots_SH: Tensor | None = None,
-    ) -> BeamSearch:
-        """A generator over a Hugging Face model for causal language modelling, or over an encoder-decoder one."""
-        if getattr(cast(Any, model).config, "is_encoder_decoder", False):
-            from modeling.generation.encoder_decoder import EncoderDecoderBeamSearch
-
-            return EncoderDecoderBeamSearch(model, end_tokens=end_tokens)
-        head = cast(Any, model).get_output_embeddings()
-        body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
-        return cls(
-            body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix,
-            whole_words=whole_words, slots_SH=slots_SH,
-        )  # fmt: skip
 
     @torch.inference_mode()
     def search(

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.encoder.prompt import ID, TEXT, TOKEN, Prompt
+from modeling.encoder.user_encoder import UserEncoder
+from modeling.inference.attention import attention
 from modeling.inference.layers import DecoderLayers, layers_of, meet_lengths, pooled_states
 from modeling.inference.varlen import VarlenForward
-
-if TYPE_CHECKING:
-    from modeling.encoder.user_encoder import UserEncoder
 
 LARGEST_TABLE = 256 << 20
 """Bytes; a catalog whose mapped vectors would take more is mapped request by request."""
@@ -39,6 +37,17 @@ TOLERANCE = 2e-4
 """Largest difference of an element of a unit-length user vector from the plain forward's, in fp32."""
 HALF_TOLERANCE = 5e-2
 """The same where numbers are rounded to fewer bits: what differs by a rounding may be rounded the other way."""
+
+
+def compile_encoder(encoder: UserEncoder) -> str:
+    """Let `UserEncoder.encode` use the inference-only forward from now on; the weights must be final.
+
+    Returns:
+        An empty string, or the reason why the plain forward stays in use: an unknown kind of layer, or vectors that
+        would differ.
+    """
+    encoder.fast, reason = EncoderForward.of(encoder)
+    return reason
 
 
 class EncoderForward(nn.Module):
@@ -258,12 +267,6 @@ class EncoderForward(nn.Module):
         places_P = torch.arange(count, device=encoder.device)
         pooled_states(stack, embeds_PH, places_P, places_P[-1:], attend)
         return torch.stack(kept).clone()
-
-
-def attention(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-    """Scaled dot-product attention; heads of keys and values may be fewer, each shared by a group of queries."""
-    shared = keys.shape[1] != queries.shape[1]
-    return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=shared, **options)
 
 
 class _Layout:

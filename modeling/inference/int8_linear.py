@@ -46,6 +46,7 @@ class Rows(NamedTuple):
 class Int8Linear(nn.Module):
     """An `nn.Linear` whose weight is rounded: it reads floats, or `Rows` that several maps share."""
 
+    rounds_weights = True
     integers_OI: Tensor
     scales_O: Tensor
     bias: Tensor | None

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeling.encoder.prompt import Prompt
-from modeling.inference.encoder_forward import EncoderForward, attention
+from modeling.inference.attention import attention
+from modeling.inference.encoder_forward import EncoderForward
 from modeling.inference.layers import pooled_states
 
 Key = tuple[bytes, bytes]

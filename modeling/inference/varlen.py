@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeling.encoder.prompt import TEXT, TOKEN, Prompt, recent_rows
+from modeling.encoder.user_encoder import UserEncoder
+from modeling.inference.attention import attention
 from modeling.inference.fused_ops import fused_ops_for
-from modeling.inference.layers import pooled_states
-
-if TYPE_CHECKING:
-    from modeling.inference.encoder_forward import EncoderForward
+from modeling.inference.layers import DecoderLayers, pooled_states
 
 SIZES = tuple(step * base // 4 for base in (1 << power for power in range(6, 16)) for step in (4, 5, 6, 7))
 """Positions of the recorded batches, from 64 on: four an octave, so that an eighth of a batch is filling, about."""
@@ -40,6 +39,19 @@ BLOCK = 128
 """Rows that attention takes at a time; what it launches for a row depends on the longest there may be."""
 
 Run = Callable[[], Tensor]
+
+
+class CompiledEncoder(Protocol):
+    """An encoder with the tables that its inference-only forward reads; see `EncoderForward`."""
+
+    stack: DecoderLayers
+    prefix: int
+    prefix_LKSAD: Tensor
+    table_RH: Tensor | None
+
+    @property
+    def encoder(self) -> UserEncoder:
+        """The encoder itself."""
 
 
 class VarlenBatch:
@@ -143,7 +155,7 @@ class VarlenForward:
         record: makes a function that runs again what it is given; on a GPU, by recording a graph.
     """
 
-    def __init__(self, fast: EncoderForward, sizes: Sequence[int], record: Callable[[Run], Run]) -> None:
+    def __init__(self, fast: CompiledEncoder, sizes: Sequence[int], record: Callable[[Run], Run]) -> None:
         self._weak = weakref.ref(fast)
         self._prefix, self._longest = fast.prefix, _longest_row(fast)
         self._sizes, self._record = sizes, record
@@ -152,7 +164,7 @@ class VarlenForward:
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, fast: EncoderForward) -> VarlenForward | None:
+    def of(cls, fast: CompiledEncoder) -> VarlenForward | None:
         """One for a GPU in half precision; None elsewhere: attention over packed rows has no other kernels."""
         encoder = fast.encoder
         if encoder.device.type != "cuda" or encoder.dtype not in (torch.bfloat16, torch.float16):
@@ -198,7 +210,7 @@ class VarlenForward:
         return self._pooled(embeds_PH, on_device, int(lengths.max()))
 
     @property
-    def _fast(self) -> EncoderForward:
+    def _fast(self) -> CompiledEncoder:
         fast = self._weak()
         assert fast is not None, "rows of an encoder that is gone"
         return fast
@@ -320,8 +332,6 @@ def _rows_one_by_one(
     queries_PAD: Tensor, keys_SAD: Tensor, values_SAD: Tensor, query_ends: list[int], key_ends: list[int]
 ) -> Tensor:
     """The same where there is no kernel for it."""
-    from modeling.inference.encoder_forward import attention
-
     out_PAD = torch.zeros_like(queries_PAD)
     for row in range(len(query_ends) - 1):
         begin, end, first, last = *query_ends[row : row + 2], *key_ends[row : row + 2]
@@ -333,7 +343,7 @@ def _rows_one_by_one(
     return out_PAD
 
 
-def _longest_row(fast: EncoderForward) -> int:
+def _longest_row(fast: CompiledEncoder) -> int:
     """Most positions of a row of catalog items, without the prefix, in whole blocks of attention."""
     prompts = fast.encoder.prompts
     lengths = prompts.item_lengths

@@ -33,6 +33,7 @@ from modeling.backbone.loading import BackboneError, resolve_source
 from modeling.encoder.title_check import check_title_tokens, check_titles, sample_rows
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.generation.api import GenerativeModel
+from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Precision, PrecisionError
 from modeling.inference.precision_choice import PrecisionAsked, settle
 from modeling.inference.shared_base_weights import correct
@@ -157,7 +158,7 @@ def _open_dense(
         _hashes(manifest, INDEX),
         lambda: parse_index(files.folder / "index", *(files.read(INDEX + name, LARGEST_INDEX) for name in INDEX_FILES)),
     )
-    if reason := artifact.encoder.speed_up():
+    if reason := compile_encoder(artifact.encoder):
         log.info("plain_forward", artifact=files.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(artifact, catalog_piece.value.titles))
     if artifact.encoder.fast and (

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from index.trie import TokenTrie
-from modeling.generation.beam_search import BeamSearch, BeamSettings, Text
+from modeling.generation.beam_search import BeamSettings, Text
+from modeling.generation.factory import beam_search_for
 
 SIZES = (6, 6, 3)
 STARTS = (1, 7, 13)
@@ -67,7 +68,7 @@ def search(
 ) -> list[list[Text]]:
     paths = TokenTrie.build(items(), None).arrays()
     settings = BeamSettings(beams=beams, max_new_tokens=length, length_penalty=0.0)
-    generator = BeamSearch.of_model(model, end_tokens=())
+    generator = beam_search_for(model, end_tokens=())
     return generator.search(prompts, settings, paths=paths, pass_positions=pass_positions)
 
 

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.trie import TokenTrie
-from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, GenerationError, Text
+from modeling.generation.beam_search import BeamSettings, Counts, GenerationError, Text
+from modeling.generation.factory import beam_search_for
 
 END = 2
 VOCABULARY = 40
@@ -123,7 +124,7 @@ def test_the_search_is_that_of_hugging_face(architecture: str, search: BeamSetti
     if search.beams == 1:
         # `generate` takes another path, without scores, for one beam; ours is compared with itself below
         search = BeamSettings(beams=2, max_new_tokens=3, length_penalty=0.7)
-    ours = BeamSearch.of_model(model, end_tokens=[END]).search(PROMPTS, search)
+    ours = beam_search_for(model, end_tokens=[END]).search(PROMPTS, search)
     assert_same(ours, hugging_face(model, PROMPTS, search))
     assert len({len(text.tokens) for texts in ours for text in texts}) > 1, "texts of one length prove little"
 
@@ -131,7 +132,7 @@ def test_the_search_is_that_of_hugging_face(architecture: str, search: BeamSetti
 def test_along_a_trie_it_is_that_of_hugging_face_with_a_prefix_function(trained: Any) -> None:
     model, trie = trained("qwen3"), TokenTrie.build(ITEMS, END)
     search = BeamSettings(beams=4, max_new_tokens=8)
-    ours = BeamSearch.of_model(model, end_tokens=[END]).search(PROMPTS, search, paths=trie.arrays())
+    ours = beam_search_for(model, end_tokens=[END]).search(PROMPTS, search, paths=trie.arrays())
     assert_same(ours, hugging_face(model, PROMPTS, search, trie))
 
 
@@ -140,10 +141,10 @@ def test_a_prompt_alone_is_the_prompt_in_a_batch_and_a_prefix_read_once_is_a_pre
     architecture: str, trained: Any
 ) -> None:
     model, search = trained(architecture), BeamSettings(beams=3, max_new_tokens=8)
-    whole = BeamSearch.of_model(model, end_tokens=[END])
+    whole = beam_search_for(model, end_tokens=[END])
     together = whole.search([[20, 21, *prompt] for prompt in PROMPTS], search)
     alone = [whole.search([[20, 21, *prompt]], search)[0] for prompt in PROMPTS]
-    prefixed = BeamSearch.of_model(model, end_tokens=[END], prefix=[20, 21]).search(PROMPTS, search)
+    prefixed = beam_search_for(model, end_tokens=[END], prefix=[20, 21]).search(PROMPTS, search)
     for other in (alone, prefixed):
         assert [[text.tokens for text in texts] for texts in together] == [[t.tokens for t in texts] for texts in other]
         for ours, theirs in zip(together, other, strict=True):
@@ -161,7 +162,7 @@ def test_as_many_beams_as_items_rank_like_brute_force(trained: Any) -> None:
     """Invariant 10: the log probability of every title, computed one by one, gives the same order and scores."""
     model, trie = trained("qwen3"), TokenTrie.build(ITEMS, END)
     search = BeamSettings(beams=len(ITEMS), max_new_tokens=6, length_penalty=0.0)
-    texts = BeamSearch.of_model(model, end_tokens=[END]).search(PROMPTS, search, paths=trie.arrays())
+    texts = beam_search_for(model, end_tokens=[END]).search(PROMPTS, search, paths=trie.arrays())
     for prompt, found in zip(PROMPTS, texts, strict=True):
         scores = {tuple(item): log_probability(model, prompt, item) for item in ITEMS}
         expected = sorted(scores, key=lambda item: -scores[item])
@@ -173,7 +174,7 @@ def test_as_many_beams_as_items_rank_like_brute_force(trained: Any) -> None:
 def test_renormalized_scores_are_a_distribution_over_the_titles(trained: Any) -> None:
     trie = TokenTrie.build(ITEMS, END)
     search = BeamSettings(beams=len(ITEMS), max_new_tokens=6, length_penalty=0.0, renormalize=True)
-    generator = BeamSearch.of_model(trained("llama"), end_tokens=[END])
+    generator = beam_search_for(trained("llama"), end_tokens=[END])
     for texts in generator.search(PROMPTS, search, paths=trie.arrays()):
         assert sum(np.exp(text.score) for text in texts) == pytest.approx(1.0, abs=1e-4)
 
@@ -182,7 +183,7 @@ def test_a_text_whose_rest_is_determined_is_finished_without_the_model(trained: 
     """The same texts and scores as written to their ends, in fewer steps."""
     model, trie = trained("qwen3"), TokenTrie.build(ITEMS, END)
     search = BeamSettings(beams=len(ITEMS), max_new_tokens=6, length_penalty=0.0, renormalize=True)
-    generator, counts = BeamSearch.of_model(model, end_tokens=[END]), Counts()
+    generator, counts = beam_search_for(model, end_tokens=[END]), Counts()
     texts = generator.search(PROMPTS, search, paths=trie.arrays(), counts=counts)
     assert counts.steps == 3, "what follows the third token of a title is determined"
     for prompt, found in zip(PROMPTS, texts, strict=True):
@@ -196,7 +197,7 @@ def test_a_text_whose_rest_is_determined_is_finished_without_the_model(trained: 
 
 def test_a_determined_text_is_not_lost_to_beginnings_that_divide(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two beams a third beginning has no place to run on; where it is a whole text already, it needs none."""
-    generator = BeamSearch.of_model(trained("qwen3"), end_tokens=[END])
+    generator = beam_search_for(trained("qwen3"), end_tokens=[END])
     log_V = torch.full((VOCABULARY,), -9.0)
     log_V[[11, 12, 13]] = torch.tensor([0.40, 0.35, 0.25]).log()  # every other choice is even
     monkeypatch.setattr(generator, "logits", lambda states_PH: log_V.expand(len(states_PH), -1))
@@ -220,7 +221,7 @@ def log_among_children(model: Any, prompt: list[int], item: list[int]) -> float:
 
 
 def test_only_items_are_generated_and_each_once(trained: Any) -> None:
-    trie, generator = TokenTrie.build(ITEMS, END), BeamSearch.of_model(trained("qwen3"), end_tokens=[END])
+    trie, generator = TokenTrie.build(ITEMS, END), beam_search_for(trained("qwen3"), end_tokens=[END])
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, VOCABULARY, size=rng.integers(1, 9)).tolist() for _ in range(200)]
     for start in range(0, len(prompts), 20):
@@ -232,7 +233,7 @@ def test_only_items_are_generated_and_each_once(trained: Any) -> None:
 
 
 def test_the_prompt_is_read_once_and_steps_see_one_row_a_prompt(trained: Any) -> None:
-    generator, shapes = BeamSearch.of_model(trained("qwen3"), end_tokens=[END]), []
+    generator, shapes = beam_search_for(trained("qwen3"), end_tokens=[END]), []
     hook = generator.body.get_input_embeddings().register_forward_pre_hook(  # type: ignore[operator]
         lambda module, args: shapes.append(tuple(args[0].shape))
     )
@@ -245,7 +246,7 @@ def test_the_prompt_is_read_once_and_steps_see_one_row_a_prompt(trained: Any) ->
 
 
 def test_layers_that_are_known_are_run_step_by_step(trained: Any) -> None:
-    known = {name: BeamSearch.of_model(trained(name), end_tokens=[END])._stack for name in ("qwen3", "llama", "gemma3")}
+    known = {name: beam_search_for(trained(name), end_tokens=[END])._stack for name in ("qwen3", "llama", "gemma3")}
     assert known["qwen3"] and known["llama"] and known["gemma3"] is None
 
 
@@ -254,7 +255,7 @@ def test_layers_that_are_known_are_run_step_by_step(trained: Any) -> None:
 def test_a_prompt_read_in_several_passes_is_the_prompt_read_in_one(
     architecture: str, prefix: tuple[int, ...], trained: Any
 ) -> None:
-    generator = BeamSearch.of_model(trained(architecture), end_tokens=[END], prefix=prefix)
+    generator = beam_search_for(trained(architecture), end_tokens=[END], prefix=prefix)
     search = BeamSettings(beams=4, max_new_tokens=6)
     at_once = generator.search(PROMPTS, search)
     for positions in (1, 2 * len(PROMPTS), 1000):
@@ -265,7 +266,7 @@ def test_a_prompt_read_in_several_passes_is_the_prompt_read_in_one(
 
 
 def test_no_pass_is_longer_than_asked_and_each_has_its_turn(trained: Any) -> None:
-    generator = BeamSearch.of_model(trained("qwen3"), end_tokens=[END])
+    generator = beam_search_for(trained("qwen3"), end_tokens=[END])
     passes: list[int] = []
     turns = 0
     held = False
@@ -297,7 +298,7 @@ def test_prompts_are_read_in_the_multiples_that_products_are_prepared_for(
 ) -> None:
     """And what is written stays the same."""
     prompts = (PROMPTS * rows)[:rows]
-    generator = BeamSearch.of_model(trained("qwen3"), end_tokens=[END], prefix=(31, 30))
+    generator = beam_search_for(trained("qwen3"), end_tokens=[END], prefix=(31, 30))
     search = BeamSettings(beams=3, max_new_tokens=5)
     wanted = generator.search(prompts, search, pass_positions=most)
     generator.multiple = 16
@@ -317,7 +318,7 @@ def test_prompts_are_read_in_the_multiples_that_products_are_prepared_for(
 
 def test_a_prompt_at_the_limit_of_positions_is_not_filled_up_beyond_it(trained: Any) -> None:
     model = trained("qwen3")
-    generator = BeamSearch.of_model(model, end_tokens=[END], prefix=(31, 30))
+    generator = beam_search_for(model, end_tokens=[END], prefix=(31, 30))
     generator.multiple = 16
     limit = generator.limit
     assert limit is not None
@@ -334,7 +335,7 @@ def test_a_prompt_at_the_limit_of_positions_is_not_filled_up_beyond_it(trained: 
 
 
 def test_each_step_shows_the_best_beam_so_far_and_can_be_the_last(trained: Any) -> None:
-    generator, seen = BeamSearch.of_model(trained("qwen3"), end_tokens=[END]), []
+    generator, seen = beam_search_for(trained("qwen3"), end_tokens=[END]), []
     search = BeamSettings(beams=4, max_new_tokens=6)
     texts = generator.search(PROMPTS[:1], search, on_step=lambda step, best: seen.append((step, best[0])))
     assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
@@ -348,7 +349,7 @@ def test_each_step_shows_the_best_beam_so_far_and_can_be_the_last(trained: Any) 
 
 
 def test_what_cannot_be_generated_is_refused_in_one_sentence(trained: Any) -> None:
-    generator = BeamSearch.of_model(trained("qwen3"), end_tokens=[END])
+    generator = beam_search_for(trained("qwen3"), end_tokens=[END])
     with pytest.raises(GenerationError, match="a prompt is empty"):
         generator.search([[]], BeamSettings())
     with pytest.raises(GenerationError, match="may take 304 positions and the model has 256"):
@@ -367,7 +368,7 @@ def test_what_cannot_be_generated_is_refused_in_one_sentence(trained: Any) -> No
 def test_any_catalog_gives_its_own_items_best_first(trained: Any, items: list[list[int]], beams: int) -> None:
     trie = TokenTrie.build(items, END)
     search = BeamSettings(beams=beams, max_new_tokens=4)
-    texts = BeamSearch.of_model(trained("qwen3"), end_tokens=[END]).search([PROMPTS[0]], search, paths=trie.arrays())[0]
+    texts = beam_search_for(trained("qwen3"), end_tokens=[END]).search([PROMPTS[0]], search, paths=trie.arrays())[0]
     assert 1 <= len(texts) <= beams
     assert {text.tokens for text in texts} <= {tuple(item) for item in items}
     assert [text.score for text in texts] == sorted((text.score for text in texts), reverse=True)

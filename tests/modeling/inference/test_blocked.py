@@ -16,6 +16,7 @@ from modeling.backbone import adapter
 from modeling.encoder.build import Model
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference import prepacked_linear as blocked
+from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.prepacked_linear import (
     PrepackedLinear,
     added,
@@ -145,7 +146,7 @@ def test_without_such_products_maps_stay_and_compute_the_same(
     expected_BD = encode(encoder, HISTORIES)
     encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
-    assert prepack(encoder.backbone) == 0 and encoder.speed_up() == ""
+    assert prepack(encoder.backbone) == 0 and compile_encoder(encoder) == ""
     assert_same_direction(encode(encoder, HISTORIES), expected_BD)
 
 
@@ -159,7 +160,7 @@ def test_an_encoder_gives_its_maps_few_numbers_of_positions(
     expected_BD = encode(encoder, HISTORIES)
     encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
-    assert prepack(encoder.backbone) > 0 and encoder.speed_up() == ""
+    assert prepack(encoder.backbone) > 0 and compile_encoder(encoder) == ""
     met = products_met(monkeypatch)
     for size in (1, 3):
         for start in range(0, len(HISTORIES), size):
@@ -178,7 +179,7 @@ def test_no_history_brings_a_product_that_was_not_met_before(
     encoder = small_model("titles", architecture).encoder
     encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
-    assert prepack(encoder.backbone) > 0 and encoder.speed_up() == ""
+    assert prepack(encoder.backbone) > 0 and compile_encoder(encoder) == ""
     met = products_met(monkeypatch)
     prompts = [encoder.prepare(history) for history in HISTORIES]
     assert encoder.fast is not None

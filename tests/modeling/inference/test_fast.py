@@ -18,6 +18,7 @@ from modeling.backbone import adapter
 from modeling.encoder.build import Model, build_model
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import UserEncoder
+from modeling.inference.encoder_forward import compile_encoder
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec
 
 Build = Callable[..., Model]
@@ -45,7 +46,7 @@ def served(encoder: UserEncoder) -> UserEncoder:
 
 def sped_up(encoder: UserEncoder) -> UserEncoder:
     served(encoder)
-    assert encoder.speed_up() == "" and encoder.fast is not None
+    assert compile_encoder(encoder) == "" and encoder.fast is not None
     return encoder
 
 
@@ -129,7 +130,7 @@ def test_free_titles_are_mapped_beside_rows_of_the_table(
 def test_layers_that_are_not_known_stay_as_they_are(architecture: str, small_model: Build) -> None:
     encoder = served(small_model("compressed", architecture).encoder)
     expected = plain(encoder, HISTORIES)
-    assert "are not known" in encoder.speed_up() and encoder.fast is None
+    assert "are not known" in compile_encoder(encoder) and encoder.fast is None
     found = encoder.encode([encoder.prepare(history) for history in HISTORIES])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -137,7 +138,7 @@ def test_layers_that_are_not_known_stay_as_they_are(architecture: str, small_mod
 def test_vectors_that_would_differ_are_noticed(small_model: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = served(small_model("titles").encoder)
     monkeypatch.setattr(modeling.inference.layers, "_turned", lambda states, turns: states)
-    assert "its vectors differ by" in encoder.speed_up() and encoder.fast is None
+    assert "its vectors differ by" in compile_encoder(encoder) and encoder.fast is None
 
 
 def test_half_precision_stays_close(small_model: Build) -> None:

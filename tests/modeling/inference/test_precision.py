@@ -16,6 +16,7 @@ from torch import nn
 from modeling.backbone import adapter
 from modeling.encoder.build import Model
 from modeling.encoder.user_encoder import UserEncoder
+from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Int8Linear, PrecisionError, Rows, quantise, read_once
 from modeling.inference.prefix_cache import PrefixCache
 from tests.modeling.inference.products import BOTH_INT8, use_products
@@ -35,7 +36,7 @@ def rounded(model: Model) -> UserEncoder:
     encoder.backbone = adapter.merge(encoder.backbone)
     encoder.items.freeze()
     quantise(encoder.backbone)
-    encoder.speed_up()
+    compile_encoder(encoder)
     return encoder
 
 

@@ -21,7 +21,8 @@ from modeling.backbone.loading import load_text_model
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import ItemIdentifiers
-from modeling.generation.beam_search import BeamSearch, BeamSettings
+from modeling.generation.beam_search import BeamSettings
+from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.inference.int8_linear import Precision
 from modeling.inference.prepacked_linear import PrepackedLinear
@@ -111,7 +112,7 @@ def test_what_is_written_is_what_beam_search_over_the_whole_prompt_writes(
 ) -> None:
     writer = random_writer(backbone_folder(architecture))
     histories = [[4, 7, 0], [1], [8, 8, 2, 3]]
-    plain = BeamSearch.of_model(writer.model, end_tokens=[END])
+    plain = beam_search_for(writer.model, end_tokens=[END])
     prompts = [[*writer.prompt.prefix, *writer.prepare(history).tokens] for history in histories]
     texts = plain.search(prompts, BeamSettings(beams=3, max_new_tokens=LIMIT + 2))
     together = writer.write([writer.prepare(history) for history in histories], [ListQuery(4)] * 3)
