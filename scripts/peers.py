@@ -18,7 +18,7 @@ from pathlib import Path
 from scripts.setup import VENV, SetupError, cuda_packages, pinned, pip_install, plan, run
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ROOT / "benchmarks" / "peers"
+FILES = ROOT / "benchmarks" / "serving" / "peers"
 ENVIRONMENTS = Path(os.environ.get("PEERS", ROOT / ".peers"))
 SHARED = "common"
 STAMP = "made-of"

@@ -27,7 +27,7 @@ NOT_IN_INDEX = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FOLDERS_INSIDE_A_PACKAGE = 2
 SAVES_ARRAYS = {"torch.save", "np.save", "np.savez", "np.savez_compressed", "safetensors.torch.save_file"}
-WRITES_TENSORS = ROOT / "modeling" / "tensor_files.py"
+WRITES_TENSORS = ROOT / "modeling" / "artifact" / "tensor_files.py"
 # Import names that differ from the names under which packages are installed.
 DISTRIBUTION = {
     "cyclonedx": "cyclonedx-python-lib",
@@ -38,11 +38,11 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
 }
 
-LOCAL = {"anyo", "tests", "benchmarks", "scripts", "conftest"}
-PEERS = ROOT / "benchmarks" / "peers"  # run in environments of their own
+LOCAL = {"anyo", "tests", "testing", "benchmarks", "scripts", "conftest"}
+PEERS = ROOT / "benchmarks" / "serving" / "peers"  # run in environments of their own
 TEST_SOURCES = sorted(
     path
-    for folder in ("tests", "benchmarks", "scripts")
+    for folder in ("tests", "testing", "benchmarks", "scripts")
     for path in (ROOT / folder).rglob("*.py")
     if PEERS not in path.parents
 )

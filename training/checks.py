@@ -7,8 +7,8 @@ import numpy as np
 from modeling.encoder.build import TextVectors
 from training.data.report import DataError
 from training.data.splits import Split
+from training.effects import VECTOR_CODES
 from training.recipes.base import Recipe, RecipeError
-from training.recipes.effects import VECTOR_CODES
 
 
 def check_learnable(recipe: Recipe, split: Split) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from modeling.methods.p5_prompts import Family
 from modeling.spec import ModelSpec, Section, VectorPosition
-from training.recipes.effects import EFFECTS
+from training.effects import EFFECTS
 
 
 class RecipeError(ValueError):

@@ -16,9 +16,9 @@ from modeling.spec import Section
 from tests.modeling.conftest import backbone_folder
 from tests.training.loop.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
+from training.effects import EFFECTS
 from training.recipes import Recipe, RecipeError, get_recipe, recipe_names
 from training.recipes.base import TasksSpec
-from training.recipes.effects import EFFECTS
 from training.run import RunOptions, run
 
 __all__ = ["backbone_folder"]  # a fixture

@@ -1,7 +1,7 @@
 """Which setting of a recipe acts under which condition: the one table behind "no effect".
 
 A setting that is given and that nothing reads is refused rather than ignored. Every field of every slot has a line
-here; a new one without a line fails ``tests/training/recipes/test_effects.py``.
+here; a new one without a line fails ``tests/training/test_effects.py``.
 """
 
 from __future__ import annotations
