@@ -4,9 +4,9 @@ refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, field_validator
 
 from modeling.artifact.part_names import Part
 from modeling.text import plain_text
@@ -30,6 +30,13 @@ class Body(BaseModel):
     """Base of every request body: JSON's own types (no "5" for 5), no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _boolean(value: Any) -> Any:
+    """Refuse 0, which equals False and is no JSON boolean."""
+    if not isinstance(value, bool):
+        raise ValueError("must be a boolean")
+    return value
 
 
 class FreeTitle(Body):
@@ -71,7 +78,9 @@ class RecommendRequest(Body):
     )
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
     rerank: None = Field(default=None, description="Not in this version: only null is allowed.")
-    explain: Literal[False] = Field(default=False, description="Not in this version: only false is allowed.")
+    explain: Annotated[Literal[False], BeforeValidator(_boolean)] = Field(
+        default=False, description="Not in this version: only false is allowed."
+    )
 
 
 class GenerativeRequest(RecommendRequest):

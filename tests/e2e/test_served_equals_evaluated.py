@@ -70,5 +70,7 @@ def test_train_evaluate_serve(recipe: str, settings: list[str], tmp_path: Path) 
     ledger = [json.loads(line) for line in (tmp_path / "artifacts" / "test-ledger.jsonl").read_text().splitlines()]
     assert len(ledger) == 1
     assert ledger[0]["result"]["ndcg@10"] == row["ndcg@10"]
-    served = _run(str(ROOT / "benchmarks" / "quality" / "parity.py"), str(artifact), str(top), "--users", "80", folder=tmp_path)
+    served = _run(
+        str(ROOT / "benchmarks" / "quality" / "parity.py"), str(artifact), str(top), "--users", "80", folder=tmp_path
+    )
     assert json.loads(served.splitlines()[-1])["different"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import structlog
@@ -12,6 +13,13 @@ import structlog
 def plain_logs() -> None:
     # The default renders every traceback in colours, which takes longer than most tests.
     structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_reach_processes() -> None:
+    # A runner started by nohup ignores SIGHUP, and so would every process that a test starts.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
