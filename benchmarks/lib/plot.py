@@ -55,12 +55,15 @@ def latency_plot(title: str, lines: Mapping[str, Points]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def scatter_plot(title: str, across: str, dots: Sequence[Dot]) -> str:
-    """Return an SVG: `across` in milliseconds on a logarithmic scale, quality upwards from zero, a dot a method."""
+def scatter_plot(title: str, across: str, dots: Sequence[Dot], levels: Sequence[tuple[str, float]] = ()) -> str:
+    """Return an SVG: `across` in milliseconds on a logarithmic scale, quality upwards from zero, a dot a method.
+
+    `levels` are methods without a measured latency: dashed lines, named at the right.
+    """
     if not dots:
         raise ValueError("no point to draw")
     low, high = _decades([dot.x for dot in dots])
-    top = max(dot.high if dot.high is not None else dot.y for dot in dots)
+    top = max(*(dot.high if dot.high is not None else dot.y for dot in dots), *(value for _, value in levels))
     step = _step(top)
     most = step * math.ceil(1.01 * top / step)
     parts = _begin(title)
@@ -69,6 +72,10 @@ def scatter_plot(title: str, across: str, dots: Sequence[Dot]) -> str:
     for power in range(low, high + 1):
         parts += _mark(_across((power - low) / (high - low)), f"{10**power:g}")
     parts += _below(across)
+    for name, value in levels:
+        y = _up(value / most)
+        parts.append(f'<path class="grid" stroke-dasharray="5 4" d="M{LEFT} {y}H{WIDTH - RIGHT + 6}"/>')
+        parts.append(f'<text class="ink" x="{WIDTH - RIGHT + 10}" y="{y + 4}" font-size="11">{escape(name)}</text>')
     for number, dot in enumerate(dots):
         x, y = _across((math.log10(dot.x) - low) / (high - low)), _up(dot.y / most)
         colour = COLOURS[number % len(COLOURS)]

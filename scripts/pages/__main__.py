@@ -1,4 +1,7 @@
-"""`python -m scripts.pages`: make the tables and plots of the documentation from the results; `--check` only compares."""
+"""Make the tables and plots of the documentation from the results; `--check` only compares them.
+
+python -m scripts.pages [--check]
+"""
 
 from __future__ import annotations
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from benchmarks.plot import Dot, bar_plot, latency_plot, scatter_plot
-from scripts.pages.results import ROOT, Experiment
+from benchmarks.lib.plot import Dot, bar_plot, latency_plot, scatter_plot
+from scripts.pages.results import ROOT, Experiment, Row
 
 FOLDER = ROOT / "docs" / "figures"
 Results = dict[str, Experiment]
+Draw = Callable[[Results], str]
 
 
+UNTIMED = ("SASRec + title embeddings", "SASRec", "Item-kNN")
 DENSE = "anyo (dense)"  # latency was measured with one network size, whatever the backbone
 
 
@@ -27,16 +29,22 @@ def figures(results: Results) -> dict[Path, str]:
     return {FOLDER / name: draw(results) for name, draw in DRAWN.items()}
 
 
-def _quality(data: str, name: str) -> Any:
+def _rows(results: Results, data: str) -> list[Row]:
+    return [row for row in results["quality-default-recipes"]["rows"] if row["data"] == data]
+
+
+def _quality(data: str, name: str) -> Draw:
     def draw(results: Results) -> str:
         milliseconds = latencies(results)
         dots = [
             Dot(row["method"], milliseconds[row["method"]], value["value"], value["low"], value["high"])
-            for row in results["quality-default-recipes"]["rows"]
-            if row["data"] == data and row["method"] in milliseconds and (value := row["ndcg@10"])
+            for row in _rows(results, data)
+            if row["method"] in milliseconds and (value := row["ndcg@10"])
         ]
+        rows = {row["method"]: row["ndcg@10"]["value"] for row in _rows(results, data)}
+        levels = [(name, rows[name]) for name in UNTIMED]
         title = f"NDCG@10 on {name} (95 % interval) against latency of one request"
-        return scatter_plot(title, "latency of one request (ms, logarithmic)", dots)
+        return scatter_plot(title, "latency of one request (ms, logarithmic)", dots, levels)
 
     return draw
 
@@ -48,7 +56,7 @@ def _p99(results: Results) -> str:
     return latency_plot("p99 against offered load, title histories, fp32", lines)
 
 
-def _throughput(experiment: str, clients: int, title: str) -> Any:
+def _throughput(experiment: str, clients: int, title: str) -> Draw:
     def draw(results: Results) -> str:
         rows = results[experiment]["rows"]
         return bar_plot(

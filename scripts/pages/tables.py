@@ -13,7 +13,6 @@ LOADS = {
     "other work on the machine": "other programs running on the machine",
     None: "load not recorded",
 }
-NUMERIC_FIRST = 1  # the first column is text and aligned left
 
 
 def number(value: float, digits: int | None) -> str:
@@ -58,6 +57,8 @@ def table(columns: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
 
 def source(experiment: Experiment, link: str) -> str:
     """How a table was made: command, commit, date, machine, load, and the file it comes from."""
+    if not (experiment["command"] or experiment["commit"] or experiment["machine"]):
+        return f"Not measured here. Data: [{experiment['id']}]({link})."
     parts = [f"Command: `{experiment['command']}`." if experiment["command"] else "Command: not recorded."]
     parts.append(f"Commit: {experiment['commit'] or 'not recorded'}.")
     if experiment["date"]:
@@ -80,7 +81,7 @@ def machine(experiment: Experiment) -> str:
 
 def whole(experiment: Experiment, link: str) -> str:
     """A table with its title, protocol, source and notes."""
-    parts = [f"**{experiment['title']}**"]
+    parts = [f"### {experiment['title']}"]
     if experiment["protocol"]:
         parts.append(experiment["protocol"])
     parts += [table(experiment["columns"], experiment["rows"]), source(experiment, link)]
