@@ -59,7 +59,7 @@ def test_the_command_compares_without_writing() -> None:
 
 def test_every_current_experiment_is_on_a_page() -> None:
     current = {name for name, each in RESULTS.items() if each["status"] == "current"}
-    linked = {name for name in current if f"/{name}.json)" in DOCUMENTATION}
+    linked = {name for name in current if f"/{name}.json`" in DOCUMENTATION}
     assert current - BLOCKS - linked == set()
 
 
@@ -95,6 +95,11 @@ def test_commands_of_results_name_programs_that_exist() -> None:
     modules |= {f"benchmarks.{name}" for name in re.findall(r"BENCH=([\w.]+)", commands)}
     paths = [ROOT / name.replace(".", "/") for name in modules]
     assert [path for path in paths if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists())] == []
+
+
+def test_the_default_benchmark_of_make_exists() -> None:
+    (name,) = re.findall(r"^BENCH +\?= (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert (ROOT / "benchmarks" / name.replace(".", "/")).with_suffix(".py").exists()
 
 
 def test_rows_take_the_metrics_of_their_line_in_the_ledger(tmp_path: Path) -> None:
@@ -156,7 +161,7 @@ def test_a_measured_table_says_command_commit_and_machine() -> None:
     measured = [each for each in RESULTS.values() if each["machine"]]
     assert measured != []
     for each in measured:
-        text = source(each, "link")
+        text = source(each)
         assert "Command: " in text
         assert "Commit: " in text
         assert each["machine"]["processor"] in text

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scripts.pages import readme, tables
-from scripts.pages.results import RESULTS, ROOT, Experiment
+from scripts.pages.results import ROOT, Experiment
 
 BLOCK = re.compile(r"(<!-- generated: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 PAGES = ("README.md", "README.ja.md", "docs")
@@ -41,21 +41,21 @@ def generate(page: Path, text: str, results: Results) -> str:
 def render(name: str, results: Results, link: Link, page: Path) -> str:
     """The content of one block."""
     if name in results:
-        return tables.whole(results[name], link(RESULTS / results[name]["file"]))
+        return tables.whole(results[name])
     if name in readme.BLOCKS:
         return readme.BLOCKS[name](results, link)
     if name.startswith("older-"):
-        return _older(name.removeprefix("older-"), results, link)
+        return _older(name.removeprefix("older-"), results)
     raise KeyError(f"{page}: nothing makes the block {name!r}")
 
 
-def _older(folder: str, results: Results, link: Link) -> str:
+def _older(folder: str, results: Results) -> str:
     """The list of superseded and withdrawn experiments of a folder."""
     older = [each for each in results.values() if each["file"].startswith(f"{folder}/") and each["status"] != "current"]
     if not older:
         return "None."
     return "\n".join(
-        f"- [{each['title']}]({link(RESULTS / each['file'])}): {each['status']};"
+        f"- {each['title']}: {each['status']}; `{tables.path(each)}`;"
         f" commit {each['commit'] or 'not recorded'}, {each['date'] or 'date not recorded'}."
         for each in older
     )

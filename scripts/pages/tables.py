@@ -55,10 +55,10 @@ def table(columns: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def source(experiment: Experiment, link: str) -> str:
-    """How a table was made: command, commit, date, machine, load, and the file it comes from."""
+def source(experiment: Experiment) -> str:
+    """How a table was made: command, commit, date, machine, load, and the file of the data."""
     if not (experiment["command"] or experiment["commit"] or experiment["machine"]):
-        return f"Not measured here. Data: [{experiment['id']}]({link})."
+        return f"Not measured here. Data: `{path(experiment)}`."
     parts = [f"Command: `{experiment['command']}`." if experiment["command"] else "Command: not recorded."]
     parts.append(f"Commit: {experiment['commit'] or 'not recorded'}.")
     if experiment["date"]:
@@ -66,7 +66,7 @@ def source(experiment: Experiment, link: str) -> str:
     parts.append(f"Machine: {machine(experiment)}; {LOADS[experiment['load']]}.")
     if experiment["versions"]:
         parts.append(f"Versions: {experiment['versions']}.")
-    parts.append(f"Data: [{experiment['id']}]({link}).")
+    parts.append(f"Data: `{path(experiment)}`.")
     return " ".join(parts)
 
 
@@ -79,12 +79,17 @@ def machine(experiment: Experiment) -> str:
     return f"{stated['processor']}{cores}"
 
 
-def whole(experiment: Experiment, link: str) -> str:
+def path(experiment: Experiment) -> str:
+    """The file of an experiment, from the root of the repository; no link, since the site holds `docs` only."""
+    return f"benchmarks/results/{experiment['file']}"
+
+
+def whole(experiment: Experiment) -> str:
     """A table with its title, protocol, source and notes."""
     parts = [f"### {experiment['title']}"]
     if experiment["protocol"]:
         parts.append(experiment["protocol"])
-    parts += [table(experiment["columns"], experiment["rows"]), source(experiment, link)]
+    parts += [table(experiment["columns"], experiment["rows"]), source(experiment)]
     if experiment["notes"]:
         parts.append("\n".join(f"- {note}" for note in experiment["notes"]))
     return "\n\n".join(parts)
