@@ -14,7 +14,7 @@ HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
 ARGS     ?=
-BENCH    ?= training
+BENCH    ?= quality.training_speed
 
 # A waiting OpenMP thread sleeps instead of spinning: with two threads on two cores that have other work to do as well,
 # a training step took 6 s so and 86 s otherwise.
@@ -71,12 +71,16 @@ types: setup ## check the types with mypy, strictly
 dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.py
 	@$(PY) -m scripts.dashboards
 
+.PHONY: pages
+pages: setup ## make the tables and plots of docs/benchmarks and README from benchmarks/results
+	@$(PY) -m scripts.pages
+
 .PHONY: bench
-bench: setup ## run a program of benchmarks/ (BENCH=training); ARGS='--help' says what it takes
+bench: setup ## run a program of benchmarks/ (BENCH=quality.training_speed); ARGS='--help' says what it takes
 	@$(PY) -m benchmarks.$(BENCH) $(ARGS)
 
 .PHONY: peers
-peers: setup ## make the environments in .peers/ of the servers that BENCH=serving compares with (ARGS='litserve ray' makes some)
+peers: setup ## make the environments in .peers/ of the servers that BENCH=serving.compare compares with (ARGS='litserve ray' makes some)
 	@$(PY) -m scripts.peers $(ARGS)
 
 .PHONY: fuzz

@@ -27,7 +27,7 @@ A_YEAR = 366 * 24 * 60
 CACHE = Path("data")
 Ledger = Annotated[bool, typer.Option(help="Append test results to the ledger, artifacts/test-ledger.jsonl.")]
 LedgerFile = Annotated[
-    Path | None, typer.Option(help="Another ledger to append to, e.g. the repository's own test-ledger.jsonl.")
+    Path | None, typer.Option(help="Another ledger to append to, e.g. benchmarks/results/test-ledger.jsonl.")
 ]
 TOP_FIELDS = ("user_id", "history", "target", "top")
 _OURS = {

@@ -32,8 +32,9 @@ from service.stores.base import GuardedStore
 
 NOTHING_KNOWN = CacheHit()
 ENOUGH_POSITIONS = {"fp32": 320, "bf16": 640, "int8": 640}
-"""Of a batch on a processor: from there on everyone in a larger one waits longer, and hardly more or no more are
-answered a second (BENCHMARKS.md). The faster the products, the more the rest of a pass weighs, which a batch shares."""
+"""Tokens at which a batch on a CPU is full: a larger one makes every request in it wait longer and raises throughput
+little or not at all (docs/benchmarks/service-parts.md). The faster the matrix products, the larger the share of the
+fixed cost of a pass, which a batch divides among its requests."""
 
 
 class DenseRecommender(BaseRecommender):

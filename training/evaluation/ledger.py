@@ -2,7 +2,7 @@
 
 Whoever tunes on a test split can be seen to do so: the ledger says how often, with what configuration and
 what came out. It stands beside the artifacts, `artifacts/test-ledger.jsonl`, where git does not look. The ledger of the
-figures in this repository, `test-ledger.jsonl` at its root, is written to where it is named: `--ledger-file`.
+figures in this repository, `benchmarks/results/test-ledger.jsonl`, is written to where it is named: `--ledger-file`.
 """
 
 from __future__ import annotations
