@@ -14,6 +14,8 @@ HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
 ARGS     ?=
+# Processes that run tests; the tests of one file stay together, because they share what is slow to make.
+WORKERS  ?= 2
 BENCH    ?= quality.training_speed
 
 # A waiting OpenMP thread sleeps instead of spinning: with two threads on two cores that have other work to do as well,
@@ -50,8 +52,8 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE
 	@exec $(PY) -m service "$(ARTIFACT)" --host "$(HOST)" --port "$(PORT)"
 
 .PHONY: test
-test: setup ## run the tests (ARGS='-k name' picks some)
-	@$(PY) -m pytest $(ARGS)
+test: setup ## run the tests (ARGS='-k name' picks some; WORKERS=0 runs them in one process)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: setup ## check style and formatting with ruff
