@@ -32,7 +32,7 @@ def serve(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print a JSON message when ready.")] = False,
 ) -> None:
-    """Serve POST /recommend from artifacts. Settings are also variables ANYO_…, listed in docs/reference/settings.md."""
+    """Serve POST /recommend from artifacts. docs/reference/settings.md lists the variables ANYO_…."""
     try:
         settings = load_settings(artifacts=tuple(artifacts) if artifacts else None, host=host, port=port, store=store)
     except SettingsError as error:

@@ -15,7 +15,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "README.md", ROOT / "README.ja.md"]
 RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
-NAMED_PATH = re.compile(r"`((?:index|modeling|training|service|testing|benchmarks|scripts|tests|deploy)/[\w./-]*[\w/])`")
+FOLDERS = "index|modeling|training|service|testing|benchmarks|scripts|tests|deploy"
+NAMED_PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*[\w/])`")
 BY_INDEX = ("decisions", "benchmarks")
 """Folders whose pages are listed by their own index page instead of the navigation."""
 LONGEST = 300
@@ -80,5 +81,6 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert (tmp_path / "ja" / "index.html") in pages
-    foreign = re.compile(r"<(?:script|img|iframe)[^>]+src=\"https?:|<link[^>]+(?:stylesheet|preload)[^>]+href=\"https?:")
+    loaded = r"<(?:script|img|iframe)[^>]+src=|<link[^>]+(?:stylesheet|preload)[^>]+href="
+    foreign = re.compile(rf'(?:{loaded})"https?:')
     assert [page.name for page in pages if foreign.search(page.read_text())] == []

@@ -20,7 +20,7 @@ import typer
 from service.http.schemas import RecommendAnswer, RecommendRequest
 from service.settings import PREFIX, Settings
 from training.data import known_names
-from training.recipes import recipe_names
+from training.recipes import get_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.ja.md"]
@@ -35,6 +35,7 @@ NOT_PARSED = {
 }
 """First words of commands that no parser of ours reads, and why."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+OPTIONS = ("--set", "--backbone")
 PROGRAMS = ("training", "index", "service")
 SETTINGS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
 SETTINGS |= {f"{PREFIX}{name.upper()}_FILE" for name in ("store", "cache", "api_keys", "admin_keys")}
@@ -84,6 +85,17 @@ def check_program(package: str, words: list[str]) -> None:
         command.make_context(package, [*words])  # the real parser: arguments, kinds and ranges of values
     data = words[words.index("--data") + 1] if "--data" in words else ""
     check_data(data)
+    if package == "training" and command.name == "train" and re.fullmatch(r"[a-z0-9|]+", words[0]):
+        check_recipe(words[0], words)
+    if package == "training" and command.name == "data" and words:
+        assert words[0] in (*known_names(), "…", "--help"), f"training data takes a name, not {words[0]}"
+
+
+def check_recipe(name: str, words: list[str]) -> None:
+    """Fail unless a recipe takes the backbone and the settings of a `train` command."""
+    given = {option: [after for word, after in itertools.pairwise(words) if word == option] for option in OPTIONS}
+    for recipe in name.split("|"):
+        get_recipe(recipe, given["--set"], backbone=next(iter(given["--backbone"]), None))
 
 
 def check_data(name: str) -> None:
