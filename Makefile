@@ -69,7 +69,7 @@ types: setup ## check the types with mypy, strictly
 
 .PHONY: docs
 docs: setup ## build the documentation site into dist/site; a broken link is an error
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 .PHONY: dashboards
 dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.py
