@@ -4,7 +4,7 @@
 #   docker build --target trainer -t anyo-trainer .      makes artifacts
 #
 # --build-arg PYTHON=python@sha256:… takes the base image by its digest. --build-arg TORCH=gpu takes PyTorch's CUDA build and the GPU build of faiss. Both images run as user 10001, with a
-# read-only root if asked (they write to /artifacts, /data and /tmp only). docs/deploy.md explains the layers.
+# read-only root if asked (they write to /artifacts, /data and /tmp only). docs/serving/docker.md explains the layers.
 ARG PYTHON=python:3.11.13-slim-bookworm
 FROM ${PYTHON} AS base
 ENV PATH=/app/.venv/bin:$PATH \

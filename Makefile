@@ -69,6 +69,10 @@ format: setup ## put the code into ruff's format and fix what it can fix safely
 types: setup ## check the types with mypy, strictly
 	@$(PY) -m mypy
 
+.PHONY: docs
+docs: setup ## build the documentation site into dist/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 .PHONY: dashboards
 dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.py
 	@$(PY) -m scripts.dashboards

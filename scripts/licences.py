@@ -1,4 +1,4 @@
-"""Writes docs/licences.md: the licence that each package of requirements.lock declares, and what needs the package.
+"""Writes docs/reference/licences.md: the licence that each package of requirements.lock declares, and what needs it.
 
     python -m scripts.licences        (make licences)
 
@@ -14,13 +14,13 @@ import sys
 
 from scripts.setup import LOCK, ROOT, locked_groups
 
-PAGE = ROOT / "docs" / "licences.md"
+PAGE = ROOT / "docs" / "reference" / "licences.md"
 HEADER = """\
-# Licences of what anyo is installed with
+# Licences of dependencies
 
-anyo itself: Apache-2.0 ([LICENSE](../LICENSE)). Below, what each package of `requirements.lock` declares in its
-metadata, as it stands there, and what it is installed for: `base` always, `dev` for development and tests, `build` for
-anyo's own wheel; the others are extras. Made by `make licences`; `make sbom` writes the same
+anyo itself: Apache-2.0 (`LICENSE` in the repository). The table lists the licence that each package of
+`requirements.lock` declares in its metadata, and the extras that need the package: `base` always, `dev` for development
+and tests, `build` for the editable installation of anyo. Made by `make licences`; `make sbom` writes the same
 with versions as CycloneDX. The CUDA packages of the GPU build are not in the list. Data sets and pretrained backbones
 have licences of their own.
 

@@ -24,6 +24,7 @@ from scripts.setup import CONSTRAINTS, LOCK, ROOT, locked_blocks, pinned
 GROUPS = {
     "base": ["cpu"],
     "dev": ["cpu", "dev"],
+    "docs": ["cpu", "docs"],
     "minilm": ["cpu", "minilm"],
     "otel": ["cpu", "otel"],
     "s3": ["cpu", "s3"],

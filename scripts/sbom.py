@@ -26,7 +26,7 @@ from scripts.licences import installed, licence_of, listed, normal
 from scripts.setup import ROOT
 
 OUT = ROOT / "dist" / "anyo.cdx.json"
-ANYO_EXTRAS = ("", "cpu", "gpu", "minilm", "otel", "s3", "dev")
+ANYO_EXTRAS = ("", "cpu", "docs", "gpu", "minilm", "otel", "s3", "dev")
 LOCAL = re.compile(r"\+.*$")  # 2.13.0+cpu: the build is no part of the release that advisories name
 
 

@@ -311,7 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
     parser.add_argument("--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch")
     parser.add_argument(
-        "--extra", action="append", default=[], choices=["dev", "minilm", "otel", "s3"], help="repeatable"
+        "--extra", action="append", default=[], choices=["dev", "docs", "minilm", "otel", "s3"], help="repeatable"
     )
     options = parser.parse_args()
     try:

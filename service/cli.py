@@ -30,9 +30,9 @@ def serve(
     store: Annotated[
         str | None, typer.Option(help="Where users' histories live: sqlite:///PATH, sqlite:///:memory: or redis://….")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Say that it is ready as one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print a JSON message when ready.")] = False,
 ) -> None:
-    """Serve POST /recommend from artifacts. Every setting is also a variable ANYO_…; docs/settings.md lists them."""
+    """Serve POST /recommend from artifacts. docs/reference/settings.md lists the variables ANYO_…."""
     try:
         settings = load_settings(artifacts=tuple(artifacts) if artifacts else None, host=host, port=port, store=store)
     except SettingsError as error:

@@ -1,7 +1,7 @@
 """Every setting of the service, each with its consequence; filled from `ANYO_…` variables and the command
 line.
 
-`docs/settings.md` has a row for each of them, and a test holds the two together.
+`docs/reference/settings.md` has a row for each of them, and a test holds the two together.
 """
 
 from __future__ import annotations

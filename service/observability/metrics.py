@@ -1,4 +1,4 @@
-"""Every metric of the service: its name, its labels, its meaning. `docs/metrics.md` has a row for each of
+"""Every metric of the service: its name, its labels, its meaning. `docs/operations/metrics.md` has a row for each of
 them.
 
 Label values come from closed sets (routes, stages, loaded artifacts, …), never from what a client sends, so

@@ -87,12 +87,12 @@ def test_the_rules_give_the_values_that_were_worked_out_by_hand() -> None:
 
 
 def test_every_alert_says_what_it_is_and_has_a_section_in_the_runbook() -> None:
-    headings = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "operations" / "runbook.md").read_text(), flags=re.MULTILINE)
     assert sorted(FAULTS) == sorted(rule["alert"] for rule in alerts())
     for rule in alerts():
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"]["summary"] and rule["annotations"]["description"]
-        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/operations/runbook.md#{rule['alert'].lower()}"
         assert rule["alert"] in headings
 
 

@@ -117,7 +117,7 @@ def test_every_container_is_confined_and_takes_secrets_from_secrets_only() -> No
         for pod in pods().values() for volume in pod.get("volumes", ()) if "secret" in volume
         for item in volume["secret"]["items"] if volume["secret"]["secretName"] == "anyo-secrets"
     }  # fmt: skip
-    page = (ROOT / "docs" / "deploy.md").read_text()
+    page = (ROOT / "docs" / "serving" / "kubernetes.md").read_text()
     assert keys == {"store-url", "redis.conf"} and all(f"--from-literal={key}=" in page for key in keys)
     text = "".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
     assert not re.search(r"rediss?://\S*:\S+@|kind: Secret\b", text), "a secret, or the place for one, is in a manifest"
@@ -173,7 +173,7 @@ def test_the_autoscaler_reads_a_metric_that_the_adapter_makes_of_one_of_ours() -
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
     series = re.match(r"\w+", rule["seriesQuery"])
     assert series and re.fullmatch(rule["name"]["matches"], series.group())
-    assert f"| `{series.group()}` |" in (ROOT / "docs" / "metrics.md").read_text()
+    assert f"| `{series.group()}` |" in (ROOT / "docs" / "operations" / "metrics.md").read_text()
 
 
 def test_the_service_monitor_scrapes_the_service_under_a_job_that_the_rules_select() -> None:

@@ -23,7 +23,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
     return Recipe(
         name="anyo",
         summary="language model as encoder; last state projected into the item space (ids + title vectors)",
-        source="the seed documents; injection after E4SRec (Li et al. 2024), softmax over all items",
+        source="ID injection after E4SRec (Li et al. 2024), softmax over all items",
         history=HistorySpec(form="compressed", limit=50, id_dropout=0.05, dropout=dropout),
         backbone=BackboneSpec(
             source=backbone, layers=3 if backbone == "minilm" else None, dropout=0.0 if tiny else 0.1

@@ -70,7 +70,7 @@ def test_examples_fit_their_schemas(model: Any) -> None:
 
 
 def test_the_docs_know_every_endpoint_and_every_error(schema: dict[str, Any], repository: Path) -> None:
-    text = (repository / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     for path, method, _ in operations(schema):
         assert f"`{method.upper()} {path}`" in text, f"{method.upper()} {path}"
     from service import errors
@@ -93,7 +93,7 @@ def test_operations_fields_and_tags_are_named_and_described(schema: dict[str, An
 
 
 def test_error_examples_are_true_and_differ(schema: dict[str, Any]) -> None:
-    known = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    known = (Path(__file__).parents[3] / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     shown: dict[str, Any] = {}
     for path, method, operation in operations(schema):
         for status, answer in operation["responses"].items():

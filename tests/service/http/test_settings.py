@@ -48,7 +48,7 @@ def test_eight_bits_are_for_the_processor() -> None:
 
 def test_every_setting_has_its_row(repository: Path) -> None:
     rows = {}
-    for line in (repository / "docs" / "settings.md").read_text(encoding="utf-8").splitlines():
+    for line in (repository / "docs" / "reference" / "settings.md").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"| `{PREFIX}"):
             variable, default, consequence = (cell.strip() for cell in line.strip("| ").split(" | "))
             rows[variable.strip("`")] = (default, consequence)

@@ -76,7 +76,7 @@ async def test_every_metric_has_its_row_with_its_labels(repository: Path) -> Non
         await anyo.recommend(history=[item_id(1)], user_id="nobody")
         shown = ours((await anyo.client.get("/metrics")).text)
     rows = {}
-    for line in (repository / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines():
+    for line in (repository / "docs" / "operations" / "metrics.md").read_text(encoding="utf-8").splitlines():
         cells = line.split("|")
         if len(cells) > 4 and "`anyo_" in cells[1]:
             rows[cells[1].strip(" `")] = tuple(sorted(re.findall(r"`(\w+)`", cells[3])))
