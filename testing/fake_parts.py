@@ -27,6 +27,7 @@ CATEGORIES = ("mystery", "travel", "cooking")
 
 
 def item_id(row: int) -> str:
+    """Return the id of the item in a row of the fake catalog."""
     return f"item-{row:04d}"
 
 

@@ -25,13 +25,14 @@ from service.errors import (
 )
 from service.http.auth import AnswerHeaders, Authorization
 from service.http.middleware import RequestMiddleware, request_info
-from service.http.openapi import describe, project_version
+from service.http.openapi import describe
 from service.http.parameters import KnownParameters
 from service.http.path_ids import allowed_methods, readable
 from service.http.routes import artifacts, feedback, generative, items, operations, recommend, users
 from service.http.routes.common import input_error
 from service.http.routing import ADMITTED, Found, Routes, run_admitted
 from service.service import Service
+from service.version import project_version
 
 DESCRIPTION = """\
 What will this user want next? A language model reads the history in one forward pass, and an item index

@@ -12,13 +12,13 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.context import request_id_of_this_task
 from service.errors import AnyoError, ClientGone, NotReady, TooLarge, error_body, error_headers, unforeseen
 from service.http.auth import AnswerHeaders
 from service.http.callers import HEADERS
@@ -36,8 +36,6 @@ SCOPE_KEY = "anyo.request"
 # time.
 PROCESS_ID = uuid.uuid4().hex[:20]
 _numbers = itertools.count(1)
-
-request_id_of_this_task: ContextVar[str] = ContextVar("request_id_of_this_task", default="")
 
 
 def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

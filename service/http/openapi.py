@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-
-if TYPE_CHECKING:
-    from service.service import Service
 
 from service.http.field_texts import FIELDS
 from service.http.rights import OPEN_RIGHTS, Right, right_of
@@ -44,6 +40,7 @@ from service.http.schemas import (
     UserList,
 )
 from service.lifecycle.lookup import kind_of
+from service.service import Service
 
 HISTORY_SHOWN = 3
 REF = "#/components/schemas/{model}"
@@ -362,11 +359,3 @@ def _describe_keys(schema: dict[str, Any], routes: Sequence[Any]) -> None:
             right = rights[path, method]
             keys: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}]
             operation["security"] = [] if right in OPEN_RIGHTS else keys if right is Right.ADMIN else [{}, *keys]
-
-
-def project_version() -> str:
-    """Return the version of the installed project, or that of a working copy that is not installed."""
-    try:
-        return version("anyo")
-    except PackageNotFoundError:
-        return "0+working-copy"

@@ -20,9 +20,9 @@ import uvicorn
 from service.early import signals_that_end
 from service.errors import StartError
 from service.http.app import create_app
-from service.http.callers import is_loopback
 from service.http.protocol import LimitedHttp
 from service.service import Service
+from service.settings.addresses import is_loopback
 
 log = structlog.get_logger(__name__)
 

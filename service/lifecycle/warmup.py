@@ -24,7 +24,7 @@ from service.observability.metrics import Metrics
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 PATIENCE_S = 300.0  # first passes may compile kernels
 LEAST_COSINE = {"bf16": 0.999, "int8": 0.99}  # of a golden vector with the stored one, which is in fp32

@@ -19,7 +19,7 @@ from service.lifecycle.warmup import asked
 from service.observability.metrics import Metrics
 from service.recommend.generative import GenerativeRecommendation, GenerativeRecommender
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 PATIENCE_S = 300.0
 ROOM = {

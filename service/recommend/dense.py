@@ -28,7 +28,7 @@ from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, Source
 from service.recommend.histories import NO_ROWS, Histories, History
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 NOTHING_KNOWN = CacheHit()
 ENOUGH_POSITIONS = {"fp32": 320, "bf16": 640, "int8": 640}

@@ -22,7 +22,7 @@ from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation
 from service.recommend.histories import Histories
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 
 @dataclass(frozen=True, slots=True)

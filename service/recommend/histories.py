@@ -31,7 +31,7 @@ from service.errors import (
 from service.http.schemas import FreeTitle, RecommendRequest
 from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 log = structlog.get_logger(__name__)
 

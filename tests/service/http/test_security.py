@@ -19,9 +19,10 @@ import uvloop
 
 from service.errors import Overloaded, RateLimited
 from service.http.app import create_app
-from service.http.auth import Authorization, Keys, LoopLagClock, TokenBuckets, new_key
-from service.http.callers import is_loopback
+from service.http.auth import Authorization, Keys, LoopLagClock, TokenBuckets
 from service.http.routing import Routes
+from service.keys import new_key
+from service.settings.addresses import is_loopback
 from testing.fake_parts import item_id
 from testing.running import ROOT, Process, process, running
 

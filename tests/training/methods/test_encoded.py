@@ -21,8 +21,8 @@ from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer
 from modeling.methods.generative import load_generative, trie_generator
 from modeling.methods.trie import EncoderDecoderGenerator
 from service.artifacts.loading import LoadedGenerative, open_artifact
+from testing.datasets import write_dataset
 from testing.running import running
-from tests.training.loop.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.loop.examples import EpochWindows, LengthBatches, Window, prefixes_of
