@@ -13,17 +13,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import (
-    CODE_OF_STATUS,
-    AnyoError,
-    NotAllowed,
-    UnknownName,
-    error_body,
-    error_headers,
-    shown,
-    unforeseen,
-)
+from service.errors import AnyoError, UnknownName, shown
 from service.http.auth import AnswerHeaders, Authorization
+from service.http.errors import CODE_OF_STATUS, HttpError, NotAllowed, error_body, error_headers, status_of, unforeseen
 from service.http.middleware import RequestMiddleware, request_info
 from service.http.openapi import describe
 from service.http.parameters import KnownParameters
@@ -156,7 +148,7 @@ async def _framework_error(request: Request, error: Exception) -> Response:
         own = NotAllowed(f"{request.method} is not allowed on {path}; allowed: {allowed}")
         raised.headers = {**(raised.headers or {}), "Allow": allowed}
     else:
-        own = AnyoError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
+        own = HttpError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
         own.status = raised.status_code
     answer = _error_answer(request, own)
     answer.headers.update(raised.headers or {})
@@ -179,6 +171,6 @@ async def _wrong_parameter(request: Request, error: Exception) -> Response:
 
 def _error_answer(request: Request, error: AnyoError) -> Response:
     body = error_body(error.code, error.message, request_info(request).request_id, error.field)
-    answer = Response(body, status_code=error.status, media_type="application/json")
+    answer = Response(body, status_code=status_of(error), media_type="application/json")
     answer.raw_headers.extend(error_headers(error))
     return answer

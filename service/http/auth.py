@@ -15,8 +15,9 @@ from hmac import compare_digest
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Forbidden, Overloaded, RateLimited, Unauthorized, UnknownName, shown
+from service.errors import Overloaded, UnknownName, shown
 from service.http.callers import HEADERS, READING, Callers, Headers
+from service.http.errors import Forbidden, RateLimited, Unauthorized
 from service.http.path_ids import readable
 from service.http.rights import OPEN_RIGHTS, Right
 from service.http.routing import ADMITTED, Found, Routes, is_readable

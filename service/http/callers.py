@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from service.errors import BadRequest, Forbidden, shown
+from service.errors import shown
+from service.http.errors import BadRequest, Forbidden
 from service.settings.addresses import AddressError, check_origin, ip_address, is_loopback, split_host
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})

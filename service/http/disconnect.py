@@ -13,7 +13,7 @@ from types import TracebackType
 
 from starlette.requests import Request
 
-from service.errors import ClientGone
+from service.http.errors import ClientGone
 from service.http.middleware import RequestInfo, request_info
 
 SCOPE_KEY = "anyo.departures"

@@ -11,8 +11,8 @@ from http import HTTPStatus
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import error_body
 from service.http.disconnect import SCOPE_KEY, Disconnects
+from service.http.errors import error_body
 
 # Bytes that may arrive without starting a request, ending its head, or belonging to its body: endless request
 # lines, headers and trailers would otherwise fill the memory, since no later limit sees them.

@@ -23,8 +23,8 @@ class DenseSettings(Section):
         "bf16 halves their memory and is faster where the processor computes in it (AMX, avx512_bf16, a GPU); int8 "
         "keeps their maps in a quarter, for a processor with VNNI or AMX (others, and GPUs, refuse it). With either, "
         "items and texts with near-equal scores may change places: `python -m benchmarks.encoder.precision` says what "
-        "an artifact loses. auto measures at the first load, takes bf16 where it is faster and else fp32, and logs which "
-        "and why (event `precision`). bf16 or int8 that is slower than fp32 here is refused at the start.",
+        "an artifact loses. auto measures at the first load, takes bf16 where it is faster and else fp32, and logs "
+        "which and why (event `precision`). bf16 or int8 that is slower than fp32 here is refused at the start.",
     )
     precision_forced: bool = Field(
         default=False,

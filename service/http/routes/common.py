@@ -12,10 +12,13 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import AnyoError, ClientGone, InvalidInput, shortened, shown
+from service.errors import AnyoError, InvalidInput, shortened, shown
+from service.http.errors import ClientGone
 from service.http.middleware import request_info
 from service.http.routes.bodies import check_content_type, decoded, first_mistakes, not_json
-from service.http.schemas import Body, FreeTitle, NewEvent
+from service.http.schemas.base import Body
+from service.http.schemas.recommend import FreeTitle
+from service.http.schemas.users import NewEvent
 from service.service import Service
 
 B = TypeVar("B", bound=Body)
