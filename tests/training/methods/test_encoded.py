@@ -61,8 +61,8 @@ def writer_over(spelling: CodeTokenizer, model: nn.Module, *, renormalize: bool 
     tokens = spelling.spell(CODES_NL)
     trie = TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], None)
     made = trie_generator(
-        model, spelling, tokens, trie, np.arange(len(tokens)), end=None, history_limit=4, default=GenerationSettings(8, 3),
-        renormalize=renormalize,
+        model, spelling, tokens, trie, np.arange(len(tokens)), end=None, history_limit=4,
+        default=GenerationSettings(8, 3), renormalize=renormalize,
     )  # fmt: skip
     assert isinstance(made, EncoderDecoderGenerator)
     return made
