@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.http import schemas
-from service.http.field_texts import FIELDS
 from service.http.rights import OPEN_RIGHTS, Right, right_of
 from service.http.schemas import (
     Answer,
@@ -25,6 +24,7 @@ from service.http.schemas import (
     TrafficRequest,
 )
 from service.http.schemas.errors import MEANING, error_example
+from service.http.schemas.field_texts import FIELDS
 from service.lifecycle.lookup import kind_of
 from service.service import Service
 
