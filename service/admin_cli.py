@@ -57,7 +57,7 @@ def key(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a key for the API or for administration, and the hash that goes into the settings."""
-    from service.http.auth import new_key
+    from service.keys import new_key
 
     secret, digest = new_key()
     entry = f"{name}:{digest}" if name else digest

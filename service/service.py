@@ -10,12 +10,12 @@ import structlog
 
 from service.artifacts.loading import open_artifact as read_parts
 from service.artifacts.trial import try_out
-from service.caches.shared import open_cache
+from service.caches import open_cache
 from service.concurrency.searches import Searches
 from service.errors import NotReady, StartError
 from service.experiments.feedback import Feedback
 from service.experiments.traffic import Traffic
-from service.http.auth import key_of_this_start
+from service.keys import key_of_this_start
 from service.lifecycle.lookup import AnyRecommender, Kind, kind_of
 from service.lifecycle.registry import OpenArtifact, Registry
 from service.observability.metrics import Metrics
@@ -23,8 +23,9 @@ from service.observability.tracing import open_tracing
 from service.recommend.dense import DenseRecommender
 from service.recommend.generative import GenerativeRecommender
 from service.settings import Settings, named_folder
-from service.stores.base import GuardedStore, open_store
-from service.stores.url import shown
+from service.settings.store_kinds import shown
+from service.stores import open_store
+from service.stores.guarded import GuardedStore
 
 log = structlog.get_logger(__name__)
 

@@ -28,6 +28,7 @@ PATIENCE_S = 30.0
 
 
 def find_browser() -> str | None:
+    """Return the path of a browser that can be driven, or None."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 

@@ -27,6 +27,7 @@ CATEGORIES = ("mystery", "travel", "cooking")
 
 
 def item_id(row: int) -> str:
+    """Return the id of the item in a row of the fake catalog."""
     return f"item-{row:04d}"
 
 
@@ -104,6 +105,7 @@ def make_parts(
     delay_s: float = 0.0,
     seed: int = 7,
 ) -> LoadedArtifact:
+    """Return a dense artifact whose encoder looks vectors up in a table; `delay_s` is how long a pass takes."""
     rng = np.random.default_rng(seed)
     table_ND = rng.normal(size=(items, DIM)).astype(np.float32)
     catalog = Catalog(

@@ -116,8 +116,9 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
 
 def simulated(positions: int, rate: float, seconds: float, seed: int, pass_ms: tuple[float, float]) -> list[float]:
     """Latencies of the batching core alone, ascending; every history has the mean number of positions."""
-    from benchmarks.engine.simulation import Asked, Costs, arrivals_of, simulate
+    from benchmarks.engine.simulation import Asked, arrivals_of
     from service.engine.batcher import Limits
+    from testing.simulation import Costs, simulate
 
     arrivals = arrivals_of(seed, rate, seconds, itertools.repeat(Asked([], positions)))
     limits = Limits(MAX_TOKENS, MAX_REQUESTS, 2**30, packed=True)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import heapq
 import itertools
 import json
 import random
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,17 @@ from benchmarks.lib.load import Pool, closed_loop, open_loop, percentile, reques
 from benchmarks.lib.server import Server
 from index import Catalog
 from service.artifacts.loading import LoadedArtifact, open_artifact
-from service.engine.batcher import Batch, Batcher, Limits, Waiter
+from service.engine.batcher import Limits
 from service.engine.cpu import Shares, shares
 from service.recommend.dense import ENOUGH_POSITIONS
 from service.settings import Settings
+from testing.simulation import Cost, Costs, simulate
 
 SHORTEST, LONGEST, K = 15, 25, 10
 SETTINGS = {
     "user_cache_entries": "0", "max_queue_seconds": "0", "max_loop_delay_ms": "0", "deadline_ms": "120000",
     "max_queued_tokens": "1000000",
 }  # fmt: skip
-Cost = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,6 @@ def requests(parts: LoadedArtifact, seed: int) -> Iterator[Asked]:
     while True:
         history = rng.sample(range(parts.index.size), rng.randint(SHORTEST, LONGEST))
         yield Asked(history, parts.encoder.prepare(history).length)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of a batch from its positions: one that has the machine to itself, and one beside another lane's."""
-
-    alone: Cost
-    beside: Cost
 
 
 def measured_costs(parts: LoadedArtifact, asked: Iterator[Asked], cores: Shares, rounds: int) -> Costs:
@@ -98,28 +89,6 @@ def _line(measured: Sequence[tuple[int, float]]) -> Cost:
     rows = np.asarray([(1.0, positions) for positions, _ in measured])
     found, *_ = np.linalg.lstsq(rows, np.asarray([seconds for _, seconds in measured]), rcond=None)
     return lambda positions: float(max(1e-6, found @ (1.0, positions)))
-
-
-def simulate(arrivals: Sequence[tuple[float, int]], limits: Limits, costs: Costs, lanes: int = 1) -> list[float]:
-    """Latencies of requests (due, positions) through the batching core and its lanes, in the order of arrival."""
-    now = 0.0
-    queue: Batcher[int, int] = Batcher(limits, lambda: now)
-    latencies, waiting = [0.0] * len(arrivals), list(enumerate(arrivals))[::-1]
-    running: list[tuple[float, int, Batch[int, int]]] = []  # by the time of their end
-    while waiting or queue.depth or running:
-        while running and running[0][0] <= now:
-            end, _, batch = heapq.heappop(running)
-            queue.done(batch)
-            for entry in batch.entries:
-                latencies[entry.work] = end - arrivals[entry.work][0]
-        while waiting and waiting[-1][1][0] <= now:
-            number, (_, positions) = waiting.pop()
-            queue.admit(number, positions, number, Waiter(number, float("inf")))
-        while len(running) < lanes and (taken := queue.next_batch(lanes - len(running))) is not None:
-            cost = costs.alone if not running and not queue.depth else costs.beside
-            heapq.heappush(running, (now + cost(taken.tokens), taken.entries[0].work, taken))
-        now = min([end for end, _, _ in running[:1]] + [due for _, (due, _) in waiting[-1:]], default=now)
-    return latencies
 
 
 def arrivals_of(seed: int, rate: float, seconds: float, asked: Iterator[Asked]) -> list[tuple[float, int]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service.caches.shared import CacheDown
+from service.caches.base import CacheDown
 from service.errors import StartError
 from service.observability.metrics import Metrics
 from service.redis_client.client import PREFIX, LinkFailed, RedisLimits, RedisLink
 from service.settings import Settings
-from service.stores.url import StoreUrlError, parse_cache_url
+from service.settings.addresses import StoreUrlError
+from service.settings.store_kinds.redis import RedisSettings, parse_cache_url
 
 
 class RedisCache:
@@ -24,7 +25,7 @@ class RedisCache:
             place = parse_cache_url(url)
         except StoreUrlError as error:
             raise StartError(str(error)) from None
-        limits = RedisLimits.of(settings)
+        limits = RedisLimits.of(settings.section(RedisSettings))
         self._up = {"read": metrics.cache_up("read"), "write": metrics.cache_up("write")}
 
         def link(part: str, op: str) -> RedisLink:

@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from service.artifacts.loading import LoadedArtifact
+from service.caches.base import ByteCache, CacheDown
 from service.caches.local import HASH_BYTES
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -29,26 +30,6 @@ WRITES_WAITING = 64  # writes in the background; beyond them a value is not shar
 VECTOR, RESULT = "shared_vector", "shared_result"
 
 Result = tuple[list[int], list[float]]  # catalog rows and scores, best first
-
-
-class CacheDown(Exception):
-    """The cache did not answer."""
-
-
-class ByteCache(Protocol):
-    """Bytes by key, somewhere else. `get` has a time limit of its own, after which it raises CacheDown."""
-
-    async def open(self) -> None:
-        """Connect; a cache that is away is no error. Raises StartError where it will never work."""
-
-    async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of keys; raises CacheDown."""
-
-    async def put(self, values: Mapping[bytes, tuple[bytes, int]]) -> None:
-        """Store (value, seconds to keep it) by key; raises CacheDown."""
-
-    async def close(self) -> None:
-        """Disconnect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +45,6 @@ class CacheHit(NamedTuple):
 
     vector_D: NDArray[np.float32] | None = None
     result: Result | None = None
-
-
-def open_cache(settings: Settings, metrics: Metrics) -> SharedCache | None:
-    """Return the (not yet opened) shared cache of the settings, or None without one; raises StartError."""
-    if not settings.cache:
-        return None
-    from service.caches.redis import RedisCache
-
-    return SharedCache(RedisCache(settings.cache, settings, metrics), settings, metrics)
 
 
 class SharedCache:

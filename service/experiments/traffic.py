@@ -20,10 +20,10 @@ from typing import Any
 import structlog
 
 from service.errors import AnyoError
-from service.http.schemas import RecommendRequest
 from service.lifecycle.lookup import AnyRecommender
 from service.observability.metrics import Metrics
 from service.recommend.dense import DenseRecommender
+from service.recommend.requests import RecommendQuery
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +58,7 @@ class Comparison:
 class Served:
     """A request that has been answered, for the shadow to answer again."""
 
-    ask: RecommendRequest
+    query: RecommendQuery
     items: Sequence[str]
     seconds: float
 
@@ -102,15 +102,15 @@ class Traffic:
             return None
         return choose(self.weights, request_id if user_id is None else user_id)
 
-    def offer(self, ask: RecommendRequest, answered_by: str, items: Sequence[str], seconds: float) -> None:
+    def offer(self, query: RecommendQuery, answered_by: str, items: Sequence[str], seconds: float) -> None:
         """Let the shadow answer again what was answered as the traffic is set, unless there is better to do."""
-        if self.shadow is None or ask.artifact is not None or answered_by == self.shadow:
+        if self.shadow is None or answered_by == self.shadow:
             return
         if self._busy() or self._waiting.full():
             self.comparison.dropped += 1
             self._metrics.shadow("dropped").inc()
             return
-        self._waiting.put_nowait(Served(ask, items, seconds))
+        self._waiting.put_nowait(Served(query, items, seconds))
         if self._task is None:
             self._task = asyncio.create_task(self._compare_all())
 
@@ -150,7 +150,7 @@ class Traffic:
     async def _compare(self, served: Served, recommender: DenseRecommender) -> None:
         sums, started = self.comparison, time.monotonic()
         try:
-            answer = await recommender.recommend(served.ask, started + self._deadline_s)
+            answer = await recommender.recommend(served.query, started + self._deadline_s)
         except AnyoError as error:
             sums.failed += 1
             self._metrics.shadow("failed").inc()

@@ -2,89 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast, get_type_hints
+from typing import cast
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import (
-    CODE_OF_STATUS,
-    AnyoError,
-    NotAllowed,
-    UnknownName,
-    error_body,
-    error_headers,
-    shown,
-    unforeseen,
-)
+from service.errors import AnyoError, UnknownName, shown
 from service.http.auth import AnswerHeaders, Authorization
+from service.http.errors import CODE_OF_STATUS, HttpError, NotAllowed, error_body, error_headers, status_of, unforeseen
 from service.http.middleware import RequestMiddleware, request_info
-from service.http.openapi import describe, project_version
-from service.http.parameters import KnownParameters
+from service.http.openapi import describe
 from service.http.path_ids import allowed_methods, readable
 from service.http.routes import artifacts, feedback, generative, items, operations, recommend, users
 from service.http.routes.common import input_error
-from service.http.routing import ADMITTED, Found, Routes, run_admitted
+from service.http.routing import Routes
+from service.http.starlette_adapter import App, Shortcut
 from service.service import Service
+from service.version import project_version
 
 DESCRIPTION = """\
 What will this user want next? A language model reads the history in one forward pass, and an item index
 answers. Everything but GET is sent with `content-type: application/json`, also without a body. Every error is
 `{"error": {"code", "message", "field"?, "request_id"}}`; every answer carries `X-Request-ID` and `Server-Timing`.
 """
-
-
-class App(FastAPI):
-    """FastAPI within the frame of every request. The frame stands outside of it, and not among its middleware, so that
-    a request which the shortcut knows passes nothing that it does not need."""
-
-    frame: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
-        scope["app"] = self
-        await self.frame(scope, receive, send)
-
-
-class Shortcut:
-    """Calls the functions of routes that take nothing but the request; all else goes to the framework.
-
-    Solving dependencies that a route does not have and closing what was never opened take the framework as long as the
-    rest of a cached answer. Which route a request has, and that it may run, the gate has said.
-    """
-
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
-        self._app = app
-        self._parameters = KnownParameters(routes)
-        alone = [route for route in routes if isinstance(route, APIRoute) and _takes_the_request_alone(route)]
-        self._routes = frozenset(map(id, alone))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or raise what its function raises; raises InvalidInput where it has unknown parameters."""
-        found: Found | None = scope.get(ADMITTED)
-        if found is not None and scope.get("query_string"):
-            self._parameters.check(found.route, scope["query_string"])
-        if found is None or id(found.route) not in self._routes:
-            await self._app(scope, receive, send)
-            return
-        answer: Response = await found.route.endpoint(Request(scope, receive, send))
-        await answer(scope, receive, send)
-
-
-def _takes_the_request_alone(route: APIRoute) -> bool:
-    takes = route.dependant
-    others = (
-        takes.path_params, takes.query_params, takes.header_params, takes.cookie_params, takes.body_params,
-        takes.dependencies,
-    )  # fmt: skip
-    alone = takes.request_param_name is not None and not any(others) and not route.dependencies
-    return alone and get_type_hints(route.endpoint).get("return") is Response
 
 
 def create_app(service: Service) -> App:
@@ -108,11 +51,9 @@ def create_app(service: Service) -> App:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]
     # Only what is listed here is ever found. What the framework has beyond it is no mistake of a caller but of ours.
-    others = [route for route in app.routes if getattr(route, "original_router", None) not in routers]
-    routes = Routes([*app.state.routes, *others])
-    app.router.middleware_stack = run_admitted
+    routes = Routes([*app.state.routes, *app.routes_beyond(routers)])
     gate = Authorization(
-        Shortcut(super(App, app).__call__, app.state.routes),
+        Shortcut(app.run_admitted_only(), app.state.routes),
         settings=service.settings,
         metrics=service.metrics,
         routes=routes,
@@ -155,7 +96,7 @@ async def _framework_error(request: Request, error: Exception) -> Response:
         own = NotAllowed(f"{request.method} is not allowed on {path}; allowed: {allowed}")
         raised.headers = {**(raised.headers or {}), "Allow": allowed}
     else:
-        own = AnyoError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
+        own = HttpError(str(raised.detail), code=CODE_OF_STATUS.get(raised.status_code, "error"))
         own.status = raised.status_code
     answer = _error_answer(request, own)
     answer.headers.update(raised.headers or {})
@@ -178,6 +119,6 @@ async def _wrong_parameter(request: Request, error: Exception) -> Response:
 
 def _error_answer(request: Request, error: AnyoError) -> Response:
     body = error_body(error.code, error.message, request_info(request).request_id, error.field)
-    answer = Response(body, status_code=error.status, media_type="application/json")
+    answer = Response(body, status_code=status_of(error), media_type="application/json")
     answer.raw_headers.extend(error_headers(error))
     return answer

@@ -9,28 +9,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Forbidden, Overloaded, RateLimited, Unauthorized, UnknownName, shown
-from service.http.callers import HEADERS, READING, Callers, Headers, is_loopback
+from service.errors import Overloaded, UnknownName, shown
+from service.http.callers import HEADERS, READING, Callers, Headers
+from service.http.errors import Forbidden, RateLimited, Unauthorized
 from service.http.path_ids import readable
 from service.http.rights import OPEN_RIGHTS, Right
 from service.http.routing import ADMITTED, Found, Routes, is_readable
 from service.observability.metrics import Metrics
 from service.settings import Settings
-
-KEY_BYTES = 32
-
-
-def new_key() -> tuple[str, str]:
-    """Return a new key and the hash that goes into the settings."""
-    key = "anyo_" + secrets.token_urlsafe(KEY_BYTES)
-    return key, hashlib.sha256(key.encode()).hexdigest()
 
 
 class LoopLagClock:
@@ -56,17 +48,6 @@ class LoopLagClock:
         if self._since is not None:
             self._before = time.monotonic() - self._since
         self._since = None
-
-
-def key_of_this_start(settings: Settings) -> tuple[str, str] | None:
-    """Return an admin key and its hash for a start without any key that only this machine reaches, else None.
-
-    Nothing in a request tells the machine's own people from others: a proxy beside the service has a loopback address
-    too, and sends whatever Host it is told to, at times without a header that says so. Who can see the console can be
-    told: the key is shown there.
-    """
-    keyless = not settings.admin_keys and not settings.api_keys
-    return new_key() if keyless and is_loopback(settings.host) else None
 
 
 class Keys:

@@ -11,26 +11,17 @@ out:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 
-from service.addresses import AddressError, check_origin, split_host
-from service.errors import BadRequest, Forbidden, shown
+from service.errors import shown
+from service.http.errors import BadRequest, Forbidden
+from service.settings.addresses import AddressError, check_origin, ip_address, is_loopback, split_host
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 ANY = "*"
 HEADERS = "anyo.headers"  # in the scope: the headers as a dictionary, made once
 REMEMBERED = 1000  # accepted values of Host; each port makes another
 Headers = Mapping[bytes, bytes]
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address or name reaches this machine only."""
-    if host.lower() in LOOPBACK_NAMES:
-        return True
-    address = _address(host.strip("[]"))
-    return address is not None and address.is_loopback
 
 
 class Callers:
@@ -86,7 +77,7 @@ class Callers:
             return False
         host = _plain(host)
         return bool(host) and (
-            host in self._names or is_loopback(host) or (self._addresses and _address(host) is not None)
+            host in self._names or is_loopback(host) or (self._addresses and ip_address(host) is not None)
         )
 
 
@@ -111,12 +102,5 @@ def _is_own(origin: bytes, host: bytes) -> bool:
 
 def _plain(host: str) -> str:
     host = host.strip("[]").lower().removesuffix(".")
-    address = _address(host)
+    address = ip_address(host)
     return host if address is None else str(address)
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None

@@ -1,7 +1,7 @@
 """Nobody computes for a client that has gone: what is in progress for it is cancelled the moment its connection closes.
 
-uvicorn's connections (`service.http.protocol.LimitedHttp`) call back. ASGI itself only offers to wait for the message
-that says so, which takes a task of its own for every request: more than reading the request takes. That is the way
+uvicorn's connections (`service.http.uvicorn_adapter.LimitedHttp`) call back. ASGI itself only offers to wait for the
+message that says so, which takes a task of its own for every request: more than reading the request takes. That is the way
 behind other servers.
 """
 
@@ -13,7 +13,7 @@ from types import TracebackType
 
 from starlette.requests import Request
 
-from service.errors import ClientGone
+from service.http.errors import ClientGone
 from service.http.middleware import RequestInfo, request_info
 
 SCOPE_KEY = "anyo.departures"

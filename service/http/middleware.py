@@ -12,16 +12,17 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import AnyoError, ClientGone, NotReady, TooLarge, error_body, error_headers, unforeseen
+from service.context import request_id_of_this_task
+from service.errors import AnyoError, NotReady, TooLarge
 from service.http.auth import AnswerHeaders
 from service.http.callers import HEADERS
+from service.http.errors import ClientGone, error_body, error_headers, status_of, unforeseen
 from service.http.path_ids import mark_encoded_slashes, note_route, readable
 from service.observability.metrics import NO_RECIPE, Metrics
 from service.observability.tracing import Span, Tracing
@@ -36,8 +37,6 @@ SCOPE_KEY = "anyo.request"
 # time.
 PROCESS_ID = uuid.uuid4().hex[:20]
 _numbers = itertools.count(1)
-
-request_id_of_this_task: ContextVar[str] = ContextVar("request_id_of_this_task", default="")
 
 
 def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -214,5 +213,5 @@ async def _answer(send: Send, info: RequestInfo, error: AnyoError, *, close: boo
     headers += error_headers(error)
     if close:
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.start", "status": status_of(error), "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-if TYPE_CHECKING:
-    from service.service import Service
-
-from service.http.field_texts import FIELDS
+from service.http import schemas
 from service.http.rights import OPEN_RIGHTS, Right, right_of
 from service.http.schemas import (
-    ActivateAnswer,
     Answer,
-    AppendAnswer,
     AppendRequest,
-    ArtifactList,
-    CompareAnswer,
+    Body,
     CompareRequest,
     ErrorAnswer,
-    FeedbackAnswer,
     FeedbackRequest,
-    FeedbackSummary,
-    ForgetAnswer,
-    GenerativeAnswer,
     GenerativeRequest,
-    Item,
-    ItemList,
-    LoadAnswer,
-    RecommendAnswer,
     RecommendRequest,
-    Status,
-    TrafficAnswer,
     TrafficRequest,
-    UnloadAnswer,
-    UserAnswer,
-    UserList,
 )
+from service.http.schemas.errors import MEANING, error_example
+from service.http.schemas.field_texts import FIELDS
 from service.lifecycle.lookup import kind_of
+from service.service import Service
 
 HISTORY_SHOWN = 3
 REF = "#/components/schemas/{model}"
@@ -51,178 +34,9 @@ BODIES: tuple[type[BaseModel], ...] = (
     RecommendRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
 )  # fmt: skip
 
-MEANING = {
-    400: "The body cannot be read, or is not declared as JSON.",
-    401: "No key, or one that is not known.",
-    403: "A key that does not open this, a host that is not ours, or a page from elsewhere.",
-    404: "What is named does not exist.",
-    409: "Not possible for this artifact, or against what is stored.",
-    413: "The body or the history is too large.",
-    415: "The body is in an encoding or a character set that is not read.",
-    422: "A field is wrong, or nothing usable is left of the history.",
-    429: "The queue is full, or this key sends too fast; see Retry-After.",
-    500: "The model failed on this request.",
-    503: "Not ready, or the store is away.",
-    504: "Not answered within the deadline.",
-}
-
-_ITEM = {"item_id": "d-017", "title": "The Lighthouse at Cape Sorrow", "categories": ["mystery"], "popularity": 42}
-
-_DENSE_ANSWER: dict[str, Any] = {
-    "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
-    "items": [
-        {"rank": 1, "item_id": "d-018", "title": "The Lighthouse at Cape Wrath", "score": 0.8125},
-        {"rank": 2, "item_id": "d-240", "title": "Fog over the Harbour", "score": 0.7734},
-    ],
-    "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
-    "timings_ms": {"assemble": 0.08, "queue": 0.21, "search": 0.35, "forward": 6.4, "total": 7.3},
-    "source": "model",
-    "ignored_items": [],
-    "degraded": [],
-}
-_WRITTEN_ANSWER: dict[str, Any] = {
-    "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
-    "items": [
-        {"rank": 1, "item_id": "d-018", "title": "The Lighthouse at Cape Wrath", "score": -0.41},
-        {"rank": 2, "item_id": "d-240", "title": "Fog over the Harbour", "score": -0.77},
-    ],
-    "artifact": {"name": "genre-demo", "version": "b41c09d7aa52", "recipe": "genre"},
-    "timings_ms": {"assemble": 0.2, "queue": 0.3, "prefill": 9.1, "decode": 81.5, "ground": 0.1, "search": 0.1,
-                   "total": 92.4},
-    "source": "model",
-    "ignored_items": [],
-    "degraded": [],
-    "generated": [
-        {"text": "The Lighthouse at Cape Wrath", "code": None, "item_id": "d-018", "distance": 0.0, "valid": True},
-        {"text": "Fog over the Harbour", "code": None, "item_id": "d-240", "distance": 0.0, "valid": True},
-    ],
-    "tokens": {"prompt": 64, "new": 36},
-    "beams": 4,
-    "filled": 0,
-}  # fmt: skip
-
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
-    RecommendRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3, "exclude": ["d-030"], "categories": ["mystery"]},
-    AppendRequest: {"events": [{"item_id": "d-017", "event_id": "click-8812", "timestamp": 1750000000}]},
-    GenerativeRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3, "recipe": "genre", "beams": 4},
-    CompareRequest: {"history": ["d-004", "d-211", "d-017"], "k": 3},
-    RecommendAnswer: _DENSE_ANSWER,
-    GenerativeAnswer: _WRITTEN_ANSWER,
-    CompareAnswer: {
-        "request_id": _DENSE_ANSWER["request_id"],
-        "dense": _DENSE_ANSWER,
-        "generative": _WRITTEN_ANSWER,
-        "ratio": 12.66,
-        "overlap": 1.0,
-    },
-    Item: _ITEM,
-    ItemList: {"items": [_ITEM], "next": 20},
-    UserAnswer: {
-        "user_id": "u-1",
-        "events": [{"item_id": "d-017", "title": _ITEM["title"], "timestamp": 1750000000.0, "event_id": "click-8812"}],
-    },
-    AppendAnswer: {"user_id": "u-1", "stored": 1, "duplicates": 0, "too_old": 0, "total": 4, "unknown_items": []},
-    ForgetAnswer: {"user_id": "u-1", "deleted": 4},
-    UserList: {"items": [{"user_id": "u-1", "events": 4, "last_event_at": 1750000000.0}], "next": None},
-    ArtifactList: {
-        "items": [
-            {
-                "name": "anyo-demo-tiny",
-                "version": "3f9a2c51d0be",
-                "recipe": "anyo",
-                "kind": "dense",
-                "default": True,
-                "state": "active",
-                "bytes": 41_500_000,
-                "own_bytes": 29_100_000,
-                "shares": [{"part": "catalog", "bytes": 2_400_000, "artifacts": ["anyo-demo-minilm"]}],
-                "reads": ["ids", "text"],
-                "items": 2000,
-                "dim": 128,
-                "writes": None,
-                "history_limit": 50,
-                "categories": ["mystery", "travel"],
-                "examples": [["d-004", "d-211", "d-017"]],
-            }
-        ],
-        "next": None,
-        "working": {"name": "anyo-demo-minilm", "step": "checking and warming up anyo-demo-minilm", "seconds": 3.2},
-        "bytes": 41_500_000,
-        "bytes_limit": 0,
-    },
-    LoadAnswer: {"name": "anyo-demo-minilm", "version": "8c1d02fa77be", "changed": True, "bytes": 130_000_000},
-    UnloadAnswer: {"name": "anyo-demo-minilm", "freed_bytes": 88_500_000, "bytes": 41_500_000},
-    ActivateAnswer: {"name": "anyo-demo-minilm", "version": "8c1d02fa77be", "previous": "anyo-demo-tiny"},
-    TrafficRequest: {"weights": {"anyo-demo-tiny": 0.9, "anyo-demo-minilm": 0.1}, "shadow": None},
-    TrafficAnswer: {
-        "default": "anyo-demo-tiny",
-        "weights": {},
-        "shadow": {
-            "artifact": "anyo-demo-minilm",
-            "compared": 1000,
-            "dropped": 12,
-            "failed": 0,
-            "overlap": 0.62,
-            "served_ms": 7.4,
-            "shadow_ms": 21.9,
-        },
-    },
-    FeedbackRequest: {"request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d", "item_id": "d-240"},
-    FeedbackAnswer: {
-        "request_id": "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d",
-        "item_id": "d-240",
-        "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
-        "hit": True,
-        "rank": 2,
-        "duplicate": False,
-    },
-    FeedbackSummary: {
-        "baseline": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be"},
-        "items": [
-            {
-                "name": "anyo-demo-minilm",
-                "version": "8c1d02fa77be",
-                "recipe": "anyo",
-                "answers": 2000,
-                "rated": 120,
-                "hits": 96,
-                "hit_rate": {"value": 0.8, "low": 0.72, "high": 0.862},
-                "taken_rate": {"value": 0.048, "low": 0.0395, "high": 0.0583},
-                "minus_baseline": {"hit_rate": {"value": 0.05, "low": -0.04, "high": 0.13}, "taken_rate": None},
-            }
-        ],
-        "next": None,
-    },
-    Status: {"status": "ready"},
+    model: model.example for model in (getattr(schemas, name) for name in schemas.__all__) if "example" in vars(model)
 }
-
-
-REQUEST_ID = "5b0c9f5e8d0f4a1b9c3d2e1f0a9b8c7d"
-ERRORS: dict[int, tuple[str, str, str | None]] = {
-    400: ("not_json", "the body is not JSON: EOF while parsing an object at line 1 column 1", None),
-    401: ("unauthorized", "no key was sent; send an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'", None),
-    403: ("forbidden", "this is an API key; artifacts and traffic are changed with an admin key", None),
-    404: ("unknown_artifact", "there is no artifact 'other'; loaded are 'anyo-demo-tiny'", "artifact"),
-    409: ("cannot_read_text", "history holds the free title 'A new thing', and artifact 'ids-only' reads ids only",
-          "history"),
-    413: ("too_large", "the body is larger than 1048576 bytes (ANYO_MAX_BODY_BYTES)", None),
-    415: ("unsupported_media", "the body's charset is 'utf-16'; send JSON in UTF-8",
-          None),
-    422: ("invalid_input", "k: Input should be less than or equal to 1000; given: 5000", "k"),
-    429: ("overloaded", "the queue is full (65530 of 65536 positions are queued)", None),
-    500: ("internal_error", "an error in the service; its log has the request_id", None),
-    503: ("not_ready", "the service is shutting down", None),
-    504: ("deadline_exceeded", "the request was not answered within its deadline", None),
-}  # fmt: skip
-"""For each status one error that really comes with it: code, message, field."""
-
-
-def error_example(status: int) -> dict[str, Any]:
-    """Return the example of an error's body."""
-    code, message, field = ERRORS[status]
-    named = {} if field is None else {"field": field}
-    return {"error": {"code": code, "message": message, "request_id": REQUEST_ID, **named}}
-
 
 TAGS = {
     "recommend": "Recommend items by looking them up.",
@@ -247,7 +61,7 @@ GATED = (401, 403, 429)  # what the gate may answer, before a route is asked
 def answers(model: type[Answer], *errors: int, gated: bool = True) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route: 200 with its example, and the errors it may give."""
     described: dict[int | str, dict[str, Any]] = {
-        200: {"model": model, "content": {"application/json": {"example": EXAMPLES[model]}}}
+        200: {"model": model, "content": {"application/json": {"example": model.example}}}
     }
     for status in sorted({500, *errors, *((415,) if 400 in errors else ()), *(GATED if gated else ())}):
         described[status] = {
@@ -278,9 +92,9 @@ def streams(described: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[
     return described
 
 
-def takes(model: type[BaseModel]) -> dict[str, Any]:
+def takes(model: type[Body]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads `model` from the body itself."""
-    content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": EXAMPLES[model]}
+    content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": model.example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
@@ -336,9 +150,9 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
     fitting: dict[type[BaseModel], dict[str, Any]] = {
         RecommendRequest: {"history": history, "k": 3, "exclude": history[:1], "categories": categories},
         GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},
-        AppendRequest: {"events": [{**EXAMPLES[AppendRequest]["events"][0], "item_id": history[-1]}]},
+        AppendRequest: {"events": [{**AppendRequest.example["events"][0], "item_id": history[-1]}]},
         TrafficRequest: {"weights": {parts.name: 1.0} if kind_of(loaded[0]) == "dense" else {}, "shadow": None},
-        FeedbackRequest: {**EXAMPLES[FeedbackRequest], "item_id": history[-1]},
+        FeedbackRequest: {**FeedbackRequest.example, "item_id": history[-1]},
     }
     fitting[CompareRequest] = {"history": history, "k": 3}
     by_name = {model.__name__: example for model, example in fitting.items()}
@@ -362,11 +176,3 @@ def _describe_keys(schema: dict[str, Any], routes: Sequence[Any]) -> None:
             right = rights[path, method]
             keys: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}]
             operation["security"] = [] if right in OPEN_RIGHTS else keys if right is Right.ADMIN else [{}, *keys]
-
-
-def project_version() -> str:
-    """Return the version of the installed project, or that of a working copy that is not installed."""
-    try:
-        return version("anyo")
-    except PackageNotFoundError:
-        return "0+working-copy"

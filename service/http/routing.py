@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from service.http.path_ids import ENCODED_SLASH
 from service.http.rights import Right, right_of
@@ -85,14 +84,3 @@ def is_readable(scope: Scope) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-async def run_admitted(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take the place of the framework's router: run the route that the gate found and let this request through to."""
-    if scope["type"] != "http":
-        raise RuntimeError(f"there are no routes for {scope['type']}")
-    found: Found | None = scope.get(ADMITTED)
-    if found is None:
-        raise HTTPException(405 if scope.get("route") is not None else 404)
-    scope["endpoint"], scope["path_params"] = found.route.endpoint, found.parameters
-    await found.route.handle(scope, receive, send)

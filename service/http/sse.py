@@ -18,8 +18,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.engine.base import OnStep
-from service.errors import AnyoError, ClientGone, error_body
+from service.errors import AnyoError
 from service.http.disconnect import CancelledWhenClientLeaves
+from service.http.errors import ClientGone, error_body, status_of, unforeseen
 from service.http.middleware import request_info
 
 log = structlog.get_logger(__name__)
@@ -84,8 +85,8 @@ class EventStream(Response):
             own = error
         except Exception as error:
             log.error("unhandled error", path=self._request.url.path, error=repr(error), exc_info=error)
-            own = AnyoError("an error in the service; its log has the request_id")
-        info.status = own.status  # for the metrics: the client has seen a 200
+            own = unforeseen()
+        info.status = status_of(own)  # for the metrics: the client has seen a 200
         return "error", error_body(own.code, own.message, info.request_id, own.field)
 
 

@@ -35,7 +35,7 @@ from service.observability.metrics import Metrics
 from service.recommend.dense import DenseRecommender
 from service.recommend.generative import GenerativeRecommender
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 log = structlog.get_logger(__name__)
 

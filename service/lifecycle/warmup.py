@@ -19,12 +19,12 @@ from modeling.methods.dense import GoldenCase, tolerance_of
 from service.artifacts.loading import LoadedArtifact
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, StartError
-from service.http.schemas import FreeTitle, RecommendRequest
 from service.observability.metrics import Metrics
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
+from service.recommend.requests import RecommendQuery, TitledItem
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 PATIENCE_S = 300.0  # first passes may compile kernels
 LEAST_COSINE = {"bf16": 0.999, "int8": 0.99}  # of a golden vector with the stored one, which is in fp32
@@ -78,8 +78,8 @@ async def warm_up(recommender: DenseRecommender, settings: Settings) -> None:
     await asyncio.to_thread(recommender.meet_lengths)
     await _together(recommender, settings.warmup_requests, GROUP)
     if "text" in recommender.parts.reads:
-        ask = RecommendRequest(history=[FreeTitle(title=WARM_UP_TITLE)])
-        await recommender.recommend(ask, time.monotonic() + PATIENCE_S)
+        query = RecommendQuery(history=[TitledItem(WARM_UP_TITLE)])
+        await recommender.recommend(query, time.monotonic() + PATIENCE_S)
     queue = 1 + QUEUED_BATCHES * settings.max_batch_requests
     await _together(recommender, queue, queue)
 
@@ -96,13 +96,13 @@ async def _together(recommender: DenseRecommender, requests: int, group: int) ->
         await asyncio.gather(*(_ask(recommender, *each) for each in made[start : start + group]))
 
 
-def asked(history: Sequence[GoldenItem]) -> list[str | FreeTitle]:
+def asked(history: Sequence[GoldenItem]) -> list[str | TitledItem]:
     """Return a golden history as a request has it."""
-    return [FreeTitle(title=item.title) if isinstance(item, GoldenTitle) else item for item in history]
+    return [TitledItem(item.title) if isinstance(item, GoldenTitle) else item for item in history]
 
 
 async def _ask(recommender: DenseRecommender, history: Sequence[GoldenItem], k: int) -> Recommendation:
-    return await recommender.recommend(RecommendRequest(history=asked(history), k=k), time.monotonic() + PATIENCE_S)
+    return await recommender.recommend(RecommendQuery(history=asked(history), k=k), time.monotonic() + PATIENCE_S)
 
 
 def _compare(parts: LoadedArtifact, case: GoldenCase, answer: Recommendation) -> None:

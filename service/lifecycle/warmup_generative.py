@@ -14,12 +14,12 @@ from modeling.artifact.manifest import GoldenItem, GoldenTitle, WrittenCase
 from service.artifacts.loading import LoadedGenerative
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, StartError
-from service.http.schemas import GenerativeRequest
 from service.lifecycle.warmup import asked
 from service.observability.metrics import Metrics
 from service.recommend.generative import GenerativeRecommendation, GenerativeRecommender
+from service.recommend.requests import GenerativeQuery
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 PATIENCE_S = 300.0
 ROOM = {
@@ -75,8 +75,8 @@ async def check_golden_texts(recommender: GenerativeRecommender) -> None:
 
 
 async def _ask(recommender: GenerativeRecommender, history: Sequence[GoldenItem], k: int) -> GenerativeRecommendation:
-    ask = GenerativeRequest(history=asked(history), k=k)
-    return await recommender.recommend(ask, time.monotonic() + PATIENCE_S)
+    query = GenerativeQuery(history=asked(history), k=k)
+    return await recommender.recommend(query, time.monotonic() + PATIENCE_S)
 
 
 def _compare(parts: LoadedGenerative, case: WrittenCase, answer: GenerativeRecommendation) -> None:

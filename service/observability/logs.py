@@ -10,8 +10,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
-from service.http.middleware import request_id_of_this_task
-from service.observability.tracing import trace_id_of_this_task
+from service.context import request_id_of_this_task, trace_id_of_this_task
 
 
 def _add_ids(logger: Any, method: str, event: EventDict) -> EventDict:

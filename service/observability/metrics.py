@@ -9,7 +9,6 @@ than counting.
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -18,8 +17,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
-    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -27,6 +24,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from service.observability.prometheus_adapter import QuickHistogram
 
 SECONDS = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
@@ -52,20 +51,6 @@ STORE_PARTS = ("read", "write", "list")
 CACHE_PARTS = ("read", "write")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
 LOG_RESULTS = ("written", "dropped")
-
-# A second series for each counter and histogram, with the time of its birth; nobody asked for it.
-disable_created_metrics()  # type: ignore[no-untyped-call]
-
-
-class QuickHistogram(Histogram):
-    """A histogram that finds the bucket by bisection: the library looks at one after the other, at every request for
-    every stage."""
-
-    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Count a value; exemplars are not kept."""
-        self._raise_if_not_observable()  # type: ignore[no-untyped-call]
-        self._sum.inc(amount)
-        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
 class Metrics:

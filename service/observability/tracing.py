@@ -12,18 +12,16 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import Any
 
+from service.context import trace_id_of_this_task
 from service.errors import StartError
-from service.http.openapi import project_version
+from service.version import project_version
 
 UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 SEND_TIMEOUT_S = 5
 CLOSE_TIMEOUT_S = 3.0  # what is not sent by then is lost: a dead receiver must not hold up the end of a process
 NS = 1_000_000_000
-
-trace_id_of_this_task: ContextVar[str] = ContextVar("trace_id_of_this_task", default="")
 
 
 def open_tracing(endpoint: str) -> Tracing | None:

@@ -23,12 +23,12 @@ from service.engine.cpu import set_model_threads, shares
 from service.engine.dense import Engine
 from service.engine.device_lock import DeviceLock
 from service.engine.work import Found, Hits, Work
-from service.http.schemas import RecommendRequest
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, Source
 from service.recommend.histories import NO_ROWS, Histories, History
+from service.recommend.requests import RecommendQuery
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 NOTHING_KNOWN = CacheHit()
 ENOUGH_POSITIONS = {"fp32": 320, "bf16": 640, "int8": 640}
@@ -101,7 +101,7 @@ class DenseRecommender(BaseRecommender):
             self._before_pass(alone)
             self._fast.meet_lengths(self._positions)
 
-    async def recommend(self, ask: RecommendRequest, deadline: float, *, cached: bool = True) -> Recommendation:
+    async def recommend(self, query: RecommendQuery, deadline: float, *, cached: bool = True) -> Recommendation:
         """Answer one request before `deadline` (a time of `time.monotonic`); not `cached`: compute it in any case.
 
         Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
@@ -109,17 +109,17 @@ class DenseRecommender(BaseRecommender):
         """
         self._in_flight += 1
         try:
-            return await self._recommend(ask, deadline, cached)
+            return await self._recommend(query, deadline, cached)
         finally:
             self._in_flight -= 1
 
-    async def _recommend(self, ask: RecommendRequest, deadline: float, cached: bool) -> Recommendation:
-        history = await self.histories.of(ask)
+    async def _recommend(self, query: RecommendQuery, deadline: float, cached: bool) -> Recommendation:
+        history = await self.histories.of(query)
         if not history.parts:
-            rows, scores = await self.histories.popular(ask, history)
+            rows, scores = await self.histories.popular(query, history)
             return Recommendation(rows, scores, "popular", history.ignored, history.degraded, history.seconds)
         started = time.monotonic()
-        work, key, vector_key, question, known = await self._assemble(ask, history, deadline, cached)
+        work, key, vector_key, question, known = await self._assemble(query, history, deadline, cached)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         if known.result is not None:
             return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds)
@@ -152,12 +152,12 @@ class DenseRecommender(BaseRecommender):
     # -- putting a request together --------------------------------------------------------------------------
 
     async def _assemble(
-        self, ask: RecommendRequest, history: History, deadline: float, cached: bool
+        self, query: RecommendQuery, history: History, deadline: float, cached: bool
     ) -> tuple[Work, Hashable, bytes, CacheKeys | None, CacheHit]:
         """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
-        exclude = self.histories.excluded(ask, history)
-        categories = tuple(sorted(set(ask.categories)))
-        k = min(ask.k, len(self.parts.catalog))
+        exclude = self.histories.excluded(query, history)
+        categories = tuple(sorted(set(query.categories)))
+        k = min(query.k, len(self.parts.catalog))
         vector_key = history_key(history.parts)
         vector_D = self._vectors.get(vector_key) if cached else None
         if self._vectors.capacity and cached:

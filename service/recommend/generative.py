@@ -17,12 +17,12 @@ from service.engine.device_lock import DeviceLock
 from service.engine.generative import GenerativeEngine
 from service.engine.work import WriteWork
 from service.errors import InvalidInput
-from service.http.schemas import GenerativeRequest
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation
 from service.recommend.histories import Histories
+from service.recommend.requests import GenerativeQuery
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class GenerativeRecommender(BaseRecommender):
         super().__init__(Histories(parts, store, settings, metrics), self.engine)
 
     async def recommend(
-        self, ask: GenerativeRequest, deadline: float, on_step: OnStep | None = None
+        self, query: GenerativeQuery, deadline: float, on_step: OnStep | None = None
     ) -> GenerativeRecommendation:
         """Answer one request before `deadline` (a time of `time.monotonic`); `on_step` gets the best text so far.
 
@@ -73,14 +73,14 @@ class GenerativeRecommender(BaseRecommender):
         """
         self._in_flight += 1
         try:
-            return await self._recommend(ask, deadline, on_step)
+            return await self._recommend(query, deadline, on_step)
         finally:
             self._in_flight -= 1
 
-    def settings_of(self, ask: GenerativeRequest) -> GenerationSettings:
+    def settings_of(self, query: GenerativeQuery) -> GenerationSettings:
         """Return how to write for a request; raises InvalidInput beyond what is allowed."""
         for name in ("beams", "max_new_tokens"):
-            given, most = getattr(ask, name), getattr(self.limit, name)
+            given, most = getattr(query, name), getattr(self.limit, name)
             if given is not None and given > most:
                 raise InvalidInput(
                     f"{name} is {given}, and artifact {self.parts.name!r} (recipe {self.parts.recipe!r}) is served "
@@ -88,29 +88,29 @@ class GenerativeRecommender(BaseRecommender):
                     field=name,
                 )
         return GenerationSettings(
-            self.default.beams if ask.beams is None else ask.beams,
-            self.default.max_new_tokens if ask.max_new_tokens is None else ask.max_new_tokens,
+            self.default.beams if query.beams is None else query.beams,
+            self.default.max_new_tokens if query.max_new_tokens is None else query.max_new_tokens,
         )
 
     async def _recommend(
-        self, ask: GenerativeRequest, deadline: float, on_step: OnStep | None
+        self, query: GenerativeQuery, deadline: float, on_step: OnStep | None
     ) -> GenerativeRecommendation:
-        settings = self.settings_of(ask)
-        history = await self.histories.of(ask)
+        settings = self.settings_of(query)
+        history = await self.histories.of(query)
         if not history.parts:
-            rows, scores = await self.histories.popular(ask, history)
+            rows, scores = await self.histories.popular(query, history)
             return GenerativeRecommendation(rows, scores, "popular", history.ignored, history.degraded, history.seconds)
         started = time.monotonic()
-        exclude = self.histories.excluded(ask, history)
-        allowed = await self.histories.allowed(ask.categories)
-        wanted = ListQuery(min(ask.k, len(self.parts.catalog)), exclude, allowed)
+        exclude = self.histories.excluded(query, history)
+        allowed = await self.histories.allowed(query.categories)
+        wanted = ListQuery(min(query.k, len(self.parts.catalog)), exclude, allowed)
         try:
             readable = await self.histories.readable(history, deadline)
-            prompt = self.parts.model.prepare(readable, ask.user_id)
+            prompt = self.parts.model.prepare(readable, query.user_id)
         except GenerationError as error:
             raise InvalidInput(str(error), field="history") from error
         read = (tuple(history.parts), prompt.tokens)  # a model may read the same items differently for another user
-        key = (*read, wanted.k, exclude.tobytes(), tuple(sorted(set(ask.categories))), settings)
+        key = (*read, wanted.k, exclude.tobytes(), tuple(sorted(set(query.categories))), settings)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         writing = await self.engine.run(WriteWork(prompt, wanted, settings), key, deadline, on_step)
         written = writing.written

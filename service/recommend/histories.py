@@ -28,10 +28,10 @@ from service.errors import (
     StoreUnavailable,
     shown,
 )
-from service.http.schemas import FreeTitle, RecommendRequest
 from service.observability.metrics import Metrics
+from service.recommend.requests import RecommendQuery, TitledItem
 from service.settings import Settings
-from service.stores.base import GuardedStore
+from service.stores.guarded import GuardedStore
 
 log = structlog.get_logger(__name__)
 
@@ -120,22 +120,22 @@ class Histories:
 
     # -- the history -----------------------------------------------------------------------------------------
 
-    async def of(self, ask: RecommendRequest) -> History:
+    async def of(self, query: RecommendQuery) -> History:
         """Return the history of a request, stored and given; raises InvalidInput, NothingUsable."""
-        self._check_categories(ask.categories)
+        self._check_categories(query.categories)
         started = time.monotonic()
-        stored, degraded = await self._stored(ask.user_id)
-        seconds = {"history": time.monotonic() - started} if ask.user_id is not None else {}
-        history = self._resolve(stored, ask.history)
-        if not history.parts and ask.user_id is None:
-            raise self._nothing_usable(ask)
+        stored, degraded = await self._stored(query.user_id)
+        seconds = {"history": time.monotonic() - started} if query.user_id is not None else {}
+        history = self._resolve(stored, query.history)
+        if not history.parts and query.user_id is None:
+            raise self._nothing_usable(query)
         history.degraded, history.seconds = degraded, seconds
         return history
 
-    def excluded(self, ask: RecommendRequest, history: History) -> NDArray[np.int64]:
+    def excluded(self, query: RecommendQuery, history: History) -> NDArray[np.int64]:
         """Return the rows never to answer with, ascending."""
-        rows = [row for row in map(self._parts.catalog.row, ask.exclude) if row is not None]
-        if ask.exclude_seen:
+        rows = [row for row in map(self._parts.catalog.row, query.exclude) if row is not None]
+        if query.exclude_seen:
             rows += history.seen
         return np.array(sorted(set(rows)), np.int64) if rows else NO_ROWS
 
@@ -169,17 +169,17 @@ class Histories:
             self._allowed.put(key, rows)
         return rows
 
-    async def popular(self, ask: RecommendRequest, history: History) -> tuple[list[int], list[float]]:
+    async def popular(self, query: RecommendQuery, history: History) -> tuple[list[int], list[float]]:
         """Return popular rows and how often each was taken: the answer where nothing is known."""
-        catalog, key = self._parts.catalog, tuple(sorted(set(ask.categories)))
+        catalog, key = self._parts.catalog, tuple(sorted(set(query.categories)))
         order = self._popular.get(key)
         if order is None:
             order = await asyncio.to_thread(catalog.popular, key)
             self._popular.put(key, order)
-        excluded = set(self.excluded(ask, history).tolist())
+        excluded = set(self.excluded(query, history).tolist())
         # Looking at k + |excluded| rows is enough, however large the catalog is.
-        candidates = order[: ask.k + len(excluded)].tolist()
-        rows = [row for row in candidates if row not in excluded][: ask.k]
+        candidates = order[: query.k + len(excluded)].tolist()
+        rows = [row for row in candidates if row not in excluded][: query.k]
         return rows, [float(catalog.popularity[row]) for row in rows]
 
     # -- steps -----------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Histories:
             log.warning("answering without the store", error=error.message)
             return [], ["store"]
 
-    def _resolve(self, stored: Sequence[str], given: Sequence[str | FreeTitle]) -> History:
+    def _resolve(self, stored: Sequence[str], given: Sequence[str | TitledItem]) -> History:
         parts: list[int | str] = []
         titles: dict[str, None] = {}
         seen: list[int] = []
@@ -205,7 +205,7 @@ class Histories:
             return History(list(rows[self._window(rows) :]), [], rows, [])
         row_of = self._parts.catalog.row
         for item in items:
-            if isinstance(item, FreeTitle):
+            if isinstance(item, TitledItem):
                 parts.append(item.title)
                 titles[item.title] = None
                 continue
@@ -220,15 +220,15 @@ class Histories:
     def _window(self, items: Sequence[object]) -> int:
         return window_start(len(items), self._parts.reader.history_limit, self._block)
 
-    def _nothing_usable(self, ask: RecommendRequest) -> NothingUsable:
-        if not ask.history:
+    def _nothing_usable(self, query: RecommendQuery) -> NothingUsable:
+        if not query.history:
             return NothingUsable(
                 "neither history nor user_id is given; send at least one item id of the catalog, or a "
                 "user_id (an unknown user gets popular items)",
                 field="history",
             )
-        ids = ", ".join(shown(item) for item in ask.history[:IDS_SHOWN])
-        more = f" and {len(ask.history) - IDS_SHOWN} more" if len(ask.history) > IDS_SHOWN else ""
+        ids = ", ".join(shown(item) for item in query.history[:IDS_SHOWN])
+        more = f" and {len(query.history) - IDS_SHOWN} more" if len(query.history) > IDS_SHOWN else ""
         return NothingUsable(
             f"none of the items in history is in the catalog of {len(self._parts.catalog)} items: "
             f"{ids}{more}; GET /items lists the ids there are, and a user_id would be answered with "

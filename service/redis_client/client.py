@@ -32,8 +32,7 @@ from service.errors import StartError
 from service.observability.metrics import Metrics
 from service.redis_client.circuit_breaker import Breaker, BreakerOpen
 from service.redis_client.errors import missing_files, nothing_written, wrong_setup
-from service.settings import Settings
-from service.stores.url import RedisUrl
+from service.settings.store_kinds.redis import RedisSettings, RedisUrl
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -55,7 +54,7 @@ class RedisLimits:
     cooldown_s: float = 1.0
 
     @classmethod
-    def of(cls, settings: Settings) -> RedisLimits:
+    def of(cls, settings: RedisSettings) -> RedisLimits:
         """Return the limits that the settings ask for."""
         return cls(
             read_s=settings.redis_timeout_ms / 1000,

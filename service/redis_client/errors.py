@@ -28,7 +28,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from service.stores.url import RedisUrl
+from service.settings.store_kinds.redis import RedisUrl
 
 PROBE_S = 1.0  # for one attempt to talk the other way, with TLS or without
 

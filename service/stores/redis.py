@@ -21,14 +21,13 @@ import orjson
 import structlog
 from redis.asyncio import Redis
 
-from service.errors import StartError
 from service.observability.metrics import Metrics
 from service.redis_client.client import PREFIX, LinkFailed, RedisLimits, RedisLink
 from service.redis_client.errors import BadData, NothingWritten
 from service.settings import Settings
+from service.settings.store_kinds.redis import RedisSettings, RedisUrl
 from service.stores.base import Appended, Event, EventConflict, StoreDown
 from service.stores.redis_scripts import APPEND, FORGET, LIST
-from service.stores.url import RedisUrl, StoreUrlError, parse_cache_url
 from service.stores.user_list import Place, UserPart, UserSummary
 
 log = structlog.get_logger(__name__)
@@ -41,16 +40,21 @@ USERS_AT_ONCE = 1000  # users that one script looks at: about a millisecond duri
 SWEEP = 20  # expired users that an append clears out of the lists
 
 
+def open_url(place: RedisUrl, settings: Settings, metrics: Metrics) -> RedisStore:
+    """Return the (not yet opened) store in a Redis."""
+    return RedisStore(place, settings, metrics)
+
+
 class RedisStore:
-    """A HistoryStore in the Redis at `url`. Histories, lists and writes have a link each: writes may wait for a disk,
+    """A HistoryStore in the Redis at `place`. Histories, lists and writes have a link each: writes may wait for a disk,
     lists look at many users, and a breaker that one of them opens is no reason not to try the others."""
 
-    def __init__(self, url: str, settings: Settings, metrics: Metrics) -> None:
-        place = _place(url)
+    def __init__(self, place: RedisUrl, settings: Settings, metrics: Metrics) -> None:
         self._keep = settings.store_history
-        self._idle = settings.store_idle_seconds
+        redis = settings.section(RedisSettings)
+        self._idle = redis.store_idle_seconds
         self._metrics = metrics
-        limits = RedisLimits.of(settings)
+        limits = RedisLimits.of(redis)
         turn_s = settings.store_timeout_ms / 1000
         links = {
             part: RedisLink(
@@ -155,13 +159,6 @@ class RedisStore:
 
 def _keys(user_id: str) -> tuple[bytes, bytes]:
     return EVENTS + user_id.encode(), IDS + user_id.encode()
-
-
-def _place(url: str) -> RedisUrl:
-    try:
-        return parse_cache_url(url, "the store's URL")
-    except StoreUrlError as error:
-        raise StartError(str(error)) from None
 
 
 def _appended(reply: Any) -> Appended | EventConflict:

@@ -21,6 +21,9 @@ from typing import Any, TypeVar
 import structlog
 
 from service.errors import Overloaded, StartError
+from service.observability.metrics import Metrics
+from service.settings import Settings
+from service.settings.store_kinds.sqlite import SqliteUrl
 from service.stores.base import Appended, Event, EventConflict, StoreDown
 from service.stores.sqlite_file import check, connect, why_not_opened
 from service.stores.user_list import Place, UserPart, UserSummary
@@ -47,6 +50,11 @@ CREATE UNIQUE INDEX events_once ON events (user_id, event_id) WHERE event_id IS 
 CREATE TABLE users (user_id TEXT PRIMARY KEY, events INTEGER NOT NULL, last_at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX users_by_time ON users (last_at DESC);
 """
+
+
+def open_url(place: SqliteUrl, settings: Settings, metrics: Metrics) -> SqliteStore:
+    """Return the (not yet opened) store in a file."""
+    return SqliteStore(place.path, settings.store_history)
 
 
 class CommitFailed(sqlite3.OperationalError):

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from scripts import secrets_for_compose
-from service.http.server import LAST_ANSWERS_S
+from service.http.uvicorn_adapter import LAST_ANSWERS_S
 from service.settings import load_settings
 from testing.redis_server import free_port
 from testing.running import process

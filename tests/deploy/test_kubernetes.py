@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.http.server import LAST_ANSWERS_S
+from service.http.uvicorn_adapter import LAST_ANSWERS_S
 from service.settings import Settings, load_settings
 from tests.deploy.prometheus import ROOT
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["items.dim=32", "optimizer.epochs=3", "optimizer.positions=200"]

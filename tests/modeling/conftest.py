@@ -1,114 +1,15 @@
-"""Small random models of seven architectures, saved to disk as a hub would hand them out, and encoders around them."""
+"""Fixtures of the tests of `modeling`: small random models on disk, and one thread."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from modeling.encoder.build import Model, TextVectors, build_model
-from modeling.encoder.item_tower import Whitening
-from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
+from testing.models import backbone_folder, small_model
 
-TITLES = [
-    *("red lamp", "blue lamp", "green lamp of the north", "old chair", "new chair two", "garden table"),
-    *("kitchen table small", "wool rug", "silk rug deluxe edition", "paper", "glass bowl", "clay bowl set"),
-]
-ITEMS = len(TITLES)
-ARCHITECTURES = ("qwen3", "llama", "gemma3", "mistral", "gpt2", "opt", "bert")
-VOCABULARY, HIDDEN, LAYERS = 300, 32, 2
-
-
-def _config(name: str) -> Any:
-    import transformers as t
-
-    common: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS}
-    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    positions = {"max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    if name == "qwen3":
-        return t.Qwen3Config(**common, **attention, **positions, head_dim=8, tie_word_embeddings=True)
-    if name == "llama":
-        return t.LlamaConfig(**common, **attention, **positions, tie_word_embeddings=False)
-    if name == "gemma3":
-        return t.Gemma3TextConfig(**common, **attention, **positions, head_dim=8, sliding_window=8)
-    if name == "mistral":
-        return t.MistralConfig(**common, **attention, **positions, sliding_window=None)
-    if name == "gpt2":
-        return t.GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=256)
-    if name == "opt":
-        return t.OPTConfig(**common, **positions, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=HIDDEN)
-    return t.BertConfig(**common, num_attention_heads=4, intermediate_size=48, max_position_embeddings=256)
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = sorted({word for title in TITLES for word in title.split()} | {"items", "chosen"})
-    vocabulary = {word: n for n, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
-
-
-@pytest.fixture(scope="session")
-def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from an architecture's name to a saved checkpoint that has its ``lm_head``."""
-    root = tmp_path_factory.mktemp("backbones")
-
-    def folder(name: str) -> Path:
-        path = root / name
-        if not path.exists():
-            from transformers import AutoModelForCausalLM, BertForMaskedLM
-
-            torch.manual_seed(7)
-            config = _config(name)
-            model = BertForMaskedLM(config) if name == "bert" else AutoModelForCausalLM.from_config(config)
-            model.save_pretrained(str(path))
-            _tokenizer().save_pretrained(str(path))
-        return path
-
-    return folder
-
-
-@pytest.fixture
-def small_model(backbone_folder: Callable[[str], Path]) -> Callable[..., Model]:
-    """A function that builds a model over the twelve items: ``small_model("titles", architecture="llama")``."""
-
-    def build(form: str, architecture: str = "qwen3", *, seed: int = 0, **slots: Any) -> Model:
-        torch.manual_seed(seed)
-        if form == "ids":
-            spec = ModelSpec(
-                history=HistorySpec(form="ids", dropout=0.0),
-                backbone=BackboneSpec(width=16, depth=2, heads=2, dropout=0.0),
-                projector=ProjectorSpec(kind="identity"),
-                items=ItemsSpec(tower="id", dim=16),
-            )
-        else:
-            spec = ModelSpec(
-                history=HistorySpec(form=form, dropout=0.0, instruction="items chosen", **slots.pop("history", {})),
-                backbone=BackboneSpec(source=str(backbone_folder(architecture)), dropout=0.0),
-                adapter=slots.pop("adapter", AdapterSpec(kind="lora", rank=4, alpha=8)),
-                projector=slots.pop("projector", ProjectorSpec(residual=True, recent=3)),
-                items=slots.pop("items", ItemsSpec(tower="both", dim=16)),
-            )
-        text = None
-        if spec.needs_text_vectors:
-            raw = np.random.default_rng(1).normal(size=(ITEMS, 24)).astype(np.float32)
-            whitening = Whitening.fit(raw, 8)
-            text = TextVectors(whitening(raw), whitening)
-        model = build_model(spec, catalog_size=ITEMS, titles=TITLES, text=text)
-        model.encoder.eval()
-        return model
-
-    return build
+__all__ = ["backbone_folder", "small_model"]
 
 
 @pytest.fixture(autouse=True)

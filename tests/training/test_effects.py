@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from modeling.spec import Section
-from tests.modeling.conftest import backbone_folder
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
+from testing.models import backbone_folder
 from training.data.dataset import Dataset, read_dataset
 from training.effects import EFFECTS
 from training.recipes import Recipe, RecipeError, get_recipe, recipe_names

@@ -15,8 +15,7 @@ from service.errors import InvalidInput
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
-from service.http.schemas import (
-    MAX_ID,
+from service.http.schemas.artifacts import (
     ActivateAnswer,
     ArtifactList,
     LoadAnswer,
@@ -24,6 +23,7 @@ from service.http.schemas import (
     TrafficRequest,
     UnloadAnswer,
 )
+from service.http.schemas.base import MAX_ID
 from service.lifecycle.lookup import AnyRecommender, kind_of
 from service.lifecycle.registry import FOLDER_NAME
 from service.recommend.dense import DenseRecommender

@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from service.errors import AnyoError, BadRequest, TooLarge, UnsupportedMedia, shown
-from service.http.schemas import FreeTitle, NewEvent
+from service.errors import AnyoError, TooLarge, shown
+from service.http.errors import BadRequest, UnsupportedMedia
+from service.http.schemas.recommend import FreeTitle
+from service.http.schemas.users import NewEvent
 
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 GZIP = frozenset({"gzip", "x-gzip"})

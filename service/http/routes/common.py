@@ -7,15 +7,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
-import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import AnyoError, ClientGone, InvalidInput, shortened, shown
+from service.errors import AnyoError, InvalidInput, shortened, shown
+from service.http.errors import ClientGone
 from service.http.middleware import request_info
 from service.http.routes.bodies import check_content_type, decoded, first_mistakes, not_json
-from service.http.schemas import Body, FreeTitle, NewEvent
+from service.http.schemas.base import Body
+from service.http.schemas.recommend import FreeTitle
+from service.http.schemas.users import NewEvent
+from service.http.starlette_adapter import JsonAnswer
 from service.service import Service
 
 B = TypeVar("B", bound=Body)
@@ -37,15 +40,6 @@ class Page(BaseModel):
 def service_of(request: Request) -> Service:
     """Return the service that an app was made for."""
     return cast(Service, request.app.state.service)
-
-
-class JsonAnswer(Response):
-    """A 200 whose bytes are made here, once, and whose headers need no putting together."""
-
-    def __init__(self, content: Any) -> None:
-        self.body, self.status_code, self.background = orjson.dumps(content), 200, None
-        length = str(len(self.body)).encode()
-        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
 
 
 def json_answer(content: Any) -> Response:

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
-from service.http.schemas import MAX_ID, FeedbackAnswer, FeedbackRequest, FeedbackSummary
+from service.http.schemas.base import MAX_ID
+from service.http.schemas.feedback import FeedbackAnswer, FeedbackRequest, FeedbackSummary
 
 router = APIRouter(tags=["feedback"])
 

@@ -17,10 +17,11 @@ from service.http.openapi import answers, streams, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
 from service.http.routes.recommend import answer_of
-from service.http.schemas import CompareAnswer, CompareRequest, GenerativeAnswer, GenerativeRequest, RecommendRequest
+from service.http.schemas.generative import CompareAnswer, CompareRequest, GenerativeAnswer, GenerativeRequest
 from service.http.sse import EventStream
 from service.recommend.base import Recommendation
 from service.recommend.generative import GenerativeRecommendation, GenerativeRecommender
+from service.recommend.requests import GenerativeQuery
 from service.service import Service
 
 router = APIRouter(tags=["generative"])
@@ -40,13 +41,14 @@ StreamQuery = Annotated[
 async def generative(request: Request, stream: StreamQuery = False) -> Response:
     """Write recommendations for a history, a stored user, or both, and ground them to items of the catalog."""
     service, info = service_of(request), request_info(request)
-    ask = await read_body(request, GenerativeRequest)
-    recommender = service.generative(ask.artifact, ask.recipe)
+    body = await read_body(request, GenerativeRequest)
+    query = body.query()
+    recommender = service.generative(body.artifact, body.recipe)
     info.recipe = recommender.parts.recipe
     deadline = info.started + service.settings.generative_deadline_ms / 1000
 
     def write(on_step: OnStep | None = None) -> Awaitable[dict[str, Any]]:
-        return _write(service, info, recommender, ask, deadline, on_step)
+        return _write(service, info, recommender, query, deadline, on_step)
 
     if stream:
         return await EventStream.begin(request, write)
@@ -59,19 +61,18 @@ async def generative(request: Request, stream: StreamQuery = False) -> Response:
 async def compare(request: Request) -> Response:
     """Answer one history both ways, one after the other and without caches, with both times."""
     service, info = service_of(request), request_info(request)
-    ask = await read_body(request, CompareRequest)
-    dense = service.recommender(ask.artifact)
-    generative = service.generative(ask.generative_artifact, ask.recipe, "generative_artifact")
+    body = await read_body(request, CompareRequest)
+    query = body.query()
+    dense = service.recommender(body.artifact)
+    generative = service.generative(body.generative_artifact, body.recipe, "generative_artifact")
     info.recipe = generative.parts.recipe
     deadline = info.started + service.settings.generative_deadline_ms / 1000
-    both = {name: getattr(ask, name) for name in RecommendRequest.model_fields if name != "artifact"}
-    asked_to_write = GenerativeRequest(**both, recipe=ask.recipe, beams=ask.beams, max_new_tokens=ask.max_new_tokens)
-    generative.settings_of(asked_to_write)  # what is not allowed is refused before anything is computed
+    generative.settings_of(query)  # what is not allowed is refused before anything is computed
     with CancelledWhenClientLeaves(request):
         started = time.monotonic()
-        found = await dense.recommend(RecommendRequest(**both), deadline, cached=False)
+        found = await dense.recommend(query, deadline, cached=False)
         between = time.monotonic()
-        written = await generative.recommend(asked_to_write, deadline)
+        written = await generative.recommend(query, deadline)
         ended = time.monotonic()
     info.seconds = {"dense": between - started, "generative": ended - between}
     dense_ids, written_ids = ({each.parts.catalog.item_ids[row] for row in answer.rows}
@@ -91,12 +92,12 @@ async def _write(
     service: Service,
     info: RequestInfo,
     recommender: GenerativeRecommender,
-    ask: GenerativeRequest,
+    query: GenerativeQuery,
     deadline: float,
     on_step: OnStep | None,
 ) -> dict[str, Any]:
     """Return the body of the answer, which is counted and remembered then."""
-    answer = await recommender.recommend(ask, deadline, on_step)
+    answer = await recommender.recommend(query, deadline, on_step)
     info.seconds = answer.seconds
     service.metrics.answers(answer.source).inc()
     parts = recommender.parts

@@ -14,7 +14,7 @@ from service.errors import UnknownName, shown
 from service.http.openapi import answers
 from service.http.rights import Right, opened_by
 from service.http.routes.common import Page, json_answer, page_of, service_of
-from service.http.schemas import Item, ItemList
+from service.http.schemas.items import Item, ItemList
 
 router = APIRouter(tags=["items"])
 

@@ -15,7 +15,7 @@ from service.errors import NotReady
 from service.http.openapi import answers, shows
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, service_of
-from service.http.schemas import Status
+from service.http.schemas.operations import Status
 
 router = APIRouter(tags=["operations"])
 

@@ -14,7 +14,7 @@ from service.http.middleware import request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
-from service.http.schemas import RecommendAnswer, RecommendRequest
+from service.http.schemas.recommend import RecommendAnswer, RecommendRequest
 from service.recommend.base import Recommendation
 
 router = APIRouter(tags=["recommend"])
@@ -29,18 +29,20 @@ router = APIRouter(tags=["recommend"])
 async def recommend(request: Request) -> Response:
     """Recommend items for a history, a stored user, or both."""
     service, info = service_of(request), request_info(request)
-    ask = await read_body(request, RecommendRequest)
-    recommender = service.answering(ask.artifact, ask.user_id, info.request_id)
+    body = await read_body(request, RecommendRequest)
+    query = body.query()
+    recommender = service.answering(body.artifact, body.user_id, info.request_id)
     info.recipe = recommender.parts.recipe
     deadline = info.started + service.settings.deadline_ms / 1000
     with CancelledWhenClientLeaves(request):
-        recommendation = await recommender.recommend(ask, deadline)
+        recommendation = await recommender.recommend(query, deadline)
     info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()
     parts = recommender.parts
     items = [parts.catalog.item_ids[row] for row in recommendation.rows]
     service.feedback.remember(info.request_id, parts, items, recommendation.source)
-    service.traffic.offer(ask, parts.name, items, time.monotonic() - info.started)
+    if body.artifact is None:
+        service.traffic.offer(query, parts.name, items, time.monotonic() - info.started)
     return json_answer(answer_of(recommendation, parts, info.request_id, info.timings_ms()))
 
 

@@ -13,7 +13,8 @@ from service.errors import InvalidInput, UnknownName
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
-from service.http.schemas import MAX_ID, AppendAnswer, AppendRequest, ForgetAnswer, UserAnswer, UserList
+from service.http.schemas.base import MAX_ID
+from service.http.schemas.users import AppendAnswer, AppendRequest, ForgetAnswer, UserAnswer, UserList
 from service.stores.base import Event
 
 router = APIRouter(tags=["users"])

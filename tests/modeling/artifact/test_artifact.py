@@ -28,7 +28,7 @@ from modeling.methods.dense import (
     write_model,
 )
 from modeling.spec import AdapterSpec
-from tests.modeling.conftest import ITEMS
+from testing.models import ITEMS
 
 Build = Callable[..., Model]
 HISTORIES = [[3], [0, 5, 7], [8, 8, 10, 1], list(range(12))]

@@ -1,4 +1,4 @@
-"""modeling/artifact/atomic.py: a writer that is killed with -9 leaves the old artifact or the new one, and both load."""
+"""`modeling.artifact.atomic`: a writer that is killed with -9 leaves the old artifact or the new one, and both load."""
 
 from __future__ import annotations
 

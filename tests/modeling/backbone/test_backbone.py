@@ -15,7 +15,7 @@ from modeling.artifact.tensor_reader import read_tensors
 from modeling.artifact.verified import Files
 from modeling.backbone.loading import BackboneError, load_backbone, prove_attention
 from modeling.spec import BackboneSpec
-from tests.modeling.conftest import ARCHITECTURES, HIDDEN, VOCABULARY
+from testing.models import ARCHITECTURES, HIDDEN, VOCABULARY
 
 Folder = Callable[[str], Path]
 

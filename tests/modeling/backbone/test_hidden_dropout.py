@@ -15,7 +15,7 @@ from modeling.backbone.hidden_dropout import NoDropout, drop_hidden
 from modeling.backbone.loading import load_backbone
 from modeling.encoder.build import Model, build_model
 from modeling.spec import AdapterSpec, BackboneSpec, ModelSpec
-from tests.modeling.conftest import ARCHITECTURES, ITEMS, TITLES
+from testing.models import ARCHITECTURES, ITEMS, TITLES
 from training.loop.examples import Window
 from training.loop.module import RetrievalModule
 from training.recipes import get_recipe

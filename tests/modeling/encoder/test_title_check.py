@@ -26,8 +26,8 @@ from modeling.methods.dense import ArtifactError, load_artifact
 from modeling.spec import AdapterSpec, BackboneSpec, ItemsSpec, ModelSpec
 from service.artifacts.loading import open_artifact
 from service.errors import StartError
+from testing.models import ITEMS, TITLES
 from tests.modeling.artifact.test_artifact import write
-from tests.modeling.conftest import ITEMS, TITLES
 
 OLD = Path(__file__).parent / "stored" / "schema-1"
 TEXT = "parts/text.safetensors"

@@ -14,7 +14,7 @@ from modeling.encoder.build import Model, trainable
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
 from modeling.spec import AdapterSpec, ItemsSpec, ProjectorSpec
-from tests.modeling.conftest import ARCHITECTURES, ITEMS, VOCABULARY
+from testing.models import ARCHITECTURES, ITEMS, VOCABULARY
 
 Build = Callable[..., Model]
 HISTORIES = [[3], [0, 5, 7, 2, 9, 11, 4], [1, 2], [8, 8, 10, 1], list(range(12))]

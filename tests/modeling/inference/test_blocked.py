@@ -27,8 +27,8 @@ from modeling.inference.prepacked_linear import (
     prepack,
 )
 from service.artifacts.memory import Pool, share_weights
-from tests.modeling.conftest import backbone_folder
-from tests.modeling.inference.products import BOTH_BF16, use_products
+from testing.models import backbone_folder
+from testing.products import BOTH_BF16, use_products
 
 __all__ = ["backbone_folder"]  # a fixture
 

@@ -19,7 +19,7 @@ from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Int8Linear, PrecisionError, Rows, quantise, read_once
 from modeling.inference.prefix_cache import PrefixCache
-from tests.modeling.inference.products import BOTH_INT8, use_products
+from testing.products import BOTH_INT8, use_products
 
 Build = Callable[..., Model]
 HISTORIES = [[3], [0, 5, 7, 2, 9, 11, 4], [1, 2], [8, 8, 10, 1], list(range(12))]

@@ -15,8 +15,8 @@ from modeling.inference.int8_linear import PrecisionError
 from modeling.inference.precision_choice import LEAST_ROUNDS, ROUNDS, PrecisionAsked, measure, settle
 from service.artifacts.loading import open_artifact
 from service.errors import StartError
-from tests.modeling.inference.products import BOTH_INT8, use_products
-from tests.service.artifacts.test_sharing import write
+from testing.artifacts import write_text_artifact
+from testing.products import BOTH_INT8, use_products
 
 FAST, SAME, SLOW = 0.5, 1.1, 9.0
 
@@ -118,7 +118,10 @@ def test_an_artifact_is_opened_in_what_was_settled(
     small_model: Callable[..., Model], tmp_path: Path, speed: Callable[[float], None]
 ) -> None:
     """A language model; a small network of its own is not measured for."""
-    titles, own = write(small_model("titles"), tmp_path / "titles"), write(small_model("ids"), tmp_path / "own")
+    titles, own = (
+        write_text_artifact(small_model("titles"), tmp_path / "titles"),
+        write_text_artifact(small_model("ids"), tmp_path / "own"),
+    )
     for times, taken in ((FAST, "bf16"), (SLOW, "fp32")):
         speed(times)
         assert open_artifact(titles, "cpu", "auto").precision == taken

@@ -13,7 +13,7 @@ import pytest
 from modeling.artifact.manifest import MANIFEST, file_sha256
 from service.artifacts.loading import POOL, open_artifact
 from service.errors import StartError
-from tests.service.artifacts.test_real_artifact import write
+from testing.artifacts import write_id_artifact
 
 DAMAGED = 500
 
@@ -86,7 +86,7 @@ def damaged(rng: random.Random, folder: Path) -> Iterator[str]:
 
 
 def test_every_damaged_artifact_is_refused_with_one_sentence(tmp_path: Path) -> None:
-    folder = write(tmp_path, "small")
+    folder = write_id_artifact(tmp_path, "small")
     before = {path: file_sha256(path) for path in folder.rglob("*") if path.is_file()}
     open_artifact(folder, "cpu")
     accepted = []
@@ -104,7 +104,7 @@ def test_every_damaged_artifact_is_refused_with_one_sentence(tmp_path: Path) -> 
 
 
 def test_files_of_two_artifacts_cannot_be_mixed(tmp_path: Path) -> None:
-    one, other = write(tmp_path, "one"), tmp_path / "other"
+    one, other = write_id_artifact(tmp_path, "one"), tmp_path / "other"
     shutil.copytree(one, other)
     (other / MANIFEST).write_text((one / MANIFEST).read_text().replace('"one"', '"two"', 1))
     with pytest.raises(StartError, match=r"manifest\.json of other .* altered"):

@@ -21,9 +21,9 @@ from service.artifacts.trial import Limits, try_out
 from service.errors import StartError
 from service.service import Service
 from service.settings import SettingsError, load_settings, named_folder
+from testing.artifacts import write_id_artifact
 from testing.fake_parts import item_id, make_parts
 from testing.running import Running, running
-from tests.service.artifacts.test_real_artifact import write
 
 MIB = 1 << 20
 
@@ -153,7 +153,7 @@ async def test_artifacts_of_one_name_are_served_under_two(tmp_path: Path) -> Non
 @pytest.mark.parametrize("field", ["name", "recipe", "version", "data"])
 @pytest.mark.parametrize("text", ["\x1b[31mred", 'x"} 1\nfake{a="', "a\u202eb", "x" * 300])
 def test_a_manifest_whose_names_steer_a_terminal_is_refused(field: str, text: str, tmp_path: Path) -> None:
-    folder = write(tmp_path, "small")
+    folder = write_id_artifact(tmp_path, "small")
     manifest = read_any_manifest(folder).model_copy(update={field: text})
     (folder / MANIFEST).write_text(sealed(manifest), encoding="utf-8", newline="\n")
     with pytest.raises(ValueError, match=field) as refused:
@@ -165,7 +165,7 @@ def test_a_manifest_whose_names_steer_a_terminal_is_refused(field: str, text: st
 
 
 async def test_a_trial_accepts_what_is_whole_and_says_why_it_refuses(tmp_path: Path) -> None:
-    folder = write(tmp_path, "small")
+    folder = write_id_artifact(tmp_path, "small")
     limits = Limits(memory=2048 * MIB, seconds=120)
     assert await try_out(folder, limits) == read_any_manifest(folder).version
     (folder / "catalog.parquet").write_bytes(b"no table")
@@ -175,7 +175,7 @@ async def test_a_trial_accepts_what_is_whole_and_says_why_it_refuses(tmp_path: P
 
 
 async def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
-    folder = write(tmp_path, "bomb")
+    folder = write_id_artifact(tmp_path, "bomb")
     rows, title = len(Catalog.read(folder / "catalog.parquet")), "a" * 60_000
     frame = pl.read_parquet((folder / "catalog.parquet").read_bytes())
     pl_titles = pl.Series([f"{row} {title * 16}" for row in range(rows)])
@@ -187,7 +187,7 @@ async def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path: Path) -> No
 
 
 async def test_a_trial_ends_with_its_time_or_with_whoever_asked(tmp_path: Path) -> None:
-    folder = write(tmp_path, "slow")
+    folder = write_id_artifact(tmp_path, "slow")
     with pytest.raises(StartError, match=r"longer than 0\.05 s"):
         await try_out(folder, Limits(memory=2048 * MIB, seconds=0.05))
     asked = asyncio.create_task(try_out(folder, Limits(memory=2048 * MIB, seconds=120)))
@@ -224,7 +224,7 @@ async def test_reading_a_million_items_lets_the_event_loop_run(tmp_path: Path) -
 
 
 def _changed(change: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path) -> Path:
-    folder = write(tmp_path, "small")
+    folder = write_id_artifact(tmp_path, "small")
     frame = change(pl.read_parquet((folder / "catalog.parquet").read_bytes()))
     frame.write_parquet(folder / "catalog.parquet")
     return folder / "catalog.parquet"

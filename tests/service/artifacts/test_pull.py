@@ -19,8 +19,8 @@ import pytest
 from modeling.artifact.manifest import file_sha256
 from service.artifacts.loading import open_artifact
 from service.artifacts.pull import PullError, pull
+from testing.artifacts import write_id_artifact
 from testing.running import ROOT
-from tests.service.artifacts.test_real_artifact import write
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("made"), "small")
+    return write_id_artifact(tmp_path_factory.mktemp("made"), "small")
 
 
 @pytest.fixture

@@ -20,64 +20,20 @@ import numpy as np
 import pytest
 import torch
 
-from index import Catalog, FlatIndex
-from modeling.artifact.atomic import replaced_folder
-from modeling.encoder.build import build_model
-from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
-from modeling.spec import BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.artifacts.loading import open_artifact
 from service.errors import StartError
 from service.http.app import create_app
 from service.recommend.histories import window_start
 from service.service import Service
 from service.settings import load_settings
+from testing.artifacts import ITEMS, write_id_artifact
 from testing.running import ROOT
 from training.evaluation.full_ranking import encode_users
-
-ITEMS, DIM, LIMIT = 500, 32, 20
-SPEC = ModelSpec(
-    history=HistorySpec(form="ids", limit=LIMIT),
-    backbone=BackboneSpec(width=DIM, depth=2, heads=2),
-    projector=ProjectorSpec(kind="identity"),
-    items=ItemsSpec(tower="id", dim=DIM),
-)
-
-
-def write(folder: Path, name: str) -> Path:
-    torch.manual_seed(3)
-    model = build_model(SPEC, catalog_size=ITEMS)
-    encoder = model.encoder.eval()
-    catalog = Catalog(
-        item_ids=tuple(f"B{row:05d}'\"" for row in range(ITEMS)),
-        titles=tuple(f"Thing {row}" for row in range(ITEMS)),
-        categories=((),) * ITEMS,
-        popularity=np.arange(ITEMS, dtype=np.int64),
-        popularity_counted_on="train",
-    )
-    histories = [list(range(start, start + length)) for start, length in ((0, 3), (40, 30), (99, 1))]
-    with replaced_folder(folder / name) as work:
-        vectors_ND = write_model(model, work)
-        catalog.write(work / "catalog.parquet")
-        index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
-        users_BD = encoder.encode([encoder.prepare(history) for history in histories])
-        _, rows_BK = index.search(users_BD, 10, exclude=[np.array(history) for history in histories])
-        ids = catalog.item_ids
-        cases = [
-            GoldenCase(history=[ids[row] for row in history], vector=user.tolist(), top=[ids[row] for row in rows])
-            for history, user, rows in zip(histories, users_BD, rows_BK, strict=True)
-        ]
-        write_golden(work, cases)
-        write_manifest(
-            work, model, name=name, recipe="sasrec", recipe_data={}, data="made up", data_sha256="0",
-            split="leave-one-out", fitted_on="train", metrics={}, training={}, commit=None,
-        )  # fmt: skip
-    return folder / name
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("artifacts"), "small")
+    return write_id_artifact(tmp_path_factory.mktemp("artifacts"), "small")
 
 
 async def test_served_answers_are_those_of_the_offline_evaluation(artifact: Path) -> None:

@@ -15,11 +15,9 @@ import pytest
 import torch
 import transformers
 
-from index import Catalog, FlatIndex
-from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import Model, Sources, build_model, read_titles
 from modeling.inference.int8_linear import Precision
-from modeling.methods.dense import GoldenCase, load_artifact, write_golden, write_manifest, write_model
+from modeling.methods.dense import load_artifact
 from service.artifacts.loading import (
     BACKBONES,
     POOL,
@@ -34,54 +32,22 @@ from service.http.app import create_app
 from service.recommend.dense import DenseRecommender
 from service.service import Service
 from service.settings import load_settings
-from tests.modeling.conftest import ITEMS, TITLES, backbone_folder, small_model
-from tests.modeling.inference.products import ALL, use_products
+from testing.artifacts import HISTORIES, write_text_artifact
+from testing.models import ITEMS, TITLES, backbone_folder, small_model
+from testing.products import ALL, use_products
 from tests.modeling.inference.test_corrected import backbone, states, tuned
 
 __all__ = ["backbone_folder", "small_model"]  # fixtures
 
-HISTORIES = [[3], [0, 5, 7], [8, 8, 10, 1]]
 Build = Callable[..., Model]
-
-
-def write(model: Model, folder: Path, *, shuffled_popularity: bool = False) -> Path:
-    encoder = model.encoder.eval()
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-    catalog = Catalog(
-        item_ids=tuple(f"i{row}" for row in range(ITEMS)),
-        titles=tuple(TITLES),
-        categories=((),) * ITEMS,
-        popularity=np.arange(ITEMS, dtype=np.int64)[:: -1 if shuffled_popularity else 1].copy(),
-        popularity_counted_on="train",
-    )
-    with replaced_folder(folder) as work:
-        vectors_ND = write_model(model, work)
-        catalog.write(work / "catalog.parquet")
-        index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
-        users_BD = encoder.encode([encoder.prepare(history) for history in HISTORIES])
-        _, rows_BK = index.search(users_BD, 5, exclude=[np.array(history) for history in HISTORIES])
-        ids = catalog.item_ids
-        write_golden(work, [
-            GoldenCase(history=[ids[row] for row in history], vector=user.tolist(), top=[ids[row] for row in rows])
-            for history, user, rows in zip(HISTORIES, users_BD, rows_BK, strict=True)
-        ])  # fmt: skip
-        write_manifest(
-            work, model, name=folder.name, recipe="anyo", recipe_data={}, data="made up", data_sha256="0",
-            split="leave-one-out", fitted_on="train", metrics={}, training={}, commit=None,
-        )  # fmt: skip
-    return folder
 
 
 @pytest.fixture
 def two(small_model: Build, tmp_path: Path) -> tuple[Path, Path]:
     """Two artifacts on one backbone and one catalog, with adapters of their own."""
     return (
-        write(small_model("titles", seed=1), tmp_path / "one"),
-        write(small_model("titles", seed=2), tmp_path / "two"),
+        write_text_artifact(small_model("titles", seed=1), tmp_path / "one"),
+        write_text_artifact(small_model("titles", seed=2), tmp_path / "two"),
     )
 
 
@@ -124,8 +90,8 @@ def test_a_part_lives_as_long_as_anyone_uses_it(two: tuple[Path, Path]) -> None:
 
 
 def test_a_catalog_that_differs_in_one_number_is_another_one(small_model: Build, tmp_path: Path) -> None:
-    one = open_artifact(write(small_model("titles"), tmp_path / "one"), "cpu")
-    other = open_artifact(write(small_model("titles"), tmp_path / "two", shuffled_popularity=True), "cpu")
+    one = open_artifact(write_text_artifact(small_model("titles"), tmp_path / "one"), "cpu")
+    other = open_artifact(write_text_artifact(small_model("titles"), tmp_path / "two", shuffled_popularity=True), "cpu")
     assert one.catalog is not other.catalog and one.index is other.index
 
 
@@ -135,7 +101,9 @@ def test_title_vectors_and_the_network_that_reads_titles_are_shared_and_counted(
     spec = small_model("compressed").spec
     text = read_titles(spec, TITLES, Sources())
     one, other = (
-        open_artifact(write(build_model(spec, catalog_size=ITEMS, titles=TITLES, text=text), tmp_path / name), "cpu")
+        open_artifact(
+            write_text_artifact(build_model(spec, catalog_size=ITEMS, titles=TITLES, text=text), tmp_path / name), "cpu"
+        )
         for name in ("one", "two")
     )
     assert {piece.kind for piece in one.pieces} == {"catalog", "index", "weights", "title_reader"}
@@ -234,7 +202,7 @@ async def test_a_language_model_serves_fast_and_in_every_precision(
 ) -> None:
     """Its golden answers are checked at the start; the vectors are those of the plain forward."""
     use_products(products, monkeypatch)
-    folder = write(small_model("titles", seed=1), tmp_path / "one")
+    folder = write_text_artifact(small_model("titles", seed=1), tmp_path / "one")
     plain = load_artifact(folder).encoder
     assert plain.fast is None
     service = Service(load_settings(
@@ -286,5 +254,5 @@ def test_a_writer_reads_the_weights_of_a_dense_model_from_the_same_backbone() ->
 
 def test_a_small_transformer_of_its_own_is_exact_in_eight_bits_too(small_model: Build, tmp_path: Path) -> None:
     """It is not rounded, so its golden vectors are checked, and shared between replicas, as in fp32."""
-    parts = open_artifact(write(small_model("ids"), tmp_path / "ids"), "cpu", "int8")
+    parts = open_artifact(write_text_artifact(small_model("ids"), tmp_path / "ids"), "cpu", "int8")
     assert isinstance(parts, LoadedArtifact) and parts.encoder.exact and parts.precision == "fp32"

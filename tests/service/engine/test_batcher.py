@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.engine.simulation import Costs, simulate
 from service.engine.batcher import WINDOW_BATCHES, Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
+from testing.simulation import Costs, simulate
 
 NEVER = 1e9
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from service.addresses import redacted
 from service.settings import SettingsError, load_settings
-from service.stores.url import parse_store_url, shown
+from service.settings.addresses import redacted
+from service.settings.store_kinds import parse_store_url, shown
 
 SECRET = "S3CR"
 READ = ("redis://u:S3CR[e@127.0.0.1:6399/0", "redis://u:S3CR@x@127.0.0.1:6399/0", "redis://:S3CR%23%2F%3F@127.0.0.1/0")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.http.protocol import MAX_HEAD_BYTES
+from service.http.uvicorn_adapter import MAX_HEAD_BYTES
 from testing.running import Process, process
 
 BODY = b'{"history":["item-0003"],"k":1}'

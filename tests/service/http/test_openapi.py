@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from service import errors
+from service.http import errors as http_errors
 from service.http import schemas
 from service.http.app import create_app
 from service.http.openapi import EXAMPLES
@@ -73,11 +75,10 @@ def test_the_docs_know_every_endpoint_and_every_error(schema: dict[str, Any], re
     text = (repository / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     for path, method, _ in operations(schema):
         assert f"`{method.upper()} {path}`" in text, f"{method.upper()} {path}"
-    from service import errors
-
-    for error in vars(errors).values():
-        if isinstance(error, type) and issubclass(error, errors.AnyoError) and error.status != 499:
-            assert f"| {error.status} |" in text and f"`{error.code}`" in text, error
+    for kind in {**vars(errors), **vars(http_errors)}.values():
+        if isinstance(kind, type) and issubclass(kind, errors.AnyoError):
+            status = http_errors.status_of(kind("a message"))
+            assert status == 499 or (f"| {status} |" in text and f"`{kind.code}`" in text), kind
 
 
 def test_operations_fields_and_tags_are_named_and_described(schema: dict[str, Any]) -> None:

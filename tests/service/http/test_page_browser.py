@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.auth import new_key
+from service.keys import new_key
 from testing.browser import NAMES, Browser, find_browser
 from testing.running import Process, process
 

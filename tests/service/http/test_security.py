@@ -17,11 +17,13 @@ import httpx
 import pytest
 import uvloop
 
-from service.errors import Overloaded, RateLimited
+from service.errors import Overloaded
 from service.http.app import create_app
-from service.http.auth import Authorization, Keys, LoopLagClock, TokenBuckets, new_key
-from service.http.callers import is_loopback
+from service.http.auth import Authorization, Keys, LoopLagClock, TokenBuckets
+from service.http.errors import RateLimited, status_of
 from service.http.routing import Routes
+from service.keys import new_key
+from service.settings.addresses import is_loopback
 from testing.fake_parts import item_id
 from testing.running import ROOT, Process, process, running
 
@@ -186,7 +188,7 @@ async def test_what_the_event_loop_cannot_read_in_time_is_refused_unread_but_pro
         delay = 0.11
         with pytest.raises(Overloaded) as refused:
             await ask("POST", "/recommend")
-        assert refused.value.status == 429 and refused.value.retry_after == 1
+        assert status_of(refused.value) == 429 and refused.value.retry_after == 1
         for method, path in (("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/artifacts/fake/activate")):
             await ask(method, path)
         assert passed == ["/recommend", "/readyz", "/metrics", "/artifacts/fake/activate"]

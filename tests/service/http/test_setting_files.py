@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.setting_files import LARGEST, SECRETS
 from service.settings import Settings, SettingsError, load_settings
+from service.settings.secret_files import LARGEST, SECRETS
 
 VALUES = {
     "store": "redis://:pass-word@redis:6379/0",

@@ -13,7 +13,8 @@ import pytest
 from service.concurrency.searches import WAITING, Searches
 from service.errors import DeadlineExceeded, Overloaded
 from service.observability.metrics import Metrics
-from service.stores.base import LISTS_AT_ONCE, Event
+from service.stores.base import Event
+from service.stores.guarded import LISTS_AT_ONCE
 from service.stores.sqlite import SCHEMA, SqliteStore
 from testing.fake_parts import item_id
 from testing.running import running

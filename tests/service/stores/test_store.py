@@ -13,7 +13,9 @@ import pytest
 from service.errors import Conflict, Overloaded, StartError, StoreUnavailable
 from service.observability.metrics import Metrics
 from service.settings import load_settings
-from service.stores.base import Appended, Event, EventConflict, GuardedStore, HistoryStore, open_store
+from service.stores import open_store
+from service.stores.base import Appended, Event, EventConflict, HistoryStore
+from service.stores.guarded import GuardedStore
 from service.stores.sqlite import MAX_WAITING, SCHEMA, SqliteStore
 from service.stores.user_list import Place, UserPart
 

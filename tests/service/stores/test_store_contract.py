@@ -12,10 +12,11 @@ import pytest
 
 from service.observability.metrics import Metrics
 from service.settings import load_settings
+from service.stores import open_store
 from service.stores import redis as store_redis
 from service.stores import sqlite as store_sqlite
-from service.stores.base import Appended, Event, EventConflict, HistoryStore, UserSummary, open_store
-from service.stores.user_list import list_users
+from service.stores.base import Appended, Event, EventConflict, HistoryStore
+from service.stores.user_list import UserSummary, list_users
 from testing.redis_server import RedisServer, redis_server
 
 KEEP = 5

@@ -16,6 +16,8 @@ import pytest
 from service.errors import StartError
 from service.observability.metrics import Metrics
 from service.settings import SettingsError, load_settings
+from service.settings.store_kinds import parse_store_url
+from service.stores import open_store
 from service.stores.base import Appended, Event, StoreDown
 from service.stores.redis import RedisStore
 from testing.fake_parts import item_id
@@ -46,7 +48,7 @@ def limits(**given: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def store_at(url: str, **given: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, load_settings(store=url, **limits(**given)), Metrics())
+    store = RedisStore(parse_store_url(url), load_settings(store=url, **limits(**given)), Metrics())
     await store.open()
     try:
         yield store
@@ -367,7 +369,7 @@ async def test_acknowledged_events_survive_kill_9_with_appendfsync_always(tmp_pa
 )
 def test_limits_in_the_url_are_refused(url: str, says: str) -> None:
     with pytest.raises(StartError, match=says):
-        RedisStore(url, load_settings(), Metrics())
+        open_store(url, load_settings(), Metrics())
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:

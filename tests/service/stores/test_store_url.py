@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from service.addresses import AddressError, check_host, check_origin, check_receiver
 from service.settings import SettingsError, load_settings
-from service.stores.url import RedisUrl, SqliteUrl, StoreUrlError, parse_cache_url, parse_store_url, shown
+from service.settings.addresses import AddressError, StoreUrlError, check_host, check_origin, check_receiver
+from service.settings.store_kinds import parse_store_url, shown
+from service.settings.store_kinds.redis import RedisUrl, parse_cache_url
+from service.settings.store_kinds.sqlite import SqliteUrl
 
 READ = {
     "sqlite:///data/h.sqlite": SqliteUrl("data/h.sqlite"),

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from modeling.methods.dense import ArtifactError
-from tests.training.loop.test_fit import SMALL, write_dataset
+from testing.datasets import SMALL, write_dataset
 from training.compare import compare_artifacts, evaluate_artifact, write_top
 from training.data.dataset import read_dataset, shuffle_ties
 from training.recipes import get_recipe

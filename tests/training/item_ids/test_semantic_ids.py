@@ -10,7 +10,7 @@ from rich.console import Console
 
 from modeling.encoder.user_encoder import CannotReadText
 from modeling.generation.item_tokenizer import CodeTokenizer
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
 from training.data.cooccurrence import neighbour_vectors
 from training.data.dataset import read_dataset
 from training.data.splits import leave_one_out

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from modeling.encoder.build import Sources
-from tests.training.loop.test_fit import QUIET, SMALL, write_dataset
+from testing.datasets import QUIET, SMALL, write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.loop.ema import WeightAverage

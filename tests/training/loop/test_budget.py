@@ -15,8 +15,8 @@ from rich.console import Console
 
 from modeling.encoder.build import TextVectors
 from modeling.encoder.item_tower import Whitening
-from tests.modeling.conftest import backbone_folder
-from tests.training.loop.test_fit import SMALL, write_dataset
+from testing.datasets import SMALL, write_dataset
+from testing.models import backbone_folder
 from training import tiny
 from training.checks import check_text
 from training.data.dataset import Dataset, read_dataset

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.modeling.conftest import backbone_folder
+from testing.models import backbone_folder
 from training.loop.fused_rms_norm import NORMS, fused_rms_norms
 
 __all__ = ["backbone_folder"]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from modeling.backbone.loading import BackboneError, load_backbone
 from modeling.encoder.build import build_model
 from modeling.spec import BackboneSpec
-from tests.modeling.conftest import backbone_folder
-from tests.training.loop.test_fit import SMALL, write_dataset
+from testing.datasets import SMALL, write_dataset
+from testing.models import backbone_folder
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Split, leave_one_out
 from training.item_ids.assign import name_items

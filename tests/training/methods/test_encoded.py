@@ -21,8 +21,8 @@ from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer
 from modeling.methods.generative import load_generative, trie_generator
 from modeling.methods.trie import EncoderDecoderGenerator
 from service.artifacts.loading import LoadedGenerative, open_artifact
+from testing.datasets import write_dataset
 from testing.running import running
-from tests.training.loop.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.loop.examples import EpochWindows, LengthBatches, Window, prefixes_of
@@ -61,8 +61,8 @@ def writer_over(spelling: CodeTokenizer, model: nn.Module, *, renormalize: bool 
     tokens = spelling.spell(CODES_NL)
     trie = TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], None)
     made = trie_generator(
-        model, spelling, tokens, trie, np.arange(len(tokens)), end=None, history_limit=4, default=GenerationSettings(8, 3),
-        renormalize=renormalize,
+        model, spelling, tokens, trie, np.arange(len(tokens)), end=None, history_limit=4,
+        default=GenerationSettings(8, 3), renormalize=renormalize,
     )  # fmt: skip
     assert isinstance(made, EncoderDecoderGenerator)
     return made

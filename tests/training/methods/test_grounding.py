@@ -35,9 +35,9 @@ from service.artifacts.memory import total_bytes
 from service.errors import StartError
 from service.service import Service
 from service.settings import load_settings
-from tests.modeling.conftest import TITLES, backbone_folder
-from tests.modeling.inference.products import ALL, use_products
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
+from testing.models import TITLES, backbone_folder
+from testing.products import ALL, use_products
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Targets, leave_one_out
 from training.item_ids.assign import load_writer

@@ -27,7 +27,7 @@ from modeling.methods.p5 import P5Generator
 from modeling.methods.p5_files import Tasks
 from modeling.methods.p5_prompts import HELD_OUT, MARKS, NO, SERVED, TRAINED, YES, TaskText, usable
 from service.artifacts.loading import LoadedGenerative, open_artifact
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Split, leave_one_out
 from training.item_ids.assign import AssignedIdentifiers, name_items

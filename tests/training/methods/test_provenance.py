@@ -14,8 +14,8 @@ from rich.console import Console
 from index.trie import TokenTrie
 from modeling.artifact.manifest import MANIFEST, ArtifactError, GenerativeManifest, read_any_manifest, sealed
 from modeling.methods.generative import load_generative
-from tests.modeling.conftest import backbone_folder
-from tests.training.loop.test_fit import SMALL, write_dataset
+from testing.datasets import SMALL, write_dataset
+from testing.models import backbone_folder
 from training.compare import evaluate_artifact
 from training.data.dataset import Dataset, read_dataset
 from training.methods.bigrec_reweigh import reweigh

@@ -20,7 +20,7 @@ from service.http.app import create_app
 from service.http.schemas import ArtifactList
 from service.service import Service
 from service.settings import load_settings
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
 from training import tiny
 from training.data.dataset import Dataset, read_dataset
 from training.recipes import get_recipe, recipe_names

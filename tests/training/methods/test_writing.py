@@ -24,8 +24,8 @@ from modeling.methods.generative import load_generative, trie_generator
 from modeling.methods.trie import TrieGenerator
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.errors import StartError
-from tests.modeling.conftest import TITLES, backbone_folder
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
+from testing.models import TITLES, backbone_folder
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.item_ids.assign import load_writer

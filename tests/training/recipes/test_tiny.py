@@ -11,7 +11,7 @@ from rich.console import Console
 
 from index import Catalog, open_index
 from modeling.methods.dense import load_artifact
-from tests.training.loop.test_fit import write_dataset
+from testing.datasets import write_dataset
 from training import tiny
 from training.data.dataset import Dataset, read_dataset
 from training.recipes import get_recipe

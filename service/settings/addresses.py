@@ -14,11 +14,16 @@ from urllib.parse import unquote
 
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 PORTS = {"http": 80, "https": 443}  # what a browser leaves out of an origin
 
 
 class AddressError(ValueError):
     """An address is wrong; the message says which part, and holds nothing secret."""
+
+
+class StoreUrlError(ValueError):
+    """A URL of a store or cache is wrong; the message is one sentence without anything secret."""
 
 
 class Address(NamedTuple):
@@ -141,3 +146,19 @@ def check_receiver(text: str) -> str:
     if "?" in address.rest:
         raise AddressError("it holds parameters behind '?', and there are none")
     return text
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name reaches this machine only."""
+    if host.lower() in LOOPBACK_NAMES:
+        return True
+    address = ip_address(host.strip("[]"))
+    return address is not None and address.is_loopback
+
+
+def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an IP address, or None for text that is none."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

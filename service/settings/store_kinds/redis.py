@@ -1,9 +1,6 @@
-"""Reads the URLs of stores and caches, strictly: everything in one has to mean something. Standard library only.
+"""A store or a cache in Redis: its URL, and the settings of a Redis that is used as either.
 
-    sqlite:///PATH, sqlite:///:memory:
-    redis://USER:PASSWORD@HOST:PORT/DB, rediss://… (TLS, with ?ssl_…=), unix://USER:PASSWORD@/PATH?db=DB
-
-No message repeats a URL: `str` of a parsed one has no password, and the errors name the part that is wrong.
+redis://USER:PASSWORD@HOST:PORT/DB, rediss://… (TLS, with ?ssl_…=), unix://USER:PASSWORD@/PATH?db=DB
 """
 
 from __future__ import annotations
@@ -13,12 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from service.addresses import Address, AddressError, decoded, split
+from pydantic import Field, model_validator
 
+from service.settings.addresses import Address, AddressError, StoreUrlError, decoded, split
+from service.settings.base import Section
+
+SCHEMES = ("redis", "rediss", "unix")
+KNOWN = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB and unix:///PATH?db=DB"
 DEFAULT_PORT = 6379
 LAST_DB = 2**31 - 1
-REDIS_SCHEMES = ("redis", "rediss", "unix")
-MEMORY = ":memory:"
 
 _YES_NO = {"true": True, "false": False}
 _PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
@@ -29,18 +29,67 @@ _CHOICES: dict[str, dict[str, Any]] = {
 TLS_OPTIONS = (*_PATHS, *_CHOICES, "ssl_password", "ssl_ciphers")
 
 
-class StoreUrlError(ValueError):
-    """A URL of a store or cache is wrong; the message is one sentence without anything secret."""
+class RedisSettings(Section):
+    """Settings of Redis, as a store or as a cache."""
+
+    store_idle_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=3_153_600_000,
+        description="With Redis: a user to whom nothing was appended for so long is forgotten; 0 keeps users for ever.",
+    )
+    redis_timeout_ms: int = Field(
+        default=50,
+        ge=1,
+        le=60_000,
+        description="Longest wait for Redis in one read of a history or of the shared cache, connecting included; a "
+        "request waits no longer, and goes on without. Lower it to 20 where Redis is near.",
+    )
+    redis_write_timeout_ms: int = Field(
+        default=1000,
+        ge=1,
+        le=600_000,
+        description="Longest wait for Redis to acknowledge an append or a deletion, its flush to the disk included; "
+        "then it is answered with 503.",
+    )
+    redis_connections: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Connections to Redis of each part (reads, writes, cache); operations beyond them wait for their "
+        "turn, for at most ANYO_STORE_TIMEOUT_MS (cache: ANYO_REDIS_TIMEOUT_MS).",
+    )
+    breaker_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1_000_000,
+        description="Failures of Redis in a row after which it is not asked at all, so that requests do not wait for "
+        "time-outs; counted for reads, writes and cache apart.",
+    )
+    breaker_seconds: float = Field(
+        default=1.0,
+        ge=0.05,
+        le=3600,
+        description="Time between the probes (PING) of a Redis that is not asked; after one that succeeds it is asked "
+        "again.",
+    )
+
+    @model_validator(mode="after")
+    def _limits_leave_time(self) -> RedisSettings:
+        if str(getattr(self, "store", "")).partition(":")[0] in SCHEMES:
+            self._at_most_half("redis_timeout_ms", "store_timeout_ms")
+            self._at_most_half("redis_write_timeout_ms", "deadline_ms")
+        return self
+
+    def _at_most_half(self, inner: str, outer: str) -> None:
+        if 2 * getattr(self, inner) > getattr(self, outer):
+            raise ValueError(
+                f"{inner} ({getattr(self, inner)}) is more than half of {outer} ({getattr(self, outer)}), which "
+                "would end the operation before it counts as a failure of Redis; raise the second or lower the first"
+            )
 
 
-@dataclass(frozen=True, slots=True)
-class SqliteUrl:
-    """A SQLite file, or `:memory:`."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"sqlite:///{self.path}"
+SECTION = RedisSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +113,14 @@ class RedisUrl:
         return f"{self.scheme}://{host}:{self.port}/{self.db}"
 
 
-StoreUrl = SqliteUrl | RedisUrl
-
-KNOWN_REDIS = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB and unix:///PATH?db=DB"
-KNOWN = f"sqlite:///PATH, sqlite:///:memory:, {KNOWN_REDIS}"
-
-
-def parse_store_url(url: str, what: str = "the store's URL") -> StoreUrl:
-    """Return what a store's URL says; raises StoreUrlError, whose message calls the URL `what`."""
-    if url.startswith("sqlite:"):
-        return _sqlite(url, what)
-    return _redis(url, what, KNOWN)
-
-
 def parse_cache_url(url: str, what: str = "the cache's URL") -> RedisUrl:
     """Return what a cache's URL says: it is a Redis. Raises StoreUrlError."""
-    return _redis(url, what, KNOWN_REDIS)
+    return parse(url, what, KNOWN)
 
 
-def shown(url: str) -> str:
-    """Return a URL as it may stand in messages and logs; of one that is wrong only that it is."""
-    try:
-        return str(parse_store_url(url))
-    except StoreUrlError:
-        return "(a URL that cannot be read)"
-
-
-def _sqlite(url: str, what: str) -> SqliteUrl:
-    path = url.removeprefix("sqlite:///")
-    if path == url or not path:
-        raise StoreUrlError(f"{what} begins with sqlite: and names no file; known are {KNOWN}")
-    if not path.isprintable() or path != path.strip():
-        raise StoreUrlError(f"{what} begins or ends with a blank, or holds a control character")
-    if re.search("[?#]", path):
-        raise StoreUrlError(f"{what} holds '?' or '#'; sqlite:///PATH has no parameters")
-    if path.startswith("~"):
-        raise StoreUrlError(f"{what} begins with '~', which is not replaced here; write the folder out")
-    if path != MEMORY and (path.startswith((":", "file:")) or path.endswith("/")):
-        raise StoreUrlError(f"{what} names no file; known are sqlite:///PATH and sqlite:///{MEMORY}")
-    return SqliteUrl(path)
-
-
-def _redis(url: str, what: str, known: str) -> RedisUrl:
-    if url.partition("://")[0] not in REDIS_SCHEMES:
+def parse(url: str, what: str, known: str) -> RedisUrl:
+    """Return what a URL of this kind says; raises StoreUrlError, which calls it `what` and names all `known` forms."""
+    if url.partition("://")[0] not in SCHEMES:
         raise StoreUrlError(f"{what} is not known; known are {known}")
     try:
         address = split(url)

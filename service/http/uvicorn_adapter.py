@@ -1,19 +1,39 @@
-"""uvicorn's HTTP protocol with an end to what it collects before a request exists, offers of another protocol ignored,
-and errors in our one shape.
+"""Everything that uses uvicorn's own classes from inside: its HTTP protocol and its server.
+
+The protocol gets an end to what it collects before a request exists, ignores offers of another protocol, and answers
+errors in our one shape. The server gets our way to end and to take connections. pyproject.toml caps uvicorn's version,
+because these classes may change with any.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+import socket
 import uuid
+from collections.abc import Iterator
 from http import HTTPStatus
 
 import httptools
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import error_body
+from service.early import signals_that_end
 from service.http.disconnect import SCOPE_KEY, Disconnects
+from service.http.errors import error_body
+from service.service import Service
 
+log = structlog.get_logger(__name__)
+
+# What uvicorn waits beyond our own drain before it cancels handlers: time to write the last answers.
+LAST_ANSWERS_S = 2
+IDLE_CONNECTION_S = 30
+BACKLOG = 2048
+ACCEPTED_AT_ONCE = 64
 # Bytes that may arrive without starting a request, ending its head, or belonging to its body: endless request
 # lines, headers and trailers would otherwise fill the memory, since no later limit sees them.
 MAX_HEAD_BYTES = 65_536
@@ -144,3 +164,106 @@ class LimitedHttp(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our own way to end."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        settings = service.settings
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop" if os.name == "posix" else "asyncio",
+            http=LimitedHttp,
+            ws="none",
+            lifespan="off",  # `serve` starts and closes the service, so that what fails there can be said plainly
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,  # nothing here depends on the client's address
+            backlog=BACKLOG,
+            timeout_keep_alive=IDLE_CONNECTION_S,
+            timeout_graceful_shutdown=int(settings.drain_seconds) + LAST_ANSWERS_S,
+        )
+        super().__init__(config)
+        self._service = service
+        self._ending: asyncio.Task[None] | None = None
+        self._twins: list[socket.socket] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals on the event loop; uvicorn's own way ends the process by the signal instead of code 0."""
+        loop = asyncio.get_running_loop()
+        numbers = signals_that_end()
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        if self._ending is not None:
+            log.warning("second signal: ending at once", signal=signal.Signals(number).name)
+            self.force_exit = self.should_exit = True
+            return
+        log.info("draining", signal=signal.Signals(number).name)
+        self._ending = asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        self._service.begin_draining()
+        await asyncio.sleep(self._service.settings.shutdown_delay_seconds)
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and take waiting connections in numbers.
+
+        uvloop accepts one connection in each turn of its loop. Under load a turn takes tens of milliseconds, and new
+        connections, those of probes among them, would wait in the kernel for seconds.
+        """
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        for listener in sockets or ():
+            twin = listener.dup()  # uvloop keeps the original for itself
+            twin.setblocking(False)
+            loop.add_reader(twin, self._accept, twin)
+            self._twins.append(twin)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # none is waiting, it is gone again, or there are no descriptors left for now
+                return
+            connection.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._connect(connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return LimitedHttp(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _stop_accepting(self) -> None:
+        for twin in self._twins:
+            asyncio.get_running_loop().remove_reader(twin)
+            twin.close()
+        self._twins.clear()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, wait for the answers in flight, fail what is left after `drain_seconds`."""
+        self._stop_accepting()
+        cut = asyncio.create_task(self._cut_off())
+        await super().shutdown(sockets)
+        cut.cancel()
+
+    async def _cut_off(self) -> None:
+        await asyncio.sleep(self._service.settings.drain_seconds)
+        await self._service.drain(0)
