@@ -38,7 +38,7 @@ def test_build_then_inspect_then_tune(artifact):
     assert seen["catalog"]["most_popular"] == ["i29", "i28", "i27"]
     tuned = json.loads(run("tune", artifact, "--repeats", 3, "--json").stdout)
     assert "no parameter to tune" in tuned["advice"] and tuned["milliseconds_one_query"] > 0
-    assert "factory" in run("inspect", artifact / "index").stdout
+    assert "kind" in run("inspect", artifact / "index").stdout
 
 
 def test_errors_are_one_line_and_exit_with_one(artifact):

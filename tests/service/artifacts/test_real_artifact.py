@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from index import Catalog, FlatIndex
+from index import Catalog, FlatIndex, save_index
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import build_model
 from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
@@ -59,7 +59,7 @@ def write(folder: Path, name: str) -> Path:
         vectors_ND = write_model(model, work)
         catalog.write(work / "catalog.parquet")
         index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
+        save_index(index, work / "index")
         users_BD = encoder.encode([encoder.prepare(history) for history in histories])
         _, rows_BK = index.search(users_BD, 10, exclude=[np.array(history) for history in histories])
         ids = catalog.item_ids

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from index import Catalog, FlatIndex
+from index import Catalog, FlatIndex, save_index
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import Model, Sources, build_model, read_titles
 from modeling.inference.int8_linear import Precision
@@ -61,7 +61,7 @@ def write(model: Model, folder: Path, *, shuffled_popularity: bool = False) -> P
         vectors_ND = write_model(model, work)
         catalog.write(work / "catalog.parquet")
         index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
+        save_index(index, work / "index")
         users_BD = encoder.encode([encoder.prepare(history) for history in HISTORIES])
         _, rows_BK = index.search(users_BD, 5, exclude=[np.array(history) for history in HISTORIES])
         ids = catalog.item_ids
