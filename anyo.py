@@ -1,6 +1,7 @@
-"""The `anyo` command: hands on to `python -m training`, `python -m index` or `python -m service`.
+"""The `anyo` command and the Python API.
 
-It imports none of them until one is named, so that `anyo --help` answers at once and the halves stay apart.
+The command hands on to `python -m training`, `python -m index` or `python -m service`; `anyo.load(folder)` gives an
+artifact to Python programs. Nothing is imported until it is needed, so that `anyo --help` answers at once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,14 @@ from __future__ import annotations
 import runpy
 import sys
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modeling.inference.precision_choice import PrecisionAsked
+    from service.recommend.local import LocalRecommender
+
+__all__ = ["load", "main"]
 
 OVERVIEW = """\
 Usage: anyo COMMAND …
@@ -19,6 +28,18 @@ Usage: anyo COMMAND …
 
 Every other command goes to `python -m training`: `anyo training --help` lists them. Each has its own --help.
 """
+
+
+def load(
+    folder: Path | str, *, device: str = "cpu", precision: PrecisionAsked = "fp32", download: bool = False
+) -> LocalRecommender:
+    """Load an artifact; `recommend` of the result answers a history as `POST /recommend` does.
+
+    See `service.recommend.local` for arguments and errors.
+    """
+    from service.recommend.local import load as load_artifact
+
+    return load_artifact(folder, device=device, precision=precision, download=download)
 
 
 def route(arguments: list[str]) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""`python -m index`: build an index for an artifact, look into one, and say what could be tuned."""
+"""`python -m index`: build an index for an artifact, look into one, and measure recall and latency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from index.border import FAILED, BorderedGroup, say
 
 if TYPE_CHECKING:
-    from index import Catalog, VectorIndex
+    from index import Catalog, IndexSpec, StoredIndex
     from index.base import FloatArray
 
 app = typer.Typer(
@@ -27,30 +27,50 @@ app = typer.Typer(
 MOST_ITEMS, MOST_SEARCHES = 10_000, 1_000_000
 VECTORS_FILE = "item_vectors.safetensors"
 CATALOG_FILE = "catalog.parquet"
+MANIFEST_FILE = "manifest.json"
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as one line of JSON.")]
+
+
+Parameters = Annotated[
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Parameter of the kind; may be given several times.")
+]
 
 
 @app.command()
 def build(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder; its item_vectors.safetensors is read.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; the artifact's own index/ by default.")] = None,
+    kind: Annotated[str, typer.Option(help="Kind of index; `python -m index kinds` lists them.")] = "flat",
+    settings: Parameters = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
-    """Build the exact index from an artifact's item vectors (the same vectors give the same bytes)."""
-    from index import FlatIndex, IndexFolderError, SearchError
+    """Build an index from an artifact's item vectors (the same vectors give the same bytes)."""
+    from index import IndexFolderError, SearchError, build_index, save_index
     from index.storage import check_index_target
 
     folder = out or artifact / "index"
     try:
         check_index_target(folder)
-    except IndexFolderError as error:
+        spec = _spec(kind, settings)
+    except (IndexFolderError, ValueError) as error:
         _fail(str(error))
     vectors_ND = _read_vectors(artifact / VECTORS_FILE)
     try:
-        FlatIndex.build(vectors_ND).save(folder)
+        index = build_index(spec, vectors_ND)
     except SearchError as error:
         _fail(f"{artifact / VECTORS_FILE}: {error}")
+    if out is None:
+        _check_manifest(artifact, folder, index)
+    save_index(index, folder)
     _print({"folder": str(folder), **_describe(folder)}, as_json)
+
+
+@app.command()
+def kinds(as_json: Json = False) -> None:
+    """List the kinds of index with their parameters and usual values."""
+    from index.kinds import kind_names
+
+    _print({kind: _spec(kind, []).parameters for kind in kind_names()}, as_json)
 
 
 @app.command()
@@ -81,20 +101,75 @@ def tune(
     ] = 50,
     as_json: Json = False,
 ) -> None:
-    """Measure what the index costs; an exact index has nothing to tune, and this says so."""
+    """Measure latency and, for an approximate kind, recall at every search effort."""
     index = _open(_index_folder(folder))
-    answer = {
-        "factory": "Flat",
-        "recall_at_10": 1.0,
+    answer: dict[str, Any] = {
+        "kind": index.spec.kind,
+        "parameters": index.spec.parameters,
+        "recall_at_10": index.recall_at_10,
         "size": index.size,
         "dim": index.dim,
         "k": k,
-        "advice": "exact search: recall is 1 by construction and there is no parameter to tune",
+        "advice": _advice(index),
         "milliseconds_one_query": _latency(index, 1, k, repeats),
         "milliseconds_32_queries": _latency(index, 32, k, max(1, repeats // 5)),
         "milliseconds_one_query_excluding_60": _latency(index, 1, k, repeats, excluded=60),
     }
+    if not index.exact:
+        answer["efforts"] = _efforts(index, k, repeats)
     _print(answer, as_json)
+
+
+def _advice(index: StoredIndex) -> str:
+    if index.exact:
+        return "exact search: recall is 1 by construction and there is no parameter to tune"
+    return (
+        "recall is measured here with item vectors and noise; `python -m training rewrite ARTIFACT --set index.NAME="
+        "VALUE` writes the artifact with another effort"
+    )
+
+
+def _efforts(index: StoredIndex, k: int, repeats: int) -> list[dict[str, Any]]:
+    """Recall against exact search, and milliseconds of one query, for every variant of an index."""
+    from index import FlatIndex
+    from index.build import queries_from, recall_of
+
+    vectors_ND = index.vectors()
+    exact, queries_QD = FlatIndex.build(vectors_ND), queries_from(vectors_ND)
+    return [
+        {
+            "parameters": variant.spec.parameters,
+            "recall_at_10": recall_of(variant, queries_QD, exact),
+            "milliseconds_one_query": _latency(variant, 1, k, repeats),
+        }
+        for variant in index.variants()
+    ]
+
+
+def _spec(kind: str, settings: list[str]) -> IndexSpec:
+    """The spec of a kind with NAME=VALUE settings; raises ValueError."""
+    from index import spec_of
+
+    values = {}
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if not sign or not name or name == "kind":
+            raise ValueError(f"setting {setting!r} is not of the form NAME=VALUE")
+        values[name] = text
+    return spec_of(kind, values)
+
+
+def _check_manifest(artifact: Path, folder: Path, index: StoredIndex) -> None:
+    """Refuse to replace the index of a sealed artifact by another one: its manifest holds the hash of the old one."""
+    from index.storage import read_entry
+
+    if not (artifact / MANIFEST_FILE).is_file() or not folder.is_dir():
+        return
+    if read_entry(folder).spec != index.spec:
+        _fail(
+            f"{artifact / MANIFEST_FILE} lists another index, and the artifact would not load; `python -m training "
+            f"rewrite {artifact} --set index.kind={index.spec.kind}` builds it into the artifact, or give --out"
+        )
 
 
 def _read_vectors(path: Path) -> FloatArray:
@@ -118,7 +193,7 @@ def _index_folder(folder: Path) -> Path:
     return folder if (folder / ENTRY_FILE).exists() or not (folder / "index").is_dir() else folder / "index"
 
 
-def _open(folder: Path) -> VectorIndex:
+def _open(folder: Path) -> StoredIndex:
     from index import IndexFolderError, open_index
 
     try:
@@ -133,12 +208,15 @@ def _describe(folder: Path) -> dict[str, Any]:
     index = _open(folder)
     entry = read_entry(folder)
     return {
-        "factory": entry.factory,
+        "kind": entry.spec.kind,
+        "parameters": entry.spec.parameters,
         "metric": entry.metric,
         "size": index.size,
         "dim": index.dim,
         "recall_at_10": entry.recall_at_10,
+        "recall_queries": entry.recall_queries,
         "bytes": entry.bytes,
+        "memory_bytes": index.nbytes,
         "sha256": entry.sha256,
     }
 
@@ -154,7 +232,7 @@ def _describe_catalog(catalog: Catalog, index_size: int) -> dict[str, Any]:
     }
 
 
-def _latency(index: VectorIndex, batch: int, k: int, repeats: int, excluded: int = 0) -> float:
+def _latency(index: StoredIndex, batch: int, k: int, repeats: int, excluded: int = 0) -> float:
     """Median wall time of one search in milliseconds, over random unit queries."""
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What an index looks like on disk: `index.faiss`, and `index.json` which says what the former must be.
+"""An index on disk: a file of its kind, and ``index.json``, which says what the former must be.
 
 `index.json` carries no date and no machine: the same vectors give the same bytes, and the artifact's own hash
 of these files stays valid when an index is built again.
@@ -9,35 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
-
-from index.base import IndexFolderError
+from index.base import FolderEntry, IndexFolderError, IndexSpec, StoredIndex
+from index.kinds import index_class
+from index.spec import spec_of
 
 INDEX_FILE = "index.faiss"
 ENTRY_FILE = "index.json"
-SCHEMA = 1
-HEADER = struct.Struct("<4siqqq?iq")  # kind, dim, size, two unused, trained, metric, numbers that follow
-FLAT_KINDS = (b"IxFI", b"IxF2", b"IxFl")
-
-
-@dataclass(frozen=True)
-class FolderEntry:
-    """The content of `index.json`; `recall_at_10` is measured against exact search."""
-
-    factory: str
-    metric: str
-    size: int
-    dim: int
-    recall_at_10: float
-    schema: int = SCHEMA
-    bytes: int = 0
-    sha256: str = ""
+METRIC = "inner_product"
+SCHEMA = 2
+"""Of what is written. Before 2 there was exact search alone, called ``"factory": "Flat"``."""
+READABLE = (1, 2)
+FIELDS: dict[str, tuple[type, ...]] = {
+    "metric": (str,), "size": (int,), "dim": (int,), "recall_at_10": (int, float), "bytes": (int,), "sha256": (str,),
+}  # fmt: skip
 
 
 def check_index_target(folder: Path) -> None:
@@ -50,20 +37,57 @@ def check_index_target(folder: Path) -> None:
         raise IndexFolderError(f"{folder} is not empty and holds no {ENTRY_FILE}; name a new or empty folder")
 
 
-def write_index_folder(folder: Path, faiss_index: Any, entry: FolderEntry) -> FolderEntry:
-    """Write both files, each under another name first; returns the entry with bytes and hash filled in."""
+def save_index(index: StoredIndex, folder: Path) -> FolderEntry:
+    """Write both files, each under another name first; returns the entry."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / (INDEX_FILE + ".part")
-    faiss.write_index(faiss_index, str(unfinished))
-    measured = {**asdict(entry), "bytes": unfinished.stat().st_size, "sha256": sha256_of(unfinished)}
+    index.write(unfinished)
+    entry = FolderEntry(
+        spec=index.spec,
+        metric=METRIC,
+        size=index.size,
+        dim=index.dim,
+        recall_at_10=index.recall_at_10,
+        recall_queries=index.recall_queries,
+        bytes=unfinished.stat().st_size,
+        sha256=sha256_of(unfinished),
+    )
     _sync(unfinished)
     unfinished_entry = folder / (ENTRY_FILE + ".part")
-    unfinished_entry.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    unfinished_entry.write_text(_text(entry), encoding="utf-8")
     _sync(unfinished_entry)
     # A crash between the two renames leaves a pair that does not match, which opening refuses.
     os.replace(unfinished, folder / INDEX_FILE)
     os.replace(unfinished_entry, folder / ENTRY_FILE)
-    return FolderEntry(**measured)
+    return entry
+
+
+def open_index(folder: Path | str) -> StoredIndex:
+    """The index saved in ``folder``, whatever its kind; raises `IndexFolderError`, one sentence."""
+    folder = Path(folder)
+    entry, path = read_entry(folder), folder / INDEX_FILE
+    if not path.is_file():
+        raise IndexFolderError(f"{path} is missing, though {ENTRY_FILE} describes it")
+    if path.stat().st_size != entry.bytes:
+        raise IndexFolderError(f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
+    return _parse(path.read_bytes(), path, entry)
+
+
+def parse_index(folder: Path, entry: bytes, content: bytes) -> StoredIndex:
+    """The index in the bytes of both files, which were read from ``folder`` before; raises as `open_index`."""
+    return _parse(content, folder / INDEX_FILE, parse_entry(entry, folder / ENTRY_FILE))
+
+
+def _parse(content: bytes, path: Path, entry: FolderEntry) -> StoredIndex:
+    """The hash is checked before the kind reads the bytes."""
+    if len(content) != entry.bytes:
+        raise IndexFolderError(f"{path} holds {len(content):,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.sha256:
+        raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
+    index = index_class(entry.spec.kind).parse(content, path, entry)
+    index.recall_at_10, index.recall_queries = entry.recall_at_10, entry.recall_queries
+    return index
 
 
 def read_entry(folder: Path) -> FolderEntry:
@@ -87,64 +111,46 @@ def parse_entry(content: bytes, path: Path) -> FolderEntry:
         raise IndexFolderError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
         raise IndexFolderError(f"{path} holds a {type(data).__name__}; expected an object")
-    if data.get("schema") != SCHEMA:
-        raise IndexFolderError(f"{path} has schema {data.get('schema')!r}; this version reads {SCHEMA}")
-    wanted: dict[str, tuple[type, ...]] = {
-        "factory": (str,), "metric": (str,), "size": (int,), "dim": (int,), "recall_at_10": (int, float),
-        "bytes": (int,), "sha256": (str,),
-    }  # fmt: skip
-    for name, kinds in wanted.items():
+    schema = data.get("schema")
+    if schema not in READABLE or isinstance(schema, bool):
+        raise IndexFolderError(
+            f"{path} has schema {str(schema)[:40]}; this version reads {' and '.join(map(str, READABLE))}"
+        )
+    for name, kinds in FIELDS.items():
         value = data.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise IndexFolderError(f"{path} has {name} = {value!r}; expected {' or '.join(k.__name__ for k in kinds)}")
-    return FolderEntry(**{field.name: data[field.name] for field in fields(FolderEntry)})
+    if data["metric"] != METRIC:
+        raise IndexFolderError(f"{path} has metric {data['metric']!r}; scores here are inner products ({METRIC!r})")
+    if not 0 <= data["recall_at_10"] <= 1:
+        raise IndexFolderError(f"{path} has recall_at_10 = {data['recall_at_10']!r}; a share lies between 0 and 1")
+    queries = str(data.get("recall_queries", "none"))[:40]
+    return FolderEntry(_spec(data, path), recall_queries=queries, **{name: data[name] for name in FIELDS})
 
 
-def read_index_file(folder: Path, entry: FolderEntry, kind: type) -> Any:
-    """`index.faiss` as a faiss index of `kind`; see `parse_index`."""
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        raise IndexFolderError(f"{path} is missing, though {ENTRY_FILE} describes it")
-    if path.stat().st_size != entry.bytes:
-        raise IndexFolderError(f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
-    return parse_index(path.read_bytes(), path, entry, kind)
-
-
-def parse_index(content: bytes, path: Path, entry: FolderEntry, kind: type) -> Any:
-    """The faiss index in bytes that were read from `path`; its hash is checked before, its numbers after."""
-    if len(content) != entry.bytes:
-        raise IndexFolderError(f"{path} holds {len(content):,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry.sha256:
-        raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
-    _check_header(content, path, entry)
+def _spec(data: dict[str, Any], path: Path) -> IndexSpec:
+    if data["schema"] == 1:
+        if data.get("factory") != "Flat":
+            raise IndexFolderError(f"{path} has factory {data.get('factory')!r}; schema 1 has Flat alone")
+        return spec_of("flat")
+    parameters = data.get("parameters")
+    if not isinstance(parameters, dict):
+        raise IndexFolderError(f"{path} has parameters = {parameters!r:.80}; expected an object")
     try:
-        index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
-    except (RuntimeError, MemoryError) as error:
-        raise IndexFolderError(f"{path} is not a faiss index: {str(error).splitlines()[0]}") from None
-    if not isinstance(index, kind):
-        raise IndexFolderError(f"{path} holds a {type(index).__name__}; {ENTRY_FILE} says {entry.factory}")
-    metric = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}.get(index.metric_type, "another")
-    for name, held, said in (
-        ("size", index.ntotal, entry.size), ("dim", index.d, entry.dim), ("metric", metric, entry.metric),
-    ):  # fmt: skip
-        if held != said:
-            raise IndexFolderError(f"{path} has {name} {held}; {ENTRY_FILE} says {said}")
-    return index
+        return spec_of(str(data.get("kind")), parameters)
+    except ValueError as error:
+        raise IndexFolderError(f"{path}: {error}") from None
 
 
-def _check_header(content: bytes, path: Path, entry: FolderEntry) -> None:
-    """Before faiss reads it: the numbers by which faiss allocates are those of the entry and of the file's size."""
-    if len(content) < HEADER.size:
-        raise IndexFolderError(f"{path} is not a faiss index: it holds {len(content)} bytes")
-    kind, dim, size, *_, held = HEADER.unpack_from(content)
-    if kind not in FLAT_KINDS:
-        raise IndexFolderError(f"{path} holds an index of kind {kind!r}; {ENTRY_FILE} says {entry.factory}")
-    for name, found, said in (("dim", dim, entry.dim), ("size", size, entry.size)):
-        if found != said:
-            raise IndexFolderError(f"{path} has {name} {found}; {ENTRY_FILE} says {said}")
-    if held != dim * size or len(content) != HEADER.size + 4 * held:
-        raise IndexFolderError(f"{path} is not a faiss index: {len(content):,} bytes for {size:,} vectors of {dim}")
+def _text(entry: FolderEntry) -> str:
+    data = {
+        "schema": SCHEMA,
+        "kind": entry.spec.kind,
+        "parameters": entry.spec.parameters,
+        "recall_queries": entry.recall_queries,
+        **{name: getattr(entry, name) for name in FIELDS},
+    }
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
 
 def sha256_of(path: Path) -> str:

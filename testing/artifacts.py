@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from index import Catalog, FlatIndex
+from index import Catalog, FlatIndex, save_index
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import Model, build_model
 from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
@@ -42,7 +42,7 @@ def write_id_artifact(folder: Path, name: str) -> Path:
         vectors_ND = write_model(model, work)
         catalog.write(work / "catalog.parquet")
         index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
+        save_index(index, work / "index")
         users_BD = encoder.encode([encoder.prepare(history) for history in histories])
         _, rows_BK = index.search(users_BD, 10, exclude=[np.array(history) for history in histories])
         ids = catalog.item_ids
@@ -76,7 +76,7 @@ def write_text_artifact(model: Model, folder: Path, *, shuffled_popularity: bool
         vectors_ND = write_model(model, work)
         catalog.write(work / "catalog.parquet")
         index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
+        save_index(index, work / "index")
         users_BD = encoder.encode([encoder.prepare(history) for history in HISTORIES])
         _, rows_BK = index.search(users_BD, 5, exclude=[np.array(history) for history in HISTORIES])
         ids = catalog.item_ids

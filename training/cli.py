@@ -151,15 +151,25 @@ def rewrite(
         Path | None, typer.Option(help="Where the local folder is now that it was trained on and does not hold.")
     ] = None,
     text_backbone: Annotated[Path | None, typer.Option(help="The same for the folder that read its titles.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="index.field=value: another index, e.g. index.kind=hnsw; repeatable."),
+    ] = None,
 ) -> None:
     """Write an artifact as this version does: what it answers stays, parts that it lacked are added."""
     with errors_as_one_line(console):
         if out is not None:
             check_target(out, reads=[artifact, backbone, text_backbone])
         from modeling.encoder.build import Sources
+        from training.recipes.base import index_settings
         from training.rewrite import rewrite as write_again
 
-        manifest = write_again(artifact, out or artifact, sources=Sources(backbone, text_backbone))
+        manifest = write_again(
+            artifact,
+            out or artifact,
+            sources=Sources(backbone, text_backbone),
+            index=index_settings(settings or []),
+        )
     console.print(f"wrote {out or artifact} (version {manifest.version}, schema {manifest.schema_version})")
 
 

@@ -148,6 +148,7 @@ EFFECTS: dict[str, Effect] = {
     "items.text_dim": Effect(
         "scoring='dense' with items.tower 'text' or 'both', or history.form='compressed'", _reads_title_vectors
     ),
+    "index": DENSE,  # its fields are those of its kind, which takes no others
     "objective.kind": DENSE,
     "objective.negatives": Effect(
         "objective.kind='sampled'", lambda recipe: _dense(recipe) and recipe.objective.kind == "sampled"

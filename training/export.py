@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index import Catalog
-from index.flat import FlatIndex
+from index import Catalog, FlatIndex
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import GenerativeManifest
+from modeling.encoder.user_encoder import UserEncoder
 from modeling.methods.dense import Manifest, write_golden, write_manifest, write_model
 from modeling.methods.generative import write_generative
 from training.data.splits import FittedOn, Split
+from training.evaluation.full_ranking import encode_users
 from training.golden import golden_cases, with_titles, written_cases
 from training.loop.fit import Fitted
 from training.methods.generative import FittedGenerator
 from training.recipes.base import Recipe
+from training.served_index import write_index
 
 GOLDEN_CASES = 10
+RECALL_USERS = 256
+"""Users with whose vectors the recall of an approximate index is measured."""
 
 
 def write_artifact(
@@ -42,11 +47,13 @@ def write_artifact(
         vectors_ND = write_model(model, work)
         catalog = catalog_of(split, fitted_on)
         catalog.write(work / "catalog.parquet")
-        index = FlatIndex.build(vectors_ND)
-        index.save(work / "index")
         encoder = model.encoder
         histories = with_titles(_histories(split, encoder.history_limit), catalog, model.spec.history.reads_text)
-        write_golden(work, golden_cases(encoder, index, catalog, histories))
+        golden = golden_cases(encoder, FlatIndex.build(vectors_ND), catalog, histories)
+        write_golden(work, golden)
+        write_index(
+            work / "index", recipe.index, vectors_ND, golden, catalog, users=partial(_user_vectors, encoder, split)
+        )
         return write_manifest(
             work,
             model,
@@ -113,6 +120,12 @@ def _histories(split: Split, limit: int) -> list[list[int]]:
     users = users[lengths[users] > 0]
     chosen: Sequence[int] = users[np.linspace(0, len(users) - 1, GOLDEN_CASES).astype(int)].tolist()
     return [split.train_row(user)[-limit:].tolist() for user in chosen]
+
+
+def _user_vectors(encoder: UserEncoder, split: Split) -> NDArray[np.float32]:
+    """Vectors of a seeded sample of users, made from their training histories."""
+    users = np.random.default_rng(0).permutation(np.flatnonzero(split.train_lengths_U > 0))[:RECALL_USERS]
+    return encode_users(encoder, [split.train_row(int(user)) for user in users])
 
 
 def current_commit() -> str | None:

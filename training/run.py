@@ -156,7 +156,7 @@ class _Dense:
 
     def validate(self, seed: int) -> Metrics:
         """Figures over all validation users."""
-        from index.flat import FlatIndex
+        from index import FlatIndex
         from training.evaluation.full_ranking import evaluate
 
         assert self.fitted is not None

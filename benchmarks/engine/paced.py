@@ -105,8 +105,7 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
 
     class PacedIndex(TorchIndex):
         def _search(self, queries_BD: Any, k: int, exclude: Any, allowed: Any) -> Any:
-            rows = [self._checked_rows(each, "exclude") for each in exclude]
-            np.stack([np.repeat(np.arange(len(rows)), [len(each) for each in rows]), np.concatenate(rows)])
+            np.stack([np.repeat(np.arange(len(exclude)), [len(each) for each in exclude]), np.concatenate(exclude)])
             time.sleep(SEARCH_S)
             shape = len(queries_BD), k
             return np.broadcast_to(np.linspace(1, 0, k, dtype=np.float32), shape), np.broadcast_to(np.arange(k), shape)

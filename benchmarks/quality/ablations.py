@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from index import Catalog
-from index.flat import FlatIndex
+from index import Catalog, FlatIndex
 from modeling.artifact.manifest import read_any_manifest
 from modeling.encoder.prompt import TitleTokens
 from modeling.methods.dense import Artifact, load_artifact

@@ -168,8 +168,8 @@ def _open_dense(
     if device == "cpu" and precision == "fp32" and not manifest.model.backbone.own:
         BACKBONES.add(artifact.encoder.backbone)
     catalog, index = catalog_piece.value, index_piece.value
-    if device != "cpu":  # exact search beside the model: no way to the host and back between the two
-        index = TorchIndex(index.vectors_ND, device)
+    if device != "cpu" and index.exact:  # beside the model: no way to the host and back between the two
+        index = TorchIndex(index.vectors(), device)
     if not len(catalog) == index.size == manifest.catalog_size:
         raise ArtifactError(
             f"artifact {files.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "

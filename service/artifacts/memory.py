@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -109,7 +108,7 @@ def share_index(pool: Pool, files: Hashable, open_it: Callable[[], VectorIndex])
 
     def make() -> SharedBlock:
         index = open_it()
-        return SharedBlock(Part.INDEX, index, index.size * index.dim * np.dtype(np.float32).itemsize)
+        return SharedBlock(Part.INDEX, index, index.nbytes)
 
     return pool.share(("index", files), make)
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from index.build import least_overlap
 from modeling.artifact.manifest import GoldenItem, GoldenTitle
 from modeling.methods.dense import GoldenCase, tolerance_of
 from service.artifacts.loading import LoadedArtifact
@@ -121,6 +122,9 @@ def _compare(parts: LoadedArtifact, case: GoldenCase, answer: Recommendation) ->
             f"{name} gives a vector that differs from the stored one by {difference:.2g}, and at most "
             f"{tolerance_of(case)} is allowed: the model is not the one that was trained"
         )
+    if not parts.index.exact:
+        _compare_approximate(name, parts, case, answer, difference)
+        return
     if found != case.top and not _near_ties(answer, [parts.catalog.row(item) for item in case.top], difference):
         raise StartError(f"{name} is answered with {found}, and {case.top} is stored: index or catalog is another one")
 
@@ -144,6 +148,31 @@ def _compare_roughly(
         raise StartError(f"{name} is answered with {sorted(found)}, and {sorted(stored)} is stored: another catalog")
 
 
+def _compare_approximate(
+    name: str, parts: LoadedArtifact, case: GoldenCase, answer: Recommendation, difference: float
+) -> None:
+    """An approximate index finds enough of the exact list, and scores what it finds by the inner product."""
+    index, rows = parts.index, np.asarray(answer.rows, np.int64)
+    wanted = [parts.catalog.row(item) for item in case.top]
+    share = sum(row in set(answer.rows[: len(wanted)]) for row in wanted) / max(1, len(wanted))
+    if not share >= least_overlap(index.recall_at_10):
+        raise StartError(
+            f"{name} is answered with {share:.0%} of the items that are stored, and the index states recall "
+            f"{index.recall_at_10:g}, so that at least {least_overlap(index.recall_at_10):.0%} are expected: index or "
+            "catalog is another one"
+        )
+    assert answer.vector_D is not None
+    expected = index.vectors(rows) @ answer.vector_D
+    off = float(np.abs(np.asarray(answer.scores, np.float32) - expected).max(initial=0.0))
+    if not off <= _rounding(answer, difference):
+        raise StartError(f"{name} is answered with scores that differ from the inner products by {off:.2g}")
+
+
+def _rounding(answer: Recommendation, difference: float) -> float:
+    """Return how much a score may differ because processors round otherwise."""
+    return 1e-5 * max(1.0, max((abs(score) for score in answer.scores), default=1.0)) + 10 * difference
+
+
 def _near_ties(answer: Recommendation, expected_rows: Sequence[int | None], difference: float) -> bool:
     """Return whether the answer is the expected one but for items whose scores differ by what rounding
     explains.
@@ -151,8 +180,7 @@ def _near_ties(answer: Recommendation, expected_rows: Sequence[int | None], diff
     Other processors round otherwise, and what that may swap are items with nearly equal scores.
     """
     score_of: dict[int | None, float] = dict(zip(answer.rows, answer.scores, strict=True))
-    largest = max((abs(score) for score in answer.scores), default=1.0)
-    allowed = 1e-5 * max(1.0, largest) + 10 * difference
+    allowed = _rounding(answer, difference)
     return all(
         row in score_of and abs(score_of[row] - score) <= allowed
         for row, score in zip(expected_rows, answer.scores, strict=False)

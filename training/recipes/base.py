@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from index.kinds.flat import FlatSpec
+from index.spec import AnyIndexSpec, changed
 from modeling.methods.p5_prompts import Family
 from modeling.spec import ModelSpec, Section, VectorPosition
 from training.effects import EFFECTS
@@ -140,6 +142,7 @@ class Recipe(ModelSpec):
     scoring: Literal["dense", "trie", "ground", "choose"] = "dense"
     writing: GenerationSpec = GenerationSpec()
     codes: CodesSpec = CodesSpec()
+    index: AnyIndexSpec = Field(FlatSpec(), description="index that finds items for a user vector; kinds: index/kinds")
     tasks: TasksSpec | None = Field(None, description="task families put as prompts; None: names alone")
     requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
 
@@ -186,6 +189,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         RecipeError: no such slot or field, a value that is not allowed, or a setting that nothing reads.
     """
     data = recipe.model_dump()
+    index = index_settings([setting for setting in settings if setting.startswith("index.")])
     for setting in settings:
         path, sign, text = setting.partition("=")
         slot, _, field = path.partition(".")
@@ -196,6 +200,8 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
                 raise RecipeError(f"setting {setting!r} is not of the form slot.field=value (or requires=RECIPE)")
             data[slot] = text or None
             continue
+        if slot == "index" and field:  # its fields follow from its kind: see index_settings
+            continue
         if not isinstance(data.get(slot), dict):
             slots = ", ".join(name for name, value in data.items() if isinstance(value, dict))
             raise RecipeError(f"setting {setting!r}: no slot {slot!r}; slots are {slots}")
@@ -204,18 +210,36 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
                 f"setting {setting!r}: slot {slot!r} has no field {field!r}; it has {', '.join(data[slot])}"
             )
         data[slot][field] = _value(text)
+    if index:
+        try:
+            data["index"] = changed(recipe.index, index).model_dump()
+        except ValueError as error:
+            raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
     try:
-        changed = Recipe.model_validate(data)
+        found = Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise RecipeError(f"recipe {recipe.name!r}: {where}: {first['msg']} (given {first['input']!r:.80})") from error
     for path, _, text in (setting.partition("=") for setting in settings):
-        if not (effect := EFFECTS[path]).acts(changed) and not (path == "requires" and not text):
+        effect = EFFECTS.get(path) or EFFECTS[path.partition(".")[0]]
+        if not effect.acts(found) and not (path == "requires" and not text):
             raise RecipeError(
                 f"setting {path}={text}: {path} has no effect on this recipe; it is read with {effect.where}"
             )
-    return changed
+    return found
+
+
+def index_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of ``index.field=value`` settings by field; raises `RecipeError` for any other setting."""
+    found = {}
+    for setting in settings:
+        path, sign, text = setting.partition("=")
+        slot, _, field = path.partition(".")
+        if not sign or slot != "index" or not field:
+            raise RecipeError(f"setting {setting!r} is not of the form index.field=value")
+        found[field] = _value(text)
+    return found
 
 
 def _value(text: str) -> Any:
