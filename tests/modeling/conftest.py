@@ -13,7 +13,7 @@ import torch
 
 from modeling.encoder.build import Model, TextVectors, build_model
 from modeling.encoder.item_tower import Whitening
-from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
+from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, PoolingSpec, ProjectorSpec
 
 TITLES = [
     *("red lamp", "blue lamp", "green lamp of the north", "old chair", "new chair two", "garden table"),
@@ -22,6 +22,7 @@ TITLES = [
 ITEMS = len(TITLES)
 ARCHITECTURES = ("qwen3", "llama", "gemma3", "mistral", "gpt2", "opt", "bert")
 VOCABULARY, HIDDEN, LAYERS = 300, 32, 2
+RESIDUAL = ProjectorSpec(residual=True, recent=3)
 
 
 def _config(name: str) -> Any:
@@ -94,9 +95,12 @@ def small_model(backbone_folder: Callable[[str], Path]) -> Callable[..., Model]:
         else:
             spec = ModelSpec(
                 history=HistorySpec(form=form, dropout=0.0, instruction="items chosen", **slots.pop("history", {})),
-                backbone=BackboneSpec(source=str(backbone_folder(architecture)), dropout=0.0),
+                backbone=BackboneSpec(
+                    source=str(backbone_folder(architecture)), dropout=0.0, attention=slots.pop("attention", "causal")
+                ),
+                pooling=slots.pop("pooling", PoolingSpec()),
                 adapter=slots.pop("adapter", AdapterSpec(kind="lora", rank=4, alpha=8)),
-                projector=slots.pop("projector", ProjectorSpec(residual=True, recent=3)),
+                projector=slots.pop("projector", ProjectorSpec() if form == "text" else RESIDUAL),
                 items=slots.pop("items", ItemsSpec(tower="both", dim=16)),
             )
         text = None

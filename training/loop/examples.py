@@ -181,8 +181,8 @@ def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Prompts with a target at each boundary. ``P`` boundaries, flattened over the batch; ``recent_PR`` are the rows of
-    the newest items read there, newest first, -1 where there are fewer."""
+    """Prompts with a target at each boundary, or at the last alone. ``P`` boundaries, flattened over the batch;
+    ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer."""
 
     prompts: Batch
     users_P: torch.Tensor
@@ -202,10 +202,11 @@ def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
     users, boundaries, recent, targets = [], [], [], []
     steps_R = np.arange(encoder.recent_items)
     for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-        kept = len(prompt.boundaries_M)
+        held = len(prompt.boundaries_M)
+        kept = 1 if window.last_only else held
         users.append(np.full(kept, number))
-        boundaries.append(prompt.boundaries_M)
-        read, places_PR = window.rows[-1 - kept : -1], np.arange(kept)[:, None] - steps_R
+        boundaries.append(prompt.boundaries_M[-kept:])
+        read, places_PR = window.rows[-1 - held : -1], np.arange(held)[-kept:, None] - steps_R
         recent.append(np.where(places_PR >= 0, read[places_PR.clip(min=0)], -1))
         targets.append(window.rows[-kept:])
     as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]
