@@ -71,12 +71,13 @@ def windows_of(
 
 def target_shares(sequences: Sequence[NDArray[Any]], size: int, per_user: int | None = None) -> NDArray[np.float64]:
     """How often each of ``size`` items is a target in an epoch on average, as a share of all targets, [N]."""
-    shares_N = np.zeros(size)
+    shares_N: NDArray[np.float64] = np.zeros(size)
     for rows in sequences:
         targets = np.asarray(rows, np.int64)[1:]
         kept = 1.0 if per_user is None else min(1.0, per_user / max(1, len(targets)))
         np.add.at(shares_N, targets, kept)
-    return shares_N / max(shares_N.sum(), 1.0)
+    shares_N /= max(float(shares_N.sum()), 1.0)
+    return shares_N
 
 
 class EpochWindows(Dataset[Window]):

@@ -12,7 +12,8 @@ from modeling.backbone.adapters import adapter_of
 from modeling.methods.p5_prompts import Family
 from modeling.spec import ModelSpec, Section, VectorPosition
 from training.effects import EFFECTS
-from training.objectives.base import ObjectiveSpec, objective_class
+from training.objectives.base import ObjectiveSpec as ObjectiveSpec
+from training.objectives.base import objective_class
 
 
 class RecipeError(ValueError):
