@@ -28,10 +28,10 @@ class HistorySpec(Section):
     ``ids``: one position an item, its id vector. ``titles``: the title's tokens, then one position holding the id
     vector, which is also where the state is read. ``compressed``: one position (text and id vector added) or two
     (text, then id) an item, the title having been read once, offline. ``codes``: the codes of its semantic ID, for
-    recipes that write them.
+    recipes that write them. ``text``: the title's tokens and a separator, and no id anywhere.
     """
 
-    form: Literal["ids", "titles", "compressed", "codes"] = "compressed"
+    form: Literal["ids", "titles", "compressed", "text", "codes"] = "compressed"
     vectors_per_item: Literal[1, 2] = 1
     limit: int = Field(50, ge=1, description="newest items read; older ones are left out")
     title_tokens: int = Field(24, ge=1, description="titles are cut at this many tokens")
@@ -56,7 +56,12 @@ class HistorySpec(Section):
     @property
     def reads_text(self) -> bool:
         """Whether the text of an item reaches the backbone."""
-        return self.form in ("titles", "compressed")
+        return self.form in ("titles", "compressed", "text")
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the tokens of titles stand in a prompt."""
+        return self.form in ("titles", "text")
 
 
 class BackboneSpec(Section):
@@ -110,10 +115,23 @@ class BackboneSpec(Section):
         return self.source == OWN_TRANSFORMER
 
 
-class AdapterSpec(Section):
-    """What of a pretrained backbone is trained: nothing, LoRA matrices (Hu et al. 2021), or every weight."""
+class PoolingSpec(Section):
+    """How the states of a history become one: see `modeling.encoder.pooling`.
 
-    kind: Literal["none", "lora", "full"] = "none"
+    ``last``: the state of the last item's last position. ``eos``: of an end token behind it. ``cls``: of the first
+    token. ``mean``, ``weighted_mean`` (weights 1, 2, 3, …): over all positions of items; the instruction is left out.
+    ``last_n``: mean over the last ``count`` of them.
+    """
+
+    kind: Literal["last", "eos", "mean", "weighted_mean", "cls", "last_n"] = "last"
+    count: int = Field(4, ge=1, description="positions that are averaged, last_n only")
+
+
+class AdapterSpec(Section):
+    """What of a pretrained backbone is trained; ``kind`` names a file of `modeling.backbone.adapters`: ``none``,
+    ``lora`` (Hu et al. 2021) or ``full``, every weight."""
+
+    kind: str = "none"
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -142,10 +160,11 @@ class ItemsSpec(Section):
     """The item tower: an id table, a linear map of whitened title vectors, or their sum; ``dim`` numbers an item.
 
     The history shows the same id table. The own transformer reads it as it is (SASRec's shared table); a language
-    model reads it through a learned input map.
+    model reads it through a learned input map. ``encoder``: an item's vector is that of a history of its title alone,
+    read by the user encoder itself, so that titles are encoded by what is trained.
     """
 
-    tower: Literal["id", "text", "both"] = "both"
+    tower: Literal["id", "text", "both", "encoder"] = "both"
     dim: int = Field(128, ge=2)
     normalize: bool = Field(True, description="score = cosine; the trained scale only sharpens the softmax")
     text_source: str | None = Field(
@@ -159,46 +178,62 @@ class ModelSpec(Section):
 
     history: HistorySpec = HistorySpec()
     backbone: BackboneSpec = BackboneSpec()
+    pooling: PoolingSpec = PoolingSpec()
     adapter: AdapterSpec = AdapterSpec()
     projector: ProjectorSpec = ProjectorSpec()
     items: ItemsSpec = ItemsSpec()
 
     @model_validator(mode="before")
     @classmethod
-    def _without_pooling(cls, data: Any) -> Any:
-        """Older manifests say that the last state is pooled, which is the only way there is."""
-        if isinstance(data, dict) and data.get("pooling") == "last":
-            return {name: value for name, value in data.items() if name != "pooling"}
+    def _pooling_was_a_name(cls, data: Any) -> Any:
+        """The oldest manifests hold the pooling's name alone."""
+        if isinstance(data, dict) and isinstance(data.get("pooling"), str):
+            return {**data, "pooling": {"kind": data["pooling"]}}
         return data
 
     @model_validator(mode="after")
     def _slots_fit_together(self) -> ModelSpec:
-        if self.backbone.own and self.history.form == "titles":
-            raise ValueError("history.form='titles' needs a language model: backbone.source is 'none'")
-        if self.backbone.own and self.adapter.kind != "none":
+        own = self.backbone.own
+        if own and self.history.reads_tokens:
+            raise ValueError(f"history.form={self.history.form!r} needs a language model: backbone.source is 'none'")
+        if own and self.adapter.kind != "none":
             raise ValueError(
                 f"adapter.kind={self.adapter.kind!r} needs a pretrained backbone: backbone.source is 'none', "
                 "which is always trained whole"
             )
-        if self.projector.kind == "identity" and not self.backbone.own:
+        if self.projector.kind == "identity" and not own:
             raise ValueError("projector.kind='identity' needs the own transformer (backbone.source='none')")
         if self.projector.kind == "identity" and self.backbone.width != self.items.dim:
             raise ValueError(
                 f"projector.kind='identity' needs backbone.width ({self.backbone.width}) = items.dim ({self.items.dim})"
             )
-        if self.needs_text_vectors and self.backbone.own and self.items.text_source is None:
+        if self.needs_text_vectors and own and self.items.text_source is None:
             raise ValueError("a text tower beside backbone.source='none' needs items.text_source, e.g. 'minilm'")
-        if self.backbone.attention == "bidirectional":
+        return self
+
+    @model_validator(mode="after")
+    def _pooling_fits(self) -> ModelSpec:
+        kind = self.pooling.kind
+        if kind in ("cls", "eos") and self.backbone.own:
+            raise ValueError(f"pooling.kind={kind!r} reads a special token: backbone.source='none' has none")
+        if kind == "cls" and self.backbone.attention == "causal":
+            raise ValueError("pooling.kind='cls' needs backbone.attention='bidirectional': a first token sees itself")
+        return self
+
+    @model_validator(mode="after")
+    def _one_tower_reads_titles(self) -> ModelSpec:
+        if self.items.tower == "encoder" and self.history.form != "text":
             raise ValueError(
-                "backbone.attention='bidirectional' is for text towers; a user encoder reads a growing history and "
-                "is trained at every item boundary, which needs 'causal'"
+                f"items.tower='encoder' reads titles as histories do, history.form='text': given {self.history.form!r}"
             )
+        if self.projector.residual and self.history.form == "text":
+            raise ValueError("projector.residual adds the items' own vectors: history.form='text' reads titles alone")
         return self
 
     @property
     def needs_text_vectors(self) -> bool:
         """Whether offline title vectors are an input (of the item tower or of the compressed history)."""
-        return self.items.tower != "id" or self.history.form == "compressed"
+        return self.items.tower in ("text", "both") or self.history.form == "compressed"
 
     @property
     def text_backbone(self) -> str:
@@ -207,10 +242,26 @@ class ModelSpec(Section):
 
 
 class Capabilities(Section):
-    """What follows from a ``ModelSpec``; stored in the manifest for readers that do not know the code."""
+    """What a ``ModelSpec`` allows; stored in the manifest for readers that do not know the code.
+
+    Attributes:
+        reads: kinds of history items: ids of the catalog, free text.
+        causal: whether no position sees what comes after it.
+        every_boundary: whether one pass gives the states of a history after each of its items, so that a window has as
+            many targets as items. Otherwise each target needs a pass of its own.
+        packed: whether `modeling.inference.encoder_forward` may read it: rows without padding, the last layer at the
+            pooled position alone.
+        prefix_reuse: whether the states of a history are those of every history that begins with it
+            (`modeling.inference.prefix_cache`).
+        merges: whether its adapter is folded into the backbone's weights when it is loaded.
+    """
 
     reads: tuple[Literal["ids", "text"], ...]
     causal: bool
+    every_boundary: bool = True
+    packed: bool = True
+    prefix_reuse: bool = True
+    merges: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -219,9 +270,3 @@ class Capabilities(Section):
         if isinstance(data, dict):
             return {name: data[name] for name in data if name not in ("prefix_cacheable", "mergeable", "cold_start")}
         return data
-
-    @classmethod
-    def of(cls, spec: ModelSpec) -> Capabilities:
-        """Compute the capabilities of a model from its description."""
-        reads: tuple[Literal["ids", "text"], ...] = ("ids", "text") if spec.history.reads_text else ("ids",)
-        return cls(reads=reads, causal=spec.backbone.attention == "causal")

@@ -12,7 +12,7 @@ import torch
 
 from modeling.encoder.build import Model, TextVectors, build_model
 from modeling.encoder.item_tower import Whitening
-from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
+from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, PoolingSpec, ProjectorSpec
 
 TITLES = [
     *("red lamp", "blue lamp", "green lamp of the north", "old chair", "new chair two", "garden table"),
@@ -21,6 +21,7 @@ TITLES = [
 ITEMS = len(TITLES)
 ARCHITECTURES = ("qwen3", "llama", "gemma3", "mistral", "gpt2", "opt", "bert")
 VOCABULARY, HIDDEN, LAYERS = 300, 32, 2
+RESIDUAL = ProjectorSpec(residual=True, recent=3)
 
 
 def _config(name: str) -> Any:
@@ -28,7 +29,12 @@ def _config(name: str) -> Any:
 
     common: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS}
     attention: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    positions: dict[str, Any] = {"max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    positions: dict[str, Any] = {
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     if name == "qwen3":
         return t.Qwen3Config(**common, **attention, **positions, head_dim=8, tie_word_embeddings=True)
     if name == "llama":
@@ -93,9 +99,12 @@ def small_model(backbone_folder: Callable[[str], Path]) -> Callable[..., Model]:
         else:
             spec = ModelSpec(
                 history=HistorySpec(form=form, dropout=0.0, instruction="items chosen", **slots.pop("history", {})),
-                backbone=BackboneSpec(source=str(backbone_folder(architecture)), dropout=0.0),
+                backbone=BackboneSpec(
+                    source=str(backbone_folder(architecture)), dropout=0.0, attention=slots.pop("attention", "causal")
+                ),
+                pooling=slots.pop("pooling", PoolingSpec()),
                 adapter=slots.pop("adapter", AdapterSpec(kind="lora", rank=4, alpha=8)),
-                projector=slots.pop("projector", ProjectorSpec(residual=True, recent=3)),
+                projector=slots.pop("projector", ProjectorSpec() if form == "text" else RESIDUAL),
                 items=slots.pop("items", ItemsSpec(tower="both", dim=16)),
             )
         text = None

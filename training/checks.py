@@ -29,7 +29,7 @@ def check_learnable(recipe: Recipe, split: Split) -> None:
                 "recommend; the catalog needs more items"
             )
     reads_titles = recipe.scoring != "dense" and recipe.history.form == "titles"
-    reads_titles |= recipe.scoring == "dense" and (recipe.needs_text_vectors or recipe.history.form == "titles")
+    reads_titles |= recipe.scoring == "dense" and (recipe.needs_text_vectors or recipe.history.reads_tokens)
     reads_titles |= recipe.history.form == "codes" and recipe.codes.kind in VECTOR_CODES[:2]
     if reads_titles and len(set(data.titles)) < 2:
         raise DataError(

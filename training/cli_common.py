@@ -35,7 +35,7 @@ _OURS = {
     "training.recipes.base": "RecipeError",
     "modeling.artifact.manifest": "ArtifactError",
     "modeling.backbone.loading": "BackboneError",
-    "modeling.backbone.adapter": "AdapterError",
+    "modeling.backbone.adapters.base": "AdapterError",
     "modeling.inference.int8_linear": "PrecisionError",
     "index.catalog": "CatalogError",
     "index.base": "IndexFolderError",

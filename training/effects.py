@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modeling.encoder.capabilities import capabilities_of
+from training.objectives.base import objective_class, objective_kinds
+
 if TYPE_CHECKING:
     from training.recipes.base import Recipe
 
@@ -80,6 +83,24 @@ def _reads_title_vectors(recipe: Recipe) -> bool:
     return _dense(recipe) and recipe.needs_text_vectors
 
 
+def _whole_windows(recipe: Recipe) -> bool:
+    """Every target needs a pass of its own."""
+    return _dense(recipe) and not capabilities_of(recipe).every_boundary
+
+
+def _objective(setting: str) -> Effect:
+    kinds = [kind for kind in objective_kinds() if setting in objective_class(kind).settings]
+    return Effect(
+        f"objective.kind {' or '.join(map(repr, kinds))}",
+        lambda recipe: _dense(recipe) and recipe.objective.kind in kinds,
+    )
+
+
+def _has_ids(recipe: Recipe) -> bool:
+    """Items have an id table."""
+    return _dense(recipe) and recipe.items.tower != "encoder"
+
+
 def _rate(recipe: Recipe) -> bool:
     """Something else than a language model is trained."""
     return _dense(recipe) or recipe.backbone.own or recipe.scoring == "choose"
@@ -105,11 +126,13 @@ EFFECTS: dict[str, Effect] = {
         lambda recipe: _dense(recipe) and recipe.history.form == "compressed",
     ),
     "history.limit": ALWAYS,
-    "history.title_tokens": Effect("history.form='titles'", lambda recipe: recipe.history.form == "titles"),
+    "history.title_tokens": Effect("history.form='titles' or 'text'", lambda recipe: recipe.history.reads_tokens),
     "history.instruction": Effect(
         "scoring='dense' with a language model as backbone, 'ground' or 'choose'", _instructed
     ),
-    "history.id_dropout": DENSE,
+    "history.id_dropout": Effect(
+        "scoring='dense' with ids in the history", lambda recipe: _dense(recipe) and recipe.history.form != "text"
+    ),
     "history.dropout": ALWAYS,
     "history.user_buckets": ENCODER_DECODER,
     "history.user_dropout": Effect(
@@ -128,6 +151,8 @@ EFFECTS: dict[str, Effect] = {
     "backbone.head_width": CODES,
     "backbone.feed_forward": CODES,
     "backbone.dropout": ALWAYS,
+    "pooling.kind": DENSE,
+    "pooling.count": Effect("pooling.kind='last_n'", lambda recipe: _dense(recipe) and recipe.pooling.kind == "last_n"),
     "adapter.kind": ALWAYS,
     "adapter.rank": LORA,
     "adapter.alpha": LORA,
@@ -150,16 +175,12 @@ EFFECTS: dict[str, Effect] = {
     ),
     "index": DENSE,  # its fields are those of its kind, which takes no others
     "objective.kind": DENSE,
-    "objective.negatives": Effect(
-        "objective.kind='sampled'", lambda recipe: _dense(recipe) and recipe.objective.kind == "sampled"
-    ),
-    "objective.popularity_power": Effect(
-        "objective.kind='sampled'", lambda recipe: _dense(recipe) and recipe.objective.kind == "sampled"
-    ),
-    "objective.label_smoothing": Effect(
-        "objective.kind='full'", lambda recipe: _dense(recipe) and recipe.objective.kind == "full"
-    ),
-    "objective.pull": DENSE,
+    "objective.negatives": _objective("negatives"),
+    "objective.popularity_power": _objective("popularity_power"),
+    "objective.label_smoothing": _objective("label_smoothing"),
+    "objective.logq": _objective("logq"),
+    "objective.symmetric": _objective("symmetric"),
+    "objective.pull": Effect("items with an id table", _has_ids),
     "objective.pull_share": Effect(
         "objective.pull over 0", lambda recipe: _dense(recipe) and recipe.objective.pull > 0
     ),
@@ -177,6 +198,9 @@ EFFECTS: dict[str, Effect] = {
     "optimizer.patience": ALWAYS,
     "optimizer.positions": ALWAYS,
     "optimizer.clip": ALWAYS,
+    "optimizer.user_windows": Effect(
+        "scoring='dense' where every target needs a pass of its own: attention, pooling or adapter", _whole_windows
+    ),
     "optimizer.average_epochs": ALWAYS,
     "writing.beams": WRITES,
     "writing.among": Effect(
@@ -205,7 +229,8 @@ EFFECTS: dict[str, Effect] = {
     "tasks.vocabulary": TASKS,
     "tasks.whole_words": TASKS,
     "requires": Effect(
-        "scoring 'dense', 'ground' or 'choose'", lambda recipe: recipe.scoring in ("dense", "ground", "choose")
+        "scoring 'dense' with an id table, 'ground' or 'choose'",
+        lambda recipe: _has_ids(recipe) or recipe.scoring in ("ground", "choose"),
     ),
 }
 """Every setting that ``--set`` takes."""

@@ -180,6 +180,15 @@ class TextTokenizer:
         return [], []
 
     @property
+    def ends(self) -> tuple[list[int], list[int]]:
+        """Tokens to pool at, before and after a text: those of `wrap`, else a beginning and an end token that the
+        tokenizer has and puts around no text; empty where it has none."""
+        names = ("cls_token_id", "bos_token_id"), ("eos_token_id", "sep_token_id")
+        found = [[getattr(self._tokenizer, name, None) for name in side] for side in names]
+        before, after = ([int(each) for each in side if each is not None][:1] for side in found)
+        return self.wrap[0] or before, self.wrap[1] or after
+
+    @property
     def sha256(self) -> str:
         """Of vocabulary and merges: title tokens made by another tokenizer must not be used."""
         backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
@@ -227,7 +236,8 @@ def position_limit(model: nn.Module) -> int:
 
 @torch.inference_mode()
 def prove_attention(model: nn.Module, *, causal: bool) -> None:
-    """Change the last position and see whether earlier states move: alone and in a padded batch, with padding left.
+    """Change the last position and see whether earlier states move: alone and in batches padded on the left and on the
+    right. Where attention is bidirectional, also change the padding, which nothing may see.
 
     Raises:
         BackboneError: the mask is not the one asked for.
@@ -239,19 +249,34 @@ def prove_attention(model: nn.Module, *, causal: bool) -> None:
     base_1TH = torch.randn(1, 6, width, generator=generator).to(parameter) * 0.02
     changed_1TH = base_1TH.clone()
     changed_1TH[0, 5] += torch.randn(width, generator=generator).to(parameter)  # a constant would vanish in a norm
-    for batch, mask in (
-        (lambda x: x, None),
-        (lambda x: torch.cat([x, base_1TH]), torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]], device=parameter.device)),
-    ):
-        states = [_run(model, batch(x), mask)[0, :5].float() for x in (base_1TH, changed_1TH)]
+    for padding in ((), (0, 0, 1, 1, 1, 1), (1, 1, 1, 1, 0, 0)):
+        mask = torch.tensor([[1] * 6, padding], device=parameter.device) if padding else None
+        beside = [base_1TH] if padding else []
+        states = [_run(model, torch.cat([x, *beside]), mask)[0, :5].float() for x in (base_1TH, changed_1TH)]
         moved = float((states[0] - states[1]).abs().max())
         leaks = moved > 1e-3
         if leaks == causal:
-            kind = "padded batch" if mask is not None else "batch of one"
+            kind = "padded batch" if padding else "batch of one"
             wanted = "causal" if causal else "bidirectional"
             raise BackboneError(
                 f"{type(model).__name__} was asked for {wanted} attention, but in a {kind} earlier states "
                 f"{'move' if leaks else 'do not move'} when the last position changes (by {moved:.2g})"
+            )
+    if not causal:
+        _prove_padding_unseen(model, base_1TH, changed_1TH)
+
+
+def _prove_padding_unseen(model: nn.Module, base_1TH: Tensor, changed_1TH: Tensor) -> None:
+    """What stands in masked positions moves no other state; raises BackboneError where it does."""
+    for padding, seen in (((1, 1, 1, 1, 1, 0), slice(0, 5)), ((0, 1, 1, 1, 1, 1), slice(1, 6))):
+        mask = torch.tensor([[1] * 6, padding], device=base_1TH.device)
+        given = (base_1TH, changed_1TH) if seen.start == 0 else (base_1TH.flip(1), changed_1TH.flip(1))
+        states = [_run(model, torch.cat([base_1TH, x]), mask)[1, seen].float() for x in given]
+        moved = float((states[0] - states[1]).abs().max())
+        if moved > 1e-4:
+            raise BackboneError(
+                f"{type(model).__name__} sees padding under bidirectional attention: states move by {moved:.2g} when a "
+                "masked position changes"
             )
 
 
@@ -291,8 +316,9 @@ def _body_options(config: Any) -> dict[str, Any]:
 
 
 def _own(spec: BackboneSpec) -> OwnTransformer:
-    model = OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout)
-    prove_attention(model.eval(), causal=True)
+    causal = spec.attention == "causal"
+    model = OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout, causal=causal)
+    prove_attention(model.eval(), causal=causal)
     return model.train()
 
 

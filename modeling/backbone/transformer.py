@@ -1,8 +1,9 @@
-"""A small causal transformer trained from scratch: the network of the id models.
+"""A small transformer trained from scratch: the network of the id models.
 
 SASRec (Kang and McAuley 2018) in its pre-normalised form: learned positions counted from the oldest item read,
-residual on the un-normalised stream, GELU feed-forward of four times the width. Every valid position comes before the
-padding, so the causal mask alone keeps padding out and no key mask is needed.
+residual on the un-normalised stream, GELU feed-forward of four times the width. Attention is causal, or bidirectional
+as in BERT4Rec. Under causal attention every valid position comes before the padding, so that the causal mask alone
+keeps padding out and no key mask is needed.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class OwnOutput:
 class Block(nn.Module):
     """Attention and feed-forward, each on the normalised input, each added back."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.dropout = dropout
         self.attention_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
@@ -49,16 +50,17 @@ class Block(nn.Module):
         self.contract = nn.Linear(4 * width, width)
 
     def forward(self, hidden_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """[B, T, H] to [B, T, H]; ``mask_BT`` is needed only where padding comes first."""
+        """[B, T, H] to [B, T, H]; ``mask_BT`` is needed where padding comes first or attention is bidirectional."""
         batch, length, width = hidden_BTH.shape
         qkv = self.query_key_value(self.attention_norm(hidden_BTH))
         query, key, value = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         allowed = None
         if mask_BT is not None:
-            causal = torch.ones(length, length, dtype=torch.bool, device=hidden_BTH.device).tril()
+            seen = torch.ones(length, length, dtype=torch.bool, device=hidden_BTH.device)
             own = torch.eye(length, dtype=torch.bool, device=hidden_BTH.device)
-            allowed = (causal & mask_BT.bool()[:, None, :] | own)[:, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=allowed is None)
+            allowed = ((seen.tril() if self.causal else seen) & mask_BT.bool()[:, None, :] | own)[:, None]
+        is_causal = self.causal and allowed is None
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=is_causal)
         mixed = self.attention_output(mixed.transpose(1, 2).reshape(batch, length, width))
         hidden_BTH = hidden_BTH + drop(mixed, self.dropout, self.training)
         inner = drop(F.gelu(self.expand(self.feed_forward_norm(hidden_BTH))), self.dropout, self.training)
@@ -66,14 +68,14 @@ class Block(nn.Module):
 
 
 class OwnTransformer(nn.Module):
-    """Causal blocks over given input vectors; called like a Hugging Face model with ``inputs_embeds``."""
+    """Blocks over given input vectors; called like a Hugging Face model with ``inputs_embeds``."""
 
-    def __init__(self, *, width: int, depth: int, heads: int, dropout: float) -> None:
+    def __init__(self, *, width: int, depth: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
         self.config = OwnConfig(width, depth)
         self.positions = nn.Embedding(MAX_POSITIONS, width)
         nn.init.normal_(self.positions.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, causal) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -83,7 +85,7 @@ class OwnTransformer(nn.Module):
         position_ids: Tensor | None = None,
         use_cache: bool = False,
     ) -> OwnOutput:
-        """Args: ``inputs_embeds`` [B, T, H]; mask [B, T] and positions [B, T] only where padding comes first."""
+        """Args: ``inputs_embeds`` [B, T, H]; mask [B, T] and positions [B, T] as `Block` needs them."""
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
         hidden_BTH = inputs_embeds + self.positions(position_ids)

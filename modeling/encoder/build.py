@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modeling.artifact.verified import Files, Folder
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.backbone.loading import (
+    BackboneError,
     BackboneInfo,
     TextTokenizer,
     load_backbone,
@@ -22,11 +23,14 @@ from modeling.backbone.loading import (
     position_limit,
 )
 from modeling.encoder.item_tower import ItemTower, TitleReader, Whitening
+from modeling.encoder.pooling import POOLINGS
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.spec import ModelSpec
 
 LONGEST_PROMPT = 2048
+SEPARATOR = ";"
+"""Stands behind every title of a history that is text alone."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ def build_model(
         revision, download = spec.backbone.revision, sources.download
         pieces = TextTokenizer(load_tokenizer(spec.backbone.source, folder=place, revision=revision, download=download))
     prefix = _prefix(spec, pieces)
-    if spec.history.form == "titles" and title_tokens is None:
-        assert pieces is not None and titles is not None, "the title form needs titles or their tokens"
+    if spec.history.reads_tokens and title_tokens is None:
+        assert pieces is not None and titles is not None, "titles or their tokens are needed"
         title_tokens = TitleTokens.of_titles(titles, pieces, spec.history.title_tokens)
     prompts = PromptBuilder(
         form=spec.history.form,
@@ -130,6 +134,8 @@ def build_model(
         catalog_size=catalog_size,
         prefix=prefix,
         titles=title_tokens,
+        separator=_separator(spec, pieces),
+        suffix=_suffix(spec, pieces),
         item_limit=spec.history.limit,
         position_limit=min(LONGEST_PROMPT, position_limit(backbone)),
     )
@@ -143,6 +149,7 @@ def build_model(
         prompts=prompts,
         hidden_size=info.hidden_size,
         read_titles=_free_text(spec, sources, text, pieces),
+        item_prompts=_item_prompts(prompts, spec, pieces),
     )
     encoder.backbone = _adapted(backbone, spec, adapter_folder)
     return Model(
@@ -160,19 +167,65 @@ def build_model(
 def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None) -> nn.Module:
     if spec.backbone.own:
         return backbone
-    if folder is not None and spec.adapter.kind == "lora":
-        return adapter.merge(adapter.load(backbone, folder, spec.adapter))
-    return adapter.attach(backbone, spec.adapter)
+    adapter = adapter_of(spec.adapter.kind)
+    if folder is None or not adapter.has_weights:
+        return adapter.attach(backbone, spec.adapter)
+    loaded = adapter.load(backbone, folder, spec.adapter)
+    return adapter.merge(loaded) if adapter.merges else loaded
+
+
+def _item_prompts(prompts: PromptBuilder, spec: ModelSpec, pieces: TextTokenizer | None) -> PromptBuilder | None:
+    """Prompts of single items, without the instruction; None where items are not encoded as histories are."""
+    if pieces is None or spec.items.tower != "encoder":
+        return None
+    history = spec.history.model_copy(update={"instruction": ""})
+    return prompts.of_items(_prefix(spec.model_copy(update={"history": history}), pieces))
 
 
 def _prefix(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
-    """Beginning-of-sequence token and instruction; nothing where the model reads vectors and has no instruction."""
+    """Beginning-of-sequence token and instruction; nothing where the model reads vectors and has no instruction, unless
+    the first token is pooled.
+
+    Raises:
+        BackboneError: the pooling reads a first token, and the tokenizer has none.
+    """
     if pieces is None:
         return []
-    text = spec.history.instruction
-    if spec.history.form == "compressed" and not text:
+    text, first = spec.history.instruction, POOLINGS[spec.pooling.kind].needs_begin
+    if spec.history.form == "compressed" and not text and not first:
         return []
-    return pieces.wrap[0] + (pieces.fixed([text])[0] if text else [])
+    begin = pieces.ends[0] if first else pieces.wrap[0]
+    if first and not begin:
+        raise BackboneError(
+            f"pooling.kind={spec.pooling.kind!r} reads the first token, and the tokenizer of {spec.backbone.source!r} "
+            "puts none before a text"
+        )
+    return begin + (pieces.fixed([text])[0] if text else [])
+
+
+def _separator(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
+    """Tokens behind every title of a history of titles alone."""
+    return pieces.fixed([SEPARATOR])[0] if pieces is not None and spec.history.form == "text" else []
+
+
+def _suffix(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
+    """Tokens behind the history: what closes a text for this tokenizer, where the history is one or its end is pooled.
+
+    Raises:
+        BackboneError: the pooling reads an end token, and the tokenizer has none.
+    """
+    if pieces is None:
+        return []
+    if not POOLINGS[spec.pooling.kind].needs_end:
+        whole = spec.history.form == "text" and spec.backbone.attention == "bidirectional"
+        return pieces.wrap[1] if whole else []
+    found = pieces.ends[1]
+    if not found:
+        raise BackboneError(
+            f"pooling.kind={spec.pooling.kind!r} reads an end token, and the tokenizer of {spec.backbone.source!r} has "
+            "none"
+        )
+    return found
 
 
 def _free_text(
@@ -181,7 +234,7 @@ def _free_text(
     """How this model takes in a title the catalog does not know; the text backbone is loaded at the first one."""
     if spec.history.form == "ids":
         return None
-    if spec.history.form == "titles":
+    if spec.history.reads_tokens:
         assert pieces is not None
         limit = spec.history.title_tokens
 

@@ -104,26 +104,32 @@ class ItemTower(nn.Module):
 
     Args:
         spec: which tower, how wide.
-        catalog_size: N. The id table has one more row, UNKNOWN, for items and titles without a trained id.
+        catalog_size: N. The id table has one more row, UNKNOWN, for items and titles without a trained id. Items that
+            the user encoder encodes have no id table: their vectors, as last encoded, stand in ``encoded_ND``.
         text_dim: C, width of the whitened title vectors; 0 where the model uses none.
     """
 
     text_NC: Tensor
+    encoded_ND: Tensor | None
     _frozen_ND: Tensor | None
 
     def __init__(self, spec: ItemsSpec, *, catalog_size: int, text_dim: int = 0) -> None:
         super().__init__()
-        if spec.tower != "id" and not text_dim:
+        with_text = spec.tower in ("text", "both")
+        if with_text and not text_dim:
             raise ValueError(f"items.tower={spec.tower!r} needs title vectors, and none were given")
         self.spec = spec
         self.size = catalog_size
-        self.ids = nn.Embedding(catalog_size + 1, spec.dim)
-        scale = 1.0 if spec.tower == "id" else 0.25
+        encoded = spec.tower == "encoder"
+        self.ids = nn.Embedding(1 if encoded else catalog_size + 1, spec.dim)
+        self.ids.requires_grad_(not encoded)
+        scale = 0.25 if with_text else 1.0
         nn.init.normal_(self.ids.weight, std=scale / math.sqrt(spec.dim))
-        self.text_map = nn.Linear(text_dim, spec.dim, bias=False) if spec.tower != "id" else None
+        self.text_map = nn.Linear(text_dim, spec.dim, bias=False) if with_text else None
         if self.text_map is not None:
             nn.init.normal_(self.text_map.weight, std=1 / math.sqrt(spec.dim))
         self.register_buffer("text_NC", torch.zeros(catalog_size + 1, text_dim), persistent=False)
+        self.register_buffer("encoded_ND", torch.zeros(catalog_size + 1, spec.dim) if encoded else None)
         self.register_buffer("_frozen_ND", None, persistent=False)
 
     def set_text(self, vectors_NC: NDArray[np.float32]) -> None:
@@ -137,10 +143,18 @@ class ItemTower(nn.Module):
             raise ValueError(f"title vectors have shape {vectors_NC.shape}, expected {expected}")
         self.text_NC[: self.size] = torch.as_tensor(vectors_NC, device=self.text_NC.device)
 
+    @torch.no_grad()
+    def set_encoded(self, rows: Sequence[int], vectors_RD: Tensor) -> None:
+        """Give vectors of items that the user encoder has encoded; row N is UNKNOWN's."""
+        assert self.encoded_ND is not None, "only items.tower='encoder' has encoded items"
+        self.encoded_ND[torch.as_tensor(rows, device=self.encoded_ND.device)] = vectors_RD.detach()
+
     def table(self) -> Tensor:
         """Vectors of all items and of UNKNOWN, [N + 1, D], as trained (not normalised)."""
         if self._frozen_ND is not None:
             return self._frozen_ND
+        if self.encoded_ND is not None:
+            return self.encoded_ND
         return self._combine(self.text_NC, self.ids.weight)
 
     def freeze(self) -> None:

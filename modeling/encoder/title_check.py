@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from modeling.artifact.manifest import ArtifactError
@@ -70,12 +71,23 @@ def check_titles(encoder: UserEncoder, titles: Sequence[str], name: str) -> None
     if encoder.prompts.titles is not None:
         _refuse_most([_same_tokens(item, encoder.prompts.titles, row) for item, row in zip(items, rows, strict=True)],
                      [titles[row] for row in rows], name)  # fmt: skip
+        if encoder.spec.items.tower == "encoder":
+            _check_encoded(encoder, items, rows, name)
         return
     stored_KC = encoder.items.text_NC[rows].float().cpu().numpy()
     close = [
         _cosine(item.text_vector, stored_C) >= LEAST_COSINE for item, stored_C in zip(items, stored_KC, strict=True)
     ]
     _refuse_most(close, [titles[row] for row in rows], name)
+
+
+@torch.inference_mode()
+def _check_encoded(encoder: UserEncoder, items: Sequence[FreeItem], rows: Sequence[int], name: str) -> None:
+    """The item tower's table holds what the encoder makes of these titles; raises ArtifactError."""
+    found_RD = encoder.encode_items(items).float().cpu().numpy()
+    stored_RD = encoder.items.table()[rows].float().cpu().numpy()
+    close = [_cosine(found_D, stored_D) >= LEAST_COSINE for found_D, stored_D in zip(found_RD, stored_RD, strict=True)]
+    _refuse_most(close, [item.title for item in items], name)
 
 
 def check_title_tokens(items: Sequence[FreeItem], stored: TitleTokens, rows: Sequence[int], name: str) -> None:

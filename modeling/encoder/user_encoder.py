@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -16,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeling.backbone.adapters.condition import conditioned_on
 from modeling.backbone.dropout import drop
 from modeling.backbone.loading import word_size
 from modeling.backbone.transformer import OwnTransformer
+from modeling.encoder.capabilities import capabilities_of
 from modeling.encoder.item_tower import ItemTower
+from modeling.encoder.pooling import Spans, pooling_of
 from modeling.encoder.projector import Projector
 from modeling.encoder.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder, recent_rows
 from modeling.spec import ModelSpec
@@ -31,17 +34,32 @@ class CannotReadText(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts as tensors, padded to one length. ``mask_BT`` and ``positions_BT`` are None when padding is on the
-    right: under causal attention no valid position can see what comes after it, so no mask is needed."""
+    """Prompts as tensors, padded to one length.
+
+    Attributes:
+        kinds_BT, values_BT: what stands at a position, as in `Prompt`; kind 0 is padding.
+        spans: where each prompt stands.
+        mask_BT: 1 where a position is not padding. None where padding is on the right and attention is causal: no
+            position can see what comes after it, so no mask is needed.
+        positions_BT: numbers of positions in their prompts; None where padding is on the right.
+        condition_BC: what requests bring for a gated adapter; None where they bring nothing.
+        tokens: positions that are not padding.
+    """
 
     kinds_BT: Tensor
     values_BT: Tensor
-    last_B: Tensor
+    spans: Spans
     recent_BR: Tensor
     free_FC: Tensor | None
     mask_BT: Tensor | None
     positions_BT: Tensor | None
     tokens: int
+    condition_BC: Tensor | None = None
+
+    @property
+    def last_B(self) -> Tensor:
+        """The last position of each prompt's last item."""
+        return self.spans.last_P
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,6 +93,7 @@ class UserEncoder(nn.Module):
         prompts: puts positions together.
         hidden_size: H.
         read_titles: turns free text into items; None for a model that reads ids only.
+        item_prompts: puts the prompts of single items together, where items are encoded as histories are.
     """
 
     def __init__(
@@ -86,12 +105,16 @@ class UserEncoder(nn.Module):
         prompts: PromptBuilder,
         hidden_size: int,
         read_titles: ReadTitles | None = None,
+        item_prompts: PromptBuilder | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.capabilities = capabilities_of(spec)
         self.backbone = backbone
         self.items = items
         self.prompts = prompts
+        self.pooling = pooling_of(spec.pooling)
+        self._item_prompts = item_prompts
         self._read_titles = read_titles
         self.hidden_size = hidden_size
         self.fast: CompiledForward | None = None  # see `modeling.inference.encoder_forward.compile_encoder`
@@ -99,7 +122,8 @@ class UserEncoder(nn.Module):
         own = isinstance(backbone, OwnTransformer)
         size = 1.0 if own else word_size(backbone)
         tied = own and hidden_size == dim
-        self.id_input: nn.Module = nn.Identity() if tied else _input_map(dim, hidden_size, size)
+        shown = spec.history.form != "text"
+        self.id_input: nn.Module = nn.Identity() if tied or not shown else _input_map(dim, hidden_size, size)
         self.text_input = None
         if spec.history.form == "compressed" and not (tied and items.text_map is not None):
             self.text_input = _input_map(text_dim, hidden_size, size)
@@ -151,16 +175,26 @@ class UserEncoder(nn.Module):
         """A history of catalog rows and free titles, its titles read; raises as `read_titles`."""
         return read_history(history, self.read_titles)
 
-    def prepare(self, history: Sequence[int | FreeItem]) -> Prompt:
-        """The positions of one history, oldest item first (see ``PromptBuilder.build``)."""
-        return self.prompts.build(history)
+    def prepare(self, history: Sequence[int | FreeItem], condition_C: NDArray[np.float32] | None = None) -> Prompt:
+        """The positions of one history, oldest item first (see ``PromptBuilder.build``).
+
+        Args:
+            history: catalog rows and free titles.
+            condition_C: what a gated adapter reads beside it.
+        """
+        prompt = self.prompts.build(history)
+        return prompt if condition_C is None else replace(prompt, condition=condition_C)
 
     def collate(self, prompts: Sequence[Prompt], *, padding_side: str = "right") -> Batch:
-        """Prompts to tensors [B, T]; ``padding_side='left'`` brings a mask and explicit positions."""
+        """Prompts to tensors [B, T]; ``padding_side='left'`` brings a mask and explicit positions.
+
+        Raises:
+            ValueError: some prompts have a condition and others have none.
+        """
         length = max(prompt.length for prompt in prompts)
         kinds = np.zeros((len(prompts), length), np.int8)
         values = np.zeros((len(prompts), length), np.int64)
-        last = np.empty(len(prompts), np.int64)
+        spans = np.empty((5, len(prompts)), np.int64)
         free: list[NDArray[np.float32]] = []
         for row, prompt in enumerate(prompts):
             start = length - prompt.length if padding_side == "left" else 0
@@ -170,20 +204,31 @@ class UserEncoder(nn.Module):
             if free and prompt.free_vectors:
                 shifted = shifted + (shifted > self.items.size) * (prompt.kinds_T != TOKEN) * len(free)
             values[row, start:stop] = shifted
-            last[row] = start + prompt.boundaries_M[-1]
+            spans[:, row] = row, start, start + prompt.first, start + prompt.boundaries_M[-1], stop - 1
             free.extend(prompt.free_vectors)
         device = self.device
-        mask = torch.from_numpy(kinds > 0).long().to(device) if padding_side == "left" else None
+        left = padding_side == "left"
+        masked = left or not self.capabilities.causal
+        mask = torch.from_numpy(kinds > 0).long().to(device) if masked else None
         return Batch(
             kinds_BT=torch.from_numpy(kinds).to(device),
             values_BT=torch.from_numpy(values).to(device),
-            last_B=torch.from_numpy(last).to(device),
+            spans=Spans(*torch.from_numpy(spans).to(device)),
             recent_BR=self.recent(prompts),
             free_FC=torch.from_numpy(np.stack(free)).to(device) if free else None,
             mask_BT=mask,
-            positions_BT=None if mask is None else (mask.cumsum(-1) - 1).clamp(min=0),
+            positions_BT=(mask.cumsum(-1) - 1).clamp(min=0) if left and mask is not None else None,
             tokens=sum(prompt.length for prompt in prompts),
+            condition_BC=self._conditions(prompts),
         )
+
+    def _conditions(self, prompts: Sequence[Prompt]) -> Tensor | None:
+        found = [prompt.condition for prompt in prompts if prompt.condition is not None]
+        if not found:
+            return None
+        if len(found) < len(prompts):
+            raise ValueError(f"{len(found)} of {len(prompts)} prompts of a batch have a condition: all or none may")
+        return torch.from_numpy(np.stack(found)).to(self.device)
 
     # -- the forward ------------------------------------------------------------------------------------------------
 
@@ -192,10 +237,12 @@ class UserEncoder(nn.Module):
         embeds_BTH = self._embed(batch).to(self.dtype)
         options: dict[str, Any] = {}
         if batch.mask_BT is not None:
-            options = {"attention_mask": batch.mask_BT, "position_ids": batch.positions_BT}
-            if "position_ids" not in _accepted(self.backbone):
-                del options["position_ids"]
-        return cast(Tensor, self.backbone(inputs_embeds=embeds_BTH, use_cache=False, **options).last_hidden_state)
+            options["attention_mask"] = batch.mask_BT
+        if batch.positions_BT is not None and "position_ids" in _accepted(self.backbone):
+            options["position_ids"] = batch.positions_BT
+        with conditioned_on(batch.condition_BC):
+            found = self.backbone(inputs_embeds=embeds_BTH, use_cache=False, **options)
+        return cast(Tensor, found.last_hidden_state)
 
     @property
     def recent_items(self) -> int:
@@ -203,7 +250,9 @@ class UserEncoder(nn.Module):
         return self.spec.projector.recent
 
     def recent(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Their rows, newest first, [B, R]; -1 where a history has fewer."""
+        """Their rows, newest first, [B, R]; -1 where a history has fewer, and where prompts hold no rows."""
+        if self.spec.history.form == "text":
+            return torch.full((len(prompts), self.recent_items), -1, device=self.device)
         return torch.from_numpy(recent_rows(prompts, self.recent_items, self.items.size)).to(self.device)
 
     def project(self, states_PH: Tensor, recent_PR: Tensor, table_ND: Tensor | None = None) -> Tensor:
@@ -221,9 +270,8 @@ class UserEncoder(nn.Module):
         return self.items.finish(self.projector(states_PH.float(), recent_PD).float())
 
     def forward(self, batch: Batch) -> Tensor:
-        """User vectors [B, D], read at each prompt's last boundary."""
-        rows = torch.arange(len(batch.last_B), device=batch.last_B.device)
-        return self.finish(self.hidden(batch)[rows, batch.last_B], batch.recent_BR, batch.free_FC)
+        """User vectors [B, D]."""
+        return self.finish(self.pooling(self.hidden(batch), batch.spans), batch.recent_BR, batch.free_FC)
 
     def finish(self, states_BH: Tensor, recent_BR: Tensor, free_FC: Tensor | None) -> Tensor:
         """User vectors [B, D] from pooled states, the rows of the newest items of each, and free titles' vectors."""
@@ -241,6 +289,47 @@ class UserEncoder(nn.Module):
         vectors: NDArray[np.float32] = found_BD.float().cpu().numpy()
         return vectors
 
+    # -- items that are encoded as histories are --------------------------------------------------------------------
+
+    def encode_items(self, items: Sequence[int | FreeItem]) -> Tensor:
+        """Vectors [n, D] of items, each encoded as a history of its title alone, without the instruction."""
+        assert self._item_prompts is not None, "only items.tower='encoder' encodes items"
+        return cast(Tensor, self(self.collate([self._item_prompts.build([item]) for item in items])))
+
+    @torch.no_grad()
+    def refresh_items(self, *, batch: int = 256) -> None:
+        """Encode the catalog's titles with the weights as they are, into the item tower's table."""
+        prompts, training = self._item_prompts, self.training
+        assert prompts is not None, "only items.tower='encoder' encodes items"
+        lengths_N = prompts.item_lengths
+        assert lengths_N is not None
+        self.eval()
+        order = np.argsort(lengths_N, kind="stable")
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch].tolist()
+            self.items.set_encoded(rows, self.encode_items(rows))
+        self.items.set_encoded([self.items.size], self.encode_items([self.items.size]))
+        self.train(training)
+
+    @torch.inference_mode()
+    def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """Item vectors [F, D] of titles that are not in the catalog.
+
+        Raises:
+            CannotReadText: the model reads ids only.
+            ValueError: its item tower has no vector for an item it was not trained on.
+        """
+        items = self.read_titles(titles)
+        if self._item_prompts is not None:
+            found_FD = self.encode_items(items)
+        else:
+            vectors = [item.text_vector for item in items if item.text_vector is not None]
+            if len(vectors) < len(items):
+                raise ValueError(f"history.form={self.spec.history.form!r} reads free titles as tokens, not as vectors")
+            found_FD = self.items.finish(self.items.cold_table(torch.from_numpy(np.stack(vectors)).to(self.device)))
+        vectors_FD: NDArray[np.float32] = found_FD.float().cpu().numpy()
+        return vectors_FD
+
     def _embed(self, batch: Batch) -> Tensor:
         """Input vectors [B, T, H]: token embeddings, and mapped title and id vectors where the prompt has slots."""
         kinds, values = batch.kinds_BT, batch.values_BT
@@ -249,6 +338,8 @@ class UserEncoder(nn.Module):
             words = cast(Any, self.backbone).get_input_embeddings()
             out_BTH = words(torch.where(kinds == TOKEN, values, 0))
             out_BTH = out_BTH * (kinds == TOKEN)[..., None]
+        if out_BTH is not None and self.spec.history.form == "text":
+            return drop(out_BTH, *self._slot_dropout)
         slots = kinds > TOKEN
         vectors_SH = drop(self.slot_vectors(kinds[slots], values[slots], batch.free_FC), *self._slot_dropout)
         if out_BTH is None:

@@ -79,6 +79,13 @@ class EncoderForward(nn.Module):
     @classmethod
     def of(cls, encoder: UserEncoder) -> tuple[EncoderForward | None, str]:
         """The fast form, or None and why there is none."""
+        if not encoder.capabilities.packed:
+            spec = encoder.spec
+            return None, (
+                f"it reads causal histories whose last position is pooled, with adapters merged; this is attention "
+                f"{spec.backbone.attention!r}, pooling {spec.pooling.kind!r}, history {spec.history.form!r}, adapter "
+                f"{spec.adapter.kind!r}"
+            )
         stack = layers_of(encoder.backbone)
         if stack is None:
             return None, f"the layers of {type(encoder.backbone).__name__} are not known to it"

@@ -39,9 +39,14 @@ class PrefixCache:
     Args:
         fast: the forward of the encoder.
         limit: bytes that are kept at most.
+
+    Raises:
+        ValueError: the states of a history depend on more than its own positions up to there.
     """
 
     def __init__(self, fast: EncoderForward, limit: int) -> None:
+        if not fast.encoder.capabilities.prefix_reuse:
+            raise ValueError("states of this encoder hold for one history only (capabilities.prefix_reuse is off)")
         self._fast, self._limit = fast, limit
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
         self._lock = threading.Lock()

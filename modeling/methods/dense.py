@@ -39,16 +39,17 @@ from modeling.artifact.sizes import check_sizes
 from modeling.artifact.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.artifact.tensor_files import save_arrays, save_pretrained, save_tensors
 from modeling.artifact.verified import Files, Folder, files_of
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.backbone.loading import load_backbone
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, state_of
+from modeling.encoder.capabilities import capabilities_of
 from modeling.encoder.item_tower import Whitening
 from modeling.encoder.prompt import TitleTokens
 from modeling.encoder.title_check import read_map
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.int8_linear import Precision, dtype_of, quantise
 from modeling.inference.prepacked_linear import prepack
-from modeling.spec import Capabilities, ModelSpec
+from modeling.spec import ModelSpec
 
 __all__ = [
     "Artifact",
@@ -124,7 +125,8 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
     with torch.inference_mode():
         vectors: NDArray[np.float32] = encoder.items.eval().vectors().float().cpu().numpy()
     save_arrays({"vectors": vectors}, folder / "item_vectors.safetensors")
-    if spec.adapter.kind == "lora":
+    adapter = adapter_of(spec.adapter.kind)
+    if adapter.has_weights:
         adapter.save(encoder.backbone, folder / "adapter", source=neutral(spec.backbone.source))
     return vectors
 
@@ -136,7 +138,7 @@ def _write_backbone(model: Model, folder: Path) -> None:
         (folder / "backbone").mkdir()
         save_tensors(state_of(backbone), folder / "backbone" / "model.safetensors")
     elif stores_backbone(spec, model.sources):
-        body: Any = adapter.bare(backbone) if spec.adapter.kind == "lora" else backbone
+        body: Any = adapter_of(spec.adapter.kind).bare(backbone)
         save_pretrained(body, folder / "backbone")
         _copy_tokenizer(model.sources.tokenizer or model.sources.backbone, spec.backbone.source, folder / "backbone")
     text = model.sources.text_backbone or local_folder(spec.items.text_source)
@@ -149,12 +151,16 @@ def _write_backbone(model: Model, folder: Path) -> None:
 def stores_backbone(spec: ModelSpec, sources: Sources) -> bool:
     """Whether an artifact of this model must carry its backbone's weights."""
     named = sources.backbone is None and local_folder(spec.backbone.source) is None
-    return spec.adapter.kind == "full" or spec.backbone.random_weights or not named
+    return adapter_of(spec.adapter.kind).tunes_backbone or spec.backbone.random_weights or not named
 
 
 def stored_backbone_reads_titles(spec: ModelSpec) -> bool:
     """Whether the weights in ``backbone/`` are those that read the titles: neither tuned, drawn nor cut."""
-    return spec.adapter.kind != "full" and not spec.backbone.random_weights and spec.backbone.layers is None
+    return (
+        not adapter_of(spec.adapter.kind).tunes_backbone
+        and not spec.backbone.random_weights
+        and spec.backbone.layers is None
+    )
 
 
 def _copy_tokenizer(folder: Folder | None, source: str, target: Path) -> None:
@@ -217,7 +223,7 @@ def write_manifest(folder: Path, model: Model, **facts: Any) -> Manifest:
         text_dim=model.text.vectors_NC.shape[1] if model.text else 0,
         normalize=model.spec.items.normalize,
         temperature=float(torch.exp(-model.encoder.log_scale.detach())),
-        capabilities=Capabilities.of(model.spec),
+        capabilities=capabilities_of(model.spec),
         files={},
         **facts,
     )
@@ -313,7 +319,7 @@ def _rebuild(files: Files, manifest: Manifest, dtype: torch.dtype, given: Source
             log.warning(SCRAMBLED.format(name=files.name, folder=files.folder))
         text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD))
         _expect("parts/text.safetensors", "vectors", text.vectors_NC.shape, (manifest.catalog_size, manifest.text_dim))
-    if spec.history.form == "titles":
+    if spec.history.reads_tokens:
         arrays = files.arrays("title_tokens.safetensors")
         titles = TitleTokens(arrays["offsets"], arrays["tokens"])
         _expect("title_tokens.safetensors", "offsets", titles.offsets.shape, (manifest.catalog_size + 1,))

@@ -65,7 +65,8 @@ class DenseRecommender(BaseRecommender):
             enough=self._positions,
         )
         self._cores = shares(settings.lanes, settings.threads, settings.device)
-        self.states = PrefixCache(fast, settings.reuse_mib << 20) if fast and settings.reuse_mib else None
+        reused = fast is not None and settings.reuse_mib and fast.encoder.capabilities.prefix_reuse
+        self.states = PrefixCache(fast, settings.reuse_mib << 20) if fast and reused else None
         self.engine = Engine(
             parts.encoder.encode if self.states is None else self._encode,
             self.search,

@@ -121,9 +121,7 @@ async def test_rewrite_gives_an_artifact_an_index_of_any_kind(artifact: Path, ki
     manifest = read_manifest(out)
     check_files(out, manifest)
     assert open_index(out / "index").spec.kind == kind == manifest.recipe_data["index"]["kind"]
-    assert manifest.files["golden.json"] == read_manifest(artifact).files["golden.json"], (
-        "exact lists"
-    )
+    assert manifest.files["golden.json"] == read_manifest(artifact).files["golden.json"], "exact lists"
     parts = open_artifact(out, "cpu")
     assert isinstance(parts, LoadedArtifact)
     assert len((await serve(parts, [np.array([1, 2, 3])]))[0]) == 10

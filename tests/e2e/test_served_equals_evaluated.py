@@ -45,6 +45,7 @@ OF_P5 = [
     [
         ("sasrec", [*SMALL, "backbone.width=32"]),
         ("anyo", SMALL),
+        ("contriever", [*SMALL, "backbone.layers=1", "history.title_tokens=6"]),
         ("genre", OF_GENRE),
         ("tiger", OF_TIGER),
         ("tiger", WITH_ENCODER),
@@ -53,7 +54,7 @@ OF_P5 = [
 )
 def test_train_evaluate_serve(recipe: str, settings: list[str], tmp_path: Path) -> None:
     data, artifact, top = write_dataset(tmp_path / "ring", users=80), tmp_path / "model", tmp_path / "top.jsonl"
-    backbone = ["--backbone", "minilm"] if recipe == "anyo" else []
+    backbone = ["--backbone", "minilm"] if recipe in ("anyo", "contriever") else []
     chosen = [part for setting in settings for part in ("--set", setting)]
     _run(
         *("-m", "training", "train", recipe, "--data", str(data), "--out", str(artifact), *backbone, *chosen),

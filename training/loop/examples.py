@@ -11,7 +11,7 @@ own, with all the history it may have.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +69,17 @@ def windows_of(
     return [Window(rows[start : stop + 1], user, start) for start, stop in itertools.pairwise(edges)]
 
 
+def target_shares(sequences: Sequence[NDArray[Any]], size: int, per_user: int | None = None) -> NDArray[np.float64]:
+    """How often each of ``size`` items is a target in an epoch on average, as a share of all targets, [N]."""
+    shares_N: NDArray[np.float64] = np.zeros(size)
+    for rows in sequences:
+        targets = np.asarray(rows, np.int64)[1:]
+        kept = 1.0 if per_user is None else min(1.0, per_user / max(1, len(targets)))
+        np.add.at(shares_N, targets, kept)
+    shares_N /= max(float(shares_N.sum()), 1.0)
+    return shares_N
+
+
 class EpochWindows(Dataset[Window]):
     """All windows of one epoch; ``set_epoch`` cuts them anew, the same for the same seed and epoch.
 
@@ -77,10 +88,20 @@ class EpochWindows(Dataset[Window]):
         limit: most inputs of a window.
         seed: of the cuts.
         last_only: one target a window (`prefixes_of`), the same windows in every epoch.
+        per_user: at most so many of a user's windows, drawn anew in every epoch; None: all. With ``last_only`` only.
     """
 
-    def __init__(self, sequences: Sequence[NDArray[Any]], *, limit: int, seed: int, last_only: bool = False) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[NDArray[Any]],
+        *,
+        limit: int,
+        seed: int,
+        last_only: bool = False,
+        per_user: int | None = None,
+    ) -> None:
         self._sequences = sequences
+        self._per_user = per_user
         self._limit = limit
         self._seed = seed
         self._last_only = last_only
@@ -90,19 +111,23 @@ class EpochWindows(Dataset[Window]):
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the windows of ``epoch``."""
-        if epoch == self._epoch or (self._last_only and self.windows):
+        if epoch == self._epoch or (self._last_only and self._per_user is None and self.windows):
             return
         self._epoch = epoch
         rng, limit = np.random.default_rng([self._seed, epoch, 1]), self._limit
-        cut = [
-            window
-            for user, rows in enumerate(self._sequences)
-            for window in (prefixes_of(rows, limit, user) if self._last_only else windows_of(rows, limit, rng, user))
-        ]
+        cut = [window for user, rows in enumerate(self._sequences) for window in self._cut(rows, limit, user, rng)]
         draws = np.random.default_rng([self._seed, epoch, 5]).integers(2**62, size=len(cut)).tolist()
         self.windows = [replace(window, draw=draw) for window, draw in zip(cut, draws, strict=True)]
         if not self.windows:
             raise DataError("nothing to train on: no user has two items or more in the training part of the split")
+
+    def _cut(self, rows: NDArray[Any], limit: int, user: int, rng: np.random.Generator) -> list[Window]:
+        if not self._last_only:
+            return windows_of(rows, limit, rng, user)
+        found = prefixes_of(rows, limit, user)
+        if self._per_user is None or len(found) <= self._per_user:
+            return found
+        return [found[place] for place in np.sort(rng.choice(len(found), self._per_user, replace=False))]
 
     def batches(self, positions: int) -> int:
         """Global batches of about ``positions`` targets that make one epoch: the same number in every epoch."""
@@ -181,8 +206,8 @@ def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Prompts with a target at each boundary. ``P`` boundaries, flattened over the batch; ``recent_PR`` are the rows of
-    the newest items read there, newest first, -1 where there are fewer."""
+    """Prompts with a target at each boundary, or at the last alone. ``P`` boundaries, flattened over the batch;
+    ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer."""
 
     prompts: Batch
     users_P: torch.Tensor
@@ -196,16 +221,28 @@ class TrainingBatch:
         return len(self.targets_P)
 
 
-def collate(encoder: UserEncoder, windows: Sequence[Window]) -> TrainingBatch:
-    """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them."""
-    prompts = [encoder.prepare(window.rows[:-1].tolist()) for window in windows]
+def collate(
+    encoder: UserEncoder, windows: Sequence[Window], condition: Callable[[Window], NDArray[np.float32]] | None = None
+) -> TrainingBatch:
+    """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them.
+
+    Args:
+        encoder: prepares prompts.
+        windows: of a batch.
+        condition: what a gated adapter reads beside a window; it must not know the window's targets.
+    """
+    prompts = [
+        encoder.prepare(window.rows[:-1].tolist(), None if condition is None else condition(window))
+        for window in windows
+    ]
     users, boundaries, recent, targets = [], [], [], []
     steps_R = np.arange(encoder.recent_items)
     for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-        kept = len(prompt.boundaries_M)
+        held = len(prompt.boundaries_M)
+        kept = 1 if window.last_only else held
         users.append(np.full(kept, number))
-        boundaries.append(prompt.boundaries_M)
-        read, places_PR = window.rows[-1 - kept : -1], np.arange(kept)[:, None] - steps_R
+        boundaries.append(prompt.boundaries_M[-kept:])
+        read, places_PR = window.rows[-1 - held : -1], np.arange(held)[-kept:, None] - steps_R
         recent.append(np.where(places_PR >= 0, read[places_PR.clip(min=0)], -1))
         targets.append(window.rows[-kept:])
     as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]

@@ -21,7 +21,7 @@ from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import question_values
 from training.loop.budget import minutes_left, timed
 from training.loop.ema import WeightAverage
-from training.loop.examples import EpochWindows
+from training.loop.examples import EpochWindows, target_shares
 from training.loop.fused_rms_norm import fused_rms_norms
 from training.loop.module import RetrievalModule, TrainedModule
 from training.loop.progress import TrainingProgress, say_progress
@@ -97,7 +97,7 @@ def fit(
     model = build_model(
         recipe.model_spec(),
         catalog_size=split.dataset.n_items,
-        titles=split.dataset.titles if recipe.history.form == "titles" else None,
+        titles=split.dataset.titles if recipe.history.reads_tokens else None,
         text=text,
         sources=sources,
     )
@@ -107,6 +107,9 @@ def fit(
         model.encoder,
         recipe.objective,
         popularity_N=split.popularity(options.fitted_on),
+        shares_N=target_shares(
+            split.train_rows(options.fitted_on), split.dataset.n_items, recipe.optimizer.user_windows
+        ),
         anchor_ND=options.anchor_ND,
     )
     targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
@@ -132,7 +135,11 @@ def train_module(
 ) -> Trained:
     """Train a module on the windows of a split; ``evaluate_now`` gives the figures that select the best epoch."""
     windows = EpochWindows(
-        split.train_rows(options.fitted_on), limit=recipe.history.limit, seed=options.seed, last_only=module.last_only
+        split.train_rows(options.fitted_on),
+        limit=recipe.history.limit,
+        seed=options.seed,
+        last_only=module.last_only,
+        per_user=recipe.optimizer.user_windows,
     )
     resume = last_complete_checkpoint(options.work)
     budget = TimeBudget(_minutes(options), resumed_from=resume)

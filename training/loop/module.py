@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +15,8 @@ from modeling.backbone.hidden_dropout import NoDropout, drop_hidden
 from modeling.encoder.user_encoder import UserEncoder
 from training.loop.examples import TrainingBatch, Window, collate
 from training.objectives.anchor import anchor_loss, anchor_weight
-from training.objectives.softmax import full_softmax, sampled_softmax
-from training.recipes.base import ObjectiveSpec, RecipeError
+from training.objectives.base import Candidates, ObjectiveSpec, objective_class
+from training.recipes.base import RecipeError
 
 LARGEST_SCALE = 100.0
 """The learned scale is kept below this: a sharper softmax over cosines only overfits."""
@@ -71,15 +71,15 @@ class RetrievalModule(TrainedModule):
 
     Args:
         encoder: what is trained.
-        objective: full or sampled softmax, and the pull.
+        objective: the loss, and the pull.
         popularity_N: training interactions per item.
+        shares_N: how often each item is a target, as a share of all targets; None: as popularity says.
         anchor_ND: the id model's table, for the pull.
+        condition: what a gated adapter reads beside a window.
     """
 
-    log_draws_N: Tensor
     anchor_ND: Tensor
-    chosen_C: Tensor
-    places_N: Tensor
+    chosen_N: Tensor
 
     def __init__(
         self,
@@ -87,17 +87,19 @@ class RetrievalModule(TrainedModule):
         objective: ObjectiveSpec,
         *,
         popularity_N: NDArray[np.int64],
+        shares_N: NDArray[np.float64] | None = None,
         anchor_ND: NDArray[np.float32] | None = None,
+        condition: Callable[[Window], NDArray[np.float32]] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.objective = objective
-        candidates_N = popularity_N > 0 if encoder.items.text_map is not None else np.ones(len(popularity_N), bool)
-        self.register_buffer("chosen_C", torch.from_numpy(np.flatnonzero(candidates_N)), False)
-        self.register_buffer("places_N", torch.from_numpy(np.cumsum(candidates_N) - 1), False)
-        draws_N = candidates_N * (popularity_N.astype(np.float64) + 1.0) ** objective.popularity_power
-        draws_N *= objective.negatives / draws_N.sum()
-        self.register_buffer("log_draws_N", torch.from_numpy(draws_N).log().float(), False)
+        self._condition = condition
+        chosen_N = popularity_N > 0 if encoder.items.text_map is not None else np.ones(len(popularity_N), bool)
+        self.register_buffer("chosen_N", torch.from_numpy(chosen_N), False)
+        if shares_N is None:
+            shares_N = popularity_N / max(1, popularity_N.sum())
+        self.loss = objective_class(objective.kind)(objective, Candidates(popularity_N, chosen_N, shares_N))
         self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
         backbone = encoder.spec.backbone
         try:  # our own transformer drops by itself
@@ -112,7 +114,12 @@ class RetrievalModule(TrainedModule):
 
     def collate(self, windows: Sequence[Window]) -> TrainingBatch:
         """Windows to one padded batch of prompts."""
-        return collate(self.encoder, windows)
+        return collate(self.encoder, windows, self._condition)
+
+    @property
+    def last_only(self) -> bool:
+        """Whether a state is that of a whole history only."""
+        return not self.encoder.capabilities.every_boundary
 
     @property
     def item_lengths_N(self) -> NDArray[np.int64] | None:
@@ -121,11 +128,13 @@ class RetrievalModule(TrainedModule):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Give items that are left out of the loss the id vector of UNKNOWN, as it is now."""
+        """Bring what is not trained itself up to the weights as they are now: items that are left out of the loss have
+        the id vector of UNKNOWN, and items that are encoded from titles are encoded."""
+        if self.encoder.spec.items.tower == "encoder":
+            self.encoder.refresh_items()
+            return
         table = self.encoder.items.ids.weight
-        left_out_N = torch.ones(len(table), dtype=torch.bool, device=table.device)
-        left_out_N[self.chosen_C] = False
-        table[left_out_N] = table[-1].clone()
+        table[:-1][~self.chosen_N] = table[-1].clone()
 
     def pretrained(self, name: str) -> bool:
         """The backbone and its adapter; our own small transformer is trained from scratch."""
@@ -134,23 +143,33 @@ class RetrievalModule(TrainedModule):
     def forward(self, batch: TrainingBatch, progress: float = 0.0) -> Tensor:
         """Summed loss over the batch's targets; ``progress`` in [0, 1] moves the pull's weight."""
         encoder, device = self.encoder, self.encoder.device
-        table_ND = encoder.items.table()
-        states_BTH = encoder.hidden(batch.prompts)
-        states_PH = states_BTH[batch.users_P.to(device), batch.boundaries_P.to(device)]
-        users_PD = encoder.project(states_PH, batch.recent_PR.to(device), table_ND)
-        items_ND = encoder.items.finish(table_ND[: encoder.items.size]).float()
+        items = _Items(encoder)
+        spans = batch.prompts.spans
+        if not self.last_only:
+            spans = spans.at(batch.users_P.to(device), batch.boundaries_P.to(device))
+        states_PH = encoder.pooling(encoder.hidden(batch.prompts), spans)
+        users_PD = encoder.project(states_PH, batch.recent_PR.to(device), items.table_ND)
         scaled_PD = users_PD * encoder.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-        loss = self._softmax(scaled_PD, items_ND, batch.targets_P.to(device))
+        loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device))
         weight = anchor_weight(self.objective.pull, progress, self.objective.pull_share)
         if weight and self.anchor_ND is not None:
             pulled = anchor_loss(encoder.items.ids.weight[: encoder.items.size], self.anchor_ND)
             loss = loss + weight * pulled * len(batch.targets_P) * encoder.spec.items.dim
         return loss
 
-    def _softmax(self, users_PD: Tensor, items_ND: Tensor, targets_P: Tensor) -> Tensor:
-        if self.objective.kind == "full":
-            if len(self.chosen_C) < len(items_ND):
-                items_ND, targets_P = items_ND[self.chosen_C], self.places_N[targets_P]
-            return full_softmax(users_PD, items_ND, targets_P, label_smoothing=self.objective.label_smoothing)
-        negatives_K = torch.multinomial(self.log_draws_N.exp(), self.objective.negatives, replacement=True)
-        return sampled_softmax(users_PD, items_ND, targets_P, negatives_K, self.log_draws_N)
+
+class _Items:
+    """Vectors of the items of one step; see `training.objectives.base.ItemVectors`."""
+
+    def __init__(self, encoder: UserEncoder) -> None:
+        self._encoder = encoder
+        self.table_ND = encoder.items.table()
+
+    def all(self) -> Tensor:
+        items = self._encoder.items
+        return items.finish(self.table_ND[: items.size]).float()
+
+    def of(self, rows_R: Tensor) -> Tensor:
+        if self._encoder.spec.items.tower == "encoder":
+            return self._encoder.encode_items(rows_R.tolist()).float()
+        return self._encoder.items.finish(self.table_ND[rows_R]).float()

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import set_seed
 
 from index.trie import TokenTrie
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.backbone.loading import TextTokenizer, load_backbone, position_limit
 from modeling.generation.api import GenerationSettings
 from modeling.generation.base import ItemGenerator, ItemIdentifiers
@@ -93,6 +93,7 @@ def fit_generative(
     else:
         build = _Trie(recipe, named, names, split.dataset.user_ids)
     trained_whole = recipe.backbone.own or recipe.adapter.kind == "full"
+    adapter = adapter_of(recipe.adapter.kind)
     adapted = named.model.requires_grad_(True) if trained_whole else adapter.attach(named.model, recipe.adapter)
     module = build.module(adapted, recipe.history.dropout, recipe.backbone.dropout if recipe.backbone.own else 0.0)
     if isinstance(module, NextTokenModule):

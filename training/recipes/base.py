@@ -10,28 +10,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from index.kinds.flat import FlatSpec
 from index.spec import AnyIndexSpec, changed
+from modeling.backbone.adapters import adapter_of
 from modeling.methods.p5_prompts import Family
 from modeling.spec import ModelSpec, Section, VectorPosition
 from training.effects import EFFECTS
+from training.objectives.base import ObjectiveSpec as ObjectiveSpec
+from training.objectives.base import objective_class
 
 
 class RecipeError(ValueError):
     """A recipe or one of its settings does not exist, or has a value that is not allowed."""
-
-
-class ObjectiveSpec(Section):
-    """The loss at every item boundary.
-
-    ``full``: softmax over all items. ``sampled``: over the target and ``negatives`` draws from the training
-    popularity raised to ``popularity_power``, corrected by their log probability (logQ).
-    """
-
-    kind: Literal["full", "sampled"] = "full"
-    negatives: int = Field(512, ge=1)
-    popularity_power: float = Field(1.0, ge=0, le=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    pull: float = Field(0.0, ge=0, description="start weight of the pull of the id table towards the id model's")
-    pull_share: float = Field(0.5, gt=0, le=1, description="share of the training after which the pull is zero")
 
 
 class OptimizerSpec(Section):
@@ -46,6 +34,10 @@ class OptimizerSpec(Section):
     patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
     positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    user_windows: int | None = Field(
+        None, ge=1, description="most targets of a user in an epoch, drawn anew in each; None: all. Only where every "
+        "target needs a pass of its own",
+    )  # fmt: skip
     average_epochs: float = Field(
         0.0, ge=0, description="length of the running average of the weights, in epochs; 0 keeps the plain weights"
     )
@@ -150,6 +142,16 @@ class Recipe(ModelSpec):
     def _pull_needs_an_anchor(self) -> Recipe:
         if self.objective.pull and self.requires is None:
             raise ValueError("objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_known(self) -> Recipe:
+        adapter_of(self.adapter.kind)
+        if self.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
+            raise ValueError(
+                f"objective.kind={self.objective.kind!r} compares with the vectors of all items, which "
+                "items.tower='encoder' would have to encode for every batch: 'in_batch' is allowed"
+            )
         return self
 
     @model_validator(mode="after")

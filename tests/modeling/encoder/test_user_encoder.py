@@ -150,7 +150,7 @@ def test_only_what_the_recipe_trains_gets_a_gradient(kind: str, small_model: Bui
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_merged_one_the_same(small_model: Build) -> None:
-    from modeling.backbone import adapter
+    from modeling.backbone.adapters import adapter_of
 
     plain = small_model("titles", adapter=AdapterSpec(kind="none")).encoder
     model = small_model("titles")
@@ -166,7 +166,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_merged_one_the_same(small_model: 
                 parameter.normal_(std=0.2)
     trained = encoder.encode(prompts)
     assert np.abs(trained - plain.encode(prompts)).max() > 1e-3
-    encoder.backbone = adapter.merge(encoder.backbone)
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone)
     np.testing.assert_allclose(encoder.encode(prompts), trained, atol=1e-4)
 
 

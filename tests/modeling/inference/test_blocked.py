@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.encoder.build import Model
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference import prepacked_linear as blocked
@@ -144,7 +144,7 @@ def test_without_such_products_maps_stay_and_compute_the_same(
         torch.testing.assert_close(each.float(), expected, rtol=4 * ROUNDING, atol=4 * ROUNDING)
     encoder = small_model("titles", architecture).encoder
     expected_BD = encode(encoder, HISTORIES)
-    encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
     assert prepack(encoder.backbone) == 0 and compile_encoder(encoder) == ""
     assert_same_direction(encode(encoder, HISTORIES), expected_BD)
@@ -158,7 +158,7 @@ def test_an_encoder_gives_its_maps_few_numbers_of_positions(
     """Whatever the lengths of histories; and its vectors stay those of the plain forward in fp32."""
     encoder = small_model("titles", architecture).encoder
     expected_BD = encode(encoder, HISTORIES)
-    encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
     assert prepack(encoder.backbone) > 0 and compile_encoder(encoder) == ""
     met = products_met(monkeypatch)
@@ -177,7 +177,7 @@ def test_no_history_brings_a_product_that_was_not_met_before(
 ) -> None:
     """A product is prepared for its map, its number of positions and what follows it, which takes as long as itself."""
     encoder = small_model("titles", architecture).encoder
-    encoder.backbone = adapter.merge(encoder.backbone).to(torch.bfloat16)
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone).to(torch.bfloat16)
     encoder.items.freeze()
     assert prepack(encoder.backbone) > 0 and compile_encoder(encoder) == ""
     met = products_met(monkeypatch)

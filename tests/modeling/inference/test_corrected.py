@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.inference.shared_base_weights import SharedBaseLinear, correct
 from modeling.spec import AdapterSpec
 
@@ -27,12 +27,12 @@ def backbone(seed: int = 0) -> Any:
 
 def tuned(base: nn.Module, seed: int, rank: int = 4) -> Any:
     """With an adapter of its own, merged."""
-    adapted = adapter.attach(copy.deepcopy(base), AdapterSpec(kind="lora", rank=rank, alpha=8, dropout=0.0))
+    adapted = adapter_of("lora").attach(copy.deepcopy(base), AdapterSpec(kind="lora", rank=rank, alpha=8, dropout=0.0))
     torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    return adapter.merge(adapted).eval().requires_grad_(False)
+    return adapter_of("lora").merge(adapted).eval().requires_grad_(False)
 
 
 def states(model: Any) -> Tensor:

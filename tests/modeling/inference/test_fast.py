@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import modeling.inference.encoder_forward
 import modeling.inference.layers
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.encoder.build import Model, build_model
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import UserEncoder
@@ -39,7 +39,7 @@ def plain(encoder: UserEncoder, histories: Sequence[Sequence[int | FreeItem]]) -
 
 def served(encoder: UserEncoder) -> UserEncoder:
     """As an artifact is loaded: adapter merged, item vectors final."""
-    encoder.backbone = adapter.merge(encoder.backbone)
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone)
     encoder.items.freeze()
     return encoder
 

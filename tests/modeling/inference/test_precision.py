@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.encoder.build import Model
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.encoder_forward import compile_encoder
@@ -33,7 +33,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def rounded(model: Model) -> UserEncoder:
     """An encoder as an artifact is loaded in int8, and sped up."""
     encoder = model.encoder
-    encoder.backbone = adapter.merge(encoder.backbone)
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone)
     encoder.items.freeze()
     quantise(encoder.backbone)
     compile_encoder(encoder)

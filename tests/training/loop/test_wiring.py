@@ -200,7 +200,7 @@ def test_the_sampled_softmax_of_a_run_is_corrected_for_how_it_drew(ring: Dataset
     batch = module.collate(EpochWindows(split.train_rows(), limit=50, seed=0).windows)
     loss = module(batch).item() / len(batch.targets_P)
     assert loss == pytest.approx(math.log(ring.n_items), abs=0.05)
-    popular = np.bincount(module.log_draws_N.exp().multinomial(4000, True).numpy(), minlength=ring.n_items)
+    popular = np.bincount(module.loss.log_draws_N.exp().multinomial(4000, True).numpy(), minlength=ring.n_items)
     expected = (split.popularity() + 1) / (split.popularity() + 1).sum()
     assert np.abs(popular / 4000 - expected).max() < 0.02
 

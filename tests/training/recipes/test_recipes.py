@@ -37,7 +37,7 @@ def test_settings_change_one_field() -> None:
         ("anyo", ["history"], "not of the form slot.field=value"),
         ("anyo", ["hist.form=titles"], "no slot 'hist'; slots are history"),
         ("anyo", ["history.shape=titles"], "slot 'history' has no field 'shape'; it has form"),
-        ("anyo", ["history.form=titels"], r"history\.form.*'ids', 'titles', 'compressed' or 'codes'.*titels"),
+        ("anyo", ["history.form=titels"], r"history\.form.*'ids', 'titles', 'compressed', 'text' or 'codes'.*titels"),
         ("genre", ["objective.kind=sampled"], r"objective\.kind has no effect on this recipe"),
         ("genre", ["history.instruction=Read"], r"history\.instruction has no effect"),
         ("genre", ["codes.size=9"], r"codes\.size has no effect"),
