@@ -6,12 +6,13 @@ line.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from index.border import TRACE
@@ -26,6 +27,7 @@ LISTS = ("artifacts", "api_keys", "admin_keys", "allowed_hosts", "cors_origins")
 Host = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:]{2,45})$")]
 KeyHash = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,64}:)?[0-9a-f]{64}$")]
 Origin = Annotated[str, AfterValidator(check_origin)]
+EMPTY_KEY = hashlib.sha256(b"").hexdigest()
 
 
 def _entries(name: str, text: str) -> tuple[str, ...]:
@@ -193,7 +195,7 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="cpu",
-        pattern=r"^(cpu|cuda(:\d+)?)$",
+        pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$",
         description="Where the model runs: cpu, cuda or cuda:1; a device that is not there stops the start.",
     )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
@@ -453,9 +455,13 @@ class Settings(BaseSettings):
     @classmethod
     def _known_and_split(cls, given: Any) -> Any:
         known = {PREFIX + name.upper() for name in cls.model_fields} | {TRACE} | file_variables(PREFIX)
-        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        ours = sorted(name for name in os.environ if name.upper().startswith(PREFIX))
+        unknown = [name for name in ours if name.upper() not in known]
         if unknown:
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        twice = [name for name in ours if sum(other.upper() == name.upper() for other in ours) > 1]
+        if twice:
+            raise ValueError(f"{' and '.join(twice)} are one setting; set one of them")
         for name, text in read_setting_files(PREFIX, os.environ).items() if isinstance(given, dict) else ():
             if not given.get(name):  # what the command line says goes first
                 given[name] = text
@@ -464,8 +470,35 @@ class Settings(BaseSettings):
                 given[name] = _entries(name, given[name])
         return given
 
+    @field_validator("artifacts_root", "feedback_log", mode="before")
+    @classmethod
+    def _named(cls, path: Any) -> Any:
+        """A path, or None for an empty one, which would otherwise mean the working folder."""
+        text = str(path or "")
+        if text != text.strip() or not text.isprintable():
+            raise ValueError("it begins or ends with a blank, or holds a control character")
+        return path or None
+
+    @field_validator("artifacts_root")
+    @classmethod
+    def _is_there(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError("there is no such folder")
+        return folder
+
+    @field_validator("api_keys", "admin_keys")
+    @classmethod
+    def _of_no_empty_key(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        """Hashing a variable that is not set gives this hash, and everybody has that key."""
+        if any(entry.endswith(EMPTY_KEY) for entry in entries):
+            raise ValueError("the hash of an empty key")
+        return entries
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        both = {entry[-64:] for entry in self.api_keys} & {entry[-64:] for entry in self.admin_keys}
+        if both:
+            raise ValueError("one key stands in both api_keys and admin_keys; an admin key opens nothing else")
         if self.max_queued_tokens < self.max_batch_tokens:
             raise ValueError(
                 f"max_queued_tokens ({self.max_queued_tokens}) is less than max_batch_tokens "
@@ -527,6 +560,8 @@ def _sentence(mistake: Any) -> str:
         return f"setting {name} ({PREFIX}{name.upper()}): {message}"
     if name in ("api_keys", "admin_keys"):
         # Whoever put the key itself here must not find it in a log.
+        if mistake["type"] == "value_error":
+            return f"setting {name} ({PREFIX}{name.upper()}): it holds {message}; `python -m service key` makes a key"
         return (
             f"setting {name} ({PREFIX}{name.upper()}): an entry is not NAME:HASH or HASH, where HASH is 64 lower-case "
             "hexadecimal digits; `python -m service key` prints one"

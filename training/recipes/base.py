@@ -186,8 +186,12 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         RecipeError: no such slot or field, a value that is not allowed, or a setting that nothing reads.
     """
     data = recipe.model_dump()
+    seen: set[str] = set()
     for setting in settings:
         path, sign, text = setting.partition("=")
+        if path in seen:
+            raise RecipeError(f"setting {path} is given more than once; give it once")
+        seen.add(path)
         slot, _, field = path.partition(".")
         if not sign:
             raise RecipeError(f"setting {setting!r} is not of the form slot.field=value")
@@ -221,5 +225,5 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None if text in ("None", "") else text
