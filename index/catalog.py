@@ -78,7 +78,7 @@ class Catalog:
         except (KeyError, TypeError):  # unknown; not even a text
             return None
 
-    @property
+    @cached_property
     def known_categories(self) -> tuple[str, ...]:
         """Every category some item has, in alphabetical order."""
         return tuple(sorted(self._rows_of_category))
@@ -91,7 +91,7 @@ class Catalog:
         """
         if limit < 0 or offset < 0:
             raise ValueError(f"limit is {limit} and offset {offset}; both are 0 or more")
-        words = query.casefold().split()
+        words = tuple(dict.fromkeys(query.casefold().split()))
         if not words:
             return [int(row) for row in self._by_popularity[offset : offset + limit]]
         matches: list[int] = []
@@ -113,7 +113,10 @@ class Catalog:
     def in_categories(self, categories: Iterable[str]) -> RowArray:
         """Rows, ascending, of items in at least one of `categories` (exact names), as `allowed` takes."""
         found = [self._rows_of_category[name] for name in categories if name in self._rows_of_category]
-        return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+        mask_N = np.zeros(len(self), dtype=bool)  # a fraction of the time that sorting takes
+        for rows in found:
+            mask_N[rows] = True
+        return np.flatnonzero(mask_N) if found else np.empty(0, dtype=np.int64)
 
     def write(self, path: Path | str) -> None:
         """Write a parquet file that any reader opens; `Catalog.read` gives back an equal catalog."""

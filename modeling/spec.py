@@ -19,7 +19,7 @@ VectorPosition = Literal["after", "before"]
 class Section(BaseModel):
     """One slot of a recipe: immutable, and a misspelt field is an error rather than a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class HistorySpec(Section):

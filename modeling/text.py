@@ -7,11 +7,16 @@ brings along.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _INVISIBLE = dict.fromkeys(
     [
         0x00AD,  # soft hyphen
+        0x034F,  # joins combining marks, in sorting only
+        *range(0x17B4, 0x17B6),
+        *range(0x1BCA0, 0x1BCA4),
+        *range(0x1D173, 0x1D17B),
         0x061C,  # directions of writing, as the three ranges after it
         *range(0x200E, 0x2010),
         *range(0x202A, 0x202F),
@@ -23,6 +28,10 @@ _INVISIBLE = dict.fromkeys(
         *range(0xFFF9, 0xFFFC),
     ]
 )
+_BLANK = dict.fromkeys([0x2800, 0x3164, 0xFFA0], " ")
+"""Letters that are drawn as white space: Hangul fillers, a pattern of Braille without a dot."""
+_IDLE_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]+")
+"""Tags make a black flag the flag of a region; behind anything else they are not drawn."""
 _JOINERS = "\u200c\u200d"
 
 
@@ -41,7 +50,7 @@ def plain_text(text: str) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
-    spaced = " ".join(whole.split())
+    spaced = " ".join(_IDLE_TAGS.sub("", whole.translate(_BLANK)).split())
     seen = "".join(each for each in spaced.translate(_INVISIBLE) if unicodedata.category(each) != "Cc")
     composed = unicodedata.normalize("NFC", " ".join(seen.split()))
     if not any(joiner in composed for joiner in _JOINERS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,8 @@ def key(
     """Make a key for the API or for administration, and the hash that goes into the settings."""
     from service.keys import new_key
 
+    if name and not re.fullmatch("[A-Za-z0-9._-]{1,64}", name):
+        raise typer.BadParameter("a name has letters, digits, '.', '_' and '-', at most 64", param_hint="--name")
     secret, digest = new_key()
     entry = f"{name}:{digest}" if name else digest
     if json_output:

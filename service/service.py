@@ -122,6 +122,13 @@ class Service:
         if not self.recommenders:
             raise NotReady(self._not_ready or "no artifact is loaded", retry_after=1)
 
+    def refuse_during_the_start(self) -> None:
+        """Raise NotReady until all artifacts named at the start are loaded: they come one after the other, and another
+        load or unload between two of them would end the start."""
+        self._refuse_before_the_start()
+        if self.loading is not None and not self.loading.done():
+            raise NotReady(self._not_ready or "starting", retry_after=1)
+
     def broken(self) -> str | None:
         """Return what only a restart can mend, or None: the answer of liveness."""
         for recommender in self.recommenders.values():

@@ -125,6 +125,17 @@ def test_a_folder_that_is_not_ours_is_left_alone(key: tuple[str, str, str], targ
     assert tree(place) == before
 
 
+@pytest.mark.parametrize("name", ["a\u000bb", "a\u200bb", "\udcff", "n" * 201, "x/.."])
+@pytest.mark.parametrize("key", [key for key in FOLDERS if key[0] != "index"], ids=" ".join)
+def test_a_name_that_no_artifact_can_have_is_refused_before_the_work(
+    key: tuple[str, str, str], name: str, place: Path
+) -> None:
+    words = [word.format(data="shops/shop", artifact="artifact", out=name) for word in COMMANDS[key].split(" ")]
+    before, result = tree(place), CliRunner().invoke(APPS[key[0]], words)
+    assert result.exit_code in (1, 2) and "cannot be the name of a folder" in result.stderr, result.output
+    assert tree(place) == before
+
+
 @pytest.mark.parametrize("target", [".", "home", "shops/shop/inside"])
 @pytest.mark.parametrize("command", ["train", "reweigh", "withhold"])
 def test_neither_here_nor_home_nor_inside_the_data(command: str, target: str, place: Path) -> None:

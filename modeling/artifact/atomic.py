@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -47,9 +48,9 @@ def replaced_folder(target: Path, kind: Kind = "artifact") -> Iterator[Path]:
 
 def _remove_leftovers(target: Path) -> None:
     """Work folders of writers that no longer live."""
-    for leftover in target.parent.glob(f".{target.name}.writing-*"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         owner = leftover.name.rsplit("-", 1)[-1]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -16,6 +16,8 @@ Kind = Literal["artifact", "data set", "backbone", "export", "new"]
 """What a folder that may be replaced holds; ``new``: nothing at all."""
 
 SHOWN = 3
+LONGEST_NAME = 200
+"""Characters of a folder's name; folders beside it, while it is written, have longer ones."""
 OF_THE_DESKTOP = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that a file manager leaves in any folder it shows."""
 DATA_SET_FILES = {"source.json", "items.jsonl", "interactions.csv.gz"}
@@ -38,6 +40,7 @@ def check_target(target: Path, *, kind: Kind = "artifact", reads: Iterable[Path 
         reads: folders and files that the same command reads: the target is none of them, holds none of them and lies in
             none of them. A text where there is no such file or folder is a name of something, and passed over.
     """
+    check_name(target)
     if os.path.lexists(target) and target.is_symlink():
         raise TargetError(f"{target} is a link to {os.readlink(target)}; name the folder itself")
     place = target.absolute().resolve()
@@ -52,6 +55,16 @@ def check_target(target: Path, *, kind: Kind = "artifact", reads: Iterable[Path 
         _apart(target, place, source)
     if target.is_dir():
         _empty_or_ours(target, kind)
+
+
+def check_name(target: Path) -> None:
+    """Raise `TargetError` for a folder whose name no manifest may hold: it would be refused when all work is done."""
+    name = target.name
+    if name == ".." or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise TargetError(
+            f"{name[:40]!a} cannot be the name of a folder here: at most {LONGEST_NAME} printable characters, and not "
+            "'..', are allowed"
+        )
 
 
 def check_file(target: Path, *, fields: Iterable[str], reads: Iterable[Path | str | None] = ()) -> None:

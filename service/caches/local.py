@@ -44,6 +44,29 @@ class LruCache(Generic[V]):
             self._entries.popitem(last=False)
 
 
+class ArrayCache(LruCache[NDArray[np.int64]]):
+    """At most `capacity` arrays and, but for the newest one, `most_bytes` together."""
+
+    def __init__(self, capacity: int, most_bytes: int) -> None:
+        super().__init__(capacity)
+        self._most = most_bytes
+        self.bytes = 0
+
+    def put(self, key: Hashable, value: NDArray[np.int64]) -> None:
+        """Keep `value`, at the cost of the entries that were used longest ago."""
+        if self.capacity == 0:
+            return
+        self.bytes += value.nbytes - self._size(key)
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        while len(self._entries) > self.capacity or (self.bytes > self._most and len(self._entries) > 1):
+            self.bytes -= self._entries.popitem(last=False)[1].nbytes
+
+    def _size(self, key: Hashable) -> int:
+        before = self._entries.get(key)
+        return 0 if before is None else before.nbytes
+
+
 def history_key(parts: Sequence[int | str]) -> bytes:
     """Return a short name of a history, rows and free titles, exactly as the model reads it."""
     return blake2b(orjson.dumps(parts), digest_size=HASH_BYTES).digest()

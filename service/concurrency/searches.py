@@ -1,4 +1,4 @@
-"""A thread of its own for searches through a catalog, so that they take no thread that a recommendation needs.
+"""A thread of its own for searches through a catalog, by title or by category, so that they take no other thread.
 
 Searches that wait are bounded, and one whose client has left or whose time is up before it began is not begun.
 """

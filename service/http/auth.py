@@ -80,17 +80,18 @@ class TokenBuckets:
         self._rate = rate
         self._burst = burst
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was so
+        self._buckets: dict[str | None, tuple[float, float]] = {}  # tokens left, and when that was so
 
-    def take(self, key: str) -> None:
-        """Take one token; raises RateLimited where none is left."""
+    def take(self, key: str | None) -> None:
+        """Take one token of a key, or of all clients together (None); raises RateLimited where none is left."""
         now = self._clock()
         tokens, then = self._buckets.get(key, (float(self._burst), now))
         tokens = min(float(self._burst), tokens + (now - then) * self._rate)
         if tokens < 1:
             self._buckets[key] = tokens, now
             raise RateLimited(
-                f"more than {self._rate:g} requests a second (and {self._burst} at once) came with this key",
+                f"more than {self._rate:g} requests a second (and {self._burst} at once) came "
+                + ("from all clients together" if key is None else "with this key"),
                 retry_after=max(1, math.ceil((1 - tokens) / self._rate)),
             )
         self._buckets[key] = tokens - 1, now
@@ -161,7 +162,7 @@ class Authorization:
             self._callers.check_host(headers, scope["headers"])
         if right is Right.API:
             self._check_load()
-            self._take_turn(self._check_key(headers, found) if self._api else "everyone")
+            self._take_turn(self._check_key(headers, found) if self._api else None)
         elif right is Right.ADMIN:
             self._check_admin(headers)
         if found is not None and scope["method"] not in READING:
@@ -172,7 +173,7 @@ class Authorization:
             self._metrics.rejected("loop_behind").inc()
             raise Overloaded(f"requests arrive faster than they can be read (by {1000 * delay:.0f} ms)", retry_after=1)
 
-    def _take_turn(self, caller: str) -> None:
+    def _take_turn(self, caller: str | None) -> None:
         if self._limit is not None:
             try:
                 self._limit.take(caller)

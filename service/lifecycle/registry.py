@@ -186,8 +186,9 @@ class Registry(ArtifactLookup):
             raise StartError("the load was cancelled by an unload of the same name")
         raise StartError(f"it takes longer than {seconds:g} s to load (ANYO_LOAD_SECONDS)")
 
-    async def unload(self, name: str, *, in_use: bool) -> int:
-        """Unload an artifact and return how many bytes came back; `in_use`: the traffic names it.
+    async def unload(self, name: str, *, in_use: Callable[[str], bool]) -> int:
+        """Unload an artifact and return how many bytes came back; `in_use`: whether the traffic
+        names it, asked at the moment that it would go.
 
         The default one stays, unless it is the only generative one: that can go, the dense endpoints need none.
 
@@ -208,7 +209,7 @@ class Registry(ArtifactLookup):
                     "another first",
                     code="in_use",
                 )
-            if in_use:
+            if in_use(name):
                 raise Conflict(
                     f"artifact {name!r} takes part in the traffic; PUT /traffic without it first", code="in_use"
                 )

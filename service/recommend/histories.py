@@ -5,10 +5,10 @@ Histories given and stored, what is left out, category filters, free titles, and
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, cast
 
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from index import Catalog
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
-from service.caches.local import LruCache
+from service.caches.local import ArrayCache, LruCache
+from service.concurrency.searches import Searches
 from service.engine.titles import TitleQueue
 from service.errors import (
     Conflict,
@@ -35,7 +36,7 @@ from service.stores.guarded import GuardedStore
 
 log = structlog.get_logger(__name__)
 
-FILTERS_KEPT = 256  # category filters whose rows are kept
+FILTERS_KEPT, FILTER_BYTES = 256, 64 << 20  # category filters whose rows are kept, and their memory
 IDS_SHOWN = 5  # in messages
 
 NO_ROWS = np.empty(0, np.int64)
@@ -102,8 +103,9 @@ class Histories:
         self._store = store
         self._metrics = metrics
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
-        self._allowed: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
-        self._popular: LruCache[NDArray[np.int64]] = LruCache(FILTERS_KEPT)
+        self._allowed = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
+        self._popular = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
+        self._filters = Searches(settings.deadline_ms / 1000, metrics)
         self.titles = TitleQueue(
             self._read_titles,
             metrics,
@@ -115,8 +117,9 @@ class Histories:
         self._some_categories = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
 
     def close(self) -> None:
-        """Stop the thread that reads titles."""
+        """Stop the threads that read titles and look filters up."""
         self.titles.close()
+        self._filters.close()
 
     # -- the history -----------------------------------------------------------------------------------------
 
@@ -158,23 +161,25 @@ class Histories:
         return [read[part] if isinstance(part, str) else part for part in history.parts]
 
     async def allowed(self, categories: Sequence[str]) -> NDArray[np.int64] | None:
-        """Return the only rows to answer with, the same array for the same categories; None without any."""
+        """Return the only rows to answer with, the same array for the same categories; None without any. Raises
+        Overloaded, DeadlineExceeded."""
         key = tuple(sorted(set(categories)))
         if not key:
             return None
         rows = self._allowed.get(key)
         if rows is None:
             # The union may be most of a large catalog: not on the event loop.
-            rows = await asyncio.to_thread(self._parts.catalog.in_categories, key)
+            rows = await self._filters.run(partial(self._parts.catalog.in_categories, key))
             self._allowed.put(key, rows)
         return rows
 
     async def popular(self, query: RecommendQuery, history: History) -> tuple[list[int], list[float]]:
-        """Return popular rows and how often each was taken: the answer where nothing is known."""
+        """Return popular rows and how often each was taken: the answer where nothing is known. Raises Overloaded,
+        DeadlineExceeded."""
         catalog, key = self._parts.catalog, tuple(sorted(set(query.categories)))
         order = self._popular.get(key)
         if order is None:
-            order = await asyncio.to_thread(catalog.popular, key)
+            order = await self._filters.run(partial(catalog.popular, key))
             self._popular.put(key, order)
         excluded = set(self.excluded(query, history).tolist())
         # Looking at k + |excluded| rows is enough, however large the catalog is.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from service.settings.base import Section
+from service.settings.base import OptionalPath, Section
 
 
 class ArtifactSettings(Section):
@@ -19,7 +19,7 @@ class ArtifactSettings(Section):
         description="Artifact folders to serve, separated by commas in the variable; the first is the one "
         "that answers requests that name none. NAME=FOLDER serves one under another name than it was trained as.",
     )
-    artifacts_root: Path | None = Field(
+    artifacts_root: OptionalPath = Field(
         default=None,
         description="Folder whose subfolders may be loaded by name while the service runs; without it only the "
         "artifacts named at the start can be loaded again.",
@@ -62,3 +62,10 @@ class ArtifactSettings(Section):
         description="Requests answered before readiness, made from the artifact's golden histories; 0 leaves "
         "the first user to pay for first-time costs.",
     )
+
+    @field_validator("artifacts_root")
+    @classmethod
+    def _is_there(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError("there is no such folder")
+        return folder

@@ -14,7 +14,7 @@ class DenseSettings(Section):
 
     device: str = Field(
         default="cpu",
-        pattern=r"^(cpu|cuda(:\d+)?)$",
+        pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$",
         description="Where the model runs: cpu, cuda or cuda:1; a device that is not there stops the start.",
     )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(

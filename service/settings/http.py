@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from service.settings.addresses import check_host, check_origin
@@ -13,6 +14,7 @@ from service.settings.base import Section
 Host = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:]{2,45})$")]
 KeyHash = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,64}:)?[0-9a-f]{64}$")]
 Origin = Annotated[str, AfterValidator(check_origin)]
+EMPTY_KEY = hashlib.sha256(b"").hexdigest()
 
 
 class HttpSettings(Section):
@@ -87,3 +89,18 @@ class HttpSettings(Section):
         description="Time between SIGTERM (readiness goes red) and refusing connections, for load balancers "
         "that notice late.",
     )
+
+    @field_validator("api_keys", "admin_keys")
+    @classmethod
+    def _of_no_empty_key(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        """Hashing a variable that is not set gives this hash, and everybody has that key."""
+        if any(entry.endswith(EMPTY_KEY) for entry in entries):
+            raise ValueError("the hash of an empty key")
+        return entries
+
+    @model_validator(mode="after")
+    def _keys_of_one_kind(self) -> HttpSettings:
+        both = {entry[-64:] for entry in self.api_keys} & {entry[-64:] for entry in self.admin_keys}
+        if both:
+            raise ValueError("one key stands in both api_keys and admin_keys; an admin key opens nothing else")
+        return self

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from service.settings.addresses import check_receiver
-from service.settings.base import Section
+from service.settings.base import OptionalPath, Section
 
 
 def _receiver(address: str) -> str:
@@ -25,7 +24,7 @@ class ObservabilitySettings(Section):
         description="Answers that are remembered, so that POST /feedback can name one; an older one is a 404. 0 "
         "turns feedback off.",
     )
-    feedback_log: Path | None = Field(
+    feedback_log: OptionalPath = Field(
         default=None,
         description="File that gets one JSON line for every answer and every feedback, for evaluation offline; it "
         "holds what was recommended, and grows until you rotate it.",

@@ -53,9 +53,13 @@ class Settings(
     @classmethod
     def _known_and_split(cls, given: Any) -> Any:
         known = {PREFIX + name.upper() for name in cls.model_fields} | {TRACE} | file_variables(PREFIX)
-        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        ours = sorted(name for name in os.environ if name.upper().startswith(PREFIX))
+        unknown = [name for name in ours if name.upper() not in known]
         if unknown:
             raise ValueError(f"unknown variable {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        twice = [name for name in ours if sum(other.upper() == name.upper() for other in ours) > 1]
+        if twice:
+            raise ValueError(f"{' and '.join(twice)} are one setting; set one of them")
         for name, text in read_setting_files(PREFIX, os.environ).items() if isinstance(given, dict) else ():
             if not given.get(name):  # what the command line says goes first
                 given[name] = text
@@ -111,6 +115,8 @@ def _sentence(mistake: Any) -> str:
         return f"setting {name} ({PREFIX}{name.upper()}): {message}"
     if name in ("api_keys", "admin_keys"):
         # Whoever put the key itself here must not find it in a log.
+        if mistake["type"] == "value_error":
+            return f"setting {name} ({PREFIX}{name.upper()}): it holds {message}; `python -m service key` makes a key"
         return (
             f"setting {name} ({PREFIX}{name.upper()}): an entry is not NAME:HASH or HASH, where HASH is 64 lower-case "
             "hexadecimal digits; `python -m service key` prints one"

@@ -44,6 +44,15 @@ def test_popular_goes_down_with_ties_by_row_and_within_categories(catalog):
     assert catalog.known_categories == ("Action", "Drama", "Sci-Fi")
 
 
+def test_rows_of_categories_are_those_of_each_item_once_and_ascending():
+    names = [(), ("A",), ("B", "A"), ("C",), ("A", "C", "B")]
+    catalog = Catalog(tuple("abcde"), tuple("ABCDE"), tuple(names), np.zeros(5, np.int64), "train")
+    for asked in ([], ["A"], ["B", "C"], ["C", "B", "A"], ["none"], ["none", "B"]):
+        found = catalog.in_categories(asked)
+        assert found.dtype == np.int64
+        assert found.tolist() == [row for row in range(5) if set(names[row]) & set(asked)]
+
+
 def test_a_catalog_survives_its_file(catalog, tmp_path):
     catalog.write(tmp_path / "catalog.parquet")
     again = Catalog.read(tmp_path / "catalog.parquet")

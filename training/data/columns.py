@@ -76,8 +76,14 @@ def times(column: pl.Series, file: str) -> Column:
     if column.dtype == pl.String:
         return _times_from_text(column.set(column.is_in(NOTHING), None))
     if column.dtype.is_integer():
-        return column.cast(pl.Int64), _none_wrong(column)
+        whole = column.cast(pl.Int64, strict=False)
+        return whole, whole.is_null() & column.is_not_null()
     if column.dtype.is_float():
+        if column.dtype != pl.Float64 and (column.fill_nan(None).abs().max() or 0) > 2**24:
+            raise DataError(
+                f"{file}: column {column.name} has type {column.dtype}, which rounds times of this size to steps of "
+                "minutes; write it as Int64 or Float64"
+            )
         finite = column.is_finite().fill_null(True)
         return _whole_if_possible(column.cast(pl.Float64).set(~finite, None)), ~finite
     raise _wrong_type(column, file, "numbers or dates")

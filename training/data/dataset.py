@@ -142,6 +142,9 @@ def read_dataset(
     second or a day, and the file may be sorted by id. Raises `DataError`.
     """
     folder = Path(folder)
+    name = folder.resolve().name
+    if not name.isprintable():  # it stands in artifacts, which hold no other name
+        raise DataError(f"the name of the folder, {name[:40]!a}, holds characters that cannot be printed")
     if not 0 <= tolerance <= 1:
         raise DataError(f"tolerance is {tolerance}; it is a share between 0 and 1")
     raw_items = read_table(find_file(folder, "items"))
@@ -155,7 +158,7 @@ def read_dataset(
     ratings = interactions["rating"] if "rating" in interactions.columns else None
     notes += on_interactions(raw_interactions, INTERACTION_COLUMNS, ratings)
     report = DataReport((*items_sieve.findings, *sieve.findings), tuple(notes))
-    dataset = assemble(folder.resolve().name, items, interactions, sha256, report)
+    dataset = assemble(name, items, interactions, sha256, report)
     return shuffle_ties(dataset, seed) if ties == "shuffle" else dataset
 
 

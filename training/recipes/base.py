@@ -192,8 +192,12 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """
     data = recipe.model_dump()
     index = index_settings([setting for setting in settings if setting.startswith("index.")])
+    seen: set[str] = set()
     for setting in settings:
         path, sign, text = setting.partition("=")
+        if path in seen:
+            raise RecipeError(f"setting {path} is given more than once; give it once")
+        seen.add(path)
         slot, _, field = path.partition(".")
         if not sign:
             raise RecipeError(f"setting {setting!r} is not of the form slot.field=value")
@@ -247,5 +251,5 @@ def index_settings(settings: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None if text in ("None", "") else text

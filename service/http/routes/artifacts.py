@@ -70,7 +70,7 @@ async def artifacts(request: Request) -> Response:
 async def load(request: Request, name: FolderPath) -> Response:
     """Load an artifact beside what serves, or the version that took its folder's place; answers when it is warm."""
     service = service_of(request)
-    service.loaded()  # not before the start is over
+    service.refuse_during_the_start()
     changed = await service.registry.load(name)
     service.feedback.announce(name)
     log.info("artifact load asked for", name=name, changed=changed)
@@ -83,8 +83,8 @@ async def load(request: Request, name: FolderPath) -> Response:
 async def unload(request: Request, name: NamePath) -> Response:
     """Unload an artifact that is neither the default one nor in the traffic; answers when its memory came back."""
     service = service_of(request)
-    service.loaded()
-    freed = await service.registry.unload(name, in_use=service.traffic.uses(name))
+    service.refuse_during_the_start()
+    freed = await service.registry.unload(name, in_use=service.traffic.uses)
     log.info("artifact unload asked for", name=name, freed=freed)
     return json_answer({"name": name, "freed_bytes": freed, "bytes": service.registry.bytes()})
 

@@ -19,6 +19,9 @@ from modeling.text import plain_text
         "\ufeffThe Mellow Pantry", "The Mellow\u200e Pantry", "The Mel\u00adlow Pantry", "The Mellow\x00 Pantry",
         "The \x07 Mellow Pantry", "The Mellow Pantry\ud83d", "\udc00The Mellow Pantry", "The Mel\u200dlow Pantry",
         "The\x1fMellow\x85Pantry", "The \u200b Mellow Pantry", "\u2066The Mellow Pantry\u2069",
+        "The\u3164Mellow Pantry", "\u2800The Mellow\uffa0Pantry", "The Mel\u034flow Pantry",
+        "The Mellow\U000e0041\U000e007f Pantry",
+        "The Mel\u17b4low Pantry", "The Mellow\U0001d173 Pantry",
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_does_not_count(text: str) -> None:
@@ -39,6 +42,8 @@ def test_what_cannot_be_seen_does_not_count(text: str) -> None:
         ("\u2764\ufe0f", "\u2764\ufe0f"),
         ("\u00e9\u200d", "\u00e9"),
         ("\u200b\u200d \ufeff", ""),
+        ("\u3164\u2800", ""),
+        ("\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U0001f3f4\U000e0067\U000e0062\U000e007f"),
         ("<|end|> [SEP] {\"a\": 1} 1984 AC/DC", "<|end|> [SEP] {\"a\": 1} 1984 AC/DC"),
     ],
 )  # fmt: skip

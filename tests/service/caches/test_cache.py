@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.caches.local import VectorCache, history_key
+from service.caches.local import ArrayCache, VectorCache, history_key
 
 HISTORIES = st.lists(st.one_of(st.integers(0, 12), st.sampled_from(["1", "12", '"', "1,2", "é", ""])), max_size=5)
 
@@ -34,6 +34,18 @@ def test_vectors_come_back_as_a_dictionary_would_keep_them(capacity: int, steps:
         assert len(cache) == len(kept)
     for vector_D, number in handed_out:
         assert vector_D.tolist() == [number] * 3
+
+
+@given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=40))
+def test_arrays_keep_to_their_memory(capacity: int, puts: list[tuple[int, int]]) -> None:
+    cache, most = ArrayCache(capacity, 80), 80
+    for key, length in puts:
+        cache.put(key, np.zeros(length, np.int64))
+        held = [found for name in range(7) if (found := cache._entries.get(name)) is not None]
+        assert len(cache) == len(held) <= capacity
+        assert cache.bytes == sum(array.nbytes for array in held)
+        assert cache.bytes <= most or len(held) == 1
+        assert not capacity or len(cache.get(key)) == length
 
 
 @given(HISTORIES, HISTORIES)

@@ -125,6 +125,14 @@ def test_keys_that_nearly_match_do_not() -> None:
     assert Keys([known]).name_of(key.encode()) and len(key) > 40 and new_key()[0] != key
 
 
+def test_without_keys_a_refusal_speaks_of_no_key() -> None:
+    for key, says in (("a", "with this key"), (None, "from all clients together")):
+        buckets = TokenBuckets(1.0, 1)
+        buckets.take(key)
+        with pytest.raises(RateLimited, match=says):
+            buckets.take(key)
+
+
 def test_a_bucket_refills_with_time_and_never_beyond_its_size() -> None:
     now = 100.0
     buckets = TokenBuckets(2.0, 3, lambda: now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -30,14 +31,37 @@ def test_the_command_line_overrules_the_environment_which_overrules_defaults(mon
         ("ANYO_MAX_BATCH_PADDING", "1.0", "less than 1"),
         ("ANYO_MAX_QUEUED_TOKENS", "100", "max_batch_tokens (2048)"),
         ("ANYO_STORE_TIMEOUT_MS", "20000", "deadline_ms (10000)"),
+        ("ANYO_DEVICE", "cuda:\u0663", "ANYO_DEVICE"),
+        ("anyo_port", "9001", "ANYO_PORT and anyo_port are one setting"),
+        ("ANYO_ARTIFACTS_ROOT", "/no/such/folder", "there is no such folder"),
+        ("ANYO_ARTIFACTS_ROOT", " artifacts", "a blank"),
+        ("ANYO_FEEDBACK_LOG", "log\t.jsonl", "a control character"),
+        ("ANYO_API_KEYS", hashlib.sha256(b"").hexdigest(), "the hash of an empty key"),
+        ("ANYO_ADMIN_KEYS", "me:" + hashlib.sha256(b"").hexdigest(), "the hash of an empty key"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
+    monkeypatch.setenv("ANYO_PORT", "9000")
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=re.escape(says)):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["artifacts_root", "feedback_log"])
+def test_an_empty_path_is_no_path(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It would be the working folder: everything in it could be loaded by name."""
+    monkeypatch.setenv(PREFIX + name.upper(), "")
+    assert getattr(load_settings(), name) is None
+
+
+def test_no_key_opens_both_the_api_and_administration() -> None:
+    shared, own = hashlib.sha256(b"one").hexdigest(), hashlib.sha256(b"two").hexdigest()
+    assert load_settings(api_keys=f"a:{shared}", admin_keys=own).admin_keys == (own,)
+    with pytest.raises(SettingsError, match="both api_keys and admin_keys") as refused:
+        load_settings(api_keys=f"a:{shared}", admin_keys=f"{own},b:{shared}")
+    assert shared not in str(refused.value)
 
 
 def test_eight_bits_are_for_the_processor() -> None:

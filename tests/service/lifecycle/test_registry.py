@@ -242,3 +242,15 @@ async def test_shutting_down_during_a_load_ends_it(root: Path) -> None:
         shelf.gate.set()
         answer = await loading
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+
+
+async def test_nothing_is_loaded_or_unloaded_between_two_artifacts_of_the_start(root: Path) -> None:
+    """It would take the turn of the next one, whose start would then end the process."""
+    async with running(opens=ArtifactView(), artifacts_root=root) as anyo:
+        anyo.service.loading = asyncio.get_running_loop().create_future()  # type: ignore[assignment]
+        for step in ("load", "unload"):
+            refused = await post(anyo, f"/artifacts/second/{step}", 503)
+            assert refused["error"]["code"] == "not_ready"
+        assert anyo.service.registry.operation is None
+        anyo.service.loading.set_result(None)  # type: ignore[attr-defined]
+        await post(anyo, "/artifacts/second/load")

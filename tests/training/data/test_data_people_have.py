@@ -350,3 +350,26 @@ def test_one_time_in_another_unit_of_many_is_left_out_and_shown(tmp_path: Path) 
 def test_any_one_unit_is_read(unit: int, tmp_path: Path) -> None:
     made = read_dataset(write(tmp_path / "made", interactions=table([(u, i, t * unit) for u, i, t in ROWS])))
     assert made.report.lines() == []
+
+
+def with_times(folder: Path, dtype: pl.DataType | type[pl.DataType], shift: int = 0) -> Path:
+    users, item_ids, times = zip(*ROWS, strict=True)
+    series = pl.Series("timestamp", [time + shift for time in times], pl.Int128).cast(dtype)
+    frame = pl.DataFrame([pl.Series("user_id", users), pl.Series("item_id", item_ids), series])
+    frame.write_parquet(write(folder, interactions=None) / "interactions.parquet")
+    (folder / "interactions.csv").unlink()
+    return folder
+
+
+def test_times_of_every_width(tmp_path: Path) -> None:
+    for dtype in (pl.Int64, pl.UInt32, pl.UInt64, pl.Float64):
+        assert read_dataset(with_times(tmp_path / str(dtype), dtype)).n_interactions == len(ROWS)
+    with pytest.raises(DataError, match="type Float32, which rounds times of this size to steps of minutes"):
+        read_dataset(with_times(tmp_path / "rounded", pl.Float32))
+    with pytest.raises(DataError, match="hold something else than is allowed as timestamp"):
+        read_dataset(with_times(tmp_path / "unsigned", pl.UInt64, shift=2**63))
+
+
+def test_a_folder_whose_name_no_artifact_could_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be printed"):
+        read_dataset(write(tmp_path / "a\nb"))

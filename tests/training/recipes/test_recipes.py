@@ -63,3 +63,15 @@ def test_settings_change_one_field() -> None:
 def test_a_wrong_name_or_setting_is_explained(name: str, settings: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         get_recipe(name, settings)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999", "[" * 100_000, "9" * 5000])
+@pytest.mark.parametrize("path", ["optimizer.rate", "optimizer.clip", "optimizer.weight_decay", "optimizer.epochs"])
+def test_numbers_that_are_none_are_refused(path: str, value: str) -> None:
+    with pytest.raises(RecipeError, match="optimizer"):
+        get_recipe("sasrec", [f"{path}={value}"])
+
+
+def test_a_setting_stands_once() -> None:
+    with pytest.raises(RecipeError, match=r"optimizer.rate is given more than once"):
+        get_recipe("sasrec", ["optimizer.rate=0.1", "optimizer.epochs=2", "optimizer.rate=0.2"])
