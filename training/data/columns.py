@@ -10,7 +10,7 @@ import ast
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -79,7 +79,8 @@ def times(column: pl.Series, file: str) -> Column:
         whole = column.cast(pl.Int64, strict=False)
         return whole, whole.is_null() & column.is_not_null()
     if column.dtype.is_float():
-        if column.dtype != pl.Float64 and (column.fill_nan(None).abs().max() or 0) > 2**24:
+        largest = cast(float, column.fill_nan(None).abs().max() or 0.0)
+        if column.dtype != pl.Float64 and largest > 2**24:
             raise DataError(
                 f"{file}: column {column.name} has type {column.dtype}, which rounds times of this size to steps of "
                 "minutes; write it as Int64 or Float64"
