@@ -28,7 +28,12 @@ def _config(name: str) -> Any:
 
     common: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS}
     attention: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    positions: dict[str, Any] = {"max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    positions: dict[str, Any] = {
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     if name == "qwen3":
         return t.Qwen3Config(**common, **attention, **positions, head_dim=8, tie_word_embeddings=True)
     if name == "llama":

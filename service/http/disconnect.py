@@ -1,8 +1,8 @@
 """Nobody computes for a client that has gone: what is in progress for it is cancelled the moment its connection closes.
 
 uvicorn's connections (`service.http.uvicorn_adapter.LimitedHttp`) call back. ASGI itself only offers to wait for the
-message that says so, which takes a task of its own for every request: more than reading the request takes. That is the way
-behind other servers.
+message that says so, which takes a task of its own for every request: more than reading the request takes. That is the
+way behind other servers.
 """
 
 from __future__ import annotations
