@@ -17,6 +17,12 @@ class FolderError(ArtifactError):
     """A folder holds what an artifact cannot hold."""
 
 
+def one_line(error: object, longest: int = 300) -> str:
+    """The message of an error on one line, cut to a readable length, without characters that steer a terminal."""
+    text = " ".join(str(error).split())[:longest]
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
 def files_in(folder: Path) -> dict[str, Path]:
     """The regular files below ``folder``: their names inside it, with "/", and their paths.
 

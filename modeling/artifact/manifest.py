@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from modeling.artifact.folders import MOST_FILES, FolderError, files_in
 from modeling.artifact.folders import ArtifactError as ArtifactError
+from modeling.artifact.folders import one_line as one_line
 from modeling.artifact.plain_json import JsonError, parse
 from modeling.artifact.verified import Files, Folder, files_of
 from modeling.inference.int8_linear import PrecisionError
@@ -294,7 +295,9 @@ def read_any_manifest(folder: Folder) -> AnyManifest:
     try:
         data = folder.read(MANIFEST, LARGEST_MANIFEST) if isinstance(folder, Files) else _read_alone(folder)
         text, raw = data.decode("utf-8"), parse(data, name)
-    except (JsonError, UnicodeDecodeError) as error:
+    except JsonError as error:
+        raise ArtifactError(one_line(error)) from error
+    except UnicodeDecodeError as error:
         raise ArtifactError(f"{name} is not JSON: {one_line(error)}") from error
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if found not in READABLE or isinstance(found, bool) or not isinstance(raw, dict):
@@ -408,9 +411,3 @@ def golden_of(files: Files) -> list[Any]:
 def hash_files(folder: Path) -> dict[str, str]:
     """The sha256 of every file of an artifact but its manifest."""
     return {name: file_sha256(path) for name, path in sorted(files_in(folder).items()) if name != MANIFEST}
-
-
-def one_line(error: object) -> str:
-    """The message of an error on one line, cut to a readable length, without characters that steer a terminal."""
-    text = " ".join(str(error).split())[:300]
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

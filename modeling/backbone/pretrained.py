@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from modeling.artifact.folders import ArtifactError
+from modeling.artifact.folders import ArtifactError, one_line
 from modeling.artifact.plain_json import JsonError, parse
 from modeling.artifact.verified import Files, Folder, files_of
 
@@ -83,7 +83,7 @@ def read_config(files: Files, revision: str | None = None) -> Any:
         try:
             config = AutoConfig.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a hostile config makes a config class raise
-            raise PretrainedError(f"{CONFIG} of {files.name} cannot be used: {error}") from error
+            raise PretrainedError(f"{CONFIG} of {files.name} cannot be used: {one_line(error)}") from error
     config._name_or_path = files.name
     return config
 
@@ -101,7 +101,7 @@ def read_tokenizer(files: Files) -> Any:
         try:
             return AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a hostile file makes them raise
-            raise PretrainedError(f"the tokenizer of {files.name} cannot be read: {error}") from error
+            raise PretrainedError(f"the tokenizer of {files.name} cannot be read: {one_line(error)}") from error
 
 
 def read_model(
@@ -126,7 +126,7 @@ def read_model(
             **options,
         )
     except Exception as error:
-        raise PretrainedError(f"the weights of {files.name} do not fit its {CONFIG}: {error}") from error
+        raise PretrainedError(f"the weights of {files.name} do not fit its {CONFIG}: {one_line(error)}") from error
     return model, sha256
 
 
@@ -168,7 +168,7 @@ def _class_of(kind: Any, files: Files, config: Any, state: dict[str, torch.Tenso
             with torch.device("meta"):
                 skeleton = kind.from_config(config, **options)
         except Exception as error:
-            raise PretrainedError(f"no model can be built from {CONFIG} of {files.name}: {error}") from error
+            raise PretrainedError(f"no model can be built from {CONFIG} of {files.name}: {one_line(error)}") from error
         made, needed = type(skeleton), sum(each.numel() for each in skeleton.parameters())
     if made is None or needed > 2 * held + SLACK:
         raise PretrainedError(

@@ -47,6 +47,7 @@ CATALOG, INDEX = "catalog.parquet", "index/"
 TITLE_TOKENS, ITEM_TOKENS = "title_tokens.safetensors", "item_tokens.safetensors"
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
+LONGEST_REFUSAL = 1000  # characters
 FORCE = "set ANYO_PRECISION_FORCED=true to use it anyway"
 INDEX_FILES = (ENTRY_FILE, INDEX_FILE)
 LARGEST_CATALOG, LARGEST_INDEX = 4 << 30, 256 << 30  # bytes
@@ -134,7 +135,7 @@ def open_artifact(
                 f"artifact {folder.name} was replaced while it was being loaded (version {manifest.version}, now "
                 f"{now}); load it again"
             ) from error
-        raise StartError(str(error)) from error
+        raise StartError(one_line(error, LONGEST_REFUSAL)) from error
 
 
 def _precision(manifest: AnyManifest, asked: PrecisionAsked, device: str, forced: bool) -> Precision:
@@ -248,7 +249,7 @@ def version_on_disk(folder: Path) -> str | None:
     """Return the version of the artifact in `folder`, or None where there is none that can be read."""
     try:
         return read_any_manifest(folder).version
-    except (ArtifactError, OSError, ValueError):
+    except (ArtifactError, OSError, ValueError, MemoryError):
         return None
 
 

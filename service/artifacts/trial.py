@@ -27,6 +27,8 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "HF_HUB
                   "LD_LIBRARY_PATH", "LD_PRELOAD", "XDG_CACHE_HOME", "VIRTUAL_ENV")  # fmt: skip
 LARGEST_ANSWER = 65_536
 POLITE = 10  # of 19: what serves goes first
+# Addresses that libraries take beside memory, as they are imported and start threads: stacks, heaps, their own files.
+LIBRARY_ADDRESSES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +119,25 @@ def main() -> None:
         answer = {"version": parts.version, "seconds": round(time.monotonic() - started, 3)}
     except StartError as error:
         answer = {"refused": str(error)}
+    except MemoryError:  # again, in what handled the first one
+        answer = {
+            "refused": f"artifact {Path(asked['folder']).name} cannot be loaded: it needs more memory than it may take"
+        }
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # nothing is worth the time to tidy up
 
 
 def _limit(memory: int, seconds: float) -> None:
+    """Of memory that is written to, and of addresses, which also bounds it where a system does not count the former."""
     import warnings
 
     warnings.simplefilter("ignore")
     limits = {resource.RLIMIT_CPU: max(1, int(4 * seconds)), resource.RLIMIT_CORE: 0}
     if STATM.exists():  # elsewhere than on Linux there is no limit of memory: what is taken already is not known
-        limits[resource.RLIMIT_AS] = int(STATM.read_text().split()[0]) * resource.getpagesize() + memory
+        pages = [int(each) * resource.getpagesize() for each in STATM.read_text().split()]
+        limits[resource.RLIMIT_DATA] = pages[5] + memory
+        limits[resource.RLIMIT_AS] = pages[0] + memory + LIBRARY_ADDRESSES
     for what, most in limits.items():
         hard = resource.getrlimit(what)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
