@@ -181,7 +181,7 @@ async def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path: Path) -> No
     pl_titles = pl.Series([f"{row} {title * 16}" for row in range(rows)])
     frame.with_columns(title=pl_titles).write_parquet(folder / "catalog.parquet", compression="zstd")
     assert (folder / "catalog.parquet").stat().st_size < 4 * MIB
-    with pytest.raises(StartError, match="more memory than there is|more memory than it may take") as refused:
+    with pytest.raises(StartError, match=r"more memory than there is|more memory than it may take") as refused:
         await try_out(seal(folder), Limits(memory=192 * MIB, seconds=120))
     assert "\n" not in str(refused.value)
 
@@ -189,7 +189,7 @@ async def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path: Path) -> No
 @pytest.mark.linux
 async def test_the_memory_of_a_trial_is_what_the_artifact_takes(tmp_path: Path) -> None:
     """Addresses that libraries reserve and never write to do not count: a small artifact needs little."""
-    folder = write(tmp_path, "small")
+    folder = write_id_artifact(tmp_path, "small")
     assert await try_out(folder, Limits(memory=192 * MIB, seconds=120)) == read_any_manifest(folder).version
 
 

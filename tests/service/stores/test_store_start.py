@@ -221,7 +221,9 @@ async def test_a_redis_that_is_not_ready_yet_is_waited_for(reply: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "url", [f"redis://127.0.0.1:{free_port()}", "redis://no-such-host.invalid", "unix:///none.sock"]
+    "url",
+    [f"redis://127.0.0.1:{free_port()}", "redis://no-such-host.invalid", "unix:///none.sock"],
+    ids=["closed port", "unknown host", "no socket"],  # the same in every process that runs tests
 )
 async def test_a_redis_that_is_away_is_waited_for(url: str) -> None:
     async with running(store=url, store_timeout_ms=10_000, redis_timeout_ms=1000) as anyo:
