@@ -45,7 +45,7 @@ OF_P5 = [
     [
         ("sasrec", [*SMALL, "backbone.width=32"]),
         ("anyo", SMALL),
-        ("contriever", [*SMALL, "backbone.layers=1", "history.title_tokens=6"]),
+        ("contriever", [*SMALL, "backbone.layers=1", "history.limit=3"]),
         ("genre", OF_GENRE),
         ("tiger", OF_TIGER),
         ("tiger", WITH_ENCODER),
