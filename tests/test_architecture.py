@@ -63,14 +63,15 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "context version errors settings early", "",
         ),
         "training": (
-            "__main__", "cli", "compare cli_data rewrite", "run cli_common", "checks tiny export",
-            "methods served_index", "item_ids", "loop", "recipes", "effects", "objectives evaluation provenance golden", "data", "",
+            "__main__", "cli", "compare cli_data rewrite", "run cli_common", "checks tiny export", "methods",
+            "item_ids", "loop", "recipes", "effects", "objectives evaluation provenance golden served_index",
+            "data", "",
         ),
         "modeling": (
             "methods", "generation", "inference", "encoder", "backbone", "artifact", "spec text cores", "",
         ),
         "index": (
-            "__main__", "cli", "", "build storage catalog trie", "spec", "kinds", "approximate faiss_calls",
+            "__main__", "cli", "", "build storage", "spec", "kinds catalog trie", "approximate faiss_calls",
             "base border",
         ),
     }.items()

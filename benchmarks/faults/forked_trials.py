@@ -93,7 +93,8 @@ def main() -> None:
         place = str(Path(folder) / "socket")
         template = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.faults.forked_trials", TEMPLATE, place],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
         assert template.stdout is not None
         template.stdout.readline()

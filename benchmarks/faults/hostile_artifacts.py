@@ -220,7 +220,8 @@ def run(
                 "livez_ms": {f"p{q}": round(float(np.percentile(waits, q)), 1) for q in (50, 99, 99.9, 100)},
                 "livez_polls": len(waits), "livez_over_100_ms": int((waits > 100).sum()),
                 "load_s": {f"p{q}": round(float(np.percentile(durations, q)), 1) for q in (50, 99, 100)},
-                "baseline_mib": baseline // MIB, "peak_mib": highest // MIB, "peak_service_mib": watch.peak_service_bytes // MIB,
+                "baseline_mib": baseline // MIB, "peak_mib": highest // MIB,
+                "peak_service_mib": watch.peak_service_bytes // MIB,
                 "load_memory_mib": memory // MIB,
             }  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -14,15 +14,13 @@ T = TypeVar("T")
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Return or raise what `work` does, in a thread of its own; cancelled, the thread goes on and nobody listens."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+    ended: asyncio.Future[None] = loop.create_future()
+    outcome: list[tuple[T | None, BaseException | None]] = []
 
     def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+        if not ended.done():
+            outcome.append((result, error))
+            ended.set_result(None)
 
     def run() -> None:
         result, failed = None, None
@@ -37,4 +35,12 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         del result, failed  # an error holds this frame, and with it everything that it was raised over
 
     threading.Thread(target=run, name="load", daemon=True).start()
-    return await future
+    await ended
+    result, error = outcome.pop()
+    if error is None:
+        return cast(T, result)
+    try:
+        raise error
+    finally:
+        # The error holds this frame. Without a circle, what it was raised over goes as soon as the error does.
+        del error

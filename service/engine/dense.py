@@ -30,6 +30,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from service.engine.admission import DrainRate
 from service.engine.base import PendingResult, QueuedEngine, failed, smoothed
 from service.engine.batcher import Batch, Entry, Limits, Waiter
 from service.engine.device_lock import DeviceLock
@@ -88,7 +89,6 @@ class Engine(QueuedEngine[Work, Found]):
         super().__init__(limits, metrics, stall_seconds)
         self._encode = encode
         self._search = search
-        self._queue_seconds = queue_seconds
         self._device = device or DeviceLock()
         self._inbox: queue.SimpleQueue[_Computed | None] = queue.SimpleQueue()
         self._lanes, self._before_pass = lanes, before_pass
@@ -100,11 +100,7 @@ class Engine(QueuedEngine[Work, Found]):
         self._looking = False  # a timer runs that looks whether it went on
         self._pass_seconds = 0.0
         self._taken = 0  # batches that have left the queue and do not hold the device yet
-        # From one batch to the next while others wait: what gets through.
-        self._busy_s, self._busy_tokens = (queue_seconds, queue_seconds * rate) if rate else (0.0, 0.0)
-        self._last_take: tuple[float, int] | None = (
-            None  # when a batch that left others waiting was taken, its positions
-        )
+        self._drain = DrainRate(queue_seconds, rate)
 
     # -- from the event loop ---------------------------------------------------------------------------------
 
@@ -125,7 +121,7 @@ class Engine(QueuedEngine[Work, Found]):
 
     def rate(self) -> float:
         """Return the positions a second at which a queue has been seen to shrink, 0 where there was none."""
-        return self._busy_tokens / self._busy_s if self._busy_s else 0.0
+        return self._drain.per_second()
 
     async def close(self, within: float) -> None:
         """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the threads."""
@@ -156,12 +152,11 @@ class Engine(QueuedEngine[Work, Found]):
             return self._queue(key, work.positions or work.prompt.length, work, waiter)
 
     def _refuse_if_slow(self) -> None:
-        """Refuse what would wait too long, once the device has been seen busy for that long: a burst says little."""
-        (waiting, queued), limits, patience = self.load(), self._batcher.limits, self._queue_seconds
-        one_batch = waiting < limits.max_batch_requests and queued < limits.max_batch_tokens
-        if not patience or self._busy_s < patience or one_batch:
+        """Refuse what would wait too long; never below one full batch."""
+        (waiting, queued), limits = self.load(), self._batcher.limits
+        if waiting < limits.max_batch_requests and queued < limits.max_batch_tokens:
             return
-        if (wait := queued / self.rate()) > patience:
+        if (wait := self._drain.too_long_a_wait(queued)) is not None:
             self._metrics.rejected("queue_slow").inc()
             raise self._overloaded(f"the {queued} positions that wait take about {wait:.1f} s", queued)
 
@@ -237,7 +232,7 @@ class Engine(QueuedEngine[Work, Found]):
                 self._taken += 1
                 batch = self._batcher.next_batch(1 if self._brief else 1 + self._lanes_waiting)
                 if batch is not None:
-                    self._note_taken(batch)
+                    self._drain.note_taken(time.monotonic(), batch.tokens, others_wait=self._batcher.depth > 0)
                     if self._batcher.depth and not self._brief:
                         self._wake.notify()
                     return batch
@@ -247,17 +242,6 @@ class Engine(QueuedEngine[Work, Found]):
                 self._lanes_waiting -= 1
                 self._called = False
         return None
-
-    def _note_taken(self, batch: Batch[Work, PendingResult[Found]]) -> None:
-        """Learn how fast a queue shrinks. The forward pass alone would not tell: other threads take their share."""
-        now = time.monotonic()
-        if self._last_take is not None:
-            then, tokens = self._last_take
-            self._busy_s += now - then
-            self._busy_tokens += tokens
-            if self._busy_s > 2 * self._queue_seconds:  # half of it is forgotten, so that the rate follows the times
-                self._busy_s, self._busy_tokens = self._busy_s / 2, self._busy_tokens / 2
-        self._last_take = (now, batch.tokens) if self._batcher.depth else None
 
     def _forward(self, prompts: Sequence[Any]) -> list[np.ndarray]:
         """Return user_BD; a wrong shape or a value that is not finite is an error, not somebody's answer."""

@@ -16,7 +16,7 @@ from service.errors import StartError
 from service.http.app import create_app
 from service.service import Service
 from service.settings import load_settings
-from tests.modeling.conftest import backbone_folder
+from testing.models import backbone_folder
 from tests.training.loop.test_fit import write_dataset
 from training.data.dataset import read_dataset
 from training.recipes import get_recipe

@@ -52,7 +52,8 @@ for number, values in enumerate((
     {"num_attention_heads": 10**6}, {"num_attention_heads": 0}, {"num_key_value_heads": 7}, {"head_dim": 10**6},
     {"intermediate_size": 2**40}, {"max_position_embeddings": 2**40}, {"hidden_act": "evil"}, {"dtype": "float64"},
     {"torch_dtype": "evil"}, {"rope_theta": 0}, {"rope_scaling": {"rope_type": "linear", "factor": 0}},
-    {"rope_scaling": {"rope_type": "evil"}}, {"rms_norm_eps": 1e308}, {"sliding_window": -1, "use_sliding_window": True},
+    {"rope_scaling": {"rope_type": "evil"}}, {"rms_norm_eps": 1e308},
+    {"sliding_window": -1, "use_sliding_window": True},
     {"model_type": "bert"}, {"architectures": ["Evil"]}, {"layer_types": ["x"] * 100_000}, {"pad_token_id": 10**9},
     {"tie_word_embeddings": None}, {"is_encoder_decoder": True}, {"pruned_heads": {"0": list(range(100_000))}},
 )):  # fmt: skip

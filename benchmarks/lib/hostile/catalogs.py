@@ -24,7 +24,8 @@ def catalog(name: str, change: Callable[[pl.DataFrame, random.Random], pl.DataFr
 
 def rows_of(frame: pl.DataFrame, rows: int, *, equal: bool) -> pl.DataFrame:
     ids = pl.lit("x") if equal else pl.format("i{}", pl.int_range(rows))
-    made = {"row": pl.int_range(rows), "item_id": ids, "title": pl.lit("t"), "categories": pl.lit([""], dtype=pl.List(pl.String)),
+    made = {"row": pl.int_range(rows), "item_id": ids, "title": pl.lit("t"),
+            "categories": pl.lit([""], dtype=pl.List(pl.String)),
             "popularity": pl.lit(1, dtype=pl.Int64), "popularity_counted_on": pl.lit("train")}  # fmt: skip
     return pl.select(pl.int_range(rows).alias("n")).select(**made).select(frame.columns)
 

@@ -21,7 +21,7 @@ from modeling.backbone.adapters.condition import condition
 from modeling.encoder.build import Model, build_model
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.spec import AdapterSpec
-from tests.modeling.conftest import ITEMS, TITLES
+from testing.models import ITEMS, TITLES
 
 Build = Callable[..., Model]
 EXPERTS = 3

@@ -16,7 +16,7 @@ from modeling.encoder.build import build_model
 from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.artifacts.loading import open_artifact
-from tests.modeling.conftest import ITEMS, TITLES, _config, _tokenizer
+from testing.models import ITEMS, TITLES, _config, _tokenizer
 from tests.service.artifacts.test_real_artifact import write
 
 SAMPLE = 25

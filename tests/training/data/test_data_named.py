@@ -330,7 +330,7 @@ def test_amazon_is_fetched_and_converted(server, tmp_path):
     assert len(orders) > 1, "reviews of one day must not stand by id"
 
 
-def zipped(content: bytes) -> bytes:
+def gzipped(content: bytes) -> bytes:
     """Without the time, so that every process that runs tests gives the test the same name."""
     return gzip.compress(content, mtime=0)
 
@@ -338,9 +338,9 @@ def zipped(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("reviews_Beauty_5.json.gz", zipped(b'{"asin": "B1"}'), r"Beauty_5\.json\.gz:1: not a review \('rev"),
+        ("reviews_Beauty_5.json.gz", gzipped(b'{"asin": "B1"}'), r"Beauty_5\.json\.gz:1: not a review \('rev"),
         ("reviews_Beauty_5.json.gz", amazon_files()["reviews_Beauty_5.json.gz"][:-9], "cannot be unpacked"),
-        ("meta_Beauty.json.gz", zipped(b"{'asin': 'B000', 'x': dir()}"), r"Beauty\.json\.gz:1: not a product"),
+        ("meta_Beauty.json.gz", gzipped(b"{'asin': 'B000', 'x': dir()}"), r"Beauty\.json\.gz:1: not a product"),
     ],
 )  # fmt: skip
 def test_damaged_amazon_files_are_refused_by_line(server, tmp_path, file, content, message):
