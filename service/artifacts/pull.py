@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import MANIFEST, ArtifactError, check_files, file_sha256, one_line, read_any_manifest
+from service.addresses import AddressError, redacted, split
 
 BLOCK = 1 << 20
 LARGEST_MANIFEST = 64 << 20
@@ -90,14 +91,9 @@ def pull(
 
 
 def shown(source: str) -> str:
-    """Return a source as it may be printed: without user, password, query and fragment, which may hold secrets."""
-    try:
-        parts = urlsplit(source)
-    except ValueError:
-        return "(an address that cannot be read)"
-    if "://" not in source:
-        return one_line(source)
-    return one_line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+    """Return a source as it may be printed, on one line: without user, password, query and fragment."""
+    address, _, fragment = source.partition("#")
+    return one_line(redacted(source if "@" in fragment else address))
 
 
 def _fetch(
@@ -146,6 +142,12 @@ def _opener(source: str) -> Open:
         raise PullError(f"{shown(source)} is no source: a folder, http://…, https://… or s3://BUCKET/PREFIX") from None
     scheme = parts.scheme.lower()
     if scheme in ("http", "https"):
+        # Strictly: with '#' or '/' in a password another host would be asked, and the message would show a part of it.
+        address, _, fragment = source.partition("#")
+        try:
+            split(source if "@" in fragment else address)
+        except AddressError as error:
+            raise PullError(f"{shown(source)} cannot be asked: {error}") from None
         return lambda name: _open_http(parts, name)
     if scheme == "s3":
         return _open_s3(source)

@@ -15,12 +15,13 @@ import socket
 import uuid
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import Any
 
 import httptools
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.early import signals_that_end
 from service.http.disconnect import SCOPE_KEY, Disconnects
@@ -37,6 +38,7 @@ ACCEPTED_AT_ONCE = 64
 # Bytes that may arrive without starting a request, ending its head, or belonging to its body: endless request
 # lines, headers and trailers would otherwise fill the memory, since no later limit sees them.
 MAX_HEAD_BYTES = 65_536
+MAX_PIPELINED = 64  # requests of a connection that wait for the answers to those before them
 FRAMING = (b"content-length", b"transfer-encoding")  # the headers that say where a body ends
 
 
@@ -46,7 +48,8 @@ class LimitedHttp(HttpToolsProtocol):
     _progress = False
     _without_progress = 0
     _repeats = False  # the head of a request is parsed again: its callbacks have run already
-    _in_head = _count_head = _head_too_large = False
+    _in_head = _count_head = _head_too_large = _too_many = False
+    _running: RequestResponseCycle | None = None  # the request that is being answered; `cycle` is the newest one
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
@@ -56,7 +59,16 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever computes for this client."""
         super().connection_lost(exc)
+        # uvicorn tells the newest request only; one with others behind it would write to a closed connection.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
         self._departures.leave()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; refuse a head that does not end."""
@@ -69,6 +81,8 @@ class LimitedHttp(HttpToolsProtocol):
         except httptools.HttpParserError:
             if self._head_too_large:
                 self._refuse_head()
+            elif self._too_many:  # an answer out of turn would be taken for that of another request
+                self.transport.close()
             else:
                 self.send_400_response("")
             return
@@ -126,6 +140,9 @@ class LimitedHttp(HttpToolsProtocol):
         if self._count_head and self._head_bytes() > MAX_HEAD_BYTES:
             self._head_too_large = True
             raise ValueError("the head is too large")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._too_many = True
+            raise ValueError("too many requests wait on this connection")
         super().on_headers_complete()
         self.headers = []  # trailers are no headers: they would join those that are read while the body comes
         self._progress = True

@@ -155,14 +155,16 @@ class RedisLink:
     async def _call(self, ask: Callable[[Redis], Coroutine[Any, Any, T]], repeatable: bool) -> T:
         # Again: those who waited for their turn while Redis failed need not find that out one by one.
         ticket = self._enter()
+        broken: list[Exception] = []
         try:
-            result = await self._within_limit(self._tries(ask, repeatable))
+            result = await self._within_limit(self._tries(ask, repeatable, broken))
         except Exception as error:
             # What Redis itself refuses (out of memory, read-only) it refuses at once: no reason to stop asking.
             answered = isinstance(error, ResponseError)
             self.breaker.record(ticket, answered)
             self._watch()
-            raise self._failure(error, maybe_done=not nothing_written(error)) from error
+            # What the second attempt met says nothing of the first, whose answer was lost.
+            raise self._failure(error, maybe_done=bool(broken) or not nothing_written(error)) from error
         self.breaker.record(ticket, True)
         self._watch()
         return result
@@ -209,12 +211,14 @@ class RedisLink:
         if not task.cancelled():
             task.exception()  # seen, so that Python does not complain about it
 
-    async def _tries(self, ask: Callable[[Redis], Awaitable[T]], repeatable: bool) -> T:
+    async def _tries(self, ask: Callable[[Redis], Awaitable[T]], repeatable: bool, broken: list[Exception]) -> T:
+        """Ask, and once more where the connection broke (which is noted in `broken`) and doing it twice does no harm."""
         try:
             return await ask(self._redis)
-        except ConnectionError:
+        except ConnectionError as error:
             if not repeatable:
                 raise
+            broken.append(error)
         except (RedisError, OSError):
             raise
         except Exception:

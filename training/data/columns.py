@@ -10,7 +10,7 @@ import ast
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from training.data.report import DataError
 Column = tuple[pl.Series, pl.Series]  # values, and a Boolean per row: the cell held a wrong kind of value
 
 _MICROSECONDS = 1_000_000
+EXACT_IN_FLOAT32 = 2**24  # up to here every whole number has a place
 LONGEST_LIST = 10_000  # characters of a list that stands in a cell of text
 NOTHING = ("NULL", "\\N", "NaN", "nan", "<NA>", "N/A")
 """Words that databases and pandas write where there is nothing."""
@@ -79,13 +80,12 @@ def times(column: pl.Series, file: str) -> Column:
         whole = column.cast(pl.Int64, strict=False)
         return whole, whole.is_null() & column.is_not_null()
     if column.dtype.is_float():
-        largest = cast(float, column.fill_nan(None).abs().max() or 0.0)
-        if column.dtype != pl.Float64 and largest > 2**24:
+        finite = column.is_finite().fill_null(True)
+        if column.dtype != pl.Float64 and bool((column.set(~finite, None).abs() > EXACT_IN_FLOAT32).any()):
             raise DataError(
                 f"{file}: column {column.name} has type {column.dtype}, which rounds times of this size to steps of "
                 "minutes; write it as Int64 or Float64"
             )
-        finite = column.is_finite().fill_null(True)
         return _whole_if_possible(column.cast(pl.Float64).set(~finite, None)), ~finite
     raise _wrong_type(column, file, "numbers or dates")
 

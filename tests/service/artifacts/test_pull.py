@@ -151,7 +151,8 @@ def test_user_password_and_query_are_used_and_never_shown(
     for source in (
         f"http://us%40er:p4ss@{host}x?{signed}", f"gopher://us%40er:p4ss@{host}?{signed}",
         f"http://us%40er:p4ss@127.0.0.1:1/?{signed}", f"http://us%40er:p4ss@[x?{signed}",
-        f"http://us%40er:p4ss@a b?{signed}",
+        f"http://us%40er:p4ss@a b?{signed}", f"http://user:p4ss/x@{host}", f"http://user:p4ss#x@{host}",
+        f"http://user:p4ss?x@{host}", f"https://user:1/p4ss@{host}", f"http://user:1#p4ss@{host}",
     ):  # fmt: skip
         with pytest.raises(PullError) as refused:
             pull(source, tmp_path / "other")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from service.http.uvicorn_adapter import MAX_HEAD_BYTES
+from service.http.uvicorn_adapter import MAX_HEAD_BYTES, MAX_PIPELINED
 from testing.running import Process, process
 
 BODY = b'{"history":["item-0003"],"k":1}'
@@ -150,3 +152,26 @@ def test_trailers_do_not_become_headers(server: Process) -> None:
     assert statuses(exchange(server, [post(CHUNKED, body=b""), trailers])) == [200]
     untyped = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\n" + CHUNKED + b"\r\n"
     assert statuses(exchange(server, [untyped, trailers])) == [400]
+
+
+def test_requests_that_wait_on_one_connection_are_bounded(server: Process) -> None:
+    """A client that sends without end and reads nothing gets no answer out of turn, and the others are served."""
+    got = exchange(server, [GET * (MAX_PIPELINED + 1)], answers=MAX_PIPELINED + 1)
+    assert statuses(got) == [200] * (MAX_PIPELINED + 1)
+    got = exchange(server, [GET * 1000], answers=1000)
+    assert set(statuses(got)) <= {200} and len(statuses(got)) < 1000
+    assert statuses(exchange(server, [GET])) == [200]
+
+
+def test_a_client_that_leaves_amid_its_requests_is_no_error(tmp_path: Path) -> None:
+    request = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\n" + TYPE + LENGTH + b"\r\n" + BODY
+    with process(tmp_path, user_cache_entries=0) as started:
+        address = urlsplit(started.url)
+        for _ in range(20):
+            with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
+                client.sendall(request * 20)
+                client.recv(100)
+        assert statuses(exchange(started, [GET])) == [200]
+        _, log = started.end()
+    assert "unhandled error" not in log and "Traceback" not in log

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError, ReadOnlyError
 
-from service.observability.metrics import STORE_PARTS
+from service.observability.metrics import STORE_PARTS, Metrics
+from service.redis_client.client import LinkFailed, RedisLimits, RedisLink
+from service.stores.url import parse_cache_url
 from testing.fake_parts import item_id
 from testing.redis_server import RedisServer, redis_server
 from testing.running import Running, running
@@ -234,3 +237,24 @@ async def test_an_append_answers_what_a_read_shows() -> None:
         assert (again["stored"], again["duplicates"], again["too_old"], again["total"]) == (0, 5, 3, 5)
         assert await kept(anyo, "u") == [item_id(row) for row in (4, 3, 2, 1, 0)]
         assert (await anyo.client.delete("/users/u")).json()["deleted"] == 5 and await kept(anyo, "u") == []
+
+
+async def test_what_a_second_attempt_meets_says_nothing_of_the_first(redis: RedisServer) -> None:
+    """A connection breaks after the write, and the attempt after it meets a Redis that takes no writes any more."""
+    link = RedisLink(parse_cache_url(redis.url), "store_write", 2.0, RedisLimits(), Metrics(), turn_s=2.0)
+    errors: list[Exception] = []
+
+    async def ask(client: Any) -> None:
+        if isinstance(errors[0], ConnectionError):
+            await client.set(b"k", b"v")
+        raise errors.pop(0)
+
+    try:
+        for met, maybe in (([ConnectionError("cut"), ReadOnlyError("READONLY")], True), ([ReadOnlyError("x")], False)):
+            errors[:] = met
+            with pytest.raises(LinkFailed) as failed:
+                await link.call(ask, repeatable=True)
+            assert failed.value.maybe_done is maybe and not errors
+        assert redis.tell("EXISTS", "k") == ":1"
+    finally:
+        await link.close()
