@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults.hostile_artifacts [--artifacts 500] [--seed 0] [--base FOLDER …] [--first 0]
 
-Each is a whole artifact with one seeded change (`benchmarks/lib/hostile.py`), sealed again so that its hashes are
+Each is a whole artifact with one seeded change (`testing/hostile.py`), sealed again so that its hashes are
 right. It is loaded with `POST /artifacts/{name}/load` into one service, whose /livez and memory are watched. A load is
 either harmless (200, and unloaded again) or refused with one sentence in the one error shape (404, 409); nothing else
 changes: the service lives, answers the same, and no code of an artifact runs. The last line is one JSON object.
@@ -33,8 +33,8 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.lib.hostile import KINDS, MARKER, Unfit, make
 from benchmarks.lib.server import PATIENCE_S, Server
+from testing.hostile import KINDS, MARKER, Unfit, make
 
 MIB = 1 << 20
 LONGEST_SENTENCE = 2200

@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import MANIFEST, ArtifactError, check_files, file_sha256, one_line, read_any_manifest
-from service.addresses import AddressError, redacted, split
+from service.settings.addresses import AddressError, redacted, split
 
 BLOCK = 1 << 20
 LARGEST_MANIFEST = 64 << 20

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from benchmarks.faults.hostile_artifacts import MIB, made, mistake, run
-from benchmarks.lib.hostile import KINDS
 from index import Catalog, FlatIndex
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import build_model
 from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.artifacts.loading import open_artifact
+from testing.artifacts import write_id_artifact as write
+from testing.hostile import KINDS
 from testing.models import ITEMS, TITLES, _config, _tokenizer
-from tests.service.artifacts.test_real_artifact import write
 
 SAMPLE = 25
 

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError, ReadOnlyError
 
 from service.observability.metrics import STORE_PARTS, Metrics
 from service.redis_client.client import LinkFailed, RedisLimits, RedisLink
-from service.stores.url import parse_cache_url
+from service.settings.store_kinds.redis import parse_cache_url
 from testing.fake_parts import item_id
 from testing.redis_server import RedisServer, redis_server
 from testing.running import Running, running

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.hostile.changes import KINDS, MARKER, Unfit, kind, pick, raw_manifest, seal
-from benchmarks.lib.hostile.tensors import tensors
+from testing.hostile.changes import KINDS, MARKER, Unfit, kind, pick, raw_manifest, seal
+from testing.hostile.tensors import tensors
 
 
 def settings_of(name: str, file: str, change: Callable[[Any], Any], *, code: bool = False) -> None:
@@ -46,7 +46,7 @@ settings_of(
     setting(auto_mapping={"base_model_class": "M", "parent_library": "evil"}),
     code=True,
 )
-for number, values in enumerate((
+CONFIGS: tuple[dict[str, Any], ...] = (
     {"attn_implementation": "evil-org/evil-kernel"}, {"quantization_config": {"quant_method": "bitsandbytes"}},
     {"vocab_size": 2**31, "hidden_size": 65_536}, {"num_hidden_layers": 10**6}, {"num_hidden_layers": 0},
     {"num_attention_heads": 10**6}, {"num_attention_heads": 0}, {"num_key_value_heads": 7}, {"head_dim": 10**6},
@@ -56,7 +56,8 @@ for number, values in enumerate((
     {"sliding_window": -1, "use_sliding_window": True},
     {"model_type": "bert"}, {"architectures": ["Evil"]}, {"layer_types": ["x"] * 100_000}, {"pad_token_id": 10**9},
     {"tie_word_embeddings": None}, {"is_encoder_decoder": True}, {"pruned_heads": {"0": list(range(100_000))}},
-)):  # fmt: skip
+)  # fmt: skip
+for number, values in enumerate(CONFIGS):
     settings_of(f"config-{number}", "config.json", setting(**values))
 REGEX = {"type": "Split", "pattern": {"Regex": "(a|a|aa)+$"}, "behavior": "Isolated", "invert": False}
 settings_of("tokenizer-regex", "tokenizer.json", setting(pre_tokenizer=REGEX))

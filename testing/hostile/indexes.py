@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.lib.hostile.changes import kind, pick, seal
+from testing.hostile.changes import kind, pick, seal
 
 
 @kind

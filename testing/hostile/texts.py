@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.hostile.changes import KINDS, pick, seal
+from testing.hostile.changes import KINDS, pick, seal
 
 NUMBERS = (0, -1, 1, 7, 10**6, 2**31, 2**40, 2**63, 10**400, 1e308, -1e308, 0.5)
 OTHERS = (None, True, "", "x" * 100_000, "\x1b[31m\u202e\x00", "../../etc/passwd", [], {}, [[]] * 50, ["x"] * 10_000)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.hostile.changes import KINDS, kind, pick, seal
+from testing.hostile.changes import KINDS, kind, pick, seal
 
 
 def in_place(name: str, put: Callable[[Path], Any], *, beside: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.lib.hostile.changes import KINDS, kind, seal
+from testing.hostile.changes import KINDS, kind, seal
 
 
 def catalog(name: str, change: Callable[[pl.DataFrame, random.Random], pl.DataFrame], **written: Any) -> None:

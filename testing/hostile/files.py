@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.hostile.changes import KINDS, kind, pick, seal
+from testing.hostile.changes import KINDS, kind, pick, seal
 
 
 def changed_bytes(name: str, change: Callable[[bytearray, random.Random], Any]) -> None:

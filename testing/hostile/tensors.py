@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lib.hostile.changes import KINDS, Unfit, kind, pick, seal
+from testing.hostile.changes import KINDS, Unfit, kind, pick, seal
 
 
 def tensors(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.hostile.changes import BLANK, KINDS, Unfit, raw_manifest, seal, write_sealed
-from benchmarks.lib.hostile.texts import change_leaf
+from testing.hostile.changes import BLANK, KINDS, Unfit, raw_manifest, seal, write_sealed
+from testing.hostile.texts import change_leaf
 
 
 def manifest(name: str, change: Callable[[Any, random.Random], Any], *, hashes: bool = True) -> None:
