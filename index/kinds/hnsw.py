@@ -26,8 +26,9 @@ NUMBERS = struct.Struct("<5i")  # entry point, highest level, efConstruction, ef
 
 
 class HnswSpec(IndexSpec):
-    """Approximate search along a graph. The graph is built on one thread, so that the same vectors give the same one:
-    about 0.4 ms an item.
+    """Approximate search along a graph.
+
+    The graph is built on one thread, so that the same vectors give the same one: 0.4 to 2 ms an item.
     """
 
     kind: Literal["hnsw"] = "hnsw"

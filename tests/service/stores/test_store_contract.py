@@ -12,6 +12,7 @@ import pytest
 
 from service.observability.metrics import Metrics
 from service.settings import load_settings
+from service.settings.store_kinds import kinds
 from service.stores import open_store
 from service.stores import redis as store_redis
 from service.stores import sqlite as store_sqlite
@@ -20,6 +21,8 @@ from service.stores.user_list import UserSummary, list_users
 from testing.redis_server import RedisServer, redis_server
 
 KEEP = 5
+STORES = {"file": "sqlite", "memory": "sqlite", "redis": "redis"}
+"""Stores that the contract is tested on, and their kinds."""
 _databases = itertools.count()
 
 
@@ -36,7 +39,7 @@ def opened(url: str) -> HistoryStore:
     return open_store(url, settings, Metrics())
 
 
-@pytest.fixture(params=["file", "memory", "redis"])
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[HistoryStore]:
     if request.param == "redis":
         port = request.getfixturevalue("redis").port
@@ -59,6 +62,10 @@ async def items_of(store: HistoryStore, user: str) -> list[str]:
 
 async def users_of(store: HistoryStore, query: str, limit: int, offset: int) -> list[UserSummary]:
     return (await list_users(store, query, limit, offset, None, budget_s=60)).rows
+
+
+def test_every_kind_of_store_is_held_to_the_contract() -> None:
+    assert set(STORES.values()) == set(kinds())
 
 
 async def test_a_history_is_ordered_by_time_then_arrival(store: HistoryStore) -> None:
