@@ -212,7 +212,7 @@ class RedisLink:
             task.exception()  # seen, so that Python does not complain about it
 
     async def _tries(self, ask: Callable[[Redis], Awaitable[T]], repeatable: bool, broken: list[Exception]) -> T:
-        """Ask, and once more where the connection broke (which is noted in `broken`) and doing it twice does no harm."""
+        """Ask, and once more where the connection broke (noted in `broken`) and doing it twice does no harm."""
         try:
             return await ask(self._redis)
         except ConnectionError as error:
