@@ -11,7 +11,18 @@ from typing import Any
 from testing.hostile.changes import KINDS, pick, seal
 
 NUMBERS = (0, -1, 1, 7, 10**6, 2**31, 2**40, 2**63, 10**400, 1e308, -1e308, 0.5)
-OTHERS: tuple[Any, ...] = (None, True, "", "x" * 100_000, "\x1b[31m\u202e\x00", "../../etc/passwd", [], {}, [[]] * 50, ["x"] * 10_000)
+OTHERS: tuple[Any, ...] = (
+    None,
+    True,
+    "",
+    "x" * 100_000,
+    "\x1b[31m\u202e\x00",
+    "../../etc/passwd",
+    [],
+    {},
+    [[]] * 50,
+    ["x"] * 10_000,
+)
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
