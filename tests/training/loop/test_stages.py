@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from modeling.encoder.build import Model, build_model
-from tests.training.loop.test_fit import SMALL, write_dataset
+from testing.datasets import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.loop.fit import FitOptions, validation_metrics
@@ -20,6 +20,7 @@ from training.loop.stages import ModuleStage, run_stages
 from training.recipes import RecipeError, get_recipe
 
 QUIET = Console(quiet=True)
+SMALL = ["items.dim=32", "backbone.width=32", "backbone.dropout=0.0", "history.dropout=0.0", "optimizer.positions=50"]
 
 
 class Killed(Exception):

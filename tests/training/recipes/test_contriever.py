@@ -14,8 +14,8 @@ from index import Catalog
 from modeling.encoder.title_check import check_titles
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.methods.dense import Artifact, ArtifactError, check_golden, load_artifact
+from testing.datasets import write_dataset
 from testing.models import backbone_folder
-from tests.training.loop.test_fit import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.loop.examples import EpochWindows, target_shares
 from training.recipes import get_recipe
