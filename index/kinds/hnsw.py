@@ -28,7 +28,7 @@ NUMBERS = struct.Struct("<5i")  # entry point, highest level, efConstruction, ef
 class HnswSpec(IndexSpec):
     """Approximate search along a graph.
 
-    The graph is built on one thread, so that the same vectors give the same one: 0.4 to 2 ms an item.
+    The graph is built on one thread, so that the same vectors give the same one: 0.4 to 5 ms an item.
     """
 
     kind: Literal["hnsw"] = "hnsw"
