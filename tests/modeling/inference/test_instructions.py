@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MEASURE = """
 import json, torch
 from torch import nn
-from modeling.inference.prepacked_linear import added, gated, put_in_blocks
+from modeling.inference.prepacked_linear import added, gated, prepack
 from modeling.inference.int8_linear import PrecisionError, quantise, exact_products
 from modeling.inference.precision_choice import settle
 
@@ -35,7 +35,7 @@ states, out = torch.randn(37, 96, generator=torch.Generator().manual_seed(1)), {
 with torch.inference_mode():
     exact = through(layer(), states)
     half = layer().to(torch.bfloat16)
-    out["blocks"] = put_in_blocks(half)
+    out["blocks"] = prepack(half)
     out["bf16"] = far(through(half, states.to(torch.bfloat16)), exact)
     eighth = layer()
     out["exact"] = exact_products()
@@ -89,7 +89,7 @@ def test_a_layer_is_right_or_refused_whatever_the_processor_has(instructions: st
 @pytest.mark.slow
 def test_all_tests_of_fewer_bits_pass_on_a_processor_without_them() -> None:
     """With skips as failures; what needs the instructions is left out, and the summary says how many."""
-    files = [f"tests/modeling/{name}.py" for name in ("test_blocked", "test_precision", "test_precision_choice")]
+    files = [f"tests/modeling/inference/{name}.py" for name in ("test_blocked", "test_precision", "test_precision_choice")]
     done = hidden("AVX2", "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout[-3000:]
     counts = dict(
