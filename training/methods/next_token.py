@@ -27,7 +27,6 @@ from modeling.backbone.hidden_dropout import hook_blocks
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import ListQuery
 from modeling.generation.base import ItemGenerator
-from modeling.methods.bigrec_prompt import InstructionPrompt
 from training.data.splits import Targets
 from training.evaluation.full_ranking import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
@@ -206,40 +205,6 @@ class TrieSoftmaxModule(NextTokenModule):
         logits_PA = F.linear(states_PH.float(), head.weight[alphabet_A].float(), bias_A)
         at_P = batch.states_BT[batch.targets_BT != IGNORED].to(targets_P.device)
         return cast(Tensor, self.children_softmax(logits_PA, targets_P, at_P))
-
-
-class InstructionModule(NextTokenModule):
-    """The same for an instruction prompt: the last item of a window is the answer, the others are in the prompt, and
-    everything but the instruction has a loss.
-
-    Args:
-        model: with its head; a Hugging Face model for causal language modelling.
-        names: tokens of every title of the catalog.
-        prompt: the pieces of a prompt.
-        dropout, hidden_dropout: see `NextTokenModule`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        names: TitleTokens,
-        *,
-        prompt: InstructionPrompt,
-        dropout: float,
-        hidden_dropout: float = 0.0,
-    ) -> None:
-        super().__init__(model, names, end=prompt.end, dropout=dropout, hidden_dropout=hidden_dropout)
-        self.prompt = prompt
-
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """The instruction."""
-        return self.prompt.prefix
-
-    def tokens(self, rows: NDArray[np.int64]) -> list[int]:
-        """History, request and answer."""
-        names = [self.names[row] for row in rows.tolist()]
-        return [*self.prompt.read(names[:-1]), *self.prompt.answer(names[-1])]
 
 
 def written_metrics(model: nn.Module, writer: ItemGenerator, targets: Targets) -> dict[str, float]:
