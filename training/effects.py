@@ -30,7 +30,7 @@ class Effect:
 
 
 def _dense(recipe: Recipe) -> bool:
-    return recipe.method.encodes
+    return bool(recipe.method.encodes)
 
 
 def _language_model(recipe: Recipe) -> bool:
@@ -42,7 +42,7 @@ def _dense_language_model(recipe: Recipe) -> bool:
 
 
 def _codes(recipe: Recipe) -> bool:
-    return recipe.history.form == "codes"
+    return bool(recipe.history.form == "codes")
 
 
 def code_effects() -> dict[str, Effect]:

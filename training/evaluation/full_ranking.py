@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from index import VectorIndex
 from modeling.encoder.prompt import Prompt
-from modeling.encoder.user_encoder import UserEncoder
+from modeling.methods.base import HistoryEncoder
 from training.data.splits import Targets
 from training.evaluation.metrics import Metrics, rank_report, target_ranks
 
@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def encode_users(
-    encoder: UserEncoder,
+    encoder: HistoryEncoder,
     histories: Sequence[NDArray[Any]],
     *,
     progress: Callable[[int], object] = lambda done: None,
@@ -80,7 +80,7 @@ def rank_all(
 
 
 def evaluate(
-    encoder: UserEncoder,
+    encoder: HistoryEncoder,
     items_ND: NDArray[np.float32],
     index: VectorIndex,
     targets: Targets,

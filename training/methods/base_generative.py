@@ -15,7 +15,7 @@ from torch import nn
 from transformers import set_seed
 
 from modeling.artifact.manifest import Manifest
-from modeling.backbone import adapter
+from modeling.backbone.adapters import adapter_of
 from modeling.encoder.build import Sources
 from modeling.generation.base import ItemGenerator, ItemIdentifiers
 from training.data.splits import Split, Targets
@@ -108,6 +108,7 @@ class GenerativeTraining(TrainingMethod[G]):
         self.names = ItemIdentifiers(self.named.tokens, popular_N, self.named.spelling)
         self.prepare(options)
         whole, network = recipe.backbone.own or recipe.adapter.kind == "full", self.named.model
+        adapter = adapter_of(recipe.adapter.kind)
         adapted = network.requires_grad_(True) if whole else adapter.attach(network, recipe.adapter)
         hidden_dropout = recipe.backbone.dropout if recipe.backbone.own else 0.0
         module = self.module(adapted, recipe.history.dropout, hidden_dropout)
