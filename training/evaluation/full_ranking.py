@@ -45,9 +45,12 @@ def encode_users(
     """User vectors [U, D]; near-equal lengths share a batch, which changes no vector beyond rounding."""
     limit = encoder.history_limit
     prompts = [encoder.prepare(np.asarray(history[-limit:]).tolist()) for history in histories]
-    out = np.empty((len(prompts), encoder.spec.items.dim), np.float32)
+    out = np.empty((len(prompts), 0), np.float32)
     for rows in _by_length(prompts):
-        out[rows] = encoder.encode([prompts[row] for row in rows])
+        vectors_BD = encoder.encode([prompts[row] for row in rows])
+        if not out.shape[1]:
+            out = np.empty((len(prompts), vectors_BD.shape[1]), np.float32)
+        out[rows] = vectors_BD
         progress(len(rows))
     return out
 
