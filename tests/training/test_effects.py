@@ -168,9 +168,7 @@ def test_a_setting_is_read_or_refused(
         found = reads_of(patch, recipe)
         run(recipe, ring, RunOptions(out=tmp_path / "out", id_model=id_model), QUIET)
     accepted, refused = set(), set()
-    for path in set(EFFECTS) - {"index"}:  # a kind's own class refuses what it does not read
-        if path.startswith("tasks.") and recipe.tasks is None:
-            continue
+    for path in paths_of(recipe):  # of an index, its own class refuses what its kind does not read
         for value in others(path, recipe):
             try:
                 get_recipe(name, [*settings, f"{path}={value}"], backbone=backbone)

@@ -27,6 +27,7 @@ from modeling.backbone.hidden_dropout import hook_blocks
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import ListQuery
 from modeling.generation.base import ItemGenerator
+from modeling.methods.base import ListMethod
 from training.data.splits import Targets
 from training.evaluation.full_ranking import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
@@ -218,7 +219,7 @@ def written_metrics(model: nn.Module, writer: ItemGenerator, targets: Targets) -
 
 
 def write_all(
-    writer: ItemGenerator,
+    writer: ListMethod,
     histories: Sequence[NDArray[Any]],
     user_ids: Sequence[str | None] | None = None,
     *,
@@ -230,7 +231,8 @@ def write_all(
         writer.prepare(np.asarray(history).tolist(), user) for history, user in zip(histories, users, strict=True)
     ]
     rows_TK = np.full((len(histories), SHOWN), -1, np.int64)
-    beams = BATCH_BEAMS.get(next(writer.model.parameters()).device.type, BATCH_BEAMS["cpu"])
+    devices = (weight.device.type for network in writer.networks.values() for weight in network.parameters())
+    beams = BATCH_BEAMS.get(next(devices, "cpu"), BATCH_BEAMS["cpu"])
     size = max(1, beams // cast(int, writer.default.beams))
     order = sorted(range(len(prompts)), key=lambda number: prompts[number].length)
     for start in range(0, len(order), size):
@@ -256,7 +258,7 @@ def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_s
 
 
 def evaluate_generator(
-    writer: ItemGenerator,
+    writer: ListMethod,
     targets: Targets,
     popularity_N: NDArray[np.int64],
     *,
