@@ -74,7 +74,6 @@ def _run(settings: Settings, json_output: bool) -> None:
 
 
 def _announce(service: object, url: str, json_output: bool) -> None:
-    from service.lifecycle.lookup import kind_of
     from service.service import Service
 
     assert isinstance(service, Service)
@@ -82,7 +81,7 @@ def _announce(service: object, url: str, json_output: bool) -> None:
     parts = recommender.parts
     history = parts.golden[0].ids[-EXAMPLE_ITEMS:]
     body = json.dumps({"history": list(history), "k": 5}, ensure_ascii=False)
-    path = "/recommend" if kind_of(recommender) == "dense" else "/recommend/generative"
+    path = "/recommend" if recommender.kind == "dense" else "/recommend/generative"
     curl = f"curl -s {url}{path} -H 'content-type: application/json' -d {shlex.quote(body)}"
     if json_output:
         ready = {"ready": True, "url": url, "artifacts": list(service.recommenders), "curl": curl}

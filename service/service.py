@@ -16,7 +16,7 @@ from service.errors import NotReady, StartError
 from service.experiments.feedback import Feedback
 from service.experiments.traffic import Traffic
 from service.keys import key_of_this_start
-from service.lifecycle.lookup import AnyRecommender, Kind, kind_of
+from service.lifecycle.lookup import AnyRecommender, Kind
 from service.lifecycle.registry import OpenArtifact, Registry
 from service.observability.metrics import Metrics
 from service.observability.tracing import open_tracing
@@ -111,7 +111,7 @@ class Service:
         With a dense one it ends a split, so that going back to an artifact always means all of it. Raises NotReady,
         UnknownName.
         """
-        kind = kind_of(self.loaded(name))
+        kind = self.loaded(name).kind
         previous = self.registry.defaults.get(kind)
         self.registry.activate(name)
         if kind == "dense":
@@ -232,7 +232,7 @@ class Service:
 
     def _loads(self, kind: Kind) -> list[tuple[int, int]]:
         loaded = list(self.recommenders.values())
-        return [recommender.engine.load() for recommender in loaded if kind_of(recommender) == kind]
+        return [recommender.engine.load() for recommender in loaded if recommender.kind == kind]
 
     def _running_seconds(self) -> list[float]:
         return [recommender.engine.running_seconds() for recommender in list(self.recommenders.values())]

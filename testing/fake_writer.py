@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modeling.artifact.manifest import WrittenCase
+from modeling.artifact.golden import WrittenCase
 from modeling.encoder.prompt import FreeItem, Prompt
 from modeling.generation.api import (
     GeneratedList,

@@ -7,8 +7,7 @@ import numpy as np
 from modeling.encoder.build import TextVectors
 from training.data.report import DataError
 from training.data.splits import Split
-from training.effects import VECTOR_CODES
-from training.recipes.base import Recipe, RecipeError
+from training.recipe import Recipe
 
 
 def check_learnable(recipe: Recipe, split: Split) -> None:
@@ -28,29 +27,12 @@ def check_learnable(recipe: Recipe, split: Split) -> None:
                 f"{data.name}: every user who is asked on {part} has had all {data.n_items} items, so none is left to "
                 "recommend; the catalog needs more items"
             )
-    reads_titles = recipe.scoring != "dense" and recipe.history.form == "titles"
-    reads_titles |= recipe.scoring == "dense" and (recipe.needs_text_vectors or recipe.history.reads_tokens)
-    reads_titles |= recipe.history.form == "codes" and recipe.codes.kind in VECTOR_CODES[:2]
-    if reads_titles and len(set(data.titles)) < 2:
+    if recipe.method.reads_titles(recipe) and len(set(data.titles)) < 2:
         raise DataError(
             f"{data.name}: all {data.n_items} titles are {data.titles[0]!r:.60}, and recipe {recipe.name!r} reads "
             "titles; use 'sasrec', which reads ids only"
         )
-    _check_sizes(recipe, data.n_items, any(data.categories))
-
-
-def _check_sizes(recipe: Recipe, items: int, categories: bool) -> None:
-    kind = recipe.codes.kind
-    made = kind in ("rq-vae", "residual-kmeans") or (kind == "semantic" and not categories)
-    if recipe.history.form == "codes" and made and items < recipe.codes.size:
-        raise RecipeError(
-            f"codes.size={recipe.codes.size}: {items} items cannot have that many codes a level; set it to {items} or "
-            "less"
-        )
-    if recipe.scoring == "choose" and items < recipe.writing.candidates:
-        raise RecipeError(
-            f"writing.candidates={recipe.writing.candidates}: there are {items} items; set it to {items} or less"
-        )
+    recipe.method.check_catalog(recipe, data.n_items, categories=any(data.categories))
 
 
 def check_text(text: TextVectors | None, recipe: Recipe) -> None:

@@ -161,7 +161,7 @@ def rewrite(
         if out is not None:
             check_target(out, reads=[artifact, backbone, text_backbone])
         from modeling.encoder.build import Sources
-        from training.recipes.base import index_settings
+        from training.recipe import index_settings
         from training.rewrite import rewrite as write_again
 
         manifest = write_again(

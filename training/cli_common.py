@@ -32,7 +32,7 @@ LedgerFile = Annotated[
 TOP_FIELDS = ("user_id", "history", "target", "top")
 _OURS = {
     "training.data.report": "DataError",
-    "training.recipes.base": "RecipeError",
+    "training.recipe": "RecipeError",
     "modeling.artifact.manifest": "ArtifactError",
     "modeling.backbone.loading": "BackboneError",
     "modeling.backbone.adapters.base": "AdapterError",

@@ -16,13 +16,9 @@ from rich.progress import Progress
 
 from index import Catalog, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
-from index.trie import TokenTrie
-from modeling.artifact.manifest import AnyManifest, GenerativeManifest, open_files, read_any_manifest
+from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
 from modeling.artifact.verified import Files
-from modeling.generation.base import ItemGenerator
-from modeling.methods.dense import ArtifactError, load_artifact
-from modeling.methods.generative import load_generative
-from modeling.methods.p5 import P5Generator
+from modeling.methods import load, method_of
 from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.data.splits import Part, Split, Targets
@@ -30,11 +26,10 @@ from training.evaluation.baselines import FLOORS, measure_baseline
 from training.evaluation.full_ranking import Evaluation, evaluate
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
+from training.methods.base import split_of
 from training.methods.next_token import evaluate_generator
-from training.methods.p5_evaluation import task_figures
 from training.provenance import require_same_questions
-from training.recipes.base import TasksSpec
-from training.run import split_of
+from training.recipe import training_method
 
 LARGEST_INDEX = 256 << 30  # bytes
 
@@ -91,27 +86,17 @@ def evaluate_artifact(
     return row, result
 
 
-def _answers(files: Files, manifest: AnyManifest, catalog: Catalog) -> tuple[Callable[..., Evaluation], OtherFigures]:
-    """Load an artifact of either kind and return what answers questions with it, and what gives further figures."""
-    if isinstance(manifest, GenerativeManifest):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        writer = load_generative(files, TokenTrie.build, catalog.popular(), device=device).model
-        return partial(evaluate_generator, writer), partial(_task_figures, writer, manifest)
-    artifact = load_artifact(files)
+def _answers(files: Files, manifest: Manifest, catalog: Catalog) -> tuple[Callable[..., Evaluation], OtherFigures]:
+    """Load an artifact and return what answers questions with it, and what gives further figures."""
+    on_list = method_of(manifest, files.name)[0].shape == "list"
+    device = "cuda" if on_list and torch.cuda.is_available() else "cpu"
+    loaded = load(files, catalog.popular(), device=device)
+    figures = partial(training_method(manifest.method.kind).other_figures, loaded)
+    if on_list:
+        return partial(evaluate_generator, loaded.model), figures
     entry, content = (files.read(f"index/{name}", LARGEST_INDEX) for name in (ENTRY_FILE, INDEX_FILE))
     index = parse_index(files.folder / "index", entry, content)
-    answer = partial(evaluate, artifact.encoder, artifact.item_vectors_ND, index)
-    return answer, lambda split, targets, seed: {}
-
-
-def _task_figures(
-    writer: ItemGenerator, manifest: GenerativeManifest, split: Split, targets: Targets, seed: int
-) -> dict[str, Any]:
-    """Of a writer of task families, those of every family; none on other data, whose users it does not know."""
-    if not isinstance(writer, P5Generator) or split.dataset.sha256 != manifest.data_sha256:
-        return {}
-    spec = TasksSpec.model_validate(manifest.recipe_data["tasks"])
-    return {"tasks": task_figures(writer, split, targets, spec, fitted_on=manifest.fitted_on, seed=seed)}
+    return partial(evaluate, loaded.model.encoder, loaded.model.item_vectors_ND, index), figures
 
 
 def compare_artifacts(
@@ -128,7 +113,7 @@ def compare_artifacts(
 
     Returns rows for programs, and the metrics by method for a table.
     """
-    names = sorted({read_any_manifest(folder).split for folder in folders})
+    names = sorted({read_manifest(folder).split for folder in folders})
     if len(names) > 1:
         raise ArtifactError(
             f"these artifacts were trained on different splits ({', '.join(names)}): no common questions"

@@ -1,7 +1,8 @@
 """Which setting of a recipe acts under which condition: the one table behind "no effect".
 
-A setting that is given and that nothing reads is refused rather than ignored. Every field of every slot has a line
-here; a new one without a line fails ``tests/training/test_effects.py``.
+A setting that is given and that nothing reads is refused rather than ignored. Every field of the slots that methods
+share has a line here; a new one without a line fails ``tests/training/test_effects.py``. What only one kind of method
+reads stands in the settings of that kind, and needs no line unless another of its settings switches it off.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from modeling.encoder.capabilities import capabilities_of
-from training.objectives.base import objective_class, objective_kinds
 
-if TYPE_CHECKING:
-    from training.recipes.base import Recipe
+Recipe = Any
+"""A `training.recipe.Recipe`, whose module stands above this one."""
 
 VECTOR_CODES = ("rq-vae", "residual-kmeans", "semantic")
 """Kinds of codes that are, or may be, made from vectors of titles."""
@@ -30,11 +30,7 @@ class Effect:
 
 
 def _dense(recipe: Recipe) -> bool:
-    return recipe.scoring == "dense"
-
-
-def _writes(recipe: Recipe) -> bool:
-    return recipe.scoring != "dense"
+    return bool(recipe.method.encodes)
 
 
 def _language_model(recipe: Recipe) -> bool:
@@ -46,28 +42,38 @@ def _dense_language_model(recipe: Recipe) -> bool:
 
 
 def _codes(recipe: Recipe) -> bool:
-    return recipe.history.form == "codes"
+    return bool(recipe.history.form == "codes")
 
 
-def _code_kinds(*kinds: str) -> Effect:
-    return Effect(
-        f"history.form='codes' with codes.kind {' or '.join(kinds)}",
-        lambda recipe: _codes(recipe) and recipe.codes.kind in kinds,
-    )
+def code_effects() -> dict[str, Effect]:
+    """Of the settings of codes, by their path inside a method's section."""
+
+    def kinds(*names: str) -> Effect:
+        def acts(recipe: Recipe) -> bool:
+            spec = recipe.method.codes_spec
+            return _codes(recipe) and spec is not None and spec.kind in names
+
+        return Effect(f"history.form='codes' with method.codes.kind {' or '.join(names)}", acts)
+
+    return {
+        "codes.kind": CODES,
+        "codes.levels": kinds("rq-vae", "residual-kmeans", "semantic", "collaborative"),
+        "codes.size": CODES,
+        "codes.clusters": kinds("collaborative"),
+        "codes.dim": kinds("rq-vae"),
+        "codes.collaborative": kinds(*VECTOR_CODES),
+        "codes.commitment": kinds("rq-vae"),
+        "codes.epochs": kinds("rq-vae"),
+    }
 
 
-def _families(*families: str) -> Effect:
-    return Effect(
-        f"task families with {' or '.join(families)}",
-        lambda recipe: (
-            recipe.tasks is not None
-            and (recipe.tasks.families is None or any(family in recipe.tasks.families for family in families))
-        ),
-    )
+def _title_codes(recipe: Recipe) -> bool:
+    spec = recipe.method.codes_spec
+    return _codes(recipe) and spec is not None and spec.kind in VECTOR_CODES
 
 
 def _instructed(recipe: Recipe) -> bool:
-    return _dense_language_model(recipe) or recipe.scoring in ("ground", "choose")
+    return _dense_language_model(recipe) or recipe.method.instructed
 
 
 def _whole_name(recipe: Recipe) -> bool:
@@ -88,33 +94,22 @@ def _whole_windows(recipe: Recipe) -> bool:
     return _dense(recipe) and not capabilities_of(recipe).every_boundary
 
 
-def _objective(setting: str) -> Effect:
-    kinds = [kind for kind in objective_kinds() if setting in objective_class(kind).settings]
-    return Effect(
-        f"objective.kind {' or '.join(map(repr, kinds))}",
-        lambda recipe: _dense(recipe) and recipe.objective.kind in kinds,
-    )
-
-
-def _has_ids(recipe: Recipe) -> bool:
-    """Items have an id table."""
+def has_ids(recipe: Recipe) -> bool:
+    """Whether a user encoder is trained and items have an id table."""
     return _dense(recipe) and recipe.items.tower != "encoder"
 
 
 def _rate(recipe: Recipe) -> bool:
     """Something else than a language model is trained."""
-    return _dense(recipe) or recipe.backbone.own or recipe.scoring == "choose"
+    return _dense(recipe) or recipe.backbone.own or recipe.method.trains_beside
 
 
 ALWAYS = Effect("every recipe", lambda recipe: True)
-DENSE = Effect("scoring='dense'", _dense)
-WRITES = Effect("recipes that write", _writes)
-CHOOSE = Effect("scoring='choose'", lambda recipe: recipe.scoring == "choose")
+DENSE = Effect("methods that train a user encoder", _dense)
 CODES = Effect("history.form='codes'", _codes)
 OWN = Effect("backbone.source='none'", lambda recipe: recipe.backbone.own)
 LORA = Effect("adapter.kind='lora'", lambda recipe: recipe.adapter.kind == "lora")
-DENSE_LANGUAGE_MODEL = Effect("scoring='dense' with a language model as backbone", _dense_language_model)
-TASKS = Effect("task families", lambda recipe: recipe.tasks is not None)
+DENSE_LANGUAGE_MODEL = Effect("a language model as user encoder", _dense_language_model)
 ENCODER_DECODER = Effect(
     "backbone.kind='encoder-decoder'", lambda recipe: _codes(recipe) and recipe.backbone.kind == "encoder-decoder"
 )
@@ -122,16 +117,16 @@ ENCODER_DECODER = Effect(
 EFFECTS: dict[str, Effect] = {
     "history.form": ALWAYS,
     "history.vectors_per_item": Effect(
-        "scoring='dense' with history.form='compressed'",
+        "a user encoder with history.form='compressed'",
         lambda recipe: _dense(recipe) and recipe.history.form == "compressed",
     ),
     "history.limit": ALWAYS,
     "history.title_tokens": Effect("history.form='titles' or 'text'", lambda recipe: recipe.history.reads_tokens),
     "history.instruction": Effect(
-        "scoring='dense' with a language model as backbone, 'ground' or 'choose'", _instructed
+        "a language model as user encoder, or a method that puts an instruction before the history", _instructed
     ),
     "history.id_dropout": Effect(
-        "scoring='dense' with ids in the history", lambda recipe: _dense(recipe) and recipe.history.form != "text"
+        "a user encoder with ids in the history", lambda recipe: _dense(recipe) and recipe.history.form != "text"
     ),
     "history.dropout": ALWAYS,
     "history.user_buckets": ENCODER_DECODER,
@@ -168,22 +163,12 @@ EFFECTS: dict[str, Effect] = {
     "items.normalize": DENSE,
     "items.text_source": Effect(
         "title vectors: items.tower 'text' or 'both', history.form='compressed', or codes made from titles",
-        lambda recipe: _reads_title_vectors(recipe) or (_codes(recipe) and recipe.codes.kind in VECTOR_CODES),
+        lambda recipe: _reads_title_vectors(recipe) or _title_codes(recipe),
     ),
     "items.text_dim": Effect(
-        "scoring='dense' with items.tower 'text' or 'both', or history.form='compressed'", _reads_title_vectors
+        "a user encoder with items.tower 'text' or 'both', or history.form='compressed'", _reads_title_vectors
     ),
     "index": DENSE,  # its fields are those of its kind, which takes no others
-    "objective.kind": DENSE,
-    "objective.negatives": _objective("negatives"),
-    "objective.popularity_power": _objective("popularity_power"),
-    "objective.label_smoothing": _objective("label_smoothing"),
-    "objective.logq": _objective("logq"),
-    "objective.symmetric": _objective("symmetric"),
-    "objective.pull": Effect("items with an id table", _has_ids),
-    "objective.pull_share": Effect(
-        "objective.pull over 0", lambda recipe: _dense(recipe) and recipe.objective.pull > 0
-    ),
     "optimizer.rate": Effect(
         "recipes that train more than a language model, whose rate is optimizer.backbone_rate", _rate
     ),
@@ -199,38 +184,12 @@ EFFECTS: dict[str, Effect] = {
     "optimizer.positions": ALWAYS,
     "optimizer.clip": ALWAYS,
     "optimizer.user_windows": Effect(
-        "scoring='dense' where every target needs a pass of its own: attention, pooling or adapter", _whole_windows
+        "a user encoder where every target needs a pass of its own: attention, pooling or adapter", _whole_windows
     ),
     "optimizer.average_epochs": ALWAYS,
-    "writing.beams": WRITES,
-    "writing.among": Effect(
-        "scoring='trie' without task families", lambda recipe: recipe.scoring == "trie" and recipe.tasks is None
-    ),
-    "writing.candidates": CHOOSE,
-    "writing.copying": CHOOSE,
-    "writing.slots": CHOOSE,
-    "writing.match": CHOOSE,
-    "writing.validation_users": WRITES,
-    "codes.kind": CODES,
-    "codes.levels": _code_kinds("rq-vae", "residual-kmeans", "semantic", "collaborative"),
-    "codes.size": CODES,
-    "codes.clusters": _code_kinds("collaborative"),
-    "codes.dim": _code_kinds("rq-vae"),
-    "codes.collaborative": _code_kinds(*VECTOR_CODES),
-    "codes.commitment": _code_kinds("rq-vae"),
-    "codes.epochs": _code_kinds("rq-vae"),
-    "tasks.families": TASKS,
-    "tasks.rating": _families("rating"),
-    "tasks.direct": _families("direct"),
-    "tasks.explanation": _families("explanation"),
-    "tasks.review": _families("review"),
-    "tasks.candidates": _families("direct"),
-    "tasks.text_tokens": _families("explanation", "review"),
-    "tasks.vocabulary": TASKS,
-    "tasks.whole_words": TASKS,
     "requires": Effect(
-        "scoring 'dense' with an id table, 'ground' or 'choose'",
-        lambda recipe: _has_ids(recipe) or recipe.scoring in ("ground", "choose"),
+        "methods that build on another model, with an id table where a user encoder is trained",
+        lambda recipe: recipe.method.builds_on and (has_ids(recipe) or not recipe.method.encodes),
     ),
 }
-"""Every setting that ``--set`` takes."""
+"""Every setting of the shared slots that ``--set`` takes."""

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from index import Catalog, FlatIndex
 from modeling.artifact.atomic import replaced_folder
-from modeling.artifact.manifest import GenerativeManifest
-from modeling.encoder.user_encoder import UserEncoder
-from modeling.methods.dense import Manifest, write_golden, write_manifest, write_model
-from modeling.methods.generative import write_generative
+from modeling.artifact.golden import write_golden
+from modeling.artifact.manifest import Manifest
+from modeling.methods import get_method, save
+from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
+from modeling.methods.dense import write_manifest, write_model
 from training.data.splits import FittedOn, Split
 from training.evaluation.full_ranking import encode_users
 from training.golden import golden_cases, with_titles, written_cases
 from training.loop.fit import Fitted
-from training.methods.generative import FittedGenerator
-from training.recipes.base import Recipe
+from training.recipe import Recipe
 from training.served_index import write_index
 
 GOLDEN_CASES = 10
@@ -64,29 +64,60 @@ def write_artifact(
         )
 
 
-def write_generative_artifact(
+def write_list_artifact(
     folder: Path,
     recipe: Recipe,
     split: Split,
-    fitted: FittedGenerator,
+    model: ListMethod,
     *,
-    collaborative: Path | None = None,
     fitted_on: FittedOn,
     metrics: dict[str, float],
     training: dict[str, Any],
-) -> GenerativeManifest:
-    """As `write_artifact`, for a model that writes."""
+) -> Manifest:
+    """As `write_artifact`, for a model that gives ranked lists."""
     with replaced_folder(folder) as work:
         catalog = catalog_of(split, fitted_on)
         catalog.write(work / "catalog.parquet")
-        writer = fitted.writer
-        histories = with_titles(_histories(split, writer.history_limit), catalog, "text" in writer.reads)
-        return write_generative(
+        histories = with_titles(_histories(split, model.history_limit), catalog, "text" in model.reads)
+        return save(
             work,
-            writer,
-            written_cases(writer, catalog, histories),
-            instruction=recipe.history.instruction,
-            collaborative=collaborative,
+            get_method(recipe.method.kind),
+            model,
+            written_cases(model, catalog, histories),
+            catalog_size=len(catalog),
+            **_facts(folder, recipe, split),
+            fitted_on=fitted_on,
+            metrics=metrics,
+            training=training,
+        )
+
+
+def write_vector_artifact(
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    model: VectorMethod,
+    *,
+    fitted_on: FittedOn,
+    metrics: dict[str, float],
+    training: dict[str, Any],
+) -> Manifest:
+    """As `write_artifact`, for any other model that gives vectors."""
+    with replaced_folder(folder) as work:
+        catalog = catalog_of(split, fitted_on)
+        catalog.write(work / "catalog.parquet")
+        encoder, vectors_ND = model.encoder, model.item_vectors_ND
+        histories = with_titles(_histories(split, model.encoder.history_limit), catalog, "text" in model.reads)
+        golden = golden_cases(encoder, FlatIndex.build(vectors_ND), catalog, histories)
+        write_index(
+            work / "index", recipe.index, vectors_ND, golden, catalog, users=partial(_user_vectors, encoder, split)
+        )
+        return save(
+            work,
+            get_method(recipe.method.kind),
+            model,
+            golden,
+            catalog_size=len(catalog),
             **_facts(folder, recipe, split),
             fitted_on=fitted_on,
             metrics=metrics,
@@ -122,7 +153,7 @@ def _histories(split: Split, limit: int) -> list[list[int]]:
     return [split.train_row(user)[-limit:].tolist() for user in chosen]
 
 
-def _user_vectors(encoder: UserEncoder, split: Split) -> NDArray[np.float32]:
+def _user_vectors(encoder: HistoryEncoder, split: Split) -> NDArray[np.float32]:
     """Vectors of a seeded sample of users, made from their training histories."""
     users = np.random.default_rng(0).permutation(np.flatnonzero(split.train_lengths_U > 0))[:RECALL_USERS]
     return encode_users(encoder, [split.train_row(int(user)) for user in users])

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog, VectorIndex
-from modeling.artifact.manifest import GoldenCase, GoldenItem, GoldenTitle, WrittenCase
-from modeling.encoder.user_encoder import UserEncoder, read_history
+from modeling.artifact.golden import GoldenCase, GoldenItem, GoldenTitle, WrittenCase
+from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import ListQuery
-from modeling.generation.base import ItemGenerator
+from modeling.methods.base import HistoryEncoder, ListMethod
 
 GOLDEN_TOP = 10
 TITLES_TOGETHER = 4
@@ -41,10 +41,10 @@ def with_titles(histories: Sequence[Sequence[int]], catalog: Catalog, reads_text
 
 
 def golden_cases(
-    encoder: UserEncoder, index: VectorIndex, catalog: Catalog, histories: Sequence[History]
+    encoder: HistoryEncoder, index: VectorIndex, catalog: Catalog, histories: Sequence[History]
 ) -> list[GoldenCase]:
     """What this very process answers, as the service does: items given by their ids are left out."""
-    vectors = encoder.encode([encoder.prepare(encoder.with_titles(history)) for history in histories])
+    vectors = encoder.encode([encoder.prepare(read_history(history, encoder.read_titles)) for history in histories])
     _, rows_BK = index.search(vectors, GOLDEN_TOP, exclude=[_rows(history) for history in histories])
     return [
         GoldenCase(
@@ -56,7 +56,7 @@ def golden_cases(
     ]
 
 
-def written_cases(writer: ItemGenerator, catalog: Catalog, histories: Sequence[History]) -> list[WrittenCase]:
+def written_cases(writer: ListMethod, catalog: Catalog, histories: Sequence[History]) -> list[WrittenCase]:
     """What this very process writes, and the items it stands for."""
     prompts = [writer.prepare(read_history(history, writer.read_titles)) for history in histories]
     wanted = [ListQuery(GOLDEN_TOP, _rows(history)) for history in histories]

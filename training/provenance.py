@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from index import Catalog
-from modeling.artifact.manifest import MANIFEST, CommonManifest, read_any_manifest
-from modeling.methods.bigrec_files import COLLABORATIVE
-from modeling.methods.dense import ArtifactError
+from modeling.artifact.manifest import MANIFEST, ArtifactError, Manifest, read_manifest
+from modeling.methods.dense_scores import COLLABORATIVE
 from training.data.dataset import Dataset
 
 
 def id_model_record(folder: Path) -> dict[str, str]:
     """Which artifact another one was built on, for the manifest of that one."""
-    manifest = read_any_manifest(folder)
+    manifest = read_manifest(folder)
     return {"recipe": manifest.recipe, "version": manifest.version}
 
 
-def require_same_data(label: str, manifest: CommonManifest, dataset: Dataset) -> None:
+def require_same_data(label: str, manifest: Manifest, dataset: Dataset) -> None:
     """Refuse an artifact of other data.
 
     Raises:
@@ -30,7 +29,7 @@ def require_same_data(label: str, manifest: CommonManifest, dataset: Dataset) ->
         )
 
 
-def require_same_split(label: str, manifest: CommonManifest, split: str) -> None:
+def require_same_split(label: str, manifest: Manifest, split: str) -> None:
     """Refuse an artifact of another split; raises ``ArtifactError``."""
     if manifest.split != split:
         raise ArtifactError(
@@ -39,7 +38,7 @@ def require_same_split(label: str, manifest: CommonManifest, split: str) -> None
         )
 
 
-def require_same_ties(label: str, manifest: CommonManifest, dataset: Dataset) -> None:
+def require_same_ties(label: str, manifest: Manifest, dataset: Dataset) -> None:
     """Refuse an artifact of another order of ties; manifests written before there was a choice do not say.
 
     Raises:
@@ -53,7 +52,7 @@ def require_same_ties(label: str, manifest: CommonManifest, dataset: Dataset) ->
         )
 
 
-def require_unseen_validation(label: str, manifest: CommonManifest, folder: Path) -> None:
+def require_unseen_validation(label: str, manifest: Manifest, folder: Path) -> None:
     """Refuse an artifact that has seen validation, by itself or in the collaborative model that it holds.
 
     Raises:
@@ -62,15 +61,13 @@ def require_unseen_validation(label: str, manifest: CommonManifest, folder: Path
     if manifest.fitted_on != "train":
         raise ArtifactError(f"{label} was fitted on {manifest.fitted_on}: validation was trained on")
     inside = folder / COLLABORATIVE
-    if (inside / MANIFEST).exists() and (found := read_any_manifest(inside)).fitted_on != "train":
+    if (inside / MANIFEST).exists() and (found := read_manifest(inside)).fitted_on != "train":
         raise ArtifactError(
             f"{label} holds a collaborative model that was fitted on {found.fitted_on}: validation was trained on"
         )
 
 
-def require_same_questions(
-    folder: Path, manifest: CommonManifest, catalog: Catalog, dataset: Dataset, part: str
-) -> None:
+def require_same_questions(folder: Path, manifest: Manifest, catalog: Catalog, dataset: Dataset, part: str) -> None:
     """Refuse what would rank other items than were trained, or ask what was trained on.
 
     Raises:

@@ -7,34 +7,31 @@ reads text, and backbones that were local folders are copied into the artifact.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
+import numpy as np
+from numpy.typing import NDArray
 
 from index import Catalog, FlatIndex, open_index
 from index.spec import changed
-from index.trie import TokenTrie
 from modeling.artifact.atomic import replaced_folder
-from modeling.artifact.manifest import AnyManifest, GenerativeManifest, Manifest, read_any_manifest, seal
+from modeling.artifact.golden import AnyCase, GoldenCase, write_golden
+from modeling.artifact.manifest import ArtifactError, Manifest, read_manifest, seal
 from modeling.artifact.sources import neutral_recipe
-from modeling.artifact.tensor_files import save_arrays
 from modeling.encoder.build import Sources
-from modeling.encoder.title_check import check_titles, read_map
-from modeling.methods.bigrec_files import COLLABORATIVE
-from modeling.methods.dense import ArtifactError, check_golden, load_artifact, store_backbones, write_golden
-from modeling.methods.generative import load_generative
-from training.golden import golden_cases, with_titles, written_cases
+from modeling.methods import load, method_of
+from modeling.methods.dense import check_vectors
+from modeling.methods.dense_scores import COLLABORATIVE
+from training.golden import History, golden_cases, with_titles, written_cases
+from training.recipe import training_method
 from training.served_index import write_index
-
-TEXT = "parts/text.safetensors"
 
 
 def rewrite(
     folder: Path, out: Path, *, sources: Sources | None = None, index: Mapping[str, Any] | None = None
-) -> AnyManifest:
+) -> Manifest:
     """Write ``folder`` to ``out``, which may be the same.
 
     Args:
@@ -46,60 +43,59 @@ def rewrite(
     Raises:
         ArtifactError: ``folder`` cannot be loaded, does not answer its golden histories, or cannot have this index.
     """
-    manifest = read_any_manifest(folder)
     with replaced_folder(out) as work:
         shutil.copytree(folder, work, dirs_exist_ok=True)
-        if isinstance(manifest, GenerativeManifest):
-            if index:
-                raise ArtifactError(f"artifact {folder.name} is generative ({manifest.recipe}): it has no vector index")
-            return _generative(folder, work, manifest)
-        return _dense(folder, work, manifest, sources or Sources(), index)
+        return _rewritten(folder, work, sources or Sources(), index)
 
 
-def _dense(
-    folder: Path, work: Path, manifest: Manifest, sources: Sources, index: Mapping[str, Any] | None = None
-) -> Manifest:
-    artifact = load_artifact(folder, sources=sources)
+def _rewritten(folder: Path, work: Path, sources: Sources, index: Mapping[str, Any] | None = None) -> Manifest:
+    """Bring ``work``, a copy of ``folder``, into the form of this version."""
+    manifest = read_manifest(folder)
+    on_list = method_of(manifest, folder.name)[0].shape == "list"
+    if on_list and index:
+        raise ArtifactError(f"artifact {folder.name} is generative ({manifest.recipe}): it has no vector index")
     catalog = Catalog.read(folder / "catalog.parquet")
-    plain = [case for case in artifact.golden if not case.titles]
+    if (inside := work / COLLABORATIVE).is_dir():
+        _rewritten(folder / COLLABORATIVE, inside, Sources())
+    loaded = load(folder, catalog.popular(), sources=sources)
+    plain = [case for case in loaded.golden if not case.titles]
     known = [[_row(catalog, item, folder) for item in case.ids] for case in plain]
-    check_golden(replace(artifact, golden=plain), known)
-    if manifest.text_dim:
-        arrays = load_file(work / TEXT)
-        arrays["map"], _ = read_map(arrays["map"], folder.name)
-        save_arrays(arrays, work / TEXT)
-    manifest = store_backbones(work, manifest, sources)
-    golden, exact = artifact.golden, FlatIndex.build(artifact.item_vectors_ND)
-    if "text" in manifest.capabilities.reads:
-        check_titles(artifact.encoder, catalog.titles, folder.name)
+    if not on_list:
+        check_vectors(loaded.model.encoder, plain, known, folder.name)
+    manifest = training_method(manifest.method.kind).repaired(work, manifest, sources)
+    golden = loaded.golden
+    if "text" in loaded.model.reads:
+        loaded.model.check_titles(catalog.titles, folder.name)
         titled = with_titles(known, catalog, reads_text=True)[len(known) :]
-        golden = [*plain, *golden_cases(artifact.encoder, exact, catalog, titled)]
+        golden = [*plain, *_answers(loaded.model, on_list, catalog, titled)]
         write_golden(work, golden)
     if index:
-        try:
-            spec = changed(open_index(folder / "index").spec, index)
-            spec = write_index(work / "index", spec, artifact.item_vectors_ND, golden, catalog).spec
-        except ValueError as error:  # of the spec or, as SearchError, of a search
-            raise ArtifactError(f"artifact {folder.name}: {error}") from error
-        recipe = {**manifest.recipe_data, "index": spec.model_dump()}
-        manifest = manifest.model_copy(update={"recipe_data": recipe})
-    return seal(work, manifest)
-
-
-def _generative(folder: Path, work: Path, manifest: GenerativeManifest) -> GenerativeManifest:
-    nested = work / COLLABORATIVE
-    if nested.is_dir():
-        inner = read_any_manifest(nested)
-        assert isinstance(inner, Manifest), "what scores items is dense"
-        _dense(folder / COLLABORATIVE, nested, inner, Sources())
-    catalog = Catalog.read(folder / "catalog.parquet")
-    artifact = load_generative(folder, TokenTrie.build, catalog.popular())
-    if "text" in artifact.model.reads:
-        plain = [case for case in artifact.golden if not case.titles]
-        known = [[_row(catalog, item, folder) for item in case.ids] for case in plain]
-        histories = with_titles(known, catalog, reads_text=True)[len(known) :]
-        write_golden(work, [*plain, *written_cases(artifact.model, catalog, histories)])
+        manifest = _with_index(folder, work, manifest, index, loaded.model.item_vectors_ND, golden, catalog)
     return seal(work, manifest.model_copy(update={"recipe_data": neutral_recipe(manifest.recipe_data)}))
+
+
+def _answers(model: Any, on_list: bool, catalog: Catalog, histories: Sequence[History]) -> Sequence[AnyCase]:
+    if on_list:
+        return written_cases(model, catalog, histories)
+    return golden_cases(model.encoder, FlatIndex.build(model.item_vectors_ND), catalog, histories)
+
+
+def _with_index(
+    folder: Path,
+    work: Path,
+    manifest: Manifest,
+    index: Mapping[str, Any],
+    vectors_ND: NDArray[np.float32],
+    golden: Sequence[GoldenCase],
+    catalog: Catalog,
+) -> Manifest:
+    """Write another index; the manifest with its spec in the recipe."""
+    try:
+        spec = changed(open_index(folder / "index").spec, index)
+        spec = write_index(work / "index", spec, vectors_ND, golden, catalog).spec
+    except ValueError as error:  # of the spec or, as SearchError, of a search
+        raise ArtifactError(f"artifact {folder.name}: {error}") from error
+    return manifest.model_copy(update={"recipe_data": {**manifest.recipe_data, "index": spec.model_dump()}})
 
 
 def _row(catalog: Catalog, item_id: str, folder: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from index import Catalog, IndexSpec, StoredIndex, build_index, save_index
 from index.base import FloatArray, RowArray
 from index.build import reaching
-from modeling.artifact.manifest import GoldenCase
+from modeling.artifact.golden import GoldenCase
 
 
 def write_index(

@@ -30,7 +30,7 @@ from modeling.artifact.atomic import replaced_folder
 from modeling.backbone.loading import TextTokenizer
 from training.loop.budget import check_time
 from training.loop.progress import TrainingProgress, say_progress
-from training.recipes import RecipeError
+from training.recipe import RecipeError
 
 VOCABULARY = 4096
 BLOCK = 128

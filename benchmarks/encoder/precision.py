@@ -28,23 +28,23 @@ from rich.progress import Progress
 from benchmarks.encoder.forward import milliseconds
 from benchmarks.lib.agreement import lowest_cosine
 from index import Catalog, FlatIndex
-from index.trie import TokenTrie
-from modeling.artifact.manifest import GenerativeManifest, read_any_manifest
+from modeling.artifact.manifest import read_manifest
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.generation.api import ListQuery
 from modeling.generation.base import ItemGenerator
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Precision
+from modeling.methods import method_of
+from modeling.methods.base_generative import load_generative
 from modeling.methods.dense import load_artifact
-from modeling.methods.generative import load_generative
 from training.cli_common import open_dataset
 from training.data.splits import Targets
 from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import paired_bootstrap, rank_report
 from training.loop.fit import sample_targets
+from training.methods.base import split_of
 from training.methods.next_token import ranks_in, write_all
 from training.provenance import require_same_questions
-from training.run import split_of
 
 BATCHES = (1, 8)
 BEST = 10
@@ -147,7 +147,7 @@ def generative_rows(folder: Path, targets: Targets, rounds: int, console: Consol
     ranks: dict[str, NDArray[np.int64]] = {}
     best: dict[str, Sequence[NDArray[np.int64]]] = {}
     for name in PRECISIONS:
-        artifact = load_generative(folder, TokenTrie.build, catalog.popular(), precision=name)
+        artifact = load_generative(folder, catalog.popular(), precision=name)
         if artifact.precision != name:
             raise SystemExit(f"{folder.name} writes codes, and what writes codes is served in fp32 only")
         writers[name] = artifact.model
@@ -184,11 +184,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)
     dataset = open_dataset(options.data, ties=options.ties, seed=0, strict=False, console=console)
-    manifest = read_any_manifest(options.artifact)
+    manifest = read_manifest(options.artifact)
     catalog = Catalog.read(options.artifact / "catalog.parquet")
     require_same_questions(options.artifact, manifest, catalog, dataset, options.part)
     targets = split_of(dataset, manifest.split).targets(options.part)
-    if isinstance(manifest, GenerativeManifest):
+    if method_of(manifest, options.artifact.name)[0].shape == "list":
         asked = sample_targets(targets, options.users, seed=0)
         rows = generative_rows(options.artifact, asked, options.rounds, console)
     else:

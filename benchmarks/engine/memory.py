@@ -31,7 +31,7 @@ FIRST_S = 60.0
 # What a service process has read before its artifact: the same modules, and nothing made with them.
 LIBRARIES = (
     "import service.service, service.http.app, service.http.server, modeling.methods.dense, "
-    "modeling.methods.generative, index, faiss, polars, torch, transformers; "
+    "modeling.methods.trie, index, faiss, polars, torch, transformers; "
     "from transformers import Qwen3Model, AutoModel; "
     "from benchmarks.engine.memory import print_own; print_own()"
 )

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.engine.overload import setting
 from benchmarks.lib.load import Pool, closed_loop, milliseconds, open_loop, percentile
@@ -80,7 +80,7 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
     def opens(folder: Path, device: str) -> AnyLoaded:
         parts = open_artifact(folder, device)
         assert isinstance(parts, LoadedArtifact)
-        fast: Any = parts.encoder.fast
+        fast: Any = cast(Any, parts.encoder).fast
         vector_D = np.full(parts.index.dim, parts.index.dim**-0.5, np.float32)
 
         def pace(_: Callable[[], Any]) -> Callable[[], Any]:

@@ -30,25 +30,24 @@ from rich.console import Console
 from benchmarks.lib.server import Server
 from benchmarks.lib.small import write_backbone, write_small
 from index import Catalog
-from index.trie import TokenTrie
 from modeling.encoder.build import build_model
 from modeling.generation.beam_search import BeamSettings
 from modeling.generation.factory import beam_search_for
 from modeling.inference.encoder_forward import compile_encoder
+from modeling.methods.base_generative import load_generative
 from modeling.methods.bigrec import BigRecGenerator
 from modeling.methods.dense import load_artifact
-from modeling.methods.generative import load_generative
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
-from training.export import write_artifact, write_generative_artifact
+from training.export import write_artifact, write_list_artifact
 from training.loop.fit import FitOptions, Fitted
-from training.methods.generative import fit_generative
+from training.methods.base_generative import fit_generative
 from training.recipes import get_recipe
 
 HISTORY, TITLE_TOKENS, MOST_NEW = 10, 24, 48
 FORCED, BEAMS = (8, 16, 32, 64), (1, 4)
 NO_TOKEN = -1
-READ = [f"history.limit={HISTORY}", "optimizer.epochs=1", "writing.validation_users=32"]
+READ = [f"history.limit={HISTORY}", "optimizer.epochs=1", "method.validation_users=32"]
 LANGUAGE_MODEL = [
     *READ, "adapter.kind=full", "optimizer.positions=64", "optimizer.backbone_rate=5e-4",
     f"history.title_tokens={TITLE_TOKENS}",
@@ -59,7 +58,7 @@ WRITERS = {
     "bigrec": LANGUAGE_MODEL,
     "genre": LANGUAGE_MODEL,
     "llara": LANGUAGE_MODEL,
-    "tiger": [*OWN_NETWORK, "codes.kind=residual-kmeans"],
+    "tiger": [*OWN_NETWORK, "method.codes.kind=residual-kmeans"],
     "p5": OWN_NETWORK,
 }
 SETTINGS = {"user_cache_entries": "0", "deadline_ms": "120000", "generative_deadline_ms": "120000"}
@@ -83,11 +82,10 @@ def writer(recipe: str, folder: Path, backbone: Path, split: Split, minutes: flo
     settings = WRITERS[recipe]
     made = get_recipe(recipe, settings, backbone=str(backbone) if settings is LANGUAGE_MODEL else None)
     options = FitOptions(work=folder.parent / f".{folder.name}", minutes=minutes, precision="bf16")
-    chooser = id_model(folder.parent / "sasrec", split) if made.scoring == "choose" else None
+    chooser = id_model(folder.parent / "sasrec", split) if made.requires else None
     fitted = fit_generative(made, split, options, folder=None, collaborative=chooser, console=console)
-    write_generative_artifact(
-        folder, made, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"},
-        collaborative=chooser,
+    write_list_artifact(
+        folder, made, split, fitted.writer, fitted_on="train", metrics={}, training={"for": "timing only"},
     )  # fmt: skip
     return folder
 
@@ -155,7 +153,7 @@ def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) ->
     encoder = load_artifact(dense).encoder
     compile_encoder(encoder)
     popular = Catalog.read(bigrec / "catalog.parquet").popular()
-    model = load_generative(bigrec, TokenTrie.build, popular).model
+    model = load_generative(bigrec, popular).model
     assert isinstance(model, BigRecGenerator)
     assert model.end is not None, "titles are closed by the end token"
     prefix, end = model.prompt.prefix, model.end

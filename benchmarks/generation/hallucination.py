@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from index import Catalog
-from index.trie import TokenTrie
-from modeling.artifact.manifest import read_any_manifest
+from modeling.artifact.manifest import read_manifest
 from modeling.generation.api import Hypothesis, ListQuery
+from modeling.generation.base import ItemGenerator
+from modeling.methods import Loaded
+from modeling.methods.base_generative import load_generative
 from modeling.methods.bigrec import BigRecGenerator
-from modeling.methods.generative import GenerativeArtifact, load_generative
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
 from training.provenance import require_same_questions
@@ -99,7 +100,7 @@ def duplicates(texts: tuple[Hypothesis, ...]) -> int:
     return len(named) - len(set(named))
 
 
-def study(artifact: GenerativeArtifact, split: Split, users: int, console: Console) -> dict[str, Any]:
+def study(artifact: Loaded[ItemGenerator], split: Split, users: int, console: Console) -> dict[str, Any]:
     """All figures of one artifact."""
     targets, model = split.validation, artifact.model
     unseen_N = split.popularity() == 0
@@ -156,9 +157,9 @@ def main() -> None:
     results = {}
     for folder in options.artifacts:
         catalog = Catalog.read(folder / "catalog.parquet")
-        require_same_questions(folder, read_any_manifest(folder), catalog, split.dataset, "validation")
+        require_same_questions(folder, read_manifest(folder), catalog, split.dataset, "validation")
         popular = catalog.popular()
-        results[folder.name] = study(load_generative(folder, TokenTrie.build, popular), split, options.users, console)
+        results[folder.name] = study(load_generative(folder, popular), split, options.users, console)
         console.print(folder.name, results[folder.name])
     print(json.dumps(results))
 

@@ -24,8 +24,8 @@ from training.cli_common import open_dataset
 from training.data.splits import leave_one_out
 from training.export import write_artifact
 from training.loop.fit import Fitted, read_text
+from training.recipe import with_settings
 from training.recipes.anyo import recipe
-from training.recipes.base import with_settings
 
 VOCABULARY, POSITIONS = 8192, 2048
 END, END_TOKEN = 0, "<|end|>"

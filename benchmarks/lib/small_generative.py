@@ -19,11 +19,10 @@ import torch
 from benchmarks.lib.small import END, END_TOKEN, backbone_config, tokenizer_of
 from index import Catalog
 from index.trie import TokenTrie
-from modeling.artifact.manifest import WrittenCase
+from modeling.artifact.golden import WrittenCase
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.item_tokenizer import TitleTokenizer
-from modeling.methods.generative import trie_generator
-from modeling.methods.trie import TrieGenerator
+from modeling.methods.trie import TrieGenerator, trie_generator
 from service.artifacts.loading import AnyLoaded, LoadedGenerative, open_artifact
 from service.engine.cpu import set_library_defaults, set_model_threads, shares
 from service.http.server import serve

@@ -17,15 +17,15 @@ import torch
 from rich.console import Console
 
 from index import Catalog, FlatIndex
-from modeling.artifact.manifest import read_any_manifest
+from modeling.artifact.manifest import read_manifest
 from modeling.encoder.prompt import TitleTokens
 from modeling.methods.dense import Artifact, load_artifact
 from training.cli_common import open_dataset
 from training.data.splits import Part, Split
 from training.evaluation.full_ranking import Evaluation, evaluate
 from training.evaluation.metrics import paired_bootstrap
+from training.methods.base import split_of
 from training.provenance import require_same_questions
-from training.run import split_of
 
 
 def permute_titles(artifact: Artifact, order: np.ndarray) -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(dataset.n_items)
     whole: Evaluation | None = None
     catalog = Catalog.read(options.artifact / "catalog.parquet")
-    require_same_questions(options.artifact, read_any_manifest(options.artifact), catalog, dataset, options.part)
+    require_same_questions(options.artifact, read_manifest(options.artifact), catalog, dataset, options.part)
     for name, change in (("as trained", None), ("titles permuted", permute_titles), ("ids permuted", permute_ids)):
         artifact = load_artifact(options.artifact)
         if change is not None:

@@ -41,8 +41,11 @@ def start(artifact: Path) -> tuple[subprocess.Popen[str], str]:
 
 def path_of(artifact: Path) -> str:
     """The endpoint that an artifact of its kind answers."""
-    kind = json.loads((artifact / "manifest.json").read_text()).get("kind", "dense")
-    return "/recommend/generative" if kind == "generative" else "/recommend"
+    from modeling.artifact.manifest import read_manifest
+    from modeling.methods import method_of
+
+    shape = method_of(read_manifest(artifact), artifact.name)[0].shape
+    return "/recommend/generative" if shape == "list" else "/recommend"
 
 
 def ask(address: str, line: dict[str, Any], k: int) -> list[str]:

@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from training.data.splits import Split, leave_one_out
 from training.loop.examples import EpochWindows, TrainingBatch, Window, collate
 from training.loop.module import RetrievalModule
 from training.loop.trainer import RecommenderTrainer
+from training.methods.dense import DenseSettings
 from training.recipes import Recipe, get_recipe
 
 PLAIN_BATCH = 32
@@ -124,7 +125,9 @@ def fresh(recipe: Recipe, split: Split) -> tuple[Model, RetrievalModule]:
         titles=split.dataset.titles,
         text=TextVectors(whitening(raw), whitening) if recipe.needs_text_vectors else None,
     )
-    return model, RetrievalModule(model.encoder, recipe.objective, popularity_N=split.popularity())
+    return model, RetrievalModule(
+        model.encoder, cast(DenseSettings, recipe.method).objective, popularity_N=split.popularity()
+    )
 
 
 def arguments(steps: int, batch: int, precision: str, work: Path) -> TrainingArguments:

@@ -31,7 +31,7 @@ def export(artifact: Path, target: Path) -> None:
     facts_file = target / "facts.json"
     if facts_file.exists() and json.loads(facts_file.read_text()) == stamp:
         return
-    spec = loaded.manifest.model
+    spec = loaded.record.model
     if spec.history.form != "titles" or spec.projector.kind != "linear" or spec.history.instruction:
         raise SystemExit(
             f"artifact {artifact.name}: peers read titles as tokens (history.form={spec.history.form!r}) through "

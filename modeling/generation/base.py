@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem, TitleTokens
+from modeling.encoder.title_check import check_title_tokens, sample_rows
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery, OnWriting, Turn
 from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, GenerationError, OnStep, Paths, Text
 from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import ItemTokenizer
 from modeling.generation.whole_word_embedding import WholeWordEmbedding
 
+ITEM_TOKENS = "item_tokens.safetensors"
 MOST_BEAMS = 100
 PASS_POSITIONS = 64
 """Positions of one pass over a prompt: about a dense request's, so that a dense request beside it waits no longer."""
@@ -150,6 +153,32 @@ class ItemGenerator:
         """What holds weights, by what it is for."""
         words = {} if self.whole_words is None else {Part.WHOLE_WORDS: self.whole_words}
         return {Part.WEIGHTS: self.model, **words}
+
+    @property
+    def bodies(self) -> list[nn.Module]:
+        """Bodies of language models that may share base weights with those of other artifacts; the method's own ones
+        come first."""
+        return [cast(Any, self.model).base_model]
+
+    @property
+    def title_tokens(self) -> TitleTokens:
+        """Names of the catalog's items."""
+        return self.names.tokens
+
+    @title_tokens.setter
+    def title_tokens(self, tokens: TitleTokens) -> None:
+        self.names = replace(self.names, tokens=tokens)
+
+    @property
+    def token_file(self) -> str:
+        """Where they stand in an artifact."""
+        return ITEM_TOKENS
+
+    def check_titles(self, titles: Sequence[str], name: str) -> None:
+        """Read a few titles of the catalog again and compare with their stored tokens; raises `ArtifactError`."""
+        if "text" in self.reads:
+            rows = sample_rows(titles)
+            check_title_tokens(self.read_titles([titles[row] for row in rows]), self.names.tokens, rows, name)
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free text as items of a history; raises `CannotReadText` where names are no text."""

@@ -13,21 +13,33 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from modeling.artifact.folders import ArtifactError
 from modeling.artifact.part_names import Part
-from modeling.backbone.loading import TextTokenizer
+from modeling.artifact.tensor_files import save_arrays, save_pretrained
+from modeling.backbone.loading import TextTokenizer, load_backbone
 from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Text
 from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.inference.int8_linear import dtype_of, quantise
+from modeling.inference.prepacked_linear import prepack
+from modeling.methods.base import LoadContext
+from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, title_end
 from modeling.methods.bigrec_prompt import InstructionPrompt
 from modeling.methods.bigrec_title_space import TitleSpace
+from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
+from modeling.spec import BackboneSpec
+
+BASE, SPACE = "grounding", "title_space.safetensors"
 
 Collaborative = Callable[[Sequence[int]], NDArray[np.float32]]
 """Scores [N] of all items for a history of catalog rows, oldest first."""
@@ -86,6 +98,11 @@ class BigRecGenerator(ItemGenerator):
         """The tuned model, the base model and, where there is one, the collaborative model."""
         found = {**super().networks, Part.TITLE_SPACE: self.space}
         return found | ({Part.COLLABORATIVE: self.collaborative} if isinstance(self.collaborative, nn.Module) else {})
+
+    @property
+    def bodies(self) -> list[nn.Module]:
+        """The base model's, then the tuned one's."""
+        return [self.space.body, *super().bodies]
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
         """The history in quotation marks and the request for an answer; an empty history is the request alone."""
@@ -238,3 +255,77 @@ def _rows_by_text(names: ItemIdentifiers) -> dict[str, tuple[int, ...]]:
     for row in names.popular_N.tolist():
         rows[_bare(names.spelling.text(names.tokens[row].tolist()))].append(row)
     return {text: tuple(found) for text, found in rows.items() if text}
+
+
+class BigRecRecord(GeneratorRecord):
+    """How a freely written title becomes items.
+
+    Attributes:
+        instruction: of the prompt.
+        popularity_exponent, collaborative_exponent: gamma of the two weights.
+        collaborative: whether ``parts/collaborative`` holds a dense artifact of the same catalog.
+    """
+
+    instruction: str
+    popularity_exponent: float
+    collaborative_exponent: float
+    collaborative: bool
+
+
+class BigRec(GenerativeMethod[BigRecRecord]):
+    """Beside the language model stand the base model's body, its vectors of all titles with how often each item was
+    chosen, and perhaps a dense artifact. No trie is built."""
+
+    kind, Record = "bigrec", BigRecRecord
+
+    def save_parts(self, folder: Path, model: BigRecGenerator) -> dict[str, Any]:
+        """Write the parts and say what they are."""
+        save_pretrained(model.space.body, folder / BASE)
+        vectors_NH = model.space.vectors_NH.cpu().numpy()
+        save_arrays({"vectors": vectors_NH, "popularity": model.popularity_N.astype(np.int64)}, folder / SPACE)
+        stored = model.collaborative if isinstance(model.collaborative, CollaborativeModel) else None
+        if stored is not None:
+            stored.copy_to(folder)
+        return {
+            "instruction": model.prompt.instruction,
+            "popularity_exponent": model.exponents.popularity,
+            "collaborative_exponent": model.exponents.collaborative,
+            "collaborative": stored is not None,
+        }
+
+    def generator(
+        self, record: BigRecRecord, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+    ) -> BigRecGenerator:
+        """The base model has the precision of the tuned one; the dense artifact stays in fp32."""
+        files, size = context.files, context.manifest.catalog_size
+        device = next(network.parameters()).device
+        tokenizer = cast(Any, names.spelling).tokenizer
+        body, _ = load_backbone(BackboneSpec(source=BASE), folder=files.below(BASE), dtype=dtype_of(context.precision))
+        arrays = files.arrays(SPACE)
+        vectors_NH, popularity_N = arrays["vectors"], arrays["popularity"]
+        expected = (size, int(cast(Any, body).config.hidden_size))
+        if vectors_NH.shape != expected or popularity_N.shape != expected[:1]:
+            raise ArtifactError(
+                f"{SPACE} of {files.name} holds vectors {vectors_NH.shape} and popularity {popularity_N.shape}; the "
+                f"catalog and {BASE}/ expect {expected}"
+            )
+        end = title_end(record, context, "a grounding")
+        if context.precision == "int8":
+            quantise(body)
+        body.to(device)
+        if context.precision == "bf16":
+            prepack(body)
+        return BigRecGenerator(
+            network,
+            names,
+            prompt=InstructionPrompt.of(tokenizer, record.instruction, end),
+            space=TitleSpace(body, vectors_NH, TextTokenizer(tokenizer).wrap[0]),
+            popularity_N=popularity_N,
+            collaborative=CollaborativeModel(files.below(COLLABORATIVE), size) if record.collaborative else None,
+            exponents=Exponents(record.popularity_exponent, record.collaborative_exponent),
+            history_limit=record.history_limit,
+            default=record.default,
+        )
+
+
+METHOD = BigRec()

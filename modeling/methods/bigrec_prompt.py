@@ -33,6 +33,7 @@ class InstructionPrompt:
         between: two titles.
         respond: after the history, up to the opening quotation mark of the answer.
         end: closes the answer.
+        instruction: what `prefix` says.
     """
 
     prefix: tuple[int, ...]
@@ -40,6 +41,7 @@ class InstructionPrompt:
     between: tuple[int, ...]
     respond: tuple[int, ...]
     end: int
+    instruction: str = ""
 
     @classmethod
     def of(cls, tokenizer: Any, instruction: str, end: int) -> InstructionPrompt:
@@ -53,7 +55,7 @@ class InstructionPrompt:
         pieces = TextTokenizer(tokenizer)
         first, *others = pieces.fixed([instruction, QUOTE, BETWEEN, RESPOND])
         quote, between, respond = (_without_space(tokenizer, piece) for piece in others)
-        return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end)
+        return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end, instruction)
 
     def read(self, names: Sequence[NDArray[np.int32]]) -> list[int]:
         """What follows the prefix: a history, oldest first, and the request for an answer."""

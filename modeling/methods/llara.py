@@ -24,7 +24,6 @@ holds the title of exactly one candidate, whatever the case of its letters, is t
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,16 +35,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from modeling.artifact.manifest import ArtifactError, ChoiceRecord, GenerativeManifest, one_line
+from modeling.artifact.manifest import ArtifactError, one_line
 from modeling.artifact.part_names import Part
 from modeling.artifact.tensor_files import save_tensors
-from modeling.artifact.verified import Files
 from modeling.backbone.loading import TextTokenizer
 from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Text
-from modeling.methods.bigrec_files import COLLABORATIVE, CollaborativeModel
+from modeling.methods.base import LoadContext
+from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, title_end
+from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
 from modeling.spec import VectorPosition
 
 SLOTS = "item_slots.safetensors"
@@ -100,6 +100,7 @@ class ChoicePrompt:
     end: int
     words: int
     slots: VectorPosition = "after"
+    instruction: str = ""
 
     @classmethod
     def of(
@@ -111,7 +112,7 @@ class ChoicePrompt:
         pieces = TextTokenizer(tokenizer)
         texts = [instruction, BETWEEN, LINE, CHOOSE, RESPOND]
         first, between, line, choose, respond = (tuple(each) for each in pieces.fixed(texts))
-        return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words, slots)
+        return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words, slots, instruction)
 
     def items(self, items: Sequence[AssignedIdentifiers]) -> list[int]:
         """The titles of a history, each with its slot."""
@@ -292,52 +293,62 @@ class LlaraGenerator(ItemGenerator):
         return GeneratedList(rows, scores, filled, tuple(texts), length, new, seconds)
 
 
-def write_choosing(folder: Path, writer: LlaraGenerator, instruction: str, collaborative: Path) -> ChoiceRecord:
-    """Write what stands beside the model, and say what it is."""
-    save_tensors(writer.slots.state_dict(), folder / SLOTS)
-    shutil.copytree(collaborative, folder / COLLABORATIVE)
-    return ChoiceRecord(instruction=instruction, candidates=writer.candidates, slots=writer.prompt.slots)
-
-
-def read_choosing(
-    files: Files,
-    manifest: GenerativeManifest,
-    model: nn.Module,
-    names: ItemIdentifiers,
-    *,
-    history_limit: int,
-    default: GenerationSettings,
-) -> LlaraGenerator:
-    """The writer of an artifact whose manifest has a choice.
-
-    Raises:
-        ArtifactError: a part is missing, or does not fit.
-    """
-    record, words = manifest.choice, cast(Any, model).get_input_embeddings()
-    assert record is not None
-    if manifest.end is None:
-        raise ArtifactError(f"the manifest of {files.name} has a choice and no end token, which closes a title")
-    retriever = CollaborativeModel(files.below(COLLABORATIVE), manifest.catalog_size)
-    slots = ItemVectorProjector(item_vectors(retriever), torch.zeros(words.weight.shape[1]))
-    try:
-        slots.load_state_dict(files.tensors(SLOTS))
-    except RuntimeError as error:
-        raise ArtifactError(f"{SLOTS} of {files.name} cannot be loaded: {one_line(error)}") from error
-    return LlaraGenerator(
-        model,
-        names,
-        prompt=ChoicePrompt.of(
-            cast(Any, names.spelling).tokenizer, record.instruction, manifest.end, words.weight.shape[0], record.slots
-        ),
-        slots=slots.to(words.weight.device).requires_grad_(False),
-        retriever=retriever,
-        candidates=record.candidates,
-        history_limit=history_limit,
-        default=default,
-    )
-
-
 def item_vectors(model: CollaborativeModel) -> Tensor:
     """Static rows of an id model's table, as trained, [N, D]."""
     items = model.encoder.items
     return items.table()[: items.size].detach().float()
+
+
+class LlaraRecord(GeneratorRecord):
+    """How an item is chosen among candidates.
+
+    Attributes:
+        instruction: of the prompt.
+        candidates: how many of them a prompt holds.
+        slots: where an item's vector stands, beside its title.
+    """
+
+    instruction: str
+    candidates: int
+    slots: VectorPosition = "after"
+
+
+class Llara(GenerativeMethod[LlaraRecord]):
+    """Beside the language model stand the map from item vectors to inputs of the model, and the id model."""
+
+    kind, Record = "llara", LlaraRecord
+
+    def save_parts(self, folder: Path, model: LlaraGenerator) -> dict[str, Any]:
+        """Write the parts and say what they are."""
+        save_tensors(model.slots.state_dict(), folder / SLOTS)
+        model.retriever.copy_to(folder)
+        return {
+            "instruction": model.prompt.instruction, "candidates": model.candidates, "slots": model.prompt.slots,
+        }  # fmt: skip
+
+    def generator(
+        self, record: LlaraRecord, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+    ) -> LlaraGenerator:
+        """Item vectors are those of the id model."""
+        files, words = context.files, cast(Any, network).get_input_embeddings()
+        end = title_end(record, context, "a choice")
+        retriever = CollaborativeModel(files.below(COLLABORATIVE), context.manifest.catalog_size)
+        slots = ItemVectorProjector(item_vectors(retriever), torch.zeros(words.weight.shape[1]))
+        try:
+            slots.load_state_dict(files.tensors(SLOTS))
+        except RuntimeError as error:
+            raise ArtifactError(f"{SLOTS} of {files.name} cannot be loaded: {one_line(error)}") from error
+        tokenizer = cast(Any, names.spelling).tokenizer
+        return LlaraGenerator(
+            network,
+            names,
+            prompt=ChoicePrompt.of(tokenizer, record.instruction, end, words.weight.shape[0], record.slots),
+            slots=slots.to(words.weight.device).requires_grad_(False),
+            retriever=retriever,
+            candidates=record.candidates,
+            history_limit=record.history_limit,
+            default=record.default,
+        )
+
+
+METHOD = Llara()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,17 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from index.trie import TokenTrie
 from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import GenerationPrompt, GenerationSettings
 from modeling.generation.base import ItemIdentifiers
 from modeling.generation.beam_search import Paths
 from modeling.generation.whole_word_embedding import WholeWordEmbedding, read
+from modeling.methods.base import LoadContext
+from modeling.methods.base_generative import GenerativeMethod, trie_of
+from modeling.methods.p5_files import P5Record, Tasks, read_tasks, write_tasks
 from modeling.methods.p5_prompts import SERVED, Family, Language, TaskText, Template
-from modeling.methods.trie import TrieGenerator
+from modeling.methods.trie import TrieGenerator, trie_paths
 
 
 class P5Generator(TrieGenerator):
-    """An `TrieGenerator` whose histories are prompts.
+    """A `TrieGenerator` whose histories are prompts.
 
     Args:
         model, names, paths, items, end, history_limit, default, whole_words: see `TrieGenerator`.
@@ -99,3 +104,42 @@ class P5Generator(TrieGenerator):
             inputs_embeds=read(model, ids_BT, self.whole_words), use_cache=False
         ).last_hidden_state
         return head(states_BTH).float(), ids_BT
+
+
+def p5_generator(
+    model: nn.Module,
+    names: ItemIdentifiers,
+    trie: TokenTrie,
+    tasks: Tasks,
+    *,
+    end: int,
+    history_limit: int,
+    default: GenerationSettings,
+) -> P5Generator:
+    """A generator along the trie of a catalog's names, whose histories are prompts."""
+    return P5Generator(
+        model, names, end=end, history_limit=history_limit, default=default, **trie_paths(names, trie), **vars(tasks)
+    )
+
+
+class P5(GenerativeMethod[P5Record]):
+    """See the module."""
+
+    kind, Record = "p5", P5Record
+
+    def save_parts(self, folder: Path, model: P5Generator) -> dict[str, Any]:
+        """The tokenizer of words and the vectors of whole words."""
+        return write_tasks(folder, Tasks(model.language, model.families, model.whole_words))
+
+    def generator(
+        self, record: P5Record, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+    ) -> P5Generator:
+        """The trie is built from the tokens."""
+        tasks = read_tasks(context.files, record, network)
+        return p5_generator(
+            network, names, trie_of(names.tokens, record.end), tasks, end=tasks.language.end,
+            history_limit=record.history_limit, default=record.default,
+        )  # fmt: skip
+
+
+METHOD = P5()

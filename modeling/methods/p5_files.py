@@ -1,4 +1,4 @@
-"""What a `P5Generator` keeps in its artifact beside the model: the tokenizer of words, the vectors of whole words."""
+"""What P5 keeps in its artifact beside the model: the tokenizer of words, the vectors of whole words."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from modeling.artifact.manifest import ArtifactError, GenerativeManifest, TaskRecord, one_line
+from modeling.artifact.manifest import ArtifactError, one_line
 from modeling.artifact.tensor_files import save_tensors
 from modeling.artifact.verified import Files
 from modeling.generation.whole_word_embedding import WORDS, WholeWordEmbedding
-from modeling.methods.p5 import P5Generator
+from modeling.methods.base_generative import GeneratorRecord
 from modeling.methods.p5_prompts import Family, Language
 
 WORDS_FILE, VECTORS_FILE = "tasks/words.json", "tasks/whole_words.safetensors"
@@ -21,49 +21,64 @@ WORDS_FILE, VECTORS_FILE = "tasks/words.json", "tasks/whole_words.safetensors"
 
 @dataclass(frozen=True)
 class Tasks:
-    """What makes a writer along a trie one that is put prompts."""
+    """What makes a generator along a trie one that is put prompts."""
 
     language: Language
     families: tuple[Family, ...]
     whole_words: WholeWordEmbedding | None
 
 
-def write_tasks(folder: Path, writer: P5Generator) -> TaskRecord:
-    """Write the parts and say what they are."""
+class P5Record(GeneratorRecord):
+    """How a history is put to the model as a prompt.
+
+    Attributes:
+        families: of tasks, that it was trained on.
+        user_sizes: of the pieces of a user's number.
+        ratings: values that a rating may have, ascending.
+        whole_words: whether it reads the vectors of whole words, ``tasks/whole_words.safetensors``.
+    """
+
+    families: tuple[Family, ...]
+    user_sizes: tuple[int, ...]
+    ratings: tuple[float, ...]
+    whole_words: bool
+
+
+def write_tasks(folder: Path, tasks: Tasks) -> dict[str, Any]:
+    """Write the parts; the fields of `P5Record` that say what they are."""
     (folder / "tasks").mkdir()
-    language = writer.language
+    language = tasks.language
     (folder / WORDS_FILE).write_text(language.tokenizer.to_str() + "\n", encoding="utf-8")
-    if writer.whole_words is not None:
-        save_tensors({"table": writer.whole_words.table.weight}, folder / VECTORS_FILE)
-    return TaskRecord(
-        families=writer.families,
-        user_sizes=language.user_sizes,
-        ratings=language.ratings,
-        whole_words=writer.whole_words is not None,
-    )
+    if tasks.whole_words is not None:
+        save_tensors({"table": tasks.whole_words.table.weight}, folder / VECTORS_FILE)
+    return {
+        "families": tasks.families,
+        "user_sizes": language.user_sizes,
+        "ratings": language.ratings,
+        "whole_words": tasks.whole_words is not None,
+    }
 
 
-def read_tasks(files: Files, manifest: GenerativeManifest, model: nn.Module) -> Tasks:
-    """The parts of an artifact whose manifest has tasks.
+def read_tasks(files: Files, record: P5Record, model: nn.Module) -> Tasks:
+    """The parts of an artifact.
 
     Raises:
         ArtifactError: one is missing, or does not fit the model.
     """
     from tokenizers import Tokenizer
 
-    record, config = manifest.tasks, cast(Any, model).config
-    assert record is not None
+    config = cast(Any, model).config
     text = files.read(WORDS_FILE)
     table = files.tensors(VECTORS_FILE)["table"] if record.whole_words else None
     try:
         tokenizer = Tokenizer.from_str(text.decode("utf-8"))
     except Exception as error:  # the one class that `tokenizers` raises
         raise ArtifactError(f"{WORDS_FILE} of {files.name} is no tokenizer: {one_line(error)}") from error
-    if manifest.end is None:
+    if record.end is None:
         raise ArtifactError(f"the manifest of {files.name} has tasks and no end token, which closes an answer")
     language = Language(
-        tokenizer, item_sizes=manifest.code_sizes, user_sizes=record.user_sizes, ratings=record.ratings,
-        end=manifest.end,
+        tokenizer, item_sizes=record.code_sizes, user_sizes=record.user_sizes, ratings=record.ratings,
+        end=record.end,
     )  # fmt: skip
     if language.vocabulary != config.vocab_size:
         raise ArtifactError(

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from modeling.encoder.prompt import FreeItem
+from index.trie import TokenTrie
+from modeling.encoder.prompt import FreeItem, TitleTokens
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Paths, Text
-from modeling.generation.item_tokenizer import CodeTokenizer
+from modeling.generation.item_tokenizer import CodeTokenizer, ItemTokenizer
 from modeling.generation.whole_word_embedding import WholeWordEmbedding
+from modeling.methods.base import LoadContext
+from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, trie_of
 
 
 class TrieGenerator(ItemGenerator):
@@ -132,3 +138,62 @@ class EncoderDecoderGenerator(TrieGenerator):
         spelling = self.names.spelling
         assert isinstance(spelling, CodeTokenizer), "titles are of different lengths"
         return GenerationPrompt((spelling.user(user_id), *self._read(history)))
+
+
+class TrieRecord(GeneratorRecord):
+    """``renormalize``: whether probabilities are divided among the tokens that may follow, as it was trained."""
+
+    renormalize: bool = False
+
+
+def trie_paths(names: ItemIdentifiers, trie: TokenTrie) -> dict[str, Any]:
+    """The arguments ``paths`` and ``items`` of a `TrieGenerator`; of items with one name the more popular is first."""
+    place_N = names.place_N
+
+    def items(state: int) -> list[int]:
+        return sorted(trie.items(state), key=lambda row: int(place_N[row]))
+
+    return {"paths": trie.arrays(), "items": items}
+
+
+def trie_generator(
+    model: nn.Module,
+    spelling: ItemTokenizer,
+    tokens: TitleTokens,
+    trie: TokenTrie,
+    popular_N: NDArray[Any],
+    *,
+    end: int | None,
+    history_limit: int,
+    default: GenerationSettings,
+    renormalize: bool = False,
+) -> TrieGenerator:
+    """A generator along the trie of a catalog's names, over a decoder or an encoder-decoder."""
+    names = ItemIdentifiers(tokens, popular_N, spelling)
+    kind = EncoderDecoderGenerator if cast(Any, model).config.is_encoder_decoder else TrieGenerator
+    return kind(
+        model, names, end=end, history_limit=history_limit, default=default, renormalize=renormalize,
+        **trie_paths(names, trie),
+    )  # fmt: skip
+
+
+class Trie(GenerativeMethod[TrieRecord]):
+    """See the module."""
+
+    kind, Record = "trie", TrieRecord
+
+    def save_parts(self, folder: Path, model: TrieGenerator) -> dict[str, Any]:
+        """Nothing stands beside the language model."""
+        return {"renormalize": model.renormalize}
+
+    def generator(
+        self, record: TrieRecord, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+    ) -> TrieGenerator:
+        """The trie is built from the tokens."""
+        return trie_generator(
+            network, names.spelling, names.tokens, trie_of(names.tokens, record.end), names.popular_N, end=record.end,
+            history_limit=record.history_limit, default=record.default, renormalize=record.renormalize,
+        )  # fmt: skip
+
+
+METHOD = Trie()

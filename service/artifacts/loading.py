@@ -4,10 +4,10 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal
 from weakref import WeakSet
 
 import structlog
@@ -15,36 +15,23 @@ from torch import nn
 
 from index import Catalog, VectorIndex, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
-from index.trie import TokenTrie
-from modeling.artifact.manifest import (
-    AnyManifest,
-    CommonManifest,
-    GenerativeManifest,
-    Manifest,
-    WrittenCase,
-    one_line,
-    open_files,
-    read_any_manifest,
-    refusing,
-)
-from modeling.artifact.part_names import Part
+from modeling.artifact.folders import ArtifactError
+from modeling.artifact.golden import GoldenCase, WrittenCase
+from modeling.artifact.manifest import Manifest, one_line, open_files, read_manifest, refusing
 from modeling.artifact.verified import Files
 from modeling.backbone.loading import BackboneError, resolve_source
-from modeling.encoder.title_check import check_title_tokens, check_titles, sample_rows
-from modeling.encoder.user_encoder import UserEncoder
+from modeling.encoder.build import Sources
 from modeling.generation.api import GenerativeModel
-from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Precision, PrecisionError
 from modeling.inference.precision_choice import PrecisionAsked, settle
 from modeling.inference.shared_base_weights import correct
 from modeling.inference.torch_index import TorchIndex
-from modeling.methods.dense import Artifact, ArtifactError, GoldenCase, load_artifact
-from modeling.methods.generative import load_generative
+from modeling.methods import load, method_of
+from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
 from service.artifacts.memory import Pool, SharedBlock, share_catalog, share_index, share_title_tokens, share_weights
 from service.errors import StartError
 
 CATALOG, INDEX = "catalog.parquet", "index/"
-TITLE_TOKENS, ITEM_TOKENS = "title_tokens.safetensors", "item_tokens.safetensors"
 # Files that are read and not kept: what they hold is in another part, or is folded into the weights.
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
 LONGEST_REFUSAL = 1000  # characters
@@ -53,35 +40,36 @@ INDEX_FILES = (ENTRY_FILE, INDEX_FILE)
 LARGEST_CATALOG, LARGEST_INDEX = 4 << 30, 256 << 30  # bytes
 
 POOL = Pool()
-BACKBONES: WeakSet[nn.Module] = WeakSet()  # of dense models on a processor in fp32, adapters merged
+BACKBONES: WeakSet[nn.Module] = WeakSet()  # of models that give vectors, on a processor in fp32, adapters merged
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedArtifact:
-    """Everything one artifact brings; row n of `catalog` and `index` is the same item."""
+    """Everything an artifact brings that gives vectors; row n of `catalog` and `index` is the same item."""
 
     name: str
     version: str
     recipe: str
     reads: tuple[str, ...]
-    encoder: UserEncoder
+    encoder: HistoryEncoder
     index: VectorIndex
     catalog: Catalog
     golden: tuple[GoldenCase, ...]
     precision: Precision = "fp32"
     pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
+    kind: Literal["dense"] = "dense"
 
     @property
-    def reader(self) -> UserEncoder:
+    def reader(self) -> HistoryEncoder:
         """What reads histories."""
         return self.encoder
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedGenerative:
-    """Everything a generative artifact brings; row n of `catalog` is the item that the model calls n."""
+    """Everything an artifact brings that gives lists; row n of `catalog` is the item that the model calls n."""
 
     name: str
     version: str
@@ -93,6 +81,7 @@ class LoadedGenerative:
     precision: Precision = "fp32"
     pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
+    kind: Literal["generative"] = "generative"
 
     @property
     def reader(self) -> GenerativeModel:
@@ -120,12 +109,12 @@ def open_artifact(
     that was tuned from the same backbone. `download`: a hub may be asked for a backbone that has a hash and is not on
     this machine.
     """
-    manifest: AnyManifest | None = None
+    manifest: Manifest | None = None
     try:
         with refusing(folder.name):
             files, manifest = open_files(folder)
             taken = _precision(manifest, precision, device, precision_forced)
-            if isinstance(manifest, GenerativeManifest):
+            if method_of(manifest, files.name)[0].shape == "list":
                 return _open_generative(files, manifest, device, taken, share_backbone)
             return _open_dense(files, manifest, device, taken, batch_positions, download)
     except (ArtifactError, PrecisionError) as error:
@@ -138,10 +127,11 @@ def open_artifact(
         raise StartError(one_line(error, LONGEST_REFUSAL)) from error
 
 
-def _precision(manifest: AnyManifest, asked: PrecisionAsked, device: str, forced: bool) -> Precision:
-    """Of one artifact; a small network of its own stays as it is, but for a dense one that is asked for in bf16."""
-    own = manifest.names == "codes" if isinstance(manifest, GenerativeManifest) else manifest.model.backbone.own
-    if own and (asked in ("auto", "int8") or isinstance(manifest, GenerativeManifest)):
+def _precision(manifest: Manifest, asked: PrecisionAsked, device: str, forced: bool) -> Precision:
+    """Of one artifact; what its method does not compute in stays in fp32."""
+    method, record = method_of(manifest, manifest.name)
+    possible = method.precisions(record)
+    if (asked == "auto" and "int8" not in possible) or (asked != "auto" and asked not in possible):
         return "fp32"
     found = settle(asked, device, forced=forced, force_with=FORCE)
     if found.milliseconds:
@@ -152,22 +142,21 @@ def _precision(manifest: AnyManifest, asked: PrecisionAsked, device: str, forced
 def _open_dense(
     files: Files, manifest: Manifest, device: str, precision: Precision, batch_positions: int, download: bool
 ) -> LoadedArtifact:
-    artifact = load_artifact(files, device=device, precision=precision, download=download)
+    artifact = load(files, device=device, precision=precision, sources=Sources(download=download))
+    model: VectorMethod = artifact.model
     catalog_piece = _catalog_piece(files, manifest)
     index_piece = share_index(
         POOL,
         _hashes(manifest, INDEX),
         lambda: parse_index(files.folder / "index", *(files.read(INDEX + name, LARGEST_INDEX) for name in INDEX_FILES)),
     )
-    if reason := compile_encoder(artifact.encoder):
+    if reason := model.compile():
         log.info("plain_forward", artifact=files.name, reason=reason)
-    pieces = (catalog_piece, index_piece, *_share_model(artifact, catalog_piece.value.titles))
-    if artifact.encoder.fast and (
-        reason := artifact.encoder.fast.record(batch_positions)
-    ):  # sharing moves weights: after it
+    pieces = (catalog_piece, index_piece, *_share_model(model, manifest, catalog_piece.value.titles))
+    if reason := model.record_launches(batch_positions):  # sharing moves weights: after it
         log.warning("launches_not_recorded", artifact=files.name, reason=reason)
-    if device == "cpu" and precision == "fp32" and not manifest.model.backbone.own:
-        BACKBONES.add(artifact.encoder.backbone)
+    if device == "cpu" and artifact.precision == "fp32":
+        BACKBONES.update(model.bodies)
     catalog, index = catalog_piece.value, index_piece.value
     if device != "cpu" and index.exact:  # beside the model: no way to the host and back between the two
         index = TorchIndex(index.vectors(), device)
@@ -176,68 +165,65 @@ def _open_dense(
             f"artifact {files.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
             f"and manifest.json expects {manifest.catalog_size}"
         )
-    if index.dim != manifest.dim:
-        raise ArtifactError(
-            f"artifact {files.name}: index/ has width {index.dim}, and manifest.json expects {manifest.dim}"
-        )
+    if index.dim != (dim := model.item_vectors_ND.shape[1]):
+        raise ArtifactError(f"artifact {files.name}: index/ has width {index.dim}, and manifest.json expects {dim}")
     return LoadedArtifact(
         name=manifest.name,
         version=manifest.version,
         recipe=manifest.recipe,
-        reads=tuple(manifest.capabilities.reads),
-        encoder=artifact.encoder,
+        reads=model.reads,
+        encoder=model.encoder,
         index=index,
         catalog=catalog,
         golden=tuple(artifact.golden),
-        precision="fp32" if artifact.encoder.exact else precision,  # a small transformer is not rounded
+        precision="fp32" if model.encoder.exact else precision,  # a small transformer is not rounded
         pieces=pieces,
-        files=frozenset({*manifest.files.values(), manifest.backbone.sha256 or ""}),
+        files=_files_of(manifest),
     )
 
 
 def _open_generative(
-    files: Files, manifest: GenerativeManifest, device: str, precision: Precision, share_backbone: bool
+    files: Files, manifest: Manifest, device: str, precision: Precision, share_backbone: bool
 ) -> LoadedGenerative:
     catalog_piece = _catalog_piece(files, manifest)
     catalog = catalog_piece.value
-    artifact = load_generative(files, TokenTrie.build, catalog.popular(), device=device, precision=precision)
-    tokens = share_title_tokens(POOL, artifact.model.names.tokens, _hashes(manifest, ITEM_TOKENS))
-    artifact.model.names = replace(artifact.model.names, tokens=tokens.value)
-    if "text" in artifact.model.reads:
-        rows = sample_rows(catalog.titles)
-        read = artifact.model.read_titles([catalog.titles[row] for row in rows])
-        check_title_tokens(read, tokens.value, rows, files.name)
-    networks = artifact.model.networks.items()
+    artifact = load(files, catalog.popular(), device=device, precision=precision)
+    model: ListMethod = artifact.model
+    pieces = [catalog_piece, *_share_tokens(model, manifest)]
+    model.check_titles(catalog.titles, files.name)
     if share_backbone and device == "cpu" and artifact.precision == "fp32":  # on a GPU maps are joined in one product
-        _share_backbone(artifact.model.networks)
+        _share_backbone(model.bodies)
+    for kind, network in model.networks.items():
+        pieces += share_weights(POOL, network, kind)
     return LoadedGenerative(
         name=manifest.name,
         version=manifest.version,
         recipe=manifest.recipe,
-        reads=artifact.model.reads,
-        model=artifact.model,
+        reads=model.reads,
+        model=model,
         catalog=catalog,
         golden=tuple(artifact.golden),
         precision=artifact.precision,
-        pieces=(
-            catalog_piece,
-            tokens,
-            *(piece for kind, network in networks for piece in share_weights(POOL, network, kind)),
-        ),
-        files=frozenset(manifest.files.values()),
+        pieces=tuple(pieces),
+        files=_files_of(manifest),
     )
 
 
-def _share_backbone(networks: Mapping[Part, nn.Module]) -> None:
-    """Let the bodies of a writer read the weights of a dense model from the same backbone; else one that of another."""
+def _share_backbone(bodies: Sequence[nn.Module]) -> None:
+    """Let bodies read the weights of a model that gives vectors from the same backbone; else one that of another."""
     others = list(BACKBONES)
-    bases = [cast(Any, networks[kind]).body for kind in (Part.TITLE_SPACE,) if kind in networks]
-    for body in [*bases, cast(Any, networks[Part.WEIGHTS]).base_model]:
+    for body in bodies:
         if not any(correct(body, other) for other in others):
             others.append(body)
 
 
-def _catalog_piece(files: Files, manifest: CommonManifest) -> SharedBlock:
+def _files_of(manifest: Manifest) -> frozenset[str]:
+    method, record = method_of(manifest, manifest.name)
+    backbone = method.backbone(record)
+    return frozenset({*manifest.files.values(), *([backbone.sha256] if backbone and backbone.sha256 else [])})
+
+
+def _catalog_piece(files: Files, manifest: Manifest) -> SharedBlock:
     def read() -> Catalog:
         content = files.read(CATALOG, LARGEST_CATALOG)
         return Catalog.parse(content, f"{CATALOG} of {files.name}", manifest.catalog_size)
@@ -248,7 +234,7 @@ def _catalog_piece(files: Files, manifest: CommonManifest) -> SharedBlock:
 def version_on_disk(folder: Path) -> str | None:
     """Return the version of the artifact in `folder`, or None where there is none that can be read."""
     try:
-        return read_any_manifest(folder).version
+        return read_manifest(folder).version
     except (ArtifactError, OSError, ValueError, MemoryError):
         return None
 
@@ -260,12 +246,14 @@ def expected_bytes(folder: Path, known: frozenset[str]) -> int:
     artifact: loading it will say so. An estimate before the fact; what it really takes is measured when it is loaded.
     """
     try:
-        manifest = read_any_manifest(folder)
+        manifest = read_manifest(folder)
         files = Files(folder)
         sizes = {name: files.size(name) for name in manifest.files}
-        if isinstance(manifest, Manifest) and _needs_a_backbone(manifest, known):
-            backbone = Path(resolve_source(manifest.backbone.source))
-            sizes |= {str(file): file.stat().st_size for file in backbone.glob("*.safetensors")}
+        method, record = method_of(manifest, files.name)
+        backbone = method.backbone(record)
+        if backbone is not None and not backbone.stored and backbone.sha256 not in known:
+            place = Path(resolve_source(backbone.source))
+            sizes |= {str(file): file.stat().st_size for file in place.glob("*.safetensors")}
     except (ArtifactError, BackboneError, OSError, ValueError):
         return 0
     return sum(
@@ -277,34 +265,21 @@ def expected_bytes(folder: Path, known: frozenset[str]) -> int:
     )
 
 
-def _needs_a_backbone(manifest: Manifest, known: frozenset[str]) -> bool:
-    """Whether weights from outside the folder are needed that are not in memory."""
-    backbone = manifest.backbone
-    return backbone.sha256 not in known and not backbone.stored and not manifest.model.backbone.own
-
-
-def _hashes(manifest: CommonManifest, prefix: str) -> tuple[tuple[str, str], ...]:
+def _hashes(manifest: Manifest, prefix: str) -> tuple[tuple[str, str], ...]:
     """Return the names and hashes of the files that a part is read from."""
     found = {name: sha256 for name, sha256 in manifest.files.items() if name.startswith(prefix)}
     return tuple(sorted(found.items()))
 
 
-def _share_model(artifact: Artifact, titles: Sequence[str]) -> Iterator[SharedBlock]:
-    encoder, files = artifact.encoder, _hashes(artifact.manifest, TITLE_TOKENS)
-    if "text" in artifact.manifest.capabilities.reads:
-        try:
-            # brings in the network that reads titles, so that it is counted too
-            check_titles(encoder, titles, artifact.folder.name)
-        except ArtifactError:
-            raise
-        except ValueError as error:
-            raise ArtifactError(
-                f"artifact {artifact.folder.name} cannot read a free title: {one_line(error)}"
-            ) from error
-    yield from share_weights(POOL, encoder, Part.WEIGHTS)
-    if encoder.text_model is not None:
-        yield from share_weights(POOL, encoder.text_model, Part.TITLE_READER)
-    if (tokens := encoder.prompts.titles) is not None:
-        piece = share_title_tokens(POOL, tokens, files)
-        encoder.prompts.titles = piece.value
+def _share_model(model: VectorMethod, manifest: Manifest, titles: Sequence[str]) -> Iterator[SharedBlock]:
+    model.check_titles(titles, manifest.name)  # brings in the network that reads titles, so that it is counted too
+    for kind, network in model.networks.items():
+        yield from share_weights(POOL, network, kind)
+    yield from _share_tokens(model, manifest)
+
+
+def _share_tokens(model: VectorMethod | ListMethod, manifest: Manifest) -> Iterator[SharedBlock]:
+    if (tokens := model.title_tokens) is not None:
+        piece = share_title_tokens(POOL, tokens, _hashes(manifest, model.token_file))
+        model.title_tokens = piece.value
         yield piece

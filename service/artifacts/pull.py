@@ -22,7 +22,7 @@ from typing import IO, Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from modeling.artifact.atomic import replaced_folder
-from modeling.artifact.manifest import MANIFEST, ArtifactError, check_files, file_sha256, one_line, read_any_manifest
+from modeling.artifact.manifest import MANIFEST, ArtifactError, check_files, file_sha256, one_line, read_manifest
 from service.settings.addresses import AddressError, redacted, split
 
 BLOCK = 1 << 20
@@ -73,7 +73,7 @@ def pull(
     try:
         with replaced_folder(target) as work:
             _fetch(open_file, place, MANIFEST, work / MANIFEST, budget, limit=LARGEST_MANIFEST, expected=sha256)
-            manifest = read_any_manifest(work)
+            manifest = read_manifest(work)
             for number, (name, expected) in enumerate(sorted(manifest.files.items()), 1):
                 note(f"{number}/{len(manifest.files)} {name}")
                 there = target / name

@@ -144,7 +144,7 @@ class Traffic:
         while True:
             served = await self._waiting.get()
             recommender = self._recommenders.get(self.shadow or "")
-            if isinstance(recommender, DenseRecommender):
+            if recommender is not None and recommender.kind == "dense":
                 await self._compare(served, recommender)
 
     async def _compare(self, served: Served, recommender: DenseRecommender) -> None:

@@ -25,7 +25,6 @@ from service.http.schemas import (
 )
 from service.http.schemas.errors import MEANING, error_example
 from service.http.schemas.field_texts import FIELDS
-from service.lifecycle.lookup import kind_of
 from service.service import Service
 
 HISTORY_SHOWN = 3
@@ -146,12 +145,12 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
     history = golden[-HISTORY_SHOWN:] or list(parts.catalog.item_ids[:1])
     row = parts.catalog.row(history[-1])
     categories = list(parts.catalog.categories[row or 0])[:1]
-    recipes = [each.parts.recipe for each in loaded if kind_of(each) == "generative"]
+    recipes = [each.parts.recipe for each in loaded if each.kind == "generative"]
     fitting: dict[type[BaseModel], dict[str, Any]] = {
         RecommendRequest: {"history": history, "k": 3, "exclude": history[:1], "categories": categories},
         GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},
         AppendRequest: {"events": [{**AppendRequest.example["events"][0], "item_id": history[-1]}]},
-        TrafficRequest: {"weights": {parts.name: 1.0} if kind_of(loaded[0]) == "dense" else {}, "shadow": None},
+        TrafficRequest: {"weights": {parts.name: 1.0} if loaded[0].kind == "dense" else {}, "shadow": None},
         FeedbackRequest: {**FeedbackRequest.example, "item_id": history[-1]},
     }
     fitting[CompareRequest] = {"history": history, "k": 3}

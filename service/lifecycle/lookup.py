@@ -12,11 +12,6 @@ AnyRecommender = DenseRecommender | GenerativeRecommender
 Kind = Literal["dense", "generative"]
 
 
-def kind_of(recommender: AnyRecommender) -> Kind:
-    """Return which kind of artifact it answers with."""
-    return "generative" if isinstance(recommender, GenerativeRecommender) else "dense"
-
-
 class ArtifactLookup:
     """The loaded artifacts by name, and the default one of each kind. All methods run on the event loop."""
 
@@ -37,7 +32,7 @@ class ArtifactLookup:
     def dense(self, name: str | None) -> DenseRecommender:
         """Return the recommender of a dense artifact (None: the default one); raises UnknownName, Conflict."""
         found = self.get(name)
-        if isinstance(found, DenseRecommender):
+        if found.kind == "dense":
             return found
         if name is None:
             raise Conflict("no dense artifact is loaded; POST /recommend/generative is answered", code="wrong_kind")
@@ -53,7 +48,7 @@ class ArtifactLookup:
 
         Raises UnknownName (none is loaded, or none of this name or recipe), Conflict (a dense one, or another recipe).
         """
-        loaded = {key: each for key, each in self.recommenders.items() if isinstance(each, GenerativeRecommender)}
+        loaded = {key: each for key, each in self.recommenders.items() if each.kind == "generative"}
         if name is None and not loaded:
             raise UnknownName(
                 "no generative artifact is loaded; train one with a generative recipe, and name it at the start or "
@@ -62,7 +57,7 @@ class ArtifactLookup:
             )
         if name is not None:
             found = self.get(name)
-            if not isinstance(found, GenerativeRecommender):
+            if found.kind != "generative":
                 raise Conflict(
                     f"artifact {name!r} (recipe {found.parts.recipe!r}) is dense; generative are "
                     f"{', '.join(loaded) or 'none of those loaded'}, and POST /recommend asks a dense one",

@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 import structlog
 
 from modeling.artifact.manifest import one_line
-from service.artifacts.loading import AnyLoaded, LoadedGenerative, expected_bytes, version_on_disk
+from service.artifacts.loading import AnyLoaded, expected_bytes, version_on_disk
 from service.artifacts.memory import give_memory_back, total_bytes
 from service.artifacts.trial import Limits
 from service.caches.shared import SharedCache
 from service.concurrency.threads import in_thread
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, Conflict, InvalidInput, NotReady, StartError, UnknownName
-from service.lifecycle.lookup import AnyRecommender, ArtifactLookup, kind_of
+from service.lifecycle.lookup import AnyRecommender, ArtifactLookup
 from service.lifecycle.warmup import rehearse
 from service.lifecycle.warmup_generative import rehearse_generative
 from service.observability.metrics import Metrics
@@ -201,8 +201,8 @@ class Registry(ArtifactLookup):
         with self._operating(name):
             if name not in self.recommenders:
                 raise self.unknown(name)
-            kind = kind_of(self.recommenders[name])
-            alone = kind == "generative" and sum(kind_of(each) == kind for each in self.recommenders.values()) == 1
+            kind = self.recommenders[name].kind
+            alone = kind == "generative" and sum(each.kind == kind for each in self.recommenders.values()) == 1
             if name == self.defaults.get(kind) and not alone:
                 raise Conflict(
                     f"artifact {name!r} is the default {kind} one, which answers requests that name none; activate "
@@ -305,9 +305,9 @@ class Registry(ArtifactLookup):
         """Check, warm up and publish parts; the one they replace is at the end of `_retiring` then."""
         started = time.monotonic()
         replaced = self.recommenders.get(parts.name)
-        if replaced is not None and isinstance(replaced.parts, LoadedGenerative) != isinstance(parts, LoadedGenerative):
+        if replaced is not None and replaced.kind != parts.kind:
             raise StartError(
-                f"artifact {parts.name!r} is loaded as a {kind_of(replaced)} one, and its folder now holds one of the "
+                f"artifact {parts.name!r} is loaded as a {replaced.kind} one, and its folder now holds one of the "
                 "other kind; unload it first"
             )
         with_it = total_bytes(
@@ -318,7 +318,7 @@ class Registry(ArtifactLookup):
         recommender = await self._in_time(self._rehearsed(parts))
         self._can_cancel = False
         recommender.start()
-        kind, old = kind_of(recommender), self.recommenders.get(parts.name)
+        kind, old = recommender.kind, self.recommenders.get(parts.name)
         if old is not None:
             self._retiring.append(old)
         self.recommenders[parts.name] = recommender  # from here on it answers
@@ -334,7 +334,7 @@ class Registry(ArtifactLookup):
 
     async def _rehearsed(self, parts: AnyLoaded) -> AnyRecommender:
         """Check golden answers, warm up, and return what will answer; raises StartError, NotReady."""
-        if isinstance(parts, LoadedGenerative):
+        if parts.kind == "generative":
             await rehearse_generative(parts, self._store, self._settings, self.device)
             self._refuse_if_closed()
             return GenerativeRecommender(parts, self._store, self._settings, self._metrics, self.device)
@@ -350,7 +350,7 @@ class Registry(ArtifactLookup):
     async def _retire(self, recommender: AnyRecommender) -> None:
         """Answer what an artifact that left the table still has to answer, then give its memory back."""
         self._step(f"waiting for the last requests of {recommender.parts.name}")
-        generative = kind_of(recommender) == "generative"
+        generative = recommender.kind == "generative"
         deadline_ms = self._settings.generative_deadline_ms if generative else self._settings.deadline_ms
         await recommender.close(deadline_ms / 1000 + LAST_ANSWERS_S)
         parts = recommender.parts
@@ -368,6 +368,6 @@ class Registry(ArtifactLookup):
 
     def _make_default(self, name: str) -> None:
         recommender = self.recommenders[name]
-        self.defaults[kind_of(recommender)] = name
-        if isinstance(recommender, DenseRecommender):
+        self.defaults[recommender.kind] = name
+        if recommender.kind == "dense":
             self._metrics.index_items.set(recommender.parts.index.size)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.build import least_overlap
-from modeling.artifact.manifest import GoldenItem, GoldenTitle
-from modeling.methods.dense import GoldenCase, tolerance_of
+from modeling.artifact.golden import GoldenCase, GoldenItem, GoldenTitle, tolerance_of
 from service.artifacts.loading import LoadedArtifact
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, StartError

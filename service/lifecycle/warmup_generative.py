@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from modeling.artifact.manifest import GoldenItem, GoldenTitle, WrittenCase
+from modeling.artifact.golden import GoldenItem, GoldenTitle, WrittenCase
 from service.artifacts.loading import LoadedGenerative
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, StartError

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ fixed cost of a pass, which a batch divides among its requests."""
 
 class DenseRecommender(BaseRecommender):
     """Answers requests with one dense artifact; `start` before the first, `close` after the last."""
+
+    kind: Literal["dense"] = "dense"
 
     def __init__(
         self,

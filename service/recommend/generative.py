@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from modeling.generation.api import GeneratedList, GenerationSettings, ListQuery
 from modeling.generation.beam_search import GenerationError
@@ -35,6 +36,8 @@ class GenerativeRecommendation(Recommendation):
 
 class GenerativeRecommender(BaseRecommender):
     """Answers requests with one generative artifact; `start` before the first, `close` after the last."""
+
+    kind: Literal["generative"] = "generative"
 
     def __init__(
         self, parts: LoadedGenerative, store: GuardedStore, settings: Settings, metrics: Metrics, device: DeviceLock

@@ -18,7 +18,7 @@ from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import ListQuery
 from modeling.inference.precision_choice import PrecisionAsked
 from modeling.text import plain_text
-from service.artifacts.loading import AnyLoaded, LoadedGenerative, open_artifact
+from service.artifacts.loading import AnyLoaded, open_artifact
 
 Item = str | Mapping[str, str]
 """An item of a history: an id of the catalog, or ``{"title": …}`` for free text."""
@@ -100,7 +100,7 @@ class LocalRecommender:
         self, read: Sequence[int | FreeItem], wanted: ListQuery, user_id: str | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         loaded = self._loaded
-        if isinstance(loaded, LoadedGenerative):
+        if loaded.kind == "generative":
             (found,) = loaded.model.write([loaded.model.prepare(read, user_id)], [wanted])
             return found.rows_K, found.scores_K
         user_1D = loaded.encoder.encode([loaded.encoder.prepare(read)])

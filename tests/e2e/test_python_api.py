@@ -29,7 +29,7 @@ SHORT = ["optimizer.epochs=1", "optimizer.positions=200"]
 RECIPES = {
     "sasrec": [*SHORT, "items.dim=16", "backbone.width=16"],
     "anyo": [*SHORT, "items.dim=16", "history.limit=8"],
-    "genre": [*SHORT, "history.title_tokens=6", "history.limit=5", "writing.beams=6", "writing.validation_users=8"],
+    "genre": [*SHORT, "history.title_tokens=6", "history.limit=5", "method.beams=6", "method.validation_users=8"],
 }
 READS_TEXT = ("anyo", "genre")
 

@@ -25,18 +25,18 @@ def _run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-OF_GENRE = ["history.title_tokens=6", "optimizer.epochs=3", "optimizer.positions=200", "writing.beams=10"]
+OF_GENRE = ["history.title_tokens=6", "optimizer.epochs=3", "optimizer.positions=200", "method.beams=10"]
 
 OF_TIGER = [
-    *("codes.size=8", "codes.levels=2", "codes.dim=8", "codes.epochs=20", "backbone.width=32"),
-    *("optimizer.epochs=3", "optimizer.positions=200", "writing.beams=10"),
+    *("method.codes.size=8", "method.codes.levels=2", "method.codes.dim=8", "method.codes.epochs=20"),
+    *("backbone.width=32", "optimizer.epochs=3", "optimizer.positions=200", "method.beams=10"),
 ]
 
 WITH_ENCODER = [*OF_TIGER, "backbone.kind=encoder-decoder", "backbone.depth=1"]
 
 OF_P5 = [
-    *("codes.size=8", "codes.clusters=3", "backbone.width=32", "optimizer.epochs=3", "optimizer.positions=200"),
-    "writing.beams=10",
+    *("method.codes.size=8", "method.codes.clusters=3", "backbone.width=32", "optimizer.epochs=3"),
+    *("optimizer.positions=200", "method.beams=10"),
 ]
 
 

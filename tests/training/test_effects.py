@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,77 +19,100 @@ from testing.datasets import write_dataset
 from testing.models import backbone_folder
 from training.data.dataset import Dataset, read_dataset
 from training.effects import EFFECTS
+from training.recipe import MethodSettings, effect_of, method_names, training_method
 from training.recipes import Recipe, RecipeError, get_recipe, recipe_names
-from training.recipes.base import TasksSpec
 from training.run import RunOptions, run
 
 __all__ = ["backbone_folder"]  # a fixture
 
 QUIET = Console(quiet=True)
 SHORT = ["optimizer.epochs=1", "optimizer.positions=60"]
-TITLES = [*SHORT, "history.title_tokens=4", "history.limit=5", "writing.validation_users=8"]
+TITLES = [*SHORT, "history.title_tokens=4", "history.limit=5", "method.validation_users=8"]
 DENSE = [*SHORT, "items.dim=16"]
 OWN = [*DENSE, "backbone.width=16", "backbone.dropout=0.1"]
 CODES = [
-    *SHORT, "writing.validation_users=8", "backbone.width=32", "backbone.depth=1", "writing.beams=4", "codes.size=4",
-    "items.text_source=FOLDER",
+    *SHORT, "method.validation_users=8", "backbone.width=32", "backbone.depth=1", "method.beams=4",
+    "method.codes.size=4", "items.text_source=FOLDER",
 ]  # fmt: skip
 RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "sasrec": ("sasrec", False, OWN),
-    "sasrec, sampled": ("sasrec", False, [*OWN, "objective.kind=sampled"]),
+    "sasrec, sampled": ("sasrec", False, [*OWN, "method.objective.kind=sampled"]),
     "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
     "sasrec, in both directions": (
         "sasrec", False, [*OWN, "backbone.attention=bidirectional", "pooling.kind=last_n", "optimizer.user_windows=4"],
     ),
-    "sasrec, pulled": ("sasrec", False, [*OWN, "requires=sasrec", "objective.pull=0.1"]),
+    "sasrec, pulled": ("sasrec", False, [*OWN, "requires=sasrec", "method.objective.pull=0.1"]),
     "anyo": ("anyo", True, DENSE),
     "anyo, titles": ("anyo", True, [*DENSE, "history.form=titles", "history.title_tokens=4", "history.limit=5"]),
     "anyo, frozen": ("anyo", True, [*DENSE, "adapter.kind=none"]),
     "contriever": ("contriever", True, [*DENSE, "history.title_tokens=4", "history.limit=5"]),
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),
-    "llara": ("llara", True, [*TITLES, "writing.candidates=4"]),
-    "tiger": ("tiger", False, [*CODES, "codes.epochs=2"]),
+    "llara": ("llara", True, [*TITLES, "method.candidates=4"]),
+    "tiger": ("tiger", False, [*CODES, "method.codes.epochs=2"]),
     "tiger, encoder": (
-        "tiger", False, [*CODES, "codes.kind=residual-kmeans", "backbone.kind=encoder-decoder",
+        "tiger", False, [*CODES, "method.codes.kind=residual-kmeans", "backbone.kind=encoder-decoder",
          "history.user_buckets=4"],
     ),
-    "p5": ("p5", False, [*CODES[:-1], "codes.clusters=3", 'tasks.families=["sequential","direct"]']),
+    "p5": ("p5", False, [*CODES[:-1], "method.codes.clusters=3", 'method.tasks.families=["sequential","direct"]']),
 }  # fmt: skip
 """Runs by name: recipe, whether it has a language model as backbone, settings."""
 
 
-def slots() -> Iterator[tuple[str, type[BaseModel]]]:
-    """Names of the slots that ``--set`` reaches into, and their types."""
-    for name, field in Recipe.model_fields.items():
+def sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Paths of the sections that ``--set`` reaches into, and their types."""
+    for name, field in model.model_fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, IndexSpec):
-                yield name, kind
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, BaseModel)
+                and not issubclass(kind, (IndexSpec, MethodSettings))
+            ):
+                yield prefix + name, kind
+                yield from sections(kind, f"{prefix}{name}.")
 
 
-SLOTS = dict(slots())
+SHARED = dict(sections(Recipe))
 
 
-def test_the_table_has_every_setting_and_no_other() -> None:
-    fields = {f"{slot}.{name}" for slot, kind in SLOTS.items() for name in kind.model_fields}
+def sections_of(recipe: Recipe) -> dict[str, type[BaseModel]]:
+    """Those of one recipe, its method's among them."""
+    kind = type(recipe.method)
+    return {**SHARED, "method": kind, **dict(sections(kind, "method."))}
+
+
+def paths_of(recipe: Recipe) -> set[str]:
+    """All settings that ``--set`` takes."""
+    found = {f"{section}.{name}" for section, kind in sections_of(recipe).items() for name in kind.model_fields}
+    return (found | {"requires"}) - {"method.kind"} - set(sections_of(recipe))
+
+
+def test_the_table_has_every_setting_of_the_shared_slots_and_no_other() -> None:
+    fields = {f"{slot}.{name}" for slot, kind in SHARED.items() for name in kind.model_fields}
     assert set(EFFECTS) == fields | {"requires", "index"}
-    assert SLOTS["tasks"] is TasksSpec
     assert {name for name, _, _ in RUNS.values()} == set(recipe_names())
+
+
+@pytest.mark.parametrize("kind", method_names())
+def test_conditions_in_a_method_are_about_its_own_settings(kind: str) -> None:
+    settings = training_method(kind).Settings
+    own = {f"{path}.{name}" for path, section in sections(settings) for name in section.model_fields}
+    assert set(settings.effects()) <= own | set(settings.model_fields)
 
 
 def others(path: str, recipe: Recipe) -> list[str]:
     """Values of a setting that are allowed as far as its type says, and are not the one it has."""
-    slot, _, name = path.partition(".")
+    slot, _, name = path.rpartition(".")
     if path == "requires":
         return ["sasrec" if recipe.requires is None else ""]
-    kind = SLOTS[slot].model_fields[name].annotation
+    kind = sections_of(recipe)[slot].model_fields[name].annotation
     found: list[Any] = []
     for option in (kind, *get_args(kind)):
         if get_origin(option) is Literal:
             found += get_args(option)
         elif option in (bool, int, float, str):
             found += {bool: [True, False], int: [1, 2, 8, 400], float: [0.25], str: ["minilm", "x"]}[option]
-    given = getattr(getattr(recipe, slot), name)
+    given = attrgetter(path)(recipe)
     found = [value for value in found if value != given] or [["sequential"]]
     return [value if isinstance(value, str) else json.dumps(value) for value in found]
 
@@ -105,15 +129,15 @@ def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def reads_of(patch: pytest.MonkeyPatch) -> set[str]:
+def reads_of(patch: pytest.MonkeyPatch, recipe: Recipe) -> set[str]:
     """Settings that are read from now on, apart from the checks of a description."""
     found: set[str] = set()
-    names = {kind: f"{slot}." for slot, kind in SLOTS.items()} | {Recipe: ""}
+    names = {kind: f"{slot}." for slot, kind in sections_of(recipe).items()} | {Recipe: ""}
 
     def checks() -> bool:
         frame = sys._getframe(2)
         for _ in range(4):
-            if frame.f_code.co_name.startswith("_") and frame.f_code.co_filename.endswith(("spec.py", "base.py")):
+            if frame.f_code.co_name.startswith("_") and frame.f_code.co_filename.endswith(("spec.py", "recipe.py")):
                 return True
             if frame.f_back is None:
                 return False
@@ -141,12 +165,10 @@ def test_a_setting_is_read_or_refused(
     recipe = get_recipe(name, settings, backbone=backbone)
     id_model = sasrec if recipe.requires else None
     with pytest.MonkeyPatch.context() as patch:
-        found = reads_of(patch)
+        found = reads_of(patch, recipe)
         run(recipe, ring, RunOptions(out=tmp_path / "out", id_model=id_model), QUIET)
     accepted, refused = set(), set()
-    for path in set(EFFECTS) - {"index"}:  # a kind's own class refuses what it does not read
-        if path.startswith("tasks.") and recipe.tasks is None:
-            continue
+    for path in paths_of(recipe):  # of an index, its own class refuses what its kind does not read
         for value in others(path, recipe):
             try:
                 get_recipe(name, [*settings, f"{path}={value}"], backbone=backbone)
@@ -155,18 +177,18 @@ def test_a_setting_is_read_or_refused(
                     refused.add(path)
             else:
                 accepted.add(path)
-    ignored = {path for path in accepted - found if EFFECTS[path].acts(recipe)}
+    ignored = {path for path in accepted - found if effect_of(recipe, path).acts(recipe)}
     assert not ignored, f"accepted and read by nobody: {sorted(ignored)}"
-    wrongly = {path for path in refused if EFFECTS[path].acts(recipe)}
+    wrongly = {path for path in refused if effect_of(recipe, path).acts(recipe)}
     assert not wrongly, f"refused though it acts: {sorted(wrongly)}"
 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("anyo", ["objective.negatives=9"]),
-        ("anyo", ["objective.pull_share=0.2"]),
-        ("anyo", ["objective.kind=sampled", "objective.label_smoothing=0.1"]),
+        ("anyo", ["method.objective.negatives=9"]),
+        ("anyo", ["method.objective.pull_share=0.2"]),
+        ("anyo", ["method.objective.kind=sampled", "method.objective.label_smoothing=0.1"]),
         ("anyo", ["backbone.width=64"]),
         ("anyo", ["history.title_tokens=9"]),
         ("anyo", ["adapter.kind=full", "adapter.rank=4"]),
@@ -188,13 +210,14 @@ def test_a_setting_is_read_or_refused(
         ("tiger", ["items.tower=text"]),
         ("tiger", ["adapter.rank=4"]),
         ("tiger", ["history.title_tokens=9"]),
-        ("tiger", ["codes.kind=residual-kmeans", "codes.epochs=9"]),
-        ("p5", ["codes.epochs=9"]),
-        ("p5", ["codes.dim=9"]),
-        ("p5", ["codes.commitment=0.5"]),
+        ("tiger", ["method.codes.kind=residual-kmeans", "method.codes.epochs=9"]),
+        ("p5", ["method.codes.epochs=9"]),
+        ("p5", ["method.codes.dim=9"]),
+        ("genre", ["method.codes.size=9"]),
+        ("p5", ["method.codes.commitment=0.5"]),
         ("p5", ["items.text_source=tiny"]),
-        ("p5", ['tasks.families=["sequential","rating"]', "tasks.review=0.3"]),
-        ("p5", ["codes.kind=random", "codes.levels=2"]),
+        ("p5", ['method.tasks.families=["sequential","rating"]', "method.tasks.review=0.3"]),
+        ("p5", ["method.codes.kind=random", "method.codes.levels=2"]),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused_with_what_it_needs(name: str, settings: list[str]) -> None:

@@ -15,7 +15,7 @@ from index import Catalog
 from modeling.artifact.manifest import SCHEMA, check_files, read_manifest, seal
 from modeling.artifact.sources import neutral, weights_sha256
 from modeling.encoder.build import Sources
-from modeling.methods.dense import ArtifactError, check_golden, load_artifact
+from modeling.methods.dense import ArtifactError, check_golden, load_artifact, read_dense
 from service.artifacts.loading import open_artifact
 from tests.modeling.encoder.test_title_check import OLD
 from training.cli import app
@@ -31,15 +31,16 @@ def old(tmp_path: Path) -> Path:
 def named(old: Path, tmp_path: Path) -> tuple[Path, Path]:
     """As earlier versions wrote it after `--backbone FOLDER`: the folder's path stands in it, not its weights."""
     backbone = (old / "backbone").rename(tmp_path / "my-model")
-    manifest = read_manifest(old)
-    spec = manifest.model.model_copy(
-        update={"backbone": manifest.model.backbone.model_copy(update={"source": str(backbone)})}
+    manifest, known = read_dense(old)
+    spec = known.model.model_copy(
+        update={"backbone": known.model.backbone.model_copy(update={"source": str(backbone)})}
     )
-    record = manifest.backbone.model_copy(
+    record = known.backbone.model_copy(
         update={"source": str(backbone), "stored": False, "sha256": weights_sha256(backbone)}
     )
     recipe = {"backbone": {"source": str(backbone)}}
-    seal(old, manifest.model_copy(update={"model": spec, "backbone": record, "recipe_data": recipe}))
+    changed = manifest.with_record(known.model_copy(update={"model": spec, "backbone": record}))
+    seal(old, changed.model_copy(update={"recipe_data": recipe}))
     return old, backbone
 
 
@@ -78,8 +79,9 @@ def test_golden_titles_that_come_out_otherwise_are_refused(old: Path) -> None:
 def test_a_folder_that_is_named_by_its_path_still_loads_and_then_is_held(named: tuple[Path, Path]) -> None:
     old, backbone = named
     load_artifact(old)
-    manifest = rewrite(old, old)
-    assert manifest.backbone.stored and manifest.backbone.source.startswith("folder:my-model@")  # type: ignore[union-attr]
+    rewrite(old, old)
+    known = read_dense(old)[1].backbone
+    assert known.stored and known.source.startswith("folder:my-model@")
     shutil.rmtree(backbone)
     open_artifact(old, "cpu")
     for file in old.rglob("*"):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from index import VectorIndex
 from modeling.encoder.prompt import Prompt
-from modeling.encoder.user_encoder import UserEncoder
+from modeling.methods.base import HistoryEncoder
 from training.data.splits import Targets
 from training.evaluation.metrics import Metrics, rank_report, target_ranks
 
@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def encode_users(
-    encoder: UserEncoder,
+    encoder: HistoryEncoder,
     histories: Sequence[NDArray[Any]],
     *,
     progress: Callable[[int], object] = lambda done: None,
@@ -45,9 +45,12 @@ def encode_users(
     """User vectors [U, D]; near-equal lengths share a batch, which changes no vector beyond rounding."""
     limit = encoder.history_limit
     prompts = [encoder.prepare(np.asarray(history[-limit:]).tolist()) for history in histories]
-    out = np.empty((len(prompts), encoder.spec.items.dim), np.float32)
+    out = np.empty((len(prompts), 0), np.float32)
     for rows in _by_length(prompts):
-        out[rows] = encoder.encode([prompts[row] for row in rows])
+        vectors_BD = encoder.encode([prompts[row] for row in rows])
+        if not out.shape[1]:
+            out = np.empty((len(prompts), vectors_BD.shape[1]), np.float32)
+        out[rows] = vectors_BD
         progress(len(rows))
     return out
 
@@ -80,7 +83,7 @@ def rank_all(
 
 
 def evaluate(
-    encoder: UserEncoder,
+    encoder: HistoryEncoder,
     items_ND: NDArray[np.float32],
     index: VectorIndex,
     targets: Targets,

@@ -24,21 +24,15 @@ from modeling.backbone.pretrained import files_behind, read_config, read_model
 from modeling.encoder.build import Sources, title_reader
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer, ItemTokenizer, TitleTokenizer
-from modeling.generation.whole_word_embedding import WholeWordEmbedding
-from modeling.methods.p5_files import Tasks
-from modeling.methods.p5_prompts import Language, longest_prompt
 from training.data.cooccurrence import neighbour_vectors
 from training.data.splits import Split
-from training.item_ids.identifiers import identifiers, numbered
+from training.item_ids.identifiers import identifiers
 from training.item_ids.residual_kmeans import CodeReport, report_codes, residual_kmeans, with_counter
 from training.item_ids.rqvae import quantise
 from training.loop.budget import timed
-from training.methods.p5_examples import families_of, rating_values, train_words
-from training.recipes.base import CodesSpec, Recipe, RecipeError
+from training.recipe import CodesSpec, Recipe, RecipeError
 
-CODES, WORDS = "codes.safetensors", "words.json"
-USER_PIECES = 100
-"""Users' numbers are written in pieces of two decimal digits, about as SentencePiece divides them."""
+CODES = "codes.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,6 @@ class AssignedIdentifiers:
         tokens: of every item.
         end: the token that closes a name; None: nothing does, all have one length.
         report: figures about the names, for the manifest.
-        tasks: what prompts are written in, where there are task families.
     """
 
     model: nn.Module
@@ -59,29 +52,19 @@ class AssignedIdentifiers:
     tokens: TitleTokens
     end: int | None
     report: dict[str, Any] = field(default_factory=dict)
-    tasks: Tasks | None = None
 
 
-def name_items(
-    recipe: Recipe, split: Split, *, folder: Path | None, work: Path, seed: int, console: Console
-) -> AssignedIdentifiers:
-    """The names of a catalog, and the network that a recipe trains to write them.
+def name_by_titles(recipe: Recipe, split: Split, folder: Path | None) -> AssignedIdentifiers:
+    """The titles of a catalog, and the language model that a recipe trains to write them.
 
     Args:
-        recipe: with ``scoring='trie'``.
+        recipe: with ``history.form='titles'``.
         split: whose catalog is named.
         folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
-        work: of the run. Codes are kept there: made again after a kill they might differ by rounding, and a
-            checkpoint would go on under names that mean other items.
-        seed: of codes.
-        console: for progress.
 
     Raises:
-        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take;
-            the data has not what codes or tasks are made from.
+        RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take.
     """
-    if recipe.history.form == "codes":
-        return _codes(recipe, split, work, seed, console)
     model, tokenizer = load_writer(recipe, folder)
     spelling, end = TitleTokenizer(tokenizer, recipe.history.title_tokens), cast(int, tokenizer.eos_token_id)
     try:
@@ -119,48 +102,52 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
     return model, tokenizer
 
 
-def _codes(recipe: Recipe, split: Split, work: Path, seed: int, console: Console) -> AssignedIdentifiers:
-    """Items by their codes; with task families, among the tokens of prompts."""
-    families = None if recipe.tasks is None else families_of(recipe.tasks, split.dataset)  # refused before work is done
-    codes_NL, figures = _kept_codes(recipe, split, work, seed, console)
+@dataclass(frozen=True)
+class CodedItems:
+    """Items by their codes: what tokens mean, those of every item, and figures about them."""
+
+    spelling: CodeTokenizer
+    tokens: TitleTokens
+    levels: int
+    figures: dict[str, Any]
+
+
+def name_by_codes(
+    recipe: Recipe, spec: CodesSpec, split: Split, *, work: Path, seed: int, console: Console
+) -> CodedItems:
+    """The codes of a catalog's items.
+
+    Args:
+        recipe: with ``history.form='codes'``.
+        spec: how codes are made.
+        split: whose catalog is named, from its training part.
+        work: of the run. Codes are kept there: made again after a kill they might differ by rounding, and a
+            checkpoint would go on under names that mean other items.
+        seed: of codes.
+        console: for progress.
+
+    Raises:
+        RecipeError: the data has not what codes are made from.
+    """
+    codes_NL, figures = _kept_codes(recipe, spec, split, work, seed, console)
     if "unique" in figures:
-        spelling, codes_NL = _semantic(recipe.codes, codes_NL, figures, recipe.history.user_buckets, console)
+        spelling, codes_NL = _semantic(spec, codes_NL, figures, recipe.history.user_buckets, console)
     else:
         spelling = CodeTokenizer((codes_NL.max(0) + 1).tolist(), recipe.history.user_buckets)
         console.print(
             f"{figures['kind']} identifiers: up to {figures['levels']} codes, {figures['mean_length']:.2f} on average; "
             f"{', '.join(map(str, spelling.sizes))} by level"
         )
-    names, limit = spelling.spell(codes_NL), recipe.history.limit
-    report: dict[str, Any] = {"codes": figures}
-    if recipe.backbone.kind == "encoder-decoder":
-        if len(set(np.diff(names.offsets).tolist())) > 1:
-            raise RecipeError(
-                "backbone.kind='encoder-decoder' writes identifiers of one length, and "
-                f"codes.kind={recipe.codes.kind!r} gives several: take rq-vae or residual-kmeans"
-            )
-        return AssignedIdentifiers(_encoder_decoder(recipe, spelling.vocabulary, seed), spelling, names, None, report)
-    if recipe.tasks is None or families is None:
-        positions = (limit + 1) * (codes_NL.shape[1] + 1) + 1
-        return AssignedIdentifiers(
-            _decoder(recipe, spelling.vocabulary, positions, seed), spelling, names, CODE_END, report
-        )
-    language = _language(split, spelling, recipe.tasks.vocabulary, work)
-    positions = longest_prompt(names, limit, recipe.tasks.text_tokens, recipe.tasks.candidates)
-    model = _decoder(recipe, language.vocabulary, positions, seed)
-    words = WholeWordEmbedding(language.begins_V, recipe.backbone.width) if recipe.tasks.whole_words else None
-    console.print(f"task families: {', '.join(families)}; {language.vocabulary:,} tokens")
-    report["families"] = list(families)
-    return AssignedIdentifiers(model, spelling, names, CODE_END, report, Tasks(language, families, words))
+    return CodedItems(spelling, spelling.spell(codes_NL), codes_NL.shape[1], figures)
 
 
 def _kept_codes(
-    recipe: Recipe, split: Split, work: Path, seed: int, console: Console
+    recipe: Recipe, spec: CodesSpec, split: Split, work: Path, seed: int, console: Console
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Codes and figures about them: made once for a run, then read from its folder."""
     kept = work / CODES
     if not kept.exists():
-        codes_NL, report = _any_codes(recipe, split, seed, console)
+        codes_NL, report = _any_codes(recipe, spec, split, seed, console)
         work.mkdir(parents=True, exist_ok=True)
         part = work / f"{CODES}.{os.getpid()}"  # under torchrun every process makes the same codes
         save_arrays({"codes": codes_NL}, part, metadata={"report": json.dumps(report)})
@@ -169,34 +156,16 @@ def _kept_codes(
         return file.get_tensor("codes"), json.loads(file.metadata()["report"])
 
 
-def _language(split: Split, spelling: CodeTokenizer, vocabulary: int, work: Path) -> Language:
-    """The tokens of prompts."""
-    user_sizes = (numbered(np.arange(split.dataset.n_users), USER_PIECES).max(0) + 1).tolist()
-    return Language(
-        _words(split, vocabulary, work / WORDS), item_sizes=spelling.sizes, user_sizes=user_sizes,
-        ratings=rating_values(split), end=CODE_END,
-    )  # fmt: skip
-
-
-def _words(split: Split, vocabulary: int, kept: Path) -> Any:
-    """The tokenizer of words; kept beside the codes, for the same reason."""
-    from tokenizers import Tokenizer
-
-    if not kept.exists():
-        part = kept.with_name(f"{kept.name}.{os.getpid()}")
-        part.write_text(train_words(split, vocabulary).to_str(), encoding="utf-8")
-        part.replace(kept)
-    return Tokenizer.from_str(kept.read_text("utf-8"))
-
-
-def _any_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def _any_codes(
+    recipe: Recipe, spec: CodesSpec, split: Split, seed: int, console: Console
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Codes of items, without the counter of those that are made from vectors, and figures about them."""
     categories = split.dataset.categories
-    kind = "categories" if recipe.codes.kind == "semantic" and any(categories) else recipe.codes.kind
+    kind = "categories" if spec.kind == "semantic" and any(categories) else spec.kind
     if kind in ("random", "sequential", "collaborative", "categories"):
         with console.status(f"{kind} identifiers"):
-            return identifiers(kind, split.train_rows(), categories, recipe.codes, seed=seed)
-    codes_NL, report = _make_codes(recipe, split, seed, console)
+            return identifiers(kind, split.train_rows(), categories, spec, seed=seed)
+    codes_NL, report = _make_codes(recipe, spec, split, seed, console)
     return codes_NL, asdict(report)
 
 
@@ -214,8 +183,10 @@ def _semantic(
     return CodeTokenizer(sizes, user_buckets), named_NL
 
 
-def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tuple[NDArray[np.int64], CodeReport]:
-    titles, spec = split.dataset.titles, recipe.codes
+def _make_codes(
+    recipe: Recipe, spec: CodesSpec, split: Split, seed: int, console: Console
+) -> tuple[NDArray[np.int64], CodeReport]:
+    titles = split.dataset.titles
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
         reader = title_reader(recipe.model_spec(), Sources(download=True))
@@ -224,7 +195,7 @@ def _make_codes(recipe: Recipe, split: Split, seed: int, console: Console) -> tu
     if float(np.abs(vectors_ND).max()) < 1e-6:
         raise RecipeError(
             f"the backbone {recipe.text_backbone!r} reads all {len(titles)} titles as one vector, of which no codes "
-            "can be made; take another items.text_source or codes.kind"
+            "can be made; take another items.text_source or method.codes.kind"
         )
     vectors_ND = _unit(vectors_ND)
     if share := spec.collaborative:
@@ -250,7 +221,7 @@ def _unit(vectors_ND: NDArray[Any]) -> NDArray[np.float32]:
     return unit_ND
 
 
-def _decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.Module:
+def decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.Module:
     """A small decoder over codes, from scratch."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -265,7 +236,7 @@ def _decoder(recipe: Recipe, vocabulary: int, positions: int, seed: int) -> nn.M
     return cast(nn.Module, Qwen3ForCausalLM(config))
 
 
-def _encoder_decoder(recipe: Recipe, vocabulary: int, seed: int) -> nn.Module:
+def encoder_decoder(recipe: Recipe, vocabulary: int, seed: int) -> nn.Module:
     """A small T5 over codes, from scratch."""
     from transformers import T5Config, T5ForConditionalGeneration
 

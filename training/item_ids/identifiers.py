@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.item_ids.clusters import choices, cluster_tree
-from training.recipes.base import CodesSpec
+from training.recipe import CodesSpec
 
 Rows = NDArray[np.int64]
 Codes = NDArray[np.int64]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.item_ids.residual_kmeans import residual_kmeans
-from training.recipes.base import CodesSpec, RecipeError
+from training.recipe import CodesSpec, RecipeError
 
 HIDDEN = (512, 256, 128)
 BATCH = 1024
@@ -91,7 +91,7 @@ def quantise(
         RecipeError: fewer items than codes of a level.
     """
     if len(vectors_NC) < spec.size:
-        raise RecipeError(f"{len(vectors_NC)} items cannot have {spec.size} codes a level; set codes.size lower")
+        raise RecipeError(f"{len(vectors_NC)} items cannot have {spec.size} codes a level; set method.codes.size lower")
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     items_NC = torch.from_numpy(vectors_NC)

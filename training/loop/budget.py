@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rich.progress import Progress, TaskID
 
-from training.recipes.base import RecipeError
+from training.recipe import RecipeError
 
 
 class OutOfTime(RecipeError):

@@ -26,7 +26,8 @@ from training.loop.fused_rms_norm import fused_rms_norms
 from training.loop.module import RetrievalModule, TrainedModule
 from training.loop.progress import TrainingProgress, say_progress
 from training.loop.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
-from training.recipes.base import Recipe, RecipeError
+from training.objectives.base import ObjectiveSpec
+from training.recipe import Recipe, RecipeError
 
 Precision = Literal["fp32", "bf16"]
 VALIDATION_USERS = 5000
@@ -87,6 +88,7 @@ def fit(
     recipe: Recipe,
     split: Split,
     options: FitOptions,
+    objective: ObjectiveSpec,
     *,
     sources: Sources,
     text: TextVectors | None,
@@ -105,7 +107,7 @@ def fit(
         _start_from(model, options.anchor_ND)
     module = RetrievalModule(
         model.encoder,
-        recipe.objective,
+        objective,
         popularity_N=split.popularity(options.fitted_on),
         shares_N=target_shares(
             split.train_rows(options.fitted_on), split.dataset.n_items, recipe.optimizer.user_windows

@@ -16,7 +16,7 @@ from modeling.encoder.user_encoder import UserEncoder
 from training.loop.examples import TrainingBatch, Window, collate
 from training.objectives.anchor import anchor_loss, anchor_weight
 from training.objectives.base import Candidates, ObjectiveSpec, objective_class
-from training.recipes.base import RecipeError
+from training.recipe import RecipeError
 
 LARGEST_SCALE = 100.0
 """The learned scale is kept below this: a sharper softmax over cosines only overfits."""

@@ -22,7 +22,7 @@ from training.loop.budget import check_time
 from training.loop.fit import FitOptions, train_module
 from training.loop.module import TrainedModule
 from training.loop.trainer import WEIGHTS, load_trained
-from training.recipes.base import Recipe, RecipeError
+from training.recipe import Recipe, RecipeError
 
 DONE = "done.json"
 """In the work folder of a stage that has ended: its report."""

@@ -20,7 +20,7 @@ from modeling.encoder.build import trainable
 from training.loop.ema import WeightAverage
 from training.loop.examples import EpochLoader, EpochWindows, LengthBatches, Window
 from training.loop.module import Counted, TrainedModule
-from training.recipes.base import OptimizerSpec, RecipeError
+from training.recipe import OptimizerSpec, RecipeError
 
 WEIGHTS = "trained.safetensors"
 Evaluate = Callable[[], dict[str, float]]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
+from modeling.backbone.loading import position_limit
 from modeling.encoder.prompt import TitleTokens
+from modeling.generation.api import GenerationSettings
+from modeling.generation.base import ItemGenerator
 from modeling.generation.beam_search import with_slots
+from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.methods.dense_scores import CollaborativeModel
 from modeling.methods.llara import (
     PLACEHOLDER,
     ChoicePrompt,
@@ -21,12 +28,52 @@ from modeling.methods.llara import (
     LlaraGenerator,
     exact_title,
     held_titles,
+    item_vectors,
 )
+from modeling.spec import VectorPosition
 from training.data.splits import Targets
+from training.item_ids.assign import AssignedIdentifiers, name_by_titles
 from training.loop.examples import Window
+from training.loop.fit import FitOptions
+from training.loop.trainer import last_complete_checkpoint
+from training.methods.base_generative import GenerativeTraining
+from training.methods.llara_copy_task import teach_copying
 from training.methods.next_token import IGNORED, NextTokenBatch, NextTokenModule
+from training.recipe import GenerativeSettings, Recipe, RecipeError
 
 BATCH = 32
+
+
+class LlaraSettings(GenerativeSettings):
+    """One of some candidates."""
+
+    kind: Literal["llara"] = "llara"
+    candidates: int = Field(20, ge=2, description="titles in a prompt to choose from")
+    copying: int = Field(0, ge=0, description="positions of random text read first, to learn to copy; 0: none")
+    slots: VectorPosition = Field("after", description="where an item's vector stands: after its title, or before it")
+    match: float = Field(
+        0.0, ge=0, description="weight of a second loss: half-way through the layers, which candidate's slot is the "
+        "answer's",
+    )  # fmt: skip
+    instructed: ClassVar[bool] = True
+    builds_on: ClassVar[bool] = True
+    trains_beside: ClassVar[bool] = True
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ``ValueError`` where titles cannot be written, or copying cannot be learned."""
+        self.check_titles(recipe)
+        if self.copying and recipe.adapter.kind != "full":
+            raise ValueError(
+                f"method.copying trains all of the backbone: adapter.kind={recipe.adapter.kind!r} is not allowed, "
+                "'full' is"
+            )
+
+    def check_catalog(self, recipe: Recipe, items: int, *, categories: bool) -> None:
+        """As many items as candidates; raises `RecipeError`."""
+        if items < self.candidates:
+            raise RecipeError(
+                f"method.candidates={self.candidates}: there are {items} items; set it to {items} or less"
+            )
 
 
 @dataclass(frozen=True)
@@ -175,3 +222,91 @@ def choice_report(writer: LlaraGenerator, targets: Targets, *, seed: int) -> dic
     return {"users": len(rows_T), "candidates": writer.candidates} | dict(
         zip(names, (counts / len(rows_T)).tolist(), strict=True)
     )
+
+
+class LlaraTraining(GenerativeTraining[LlaraSettings]):
+    """See the module. Batches of placeholders give the map of item vectors no gradient, and those of other processes
+    would wait for it: it trains in one process."""
+
+    kind, Settings = "llara", LlaraSettings
+    one_process = True
+    prompt: ChoicePrompt
+    slots: ItemVectorProjector
+    retriever: CollaborativeModel
+    seed: int
+
+    def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
+        """Titles."""
+        return name_by_titles(self.recipe, self.split, self.job.backbone)
+
+    def prepare(self, options: FitOptions) -> None:
+        """The id model, and inputs made of its item vectors."""
+        recipe, named, folder = self.recipe, self.named, self.job.id_model
+        if folder is None:
+            raise RecipeError(
+                f"recipe {recipe.name!r} takes candidates and item vectors from another model: give it with "
+                "--set requires=sasrec --id-model DIR"
+            )
+        assert named.end is not None, "titles are closed by the tokenizer's end token"
+        words = cast(Any, named.model).get_input_embeddings()
+        self.prompt = ChoicePrompt.of(
+            cast(TitleTokenizer, named.spelling).tokenizer, recipe.history.instruction, named.end,
+            words.weight.shape[0], self.settings.slots,
+        )  # fmt: skip
+        given = (recipe.history.limit, self.settings.candidates, recipe.history.title_tokens)
+        if (longest := self.prompt.most_positions(*given)) > (limit := position_limit(named.model)):
+            raise RecipeError(
+                f"history.limit={given[0]} and method.candidates={given[1]} with history.title_tokens={given[2]} take "
+                f"up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
+            )
+        self.retriever, self.seed = CollaborativeModel(folder, len(named.tokens)), options.seed
+        self.slots = ItemVectorProjector.beside(words, item_vectors(self.retriever))
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
+        """Loss on the answer."""
+        return LlaraModule(
+            model,
+            self.named.tokens,
+            prompt=self.prompt,
+            slots=self.slots,
+            candidates=self.settings.candidates,
+            seed=self.seed,
+            match=self.settings.match,
+            dropout=dropout,
+            hidden_dropout=hidden_dropout,
+        )
+
+    def generator(self) -> ItemGenerator:
+        """Over the candidates of the id model."""
+        return LlaraGenerator(
+            self.named.model,
+            self.names,
+            prompt=self.prompt,
+            slots=self.slots,
+            retriever=self.retriever,
+            candidates=self.settings.candidates,
+            history_limit=self.recipe.history.limit,
+            default=GenerationSettings(self.settings.beams, int(np.diff(self.named.tokens.offsets).max()) + 1),
+        )
+
+    def before_training(self, model: nn.Module, options: FitOptions) -> None:
+        """Learn to copy, unless a checkpoint has learned it."""
+        if not self.settings.copying or last_complete_checkpoint(options.work) is not None:
+            return
+        assert self.named.end is not None, "titles are closed by the tokenizer's end token"
+        learned = teach_copying(
+            model, end=self.named.end, positions=self.settings.copying, seed=options.seed,
+            bf16=options.precision == "bf16", console=self.console,
+        )  # fmt: skip
+        self.console.print(f"copying: {learned['accuracy']:.1%} of random tokens are right")
+
+    def epoch_figures(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, float]:
+        """The published ones."""
+        return choice_report(cast(LlaraGenerator, generator), targets, seed=seed)
+
+    def chosen_on_validation(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, Any]:
+        """The published figures."""
+        return {"choice": choice_report(cast(LlaraGenerator, generator), targets, seed=seed)}
+
+
+METHOD = LlaraTraining

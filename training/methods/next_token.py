@@ -27,7 +27,7 @@ from modeling.backbone.hidden_dropout import hook_blocks
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import ListQuery
 from modeling.generation.base import ItemGenerator
-from modeling.methods.bigrec_prompt import InstructionPrompt
+from modeling.methods.base import ListMethod
 from training.data.splits import Targets
 from training.evaluation.full_ranking import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
@@ -208,40 +208,6 @@ class TrieSoftmaxModule(NextTokenModule):
         return cast(Tensor, self.children_softmax(logits_PA, targets_P, at_P))
 
 
-class InstructionModule(NextTokenModule):
-    """The same for an instruction prompt: the last item of a window is the answer, the others are in the prompt, and
-    everything but the instruction has a loss.
-
-    Args:
-        model: with its head; a Hugging Face model for causal language modelling.
-        names: tokens of every title of the catalog.
-        prompt: the pieces of a prompt.
-        dropout, hidden_dropout: see `NextTokenModule`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        names: TitleTokens,
-        *,
-        prompt: InstructionPrompt,
-        dropout: float,
-        hidden_dropout: float = 0.0,
-    ) -> None:
-        super().__init__(model, names, end=prompt.end, dropout=dropout, hidden_dropout=hidden_dropout)
-        self.prompt = prompt
-
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """The instruction."""
-        return self.prompt.prefix
-
-    def tokens(self, rows: NDArray[np.int64]) -> list[int]:
-        """History, request and answer."""
-        names = [self.names[row] for row in rows.tolist()]
-        return [*self.prompt.read(names[:-1]), *self.prompt.answer(names[-1])]
-
-
 def written_metrics(model: nn.Module, writer: ItemGenerator, targets: Targets) -> dict[str, float]:
     """NDCG@10 and Recall@10 of what is written for ``targets``."""
     training = model.training
@@ -253,7 +219,7 @@ def written_metrics(model: nn.Module, writer: ItemGenerator, targets: Targets) -
 
 
 def write_all(
-    writer: ItemGenerator,
+    writer: ListMethod,
     histories: Sequence[NDArray[Any]],
     user_ids: Sequence[str | None] | None = None,
     *,
@@ -265,7 +231,8 @@ def write_all(
         writer.prepare(np.asarray(history).tolist(), user) for history, user in zip(histories, users, strict=True)
     ]
     rows_TK = np.full((len(histories), SHOWN), -1, np.int64)
-    beams = BATCH_BEAMS.get(next(writer.model.parameters()).device.type, BATCH_BEAMS["cpu"])
+    devices = (weight.device.type for network in writer.networks.values() for weight in network.parameters())
+    beams = BATCH_BEAMS.get(next(devices, "cpu"), BATCH_BEAMS["cpu"])
     size = max(1, beams // cast(int, writer.default.beams))
     order = sorted(range(len(prompts)), key=lambda number: prompts[number].length)
     for start in range(0, len(order), size):
@@ -291,7 +258,7 @@ def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_s
 
 
 def evaluate_generator(
-    writer: ItemGenerator,
+    writer: ListMethod,
     targets: Targets,
     popularity_N: NDArray[np.int64],
     *,

@@ -9,25 +9,77 @@ Shape legend: B texts, T tokens, P tokens with a loss, V vocabulary, H width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor, nn
 
 from modeling.encoder.prompt import TitleTokens
+from modeling.generation.api import GenerationSettings
+from modeling.generation.base import ItemGenerator
+from modeling.generation.item_tokenizer import CODE_END
 from modeling.generation.whole_word_embedding import WholeWordEmbedding, read
-from modeling.methods.p5_prompts import TaskText
+from modeling.methods import Loaded
+from modeling.methods.base_generative import trie_of
+from modeling.methods.p5 import P5Generator, p5_generator
+from modeling.methods.p5_files import Tasks
+from modeling.methods.p5_prompts import TaskText, longest_prompt
+from training.data.splits import Split, Targets
+from training.effects import Effect, code_effects
+from training.item_ids.assign import AssignedIdentifiers, decoder, name_by_codes
 from training.loop.examples import Window
+from training.loop.fit import FitOptions
+from training.methods.base_generative import GenerativeTraining
 from training.methods.next_token import IGNORED, NextTokenBatch, NextTokenModule
-from training.methods.p5_examples import TaskExamples
+from training.methods.p5_evaluation import task_figures
+from training.methods.p5_examples import TaskExamples, TasksSpec, families_of, language_of
+from training.older_recipes import upgraded
+from training.recipe import CodesSpec, GenerativeSettings, Recipe
 
 STEP = 1.5
 """Texts share a padded batch up to this ratio of their lengths: a history is ten times as long as a rating."""
+
+
+class P5Settings(GenerativeSettings):
+    """Task families put as prompts, over identifiers of the items."""
+
+    kind: Literal["p5"] = "p5"
+    codes: CodesSpec = CodesSpec()
+    tasks: TasksSpec = TasksSpec()
+
+    @classmethod
+    def effects(cls) -> Mapping[str, Effect]:
+        """Of the codes, and of the task families that are trained."""
+
+        def families(*names: str) -> Effect:
+            def acts(recipe: Recipe) -> bool:
+                return cast(P5Settings, recipe.method).tasks.has(*names)
+
+            return Effect(f"task families with {' or '.join(names)}", acts)
+
+        shares = {f"tasks.{name}": families(name) for name in ("rating", "direct", "explanation", "review")}
+        texts = {"tasks.candidates": families("direct"), "tasks.text_tokens": families("explanation", "review")}
+        return {**code_effects(), **shares, **texts}
+
+    @property
+    def codes_spec(self) -> CodesSpec:
+        """How identifiers are made."""
+        return self.codes
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ``ValueError`` where prompts cannot be put to the network."""
+        if recipe.history.form != "codes":
+            raise ValueError(f"tasks are put with codes: history.form={recipe.history.form!r} has none")
+        if recipe.backbone.kind != "decoder":
+            raise ValueError(f"tasks are put to a decoder: backbone.kind={recipe.backbone.kind!r} is not allowed")
+        self.check_own_network(recipe)
 
 
 @dataclass(frozen=True)
@@ -100,3 +152,90 @@ class P5Module(NextTokenModule):
                 weights_BT[row, start:stop] = 1 / (stop - start)
         weights_P = torch.from_numpy(weights_BT[targets_BT != IGNORED])
         return NextTokenBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT)), weights_P
+
+
+def name_tasks(
+    recipe: Recipe, settings: P5Settings, split: Split, *, work: Path, seed: int, console: Console
+) -> tuple[AssignedIdentifiers, Tasks]:
+    """Items by their codes among the tokens of prompts, the network, and what prompts are written in.
+
+    Args:
+        recipe, settings: of this method.
+        split: whose catalog is named.
+        work: of the run; see `name_by_codes`.
+        seed: of codes.
+        console: for progress.
+
+    Raises:
+        RecipeError: the data has not what codes or tasks are made from.
+    """
+    spec, limit = settings.tasks, recipe.history.limit
+    families = families_of(spec, split.dataset)  # refused before work is done
+    coded = name_by_codes(recipe, settings.codes, split, work=work, seed=seed, console=console)
+    names, report = coded.tokens, {"codes": coded.figures, "families": list(families)}
+    language = language_of(split, coded.spelling, spec.vocabulary, work)
+    positions = longest_prompt(names, limit, spec.text_tokens, spec.candidates)
+    model = decoder(recipe, language.vocabulary, positions, seed)
+    words = WholeWordEmbedding(language.begins_V, recipe.backbone.width) if spec.whole_words else None
+    console.print(f"task families: {', '.join(families)}; {language.vocabulary:,} tokens")
+    named = AssignedIdentifiers(model, coded.spelling, names, CODE_END, report)
+    return named, Tasks(language, families, words)
+
+
+class P5Training(GenerativeTraining[P5Settings]):
+    """See the module."""
+
+    kind, Settings = "p5", P5Settings
+    tasks: Tasks
+    examples: TaskExamples
+
+    def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
+        """Identifiers."""
+        named, self.tasks = name_tasks(
+            self.recipe, self.settings, self.split, work=work, seed=seed, console=self.console
+        )
+        return named
+
+    def prepare(self, options: FitOptions) -> None:
+        """The training texts."""
+        self._trie = trie_of(self.named.tokens, CODE_END)
+        self.examples = TaskExamples(
+            self.tasks.language, self.named.tokens, self.tasks.families, self.settings.tasks, self.split,
+            options.fitted_on,
+        )  # fmt: skip
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
+        """Loss on the answers of all families."""
+        found = P5Module(
+            model, self.named.tokens, end=CODE_END, dropout=dropout, hidden_dropout=hidden_dropout,
+            examples=self.examples, whole_words=self.tasks.whole_words,
+        )  # fmt: skip
+        found.from_scratch = self.recipe.backbone.own
+        return found
+
+    def generator(self) -> ItemGenerator:
+        """Asked with the sequential prompt."""
+        default = GenerationSettings(self.settings.beams, int(np.diff(self.named.tokens.offsets).max()) + 1)
+        limit = self.recipe.history.limit
+        return p5_generator(
+            self.named.model, self.names, self._trie, self.tasks, end=CODE_END, history_limit=limit, default=default
+        )
+
+    def chosen_on_validation(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, Any]:
+        """Nothing is chosen; figures of all families."""
+        with self.console.status("figures of all task families on validation"):
+            writer = cast(P5Generator, generator)
+            return {"tasks": task_figures(writer, self.split, targets, self.settings.tasks, seed=seed)}
+
+    @classmethod
+    def other_figures(cls, loaded: Loaded[Any], split: Split, targets: Targets, seed: int) -> dict[str, Any]:
+        """Those of every family; none on other data, whose users it does not know."""
+        manifest = loaded.manifest
+        if split.dataset.sha256 != manifest.data_sha256:
+            return {}
+        spec = TasksSpec.model_validate(upgraded(manifest.recipe_data)["method"]["tasks"])
+        figures = task_figures(loaded.model, split, targets, spec, fitted_on=manifest.fitted_on, seed=seed)
+        return {"tasks": figures}
+
+
+METHOD = P5Training

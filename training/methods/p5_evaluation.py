@@ -20,8 +20,7 @@ from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.metrics import question_values
 from training.loop.fit import sample_targets
 from training.methods.next_token import ranks_in, write_all
-from training.methods.p5_examples import TaskExamples
-from training.recipes.base import TasksSpec
+from training.methods.p5_examples import TaskExamples, TasksSpec
 
 OTHERS = 99
 DIRECT_USERS = 200

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from modeling.encoder.prompt import TitleTokens
+from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer
 from modeling.methods.p5_prompts import (
     FAMILIES,
     MARKS,
@@ -28,16 +32,50 @@ from modeling.methods.p5_prompts import (
     template_words,
     usable,
 )
+from modeling.spec import Section
 from training.data.dataset import Dataset
 from training.data.splits import FittedOn, Split
+from training.item_ids.identifiers import numbered
 from training.loop.examples import Window
-from training.recipes.base import RecipeError, TasksSpec
+from training.recipe import RecipeError
 
 MOST_RATINGS = 101
+WORDS = "words.json"
+USER_PIECES = 100
+"""Users' numbers are written in pieces of two decimal digits, about as SentencePiece divides them."""
 NEEDS: dict[Family, tuple[str, ...]] = {
     "sequential": (), "rating": ("rating",), "direct": (), "explanation": ("review",), "review": ("review",),
 }  # fmt: skip
 """Columns of interactions that a family needs. A review is summarised, or rated: one of the two has to be there too."""
+
+
+class TasksSpec(Section):
+    """The task families of P5 that one model is trained on together.
+
+    A share is the number of prompts of a family for every item with a target in the sequential one.
+    """
+
+    families: tuple[Family, ...] | None = Field(None, description="None: all that the data set has the columns for")
+    rating: float = Field(0.1, ge=0)
+    direct: float = Field(0.2, ge=0)
+    explanation: float = Field(0.1, ge=0)
+    review: float = Field(0.1, ge=0)
+    candidates: int = Field(10, ge=2, description="items that the direct family chooses from")
+    text_tokens: int = Field(32, ge=1, description="reviews and their summaries are cut at this many tokens")
+    vocabulary: int = Field(2000, ge=400, description="tokens of words")
+    whole_words: bool = Field(True, description="off: a control without the whole-word embedding")
+
+    @model_validator(mode="after")
+    def _the_sequential_family_is_served(self) -> TasksSpec:
+        if self.families is not None and "sequential" not in self.families:
+            raise ValueError(
+                f"method.tasks.families={list(self.families)} lacks 'sequential', which is selected on and served"
+            )
+        return self
+
+    def has(self, *families: str) -> bool:
+        """Whether one of some families may be trained."""
+        return self.families is None or any(family in self.families for family in families)
 
 
 def columns_of(dataset: Dataset) -> set[str]:
@@ -271,3 +309,23 @@ class TaskExamples:
 
 def _one(choices: Sequence[Any], rng: np.random.Generator) -> Any:
     return choices[int(rng.integers(len(choices)))]
+
+
+def language_of(split: Split, spelling: CodeTokenizer, vocabulary: int, work: Path) -> Language:
+    """The tokens of prompts."""
+    user_sizes = (numbered(np.arange(split.dataset.n_users), USER_PIECES).max(0) + 1).tolist()
+    return Language(
+        _words(split, vocabulary, work / WORDS), item_sizes=spelling.sizes, user_sizes=user_sizes,
+        ratings=rating_values(split), end=CODE_END,
+    )  # fmt: skip
+
+
+def _words(split: Split, vocabulary: int, kept: Path) -> Any:
+    """The tokenizer of words: made once for a run, then read from its folder."""
+    from tokenizers import Tokenizer
+
+    if not kept.exists():
+        part = kept.with_name(f"{kept.name}.{os.getpid()}")
+        part.write_text(train_words(split, vocabulary).to_str(), encoding="utf-8")
+        part.replace(kept)
+    return Tokenizer.from_str(kept.read_text("utf-8"))

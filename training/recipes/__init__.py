@@ -6,14 +6,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 
-from training.recipes.base import Recipe, RecipeError, with_settings
+from training.recipe import Recipe, RecipeError, with_settings
 
 __all__ = ["Recipe", "RecipeError", "get_recipe", "recipe_names", "with_settings"]
 
 
 def recipe_names() -> list[str]:
     """Names of all recipes, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get_recipe(name: str, settings: Sequence[str] = (), *, backbone: str | None = None) -> Recipe:

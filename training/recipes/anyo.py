@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ProjectorSpec
-from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe
+from training.methods.dense import DenseSettings
+from training.objectives.base import ObjectiveSpec
+from training.recipe import OptimizerSpec, Recipe
 
 
 def recipe(backbone: str = "minilm") -> Recipe:
@@ -31,7 +33,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
         adapter=AdapterSpec(kind="lora", rank=16, alpha=32),
         projector=ProjectorSpec(kind="linear", residual=True, recent=10, dropout=dropout),
         items=ItemsSpec(tower="both", dim=128, normalize=True),
-        objective=ObjectiveSpec(kind="full"),
+        method=DenseSettings(objective=ObjectiveSpec(kind="full")),
         optimizer=OptimizerSpec(
             rate=rate,
             backbone_rate=rate,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
+from training.methods.bigrec import BigRecSettings
+from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 INSTRUCTION = "Name the item that this user will choose next. Chosen so far:"
 TINY_INSTRUCTION = "Chosen:"
@@ -35,11 +36,9 @@ def recipe(backbone: str = "tiny") -> Recipe:
         backbone=BackboneSpec(source=backbone, dropout=0.1 if tiny else 0.0),
         adapter=AdapterSpec(kind="full" if tiny else "lora", rank=16, alpha=32),
         items=ItemsSpec(tower="id"),
-        objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
             rate=1e-3, backbone_rate=1e-3 if tiny else 2e-4, schedule="cosine", warmup=0.03, epochs=12, patience=4,
             positions=512, weight_decay=0.05,
         ),
-        scoring="ground",
-        writing=GenerationSpec(beams=4),
+        method=BigRecSettings(beams=4),
     )  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, PoolingSpec, ProjectorSpec
+from training.methods.dense import DenseSettings
 from training.objectives.base import ObjectiveSpec
-from training.recipes.base import OptimizerSpec, Recipe, RecipeError
+from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "minilm") -> Recipe:
@@ -29,7 +30,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
         adapter=AdapterSpec(kind="lora", rank=16, alpha=32),
         projector=ProjectorSpec(kind="linear"),
         items=ItemsSpec(tower="encoder", dim=128, normalize=True),
-        objective=ObjectiveSpec(kind="in_batch"),
+        method=DenseSettings(objective=ObjectiveSpec(kind="in_batch")),
         optimizer=OptimizerSpec(
             rate=1e-3, backbone_rate=1e-3, schedule="cosine", warmup=0.05, epochs=20, patience=5, positions=256,
             user_windows=8,

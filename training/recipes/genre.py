@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
+from training.methods.trie import TrieSettings
+from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
@@ -11,7 +12,7 @@ def recipe(backbone: str = "tiny") -> Recipe:
     sets; items of one name are told apart by popularity. Every further token is a further step of all beams.
 
     Against the paper: probabilities among the tokens that may follow in the trie, in the loss too, instead of among the
-    whole vocabulary (``writing.among=vocabulary``), which would spend a small model on how titles are spelt; scores are
+    whole vocabulary (``method.among=vocabulary``), which would spend a small model on how titles are spelt; scores are
     plain sums of their logarithms, not divided by length (a longer name is not a better one).
 
     A larger backbone is trained through LoRA, ``tiny`` whole.
@@ -27,12 +28,10 @@ def recipe(backbone: str = "tiny") -> Recipe:
         backbone=BackboneSpec(source=backbone, dropout=0.1 if tiny else 0.0),
         adapter=AdapterSpec(kind="full" if tiny else "lora", rank=16, alpha=32),
         items=ItemsSpec(tower="id"),
-        objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
             rate=7e-4 if tiny else 1e-3, backbone_rate=7e-4 if tiny else 2e-4, schedule="cosine", warmup=0.03,
             epochs=8 if tiny else 20, patience=8 if tiny else 4, positions=128 if tiny else 512, weight_decay=0.05,
             average_epochs=0.5 if tiny else 0,
         ),
-        scoring="trie",
-        writing=GenerationSpec(beams=20, among="children"),
+        method=TrieSettings(beams=20, among="children"),
     )  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
+from training.methods.llara import LlaraSettings
+from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
@@ -13,7 +14,7 @@ def recipe(backbone: str = "tiny") -> Recipe:
     one random item is the answer in an epoch; when it is served, and for figures over the whole catalog, the candidates
     are the best items of the required ``sasrec``. ``tiny``, which has read titles only, is helped to what a pretrained
     model can do: it is trained whole, learns to copy first, reads the vector of an item before its title
-    (``writing.slots=before``), and has a second loss (``writing.match``) on which candidate's slot is the answer's.
+    (``method.slots=before``), and has a second loss (``method.match``) on which candidate's slot is the answer's.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")
@@ -29,13 +30,11 @@ def recipe(backbone: str = "tiny") -> Recipe:
         backbone=BackboneSpec(source=backbone, dropout=0.0),
         adapter=AdapterSpec(kind="full" if tiny else "lora", rank=8, alpha=32, dropout=0.0 if tiny else 0.1),
         items=ItemsSpec(tower="id"),
-        objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
             rate=8e-4, backbone_rate=8e-4, schedule="cosine", warmup=0.05, epochs=5, patience=5, positions=128,
             weight_decay=1e-5,
         ),
-        scoring="choose",
-        writing=GenerationSpec(
+        method=LlaraSettings(
             beams=1, candidates=20, copying=2_400_000 if tiny else 0, slots="before" if tiny else "after",
             match=1.0 if tiny else 0.0,
         ),

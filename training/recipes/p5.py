@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import (
-    CodesSpec,
-    GenerationSpec,
-    ObjectiveSpec,
-    OptimizerSpec,
-    Recipe,
-    RecipeError,
-    TasksSpec,
-)
+from training.methods.p5 import P5Settings
+from training.methods.p5_examples import TasksSpec
+from training.recipe import CodesSpec, OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """Sequential, rating, direct, explanation and review prompts in one model; ``tasks.families`` picks some of them.
+    """Sequential, rating, direct, explanation and review prompts in one model; ``method.tasks.families`` picks some.
 
-    ``codes.kind`` is how items are called: ``random``, ``sequential``, ``collaborative`` or ``semantic``.
+    ``method.codes.kind`` is how items are called: ``random``, ``sequential``, ``collaborative`` or ``semantic``.
 
     Against the papers: a small decoder trained from scratch instead of T5, so the items of a history are written as
     well as the answer, and the whole-word embedding is read on the answer too; sequential prompts do not name the user,
@@ -35,12 +29,8 @@ def recipe(backbone: str = "none") -> Recipe:
         backbone=BackboneSpec(source="none", width=128, depth=4, heads=4, dropout=0.2),
         adapter=AdapterSpec(kind="none"),
         items=ItemsSpec(tower="id", text_source="minilm"),
-        objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
             rate=1e-3, backbone_rate=1e-3, warmup=0.05, epochs=60, patience=6, positions=1024, clip=1.0
         ),
-        scoring="trie",
-        writing=GenerationSpec(beams=20),
-        codes=CodesSpec(kind="collaborative", size=100),
-        tasks=TasksSpec(),
+        method=P5Settings(beams=20, codes=CodesSpec(kind="collaborative", size=100), tasks=TasksSpec()),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ProjectorSpec
-from training.recipes.base import ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
+from training.methods.dense import DenseSettings
+from training.objectives.base import ObjectiveSpec
+from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "none") -> Recipe:
@@ -23,6 +25,6 @@ def recipe(backbone: str = "none") -> Recipe:
         adapter=AdapterSpec(kind="none"),
         projector=ProjectorSpec(kind="identity"),
         items=ItemsSpec(tower="id", dim=128, normalize=True),
-        objective=ObjectiveSpec(kind="full"),
+        method=DenseSettings(objective=ObjectiveSpec(kind="full")),
         optimizer=OptimizerSpec(rate=1e-3, weight_decay=0.01, epochs=100, patience=8),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
-from training.recipes.base import CodesSpec, GenerationSpec, ObjectiveSpec, OptimizerSpec, Recipe, RecipeError
+from training.methods.trie import TrieSettings
+from training.recipe import CodesSpec, OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "none") -> Recipe:
@@ -16,13 +17,13 @@ def recipe(backbone: str = "none") -> Recipe:
     ``history.user_buckets=2000`` puts a token of the hashed user in front.
 
     Against the paper, in both forms: titles read by minilm instead of titles, prices and brands by Sentence-T5;
-    probabilities among the codes that exist after those before them, in the loss (``writing.among=vocabulary`` is the
+    probabilities among the codes that exist after those before them, in the loss (``method.among=vocabulary`` is the
     paper's) and in the search, which goes along the tree of the IDs that exist; AdamW at a rate that falls with a
     cosine and averaged weights instead of .01 for 10,000 steps and an inverse square root after them; batches of
     ``optimizer.positions`` targets instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths
     share a batch; a token stands in front of a history of nobody too, as which ``history.user_dropout`` of all are
-    shown, so that one model answers with and without a user. ``codes.kind=residual-kmeans`` takes k-means on the title
-    vectors instead of the RQ-VAE, ``codes.collaborative`` lets codes follow histories too.
+    shown, so that one model answers with and without a user. ``method.codes.kind=residual-kmeans`` takes k-means
+    on the title vectors instead of the RQ-VAE, ``method.codes.collaborative`` lets codes follow histories too.
     """
     if backbone != "none":
         raise RecipeError(f"recipe 'tiger' trains its own network: backbone {backbone!r} is not allowed, only 'none'")
@@ -34,7 +35,6 @@ def recipe(backbone: str = "none") -> Recipe:
         backbone=BackboneSpec(source="none", width=256, depth=4, heads=4, dropout=0.4),
         adapter=AdapterSpec(kind="none"),
         items=ItemsSpec(tower="id", text_source="minilm"),
-        objective=ObjectiveSpec(kind="full"),
         optimizer=OptimizerSpec(
             rate=1e-3,
             backbone_rate=1e-3,
@@ -45,7 +45,5 @@ def recipe(backbone: str = "none") -> Recipe:
             average_epochs=1,
             positions=512,
         ),
-        scoring="trie",
-        writing=GenerationSpec(beams=20, validation_users=1500, among="children"),
-        codes=CodesSpec(),
+        method=TrieSettings(beams=20, validation_users=1500, among="children", codes=CodesSpec()),
     )

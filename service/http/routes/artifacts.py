@@ -24,10 +24,8 @@ from service.http.schemas.artifacts import (
     UnloadAnswer,
 )
 from service.http.schemas.base import MAX_ID
-from service.lifecycle.lookup import AnyRecommender, kind_of
+from service.lifecycle.lookup import AnyRecommender
 from service.lifecycle.registry import FOLDER_NAME
-from service.recommend.dense import DenseRecommender
-from service.recommend.generative import GenerativeRecommender
 from service.service import Service
 
 router = APIRouter(tags=["artifacts"])
@@ -139,13 +137,13 @@ def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> d
     others = {each.parts.name: each.parts.pieces for each in service.recommenders.values() if each is not recommender}
     mine = [piece for piece in parts.pieces if not any(piece in pieces for pieces in others.values())]
     writes = None
-    if isinstance(recommender, GenerativeRecommender):
+    if recommender.kind == "generative":
         writes = {"default": asdict(recommender.default), "limit": asdict(recommender.limit)}
     return {
         "name": parts.name,
         "version": parts.version,
         "recipe": parts.recipe,
-        "kind": kind_of(recommender),
+        "kind": recommender.kind,
         "default": default,
         "state": "active" if default or parts.name in service.traffic.weights else "standby",
         "bytes": total_bytes([parts.pieces]),
@@ -153,7 +151,7 @@ def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> d
         "shares": _shares(parts.pieces, others),
         "reads": parts.reads,
         "items": len(parts.catalog),
-        "dim": recommender.parts.index.dim if isinstance(recommender, DenseRecommender) else None,
+        "dim": recommender.parts.index.dim if recommender.kind == "dense" else None,
         "writes": writes,
         "history_limit": parts.reader.history_limit,
         "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],

@@ -168,7 +168,7 @@ def _edit(folder: Path, **changes: Any) -> None:
         if path.name != "manifest.json"
     }
     for field, value in changes.items():
-        target = manifest
+        target = manifest if field.split("__")[0] in manifest else manifest["method"]["record"]
         *parents, last = field.split("__")
         for parent in parents:
             target = target[parent]

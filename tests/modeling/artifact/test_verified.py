@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modeling.artifact.manifest import MANIFEST, hash_files, open_files, read_any_manifest, sealed
+from modeling.artifact.manifest import MANIFEST, hash_files, open_files, sealed
 from modeling.artifact.plain_json import DEEPEST, JsonError, parse
 from modeling.artifact.tensor_reader import DTYPES
 from modeling.artifact.verified import Files
 from modeling.backbone.pretrained import CODE_KEYS
 from modeling.encoder.build import Model
-from modeling.methods.dense import ArtifactError, load_artifact
+from modeling.methods.dense import ArtifactError, load_artifact, read_dense
 from modeling.spec import AdapterSpec
 from tests.modeling.artifact.test_artifact import HISTORIES, write
 
@@ -42,8 +42,9 @@ def answers(artifact: Any) -> Any:
 
 def seal(folder: Path, **changes: Any) -> Path:
     """New hashes and a valid checksum: what whoever can write the folder can do."""
-    manifest = read_any_manifest(folder)
-    text = sealed(manifest.model_copy(update={"files": hash_files(folder), **changes}))
+    manifest, record = read_dense(folder)
+    changed = manifest.with_record(record.model_copy(update=changes))
+    text = sealed(changed.model_copy(update={"files": hash_files(folder)}))
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
@@ -141,7 +142,7 @@ def test_a_backbone_from_elsewhere_is_not_asked_for(
     source: str, small_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(small_model("titles"), tmp_path)
-    manifest: Any = read_any_manifest(folder)
+    _, manifest = read_dense(folder)
     spec = manifest.model.model_copy(update={"backbone": manifest.model.backbone.model_copy(update={"source": source})})
     shutil.rmtree(folder / "backbone")
     seal(folder, model=spec, backbone=manifest.backbone.model_copy(update={"source": source, "stored": False}))

@@ -18,8 +18,8 @@ from modeling.spec import AdapterSpec, BackboneSpec, ModelSpec
 from testing.models import ARCHITECTURES, ITEMS, TITLES
 from training.loop.examples import Window
 from training.loop.module import RetrievalModule
+from training.recipe import ObjectiveSpec
 from training.recipes import get_recipe
-from training.recipes.base import ObjectiveSpec
 
 Build = Callable[..., Model]
 Folder = Callable[[str], Path]

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from index import Catalog
-from modeling.artifact.manifest import MANIFEST, hash_files, read_any_manifest, sealed
+from modeling.artifact.manifest import MANIFEST, hash_files, read_manifest, sealed
 from service.artifacts.trial import Limits, try_out
 from service.errors import StartError
 from service.service import Service
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def seal(folder: Path, **changes: Any) -> Path:
-    manifest = read_any_manifest(folder)
+    manifest = read_manifest(folder)
     index = folder / "index"
     entry = json.loads((index / "index.json").read_text())
     (index / "index.json").write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n")
@@ -154,10 +154,10 @@ async def test_artifacts_of_one_name_are_served_under_two(tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["\x1b[31mred", 'x"} 1\nfake{a="', "a\u202eb", "x" * 300])
 def test_a_manifest_whose_names_steer_a_terminal_is_refused(field: str, text: str, tmp_path: Path) -> None:
     folder = write_id_artifact(tmp_path, "small")
-    manifest = read_any_manifest(folder).model_copy(update={field: text})
+    manifest = read_manifest(folder).model_copy(update={field: text})
     (folder / MANIFEST).write_text(sealed(manifest), encoding="utf-8", newline="\n")
     with pytest.raises(ValueError, match=field) as refused:
-        read_any_manifest(folder)
+        read_manifest(folder)
     assert str(refused.value).isprintable()
 
 
@@ -167,7 +167,7 @@ def test_a_manifest_whose_names_steer_a_terminal_is_refused(field: str, text: st
 async def test_a_trial_accepts_what_is_whole_and_says_why_it_refuses(tmp_path: Path) -> None:
     folder = write_id_artifact(tmp_path, "small")
     limits = Limits(memory=2048 * MIB, seconds=120)
-    assert await try_out(folder, limits) == read_any_manifest(folder).version
+    assert await try_out(folder, limits) == read_manifest(folder).version
     (folder / "catalog.parquet").write_bytes(b"no table")
     seal(folder)
     with pytest.raises(StartError, match="cannot be read as parquet"):
@@ -190,7 +190,7 @@ async def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path: Path) -> No
 async def test_the_memory_of_a_trial_is_what_the_artifact_takes(tmp_path: Path) -> None:
     """Addresses that libraries reserve and never write to do not count: a small artifact needs little."""
     folder = write_id_artifact(tmp_path, "small")
-    assert await try_out(folder, Limits(memory=192 * MIB, seconds=120)) == read_any_manifest(folder).version
+    assert await try_out(folder, Limits(memory=192 * MIB, seconds=120)) == read_manifest(folder).version
 
 
 async def test_a_trial_ends_with_its_time_or_with_whoever_asked(tmp_path: Path) -> None:

@@ -237,9 +237,7 @@ def test_a_writer_reads_the_weights_of_a_dense_model_from_the_same_backbone() ->
     pool = Pool()
     held = share_weights(pool, dense, "weights")
     BACKBONES.add(dense)
-    space = torch.nn.Module()
-    space.body = base.requires_grad_(False)
-    _share_backbone({"weights": writer, "title_space": space})
+    _share_backbone([base.requires_grad_(False), writer.model])
     torch.testing.assert_close(states(writes), before, atol=2e-5, rtol=0)
     pieces = [share_weights(pool, writes, "weights"), share_weights(pool, base, "title_space")]
     maps = [each for each in dense.modules() if type(each) is torch.nn.Linear]

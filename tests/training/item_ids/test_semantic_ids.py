@@ -17,10 +17,11 @@ from training.data.splits import leave_one_out
 from training.item_ids import assign as naming
 from training.item_ids.residual_kmeans import report_codes, residual_kmeans, with_counter
 from training.item_ids.rqvae import quantise
+from training.methods.trie import name_items
+from training.recipe import CodesSpec
 from training.recipes import get_recipe
-from training.recipes.base import CodesSpec
 
-SETTINGS = ["codes.size=8", "codes.levels=2", "backbone.width=32"]
+SETTINGS = ["method.codes.size=8", "method.codes.levels=2", "backbone.width=32"]
 SPEC = CodesSpec(levels=3, size=16, dim=8, epochs=60)
 
 
@@ -77,9 +78,11 @@ def test_codes_may_follow_the_histories(tmp_path: Path) -> None:
     split = leave_one_out(read_dataset(write_dataset(tmp_path / "ring")))
     found = []
     for share in (0, 0.9):
-        recipe = get_recipe("tiger", ["codes.kind=residual-kmeans", f"codes.collaborative={share}", *SETTINGS])
+        recipe = get_recipe(
+            "tiger", ["method.codes.kind=residual-kmeans", f"method.codes.collaborative={share}", *SETTINGS]
+        )
         work = tmp_path / f"work-{share}"
-        named = naming.name_items(recipe, split, folder=None, work=work, seed=0, console=Console(quiet=True))
+        named = name_items(recipe, split, folder=None, work=work, seed=0, console=Console(quiet=True))
         codes_NL = np.stack([named.tokens[row] for row in range(split.dataset.n_items)])
         ring_N = [split.dataset.row_of[f"i{place}"] for place in range(split.dataset.n_items)]
         found.append(float((codes_NL[ring_N, 0] == np.roll(codes_NL[ring_N, 0], 1)).mean()))
@@ -108,10 +111,10 @@ def test_a_run_that_goes_on_keeps_its_codes(
 ) -> None:
     """Another rounding would give other codes, under which a checkpoint would mean other items."""
     split = leave_one_out(read_dataset(write_dataset(tmp_path / "ring")))
-    epochs = ["codes.epochs=5"] if kind == "rq-vae" else []
-    recipe = get_recipe("tiger", [f"codes.kind={kind}", *epochs, *SETTINGS])
+    epochs = ["method.codes.epochs=5"] if kind == "rq-vae" else []
+    recipe = get_recipe("tiger", [f"method.codes.kind={kind}", *epochs, *SETTINGS])
     console = Console(quiet=True)
-    first = naming.name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=console)
+    first = name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=console)
     monkeypatch.setattr(naming, maker, lambda *given, **named: pytest.fail("codes were made again"))
-    again = naming.name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=console)
+    again = name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=console)
     assert (first.tokens.tokens == again.tokens.tokens).all() and first.report == again.report

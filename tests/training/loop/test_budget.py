@@ -65,10 +65,10 @@ def test_a_budget_counts_down_and_is_over_only_within_itself() -> None:
 STAGES = {
     "tiny": ("anyo", "tiny", [*SHORT, "items.dim=16"], "training the backbone 'tiny'"),
     "titles": ("anyo", "qwen3", [*SHORT, "items.dim=16"], "reading titles"),
-    "titles of codes": ("tiger", None, [*SHORT, "codes.size=4", "items.text_source=FOLDER"], "reading titles"),
+    "titles of codes": ("tiger", None, [*SHORT, "method.codes.size=4", "items.text_source=FOLDER"], "reading titles"),
     "copying": (
         "llara", "qwen3",
-        [*SHORT, "adapter.kind=full", "writing.copying=100000", "writing.candidates=4", "history.title_tokens=4"],
+        [*SHORT, "adapter.kind=full", "method.copying=100000", "method.candidates=4", "history.title_tokens=4"],
         "learning to copy",
     ),
     "title space": ("bigrec", "qwen3", [*SHORT, "history.title_tokens=4"], "reading titles"),
@@ -103,7 +103,7 @@ def test_codes_are_made_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> No
 
     from training.item_ids.rqvae import quantise
     from training.loop.budget import timed
-    from training.recipes.base import CodesSpec
+    from training.recipe import CodesSpec
 
     vectors_NC = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     with time_budget(1e-9), Progress(console=QUIET) as bar, pytest.raises(OutOfTime, match="making codes"):
@@ -150,7 +150,7 @@ HOPELESS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
         {"titles": DIFFERENT, "users": 4, "length": 5}, "tiger", SHORT, "6 items cannot have that many codes",
     ),
     "few candidates": (
-        {"titles": DIFFERENT, "users": 4, "length": 5}, "llara", SHORT, "writing.candidates=20: there are 6 items",
+        {"titles": DIFFERENT, "users": 4, "length": 5}, "llara", SHORT, "method.candidates=20: there are 6 items",
     ),
 }  # fmt: skip
 

@@ -51,7 +51,7 @@ def _module(dataset: Dataset, *settings: str) -> tuple[RetrievalModule, EpochWin
     recipe = get_recipe("sasrec", [*SMALL, *settings])
     split = leave_one_out(dataset)
     model = build_model(recipe.model_spec(), catalog_size=dataset.n_items)
-    module = RetrievalModule(model.encoder, recipe.objective, popularity_N=split.popularity())
+    module = RetrievalModule(model.encoder, recipe.method.objective, popularity_N=split.popularity())
     sequences = [split.train_row(user) for user in range(dataset.n_users)]
     return module, EpochWindows(sequences, limit=50, seed=0)
 
@@ -64,14 +64,16 @@ def _with_titles(*settings: str, tower: str = "both") -> tuple[RetrievalModule, 
     titles_NC = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     text = TextVectors(titles_NC, Whitening(np.zeros(8, np.float32), np.eye(8, dtype=np.float32)))
     model = build_model(recipe.model_spec(), catalog_size=6, text=text)
-    module = RetrievalModule(model.encoder, recipe.objective, popularity_N=np.array([2, 1, 1, 0, 1, 1]))
+    module = RetrievalModule(model.encoder, recipe.method.objective, popularity_N=np.array([2, 1, 1, 0, 1, 1]))
     windows = EpochWindows([np.array([0, 1, 2]), np.array([0, 4, 5])], limit=50, seed=0)
     return module, module.collate(windows.windows)
 
 
 @pytest.mark.parametrize("kind", ["full", "sampled"])
 def test_an_item_that_nobody_chose_is_no_negative_and_its_title_speaks_for_it(kind: str) -> None:
-    module, batch = _with_titles(f"objective.kind={kind}", *(["objective.negatives=64"] if kind == "sampled" else []))
+    module, batch = _with_titles(
+        f"method.objective.kind={kind}", *(["method.objective.negatives=64"] if kind == "sampled" else [])
+    )
     table = module.encoder.items.ids.weight
 
     def loss() -> float:

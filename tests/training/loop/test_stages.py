@@ -44,7 +44,7 @@ def stages_of(dataset: Dataset, work: Path, *, dies: bool = False) -> tuple[Mode
     model = build_model(recipe.model_spec(), catalog_size=dataset.n_items)
     stages = []
     for name, kind in (("warm-up", "in_batch"), ("main", "full")):
-        objective = recipe.objective.model_copy(update={"kind": kind})
+        objective = recipe.method.objective.model_copy(update={"kind": kind})
         module = RetrievalModule(model.encoder, objective, popularity_N=split.popularity())
         make = _DyingStage if dies and name == "main" else ModuleStage
         stages.append(

@@ -24,14 +24,14 @@ from testing.datasets import SMALL, write_dataset
 from testing.models import backbone_folder
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Split, leave_one_out
-from training.item_ids.assign import name_items
 from training.item_ids.rqvae import ResidualQuantiser
 from training.loop.examples import EpochWindows
 from training.loop.fit import FitOptions, _arguments
 from training.loop.module import RetrievalModule
 from training.loop.trainer import RecommenderTrainer
+from training.methods.base import Job
+from training.recipe import CodesSpec, training_method
 from training.recipes import get_recipe
-from training.recipes.base import CodesSpec
 from training.run import RunOptions, run
 
 __all__ = ["backbone_folder"]  # a fixture
@@ -90,17 +90,20 @@ def test_tiny_reads_the_training_part_and_nothing_else(
     assert found[0] == found[1] == [split.train_row(user).tolist() for user in range(ring.n_users)]
 
 
-CODES = ["codes.size=4", "codes.levels=2", "backbone.width=32", "backbone.depth=1"]
+CODES = ["method.codes.size=4", "method.codes.levels=2", "backbone.width=32", "backbone.depth=1"]
 NAMING: dict[str, tuple[str, list[str]]] = {
-    "rq-vae": ("tiger", [*CODES, "codes.epochs=3", "items.text_source=FOLDER"]),
+    "rq-vae": ("tiger", [*CODES, "method.codes.epochs=3", "items.text_source=FOLDER"]),
     "rq-vae, collaborative": (
-        "tiger", [*CODES, "codes.epochs=3", "codes.collaborative=0.9", "items.text_source=FOLDER"],
+        "tiger", [*CODES, "method.codes.epochs=3", "method.codes.collaborative=0.9", "items.text_source=FOLDER"],
     ),
     "k-means, collaborative": (
-        "tiger", [*CODES, "codes.kind=residual-kmeans", "codes.collaborative=0.9", "items.text_source=FOLDER"],
+        "tiger",
+        [*CODES, "method.codes.kind=residual-kmeans", "method.codes.collaborative=0.9", "items.text_source=FOLDER"],
     ),
-    "sequential": ("p5", ["codes.kind=sequential", "codes.size=4", 'tasks.families=["sequential"]']),
-    "collaborative": ("p5", ["codes.size=4", "codes.clusters=3", 'tasks.families=["sequential"]']),
+    "sequential": (
+        "p5", ["method.codes.kind=sequential", "method.codes.size=4", 'method.tasks.families=["sequential"]'],
+    ),
+    "collaborative": ("p5", ["method.codes.size=4", "method.codes.clusters=3", 'method.tasks.families=["sequential"]']),
 }  # fmt: skip
 
 
@@ -111,7 +114,9 @@ def test_names_of_items_do_not_tell_what_is_asked_for(
     name, settings = NAMING[case]
     recipe = get_recipe(name, [setting.replace("FOLDER", str(backbone_folder("qwen3"))) for setting in settings])
     names = [
-        name_items(recipe, split, folder=None, work=tmp_path / str(number), seed=0, console=QUIET).tokens.tokens
+        training_method(recipe.method.kind)(Job(recipe, split, QUIET))
+        .named_items(tmp_path / str(number), 0)
+        .tokens.tokens
         for number, split in enumerate((leave_one_out(ring), leave_one_out(asked_otherwise(ring))))
     ]
     assert np.array_equal(*names)
@@ -165,7 +170,7 @@ def rates(name: str, settings: list[str], split: Split, tmp_path: Path) -> dict[
     """The rate of every trained weight of a dense recipe."""
     recipe = get_recipe(name, settings)
     model = build_model(recipe.model_spec(), catalog_size=split.dataset.n_items)
-    module = RetrievalModule(model.encoder, recipe.objective, popularity_N=split.popularity())
+    module = RetrievalModule(model.encoder, recipe.method.objective, popularity_N=split.popularity())
     trainer = RecommenderTrainer(
         module,
         _arguments(recipe, FitOptions(work=tmp_path), False, "eval_ndcg@10"),
@@ -191,9 +196,9 @@ def test_the_sampled_softmax_of_a_run_is_corrected_for_how_it_drew(ring: Dataset
     """Where all items score alike, the full loss is ln N, and so is that of many draws; uncorrected it would be the
     logarithm of the number of draws."""
     split = leave_one_out(ring)
-    recipe = get_recipe("sasrec", [*SMALL, "objective.kind=sampled", "objective.negatives=4000"])
+    recipe = get_recipe("sasrec", [*SMALL, "method.objective.kind=sampled", "method.objective.negatives=4000"])
     model = build_model(recipe.model_spec(), catalog_size=ring.n_items)
-    module = RetrievalModule(model.encoder, recipe.objective, popularity_N=split.popularity())
+    module = RetrievalModule(model.encoder, recipe.method.objective, popularity_N=split.popularity())
     with torch.no_grad():
         model.encoder.items.ids.weight[:] = 1.0
     torch.manual_seed(0)
@@ -225,8 +230,8 @@ def test_the_pull_keeps_ids_near_the_required_model_and_ends(ring: Dataset, sasr
     moved = {}
     for name, more in (
         ("free", []),
-        ("pulled", ["objective.pull=1000", "objective.pull_share=1"]),
-        ("pulled at first", ["objective.pull=1000", "objective.pull_share=0.05"]),
+        ("pulled", ["method.objective.pull=1000", "method.objective.pull_share=1"]),
+        ("pulled at first", ["method.objective.pull=1000", "method.objective.pull_share=0.05"]),
     ):
         found = ids_of([*settings, *more], ring, sasrec, tmp_path / name)
         moved[name] = float(np.square(found[: ring.n_items] - anchor).mean())

@@ -14,13 +14,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from index import Catalog
-from index.trie import TokenTrie
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.base import ItemIdentifiers
 from modeling.generation.beam_search import BeamSettings, Text, with_slots
 from modeling.generation.item_tokenizer import TitleTokenizer
-from modeling.methods.generative import load_generative
+from modeling.methods.base_generative import load_generative
 from modeling.methods.llara import ChoicePrompt, ItemVectorProjector, LlaraGenerator, exact_title, held_titles
 from modeling.spec import VectorPosition
 from service.artifacts.loading import LoadedGenerative, open_artifact
@@ -42,7 +41,7 @@ QUIET = Console(quiet=True)
 END, LIMIT, CANDIDATES, WIDTH = 2, 5, 4, 8
 Folder = Callable[[str], Path]
 SETTINGS = [
-    *("history.title_tokens=6", "history.limit=4", "writing.candidates=6", "writing.validation_users=64"),
+    *("history.title_tokens=6", "history.limit=4", "method.candidates=6", "method.validation_users=64"),
     *("optimizer.positions=60", "history.instruction=items chosen"),
 ]
 
@@ -296,15 +295,15 @@ def trained(ring: Dataset, backbone_folder: Folder, tmp_path_factory: pytest.Tem
     settings = ["optimizer.epochs=4", "items.dim=32", "backbone.width=32"]
     run(get_recipe("sasrec", settings), ring, RunOptions(out=folder / "sasrec"), QUIET)
     recipe = small(
-        backbone_folder("qwen3"), "optimizer.epochs=2", "optimizer.backbone_rate=0.01", "writing.slots=before",
-        "writing.match=1",
+        backbone_folder("qwen3"), "optimizer.epochs=2", "optimizer.backbone_rate=0.01", "method.slots=before",
+        "method.match=1",
     )  # fmt: skip
     run(recipe, ring, RunOptions(out=folder / "llara", id_model=folder / "sasrec"), QUIET)
     return folder / "llara"
 
 
 def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) -> None:
-    artifact = load_generative(trained, TokenTrie.build, Catalog.read(trained / "catalog.parquet").popular())
+    artifact = load_generative(trained, Catalog.read(trained / "catalog.parquet").popular())
     writer, manifest = artifact.model, artifact.manifest
     assert isinstance(writer, LlaraGenerator) and manifest.training["choice"]["users"] == 64
     assert writer.prompt.slots == "before"
@@ -341,10 +340,10 @@ def test_the_epoch_that_chooses_best_is_kept(
 
     def written(*_: object) -> dict[str, float]:
         ndcg, hit = next(told)
-        monkeypatch.setattr("training.methods.generative.choice_report", lambda *_, **__: {"hr@1": hit})
+        monkeypatch.setattr("training.methods.base_generative.choice_report", lambda *_, **__: {"hr@1": hit})
         return {"ndcg@10": ndcg, "recall@10": 0.0}
 
-    monkeypatch.setattr("training.methods.generative.written_metrics", written)
+    monkeypatch.setattr("training.methods.base_generative.written_metrics", written)
     recipe = small(backbone_folder("qwen3"), "optimizer.epochs=3")
     options = RunOptions(out=tmp_path / "x", id_model=trained.parent / "sasrec")
     assert run(recipe, ring, options, QUIET).fitted.best_epoch == 2

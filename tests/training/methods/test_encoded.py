@@ -18,8 +18,8 @@ from index import Catalog
 from index.trie import TokenTrie
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer
-from modeling.methods.generative import load_generative, trie_generator
-from modeling.methods.trie import EncoderDecoderGenerator
+from modeling.methods.base_generative import load_generative
+from modeling.methods.trie import EncoderDecoderGenerator, trie_generator
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from testing.datasets import write_dataset
 from testing.running import running
@@ -36,8 +36,8 @@ QUIET = Console(quiet=True)
 CODES_NL = np.array([[0, 1, 0], [0, 1, 1], [2, 0, 0], [3, 1, 0], [1, 1, 0], [1, 0, 0], [3, 3, 0], [2, 0, 1]])
 FORM = ["backbone.kind=encoder-decoder", "backbone.width=32", "backbone.depth=2", "backbone.head_width=16"]
 SETTINGS = [
-    *FORM, "codes.size=8", "codes.levels=2", "codes.dim=8", "codes.epochs=20", "history.limit=8",
-    "history.dropout=0", "backbone.dropout=0.1", "optimizer.positions=60", "writing.beams=10",
+    *FORM, "method.codes.size=8", "method.codes.levels=2", "method.codes.dim=8", "method.codes.epochs=20",
+    "history.limit=8", "history.dropout=0", "backbone.dropout=0.1", "optimizer.positions=60", "method.beams=10",
     "history.user_buckets=6",
 ]  # fmt: skip
 
@@ -231,11 +231,11 @@ def trained(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_artifact_writes_what_was_evaluated(trained: Path, ring: Dataset) -> None:
     catalog = Catalog.read(trained / "catalog.parquet")
-    artifact = load_generative(trained, TokenTrie.build, catalog.popular(), precision="bf16")
+    artifact = load_generative(trained, catalog.popular(), precision="bf16")
     assert artifact.precision == "fp32", "a network that writes codes is not rounded"
-    assert artifact.manifest.architecture == "T5ForConditionalGeneration" and artifact.manifest.end is None
-    assert artifact.manifest.user_buckets == 6 and artifact.manifest.max_new_tokens == 3
-    assert artifact.manifest.renormalize, "it is asked as it was trained"
+    assert artifact.record.architecture == "T5ForConditionalGeneration" and artifact.record.end is None
+    assert artifact.record.user_buckets == 6 and artifact.record.max_new_tokens == 3
+    assert artifact.record.renormalize, "it is asked as it was trained"
     for case in artifact.golden:
         history = [ring.row_of[item] for item in case.history]
         (written,) = artifact.model.write([artifact.model.prepare(history)], [ListQuery(10, np.array(history))])

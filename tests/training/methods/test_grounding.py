@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from index import Catalog
-from index.trie import TokenTrie
-from modeling.artifact.manifest import ArtifactError, GenerativeManifest
+from modeling.artifact.manifest import ArtifactError
 from modeling.backbone.loading import load_text_model
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
@@ -26,10 +25,10 @@ from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.inference.int8_linear import Precision
 from modeling.inference.prepacked_linear import PrepackedLinear
+from modeling.methods.base_generative import load_generative
 from modeling.methods.bigrec import BigRecGenerator, Exponents
 from modeling.methods.bigrec_prompt import InstructionPrompt
 from modeling.methods.bigrec_title_space import TitleSpace
-from modeling.methods.generative import load_generative
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.artifacts.memory import total_bytes
 from service.errors import StartError
@@ -42,9 +41,10 @@ from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Targets, leave_one_out
 from training.item_ids.assign import load_writer
 from training.loop.examples import Window
+from training.methods.bigrec import InstructionModule
 from training.methods.bigrec_exponents import choose_exponents
 from training.methods.bigrec_reweigh import reweigh
-from training.methods.next_token import InstructionModule, ranks_in, write_all
+from training.methods.next_token import ranks_in, write_all
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.run import RunOptions, run
 
@@ -53,7 +53,7 @@ __all__ = ["backbone_folder"]  # a fixture
 QUIET = Console(quiet=True)
 END, LIMIT = 2, 5
 Folder = Callable[[str], Path]
-SETTINGS = ["history.title_tokens=6", "writing.validation_users=64", "optimizer.positions=60"]
+SETTINGS = ["history.title_tokens=6", "method.validation_users=64", "optimizer.positions=60"]
 
 
 def small(folder: Path, *settings: str) -> Recipe:
@@ -272,7 +272,7 @@ def test_a_prompt_that_the_backbone_cannot_hold_is_refused(
     recipe = small(backbone_folder("qwen3"), "history.limit=40")
     with pytest.raises(RecipeError, match=r"takes up to \d+ positions, and .* reads 256"):
         run(recipe, ring, RunOptions(out=tmp_path / "x"), QUIET)
-    with pytest.raises(RecipeError, match="scoring='ground' writes titles"):
+    with pytest.raises(RecipeError, match="method 'bigrec' writes titles"):
         get_recipe("bigrec", ["history.form=ids"])
     with pytest.raises(RecipeError, match="'bigrec' writes with a causal language model: backbone 'minilm'"):
         get_recipe("bigrec", backbone="minilm")
@@ -306,17 +306,16 @@ def trained(ring: Dataset, sasrec: Path, backbone_folder: Folder, tmp_path_facto
 
 def loaded(folder: Path, precision: Precision = "fp32") -> Any:
     popular_N = Catalog.read(folder / "catalog.parquet").popular()
-    return load_generative(folder, TokenTrie.build, popular_N, precision=precision)
+    return load_generative(folder, popular_N, precision=precision)
 
 
 def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) -> None:
     artifact = loaded(trained)
     writer, manifest = artifact.model, artifact.manifest
     assert isinstance(writer, BigRecGenerator) and writer.collaborative is not None
-    assert manifest.grounding.collaborative and manifest.training["exponents"]["users"] == 64
-    assert (
-        Exponents(manifest.grounding.popularity_exponent, manifest.grounding.collaborative_exponent) == writer.exponents
-    )
+    record = artifact.record
+    assert record.collaborative and manifest.training["exponents"]["users"] == 64
+    assert Exponents(record.popularity_exponent, record.collaborative_exponent) == writer.exponents
     for case in artifact.golden:
         asked = case.asked(ring.row_of)
         seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
@@ -332,10 +331,10 @@ def test_weights_can_be_chosen_anew(trained: Path, sasrec: Path, ring: Dataset, 
     """With the same collaborative model they are the same; without one they are popularity's alone."""
     before = loaded(trained)
     same = reweigh(trained, ring, tmp_path / "same", collaborative=sasrec, seed=0, console=QUIET)
-    assert isinstance(same, GenerativeManifest) and same.grounding == before.manifest.grounding
+    assert same.method == before.manifest.method
     assert same.metrics == before.manifest.metrics and same.training["reweighed_from"] == before.manifest.version
     alone = reweigh(trained, ring, tmp_path / "alone", collaborative=None, seed=0, console=QUIET)
-    assert isinstance(alone, GenerativeManifest) and alone.grounding is not None and not alone.grounding.collaborative
+    assert not alone.method.record["collaborative"]
     assert alone.recipe_data["requires"] is None
     after = loaded(tmp_path / "alone").model
     assert isinstance(after, BigRecGenerator) and after.collaborative is None

@@ -19,37 +19,35 @@ from safetensors.torch import save_file
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.artifact.manifest import ArtifactError
-from modeling.generation.api import ListQuery
+from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.base import ItemIdentifiers
 from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer
-from modeling.methods.generative import load_generative
-from modeling.methods.p5 import P5Generator
+from modeling.methods.base_generative import load_generative, trie_of
+from modeling.methods.p5 import P5Generator, p5_generator
 from modeling.methods.p5_files import Tasks
 from modeling.methods.p5_prompts import HELD_OUT, MARKS, NO, SERVED, TRAINED, YES, TaskText, usable
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from testing.datasets import write_dataset
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import Split, leave_one_out
-from training.item_ids.assign import AssignedIdentifiers, name_items
 from training.item_ids.identifiers import first_seen, identifiers, numbered
 from training.loop.examples import EpochWindows, Window
-from training.methods.generative import _Tasks
 from training.methods.next_token import ranks_in, write_all
-from training.methods.p5 import P5Module
+from training.methods.p5 import P5Module, P5Settings, name_tasks
 from training.methods.p5_evaluation import expected_ratings
 from training.methods.p5_examples import TaskExamples, families_of
+from training.recipe import CodesSpec
 from training.recipes import Recipe, RecipeError, get_recipe
-from training.recipes.base import CodesSpec
 from training.run import RunOptions, run
 
 QUIET = Console(quiet=True)
 KINDS = ("random", "sequential", "collaborative", "categories")
 SPEC = CodesSpec(kind="collaborative", size=8, clusters=4)
 SMALL = [
-    *("codes.size=10", "backbone.width=32", "backbone.depth=2", "backbone.dropout=0.0"),
-    *("history.dropout=0.0", "history.limit=12", "optimizer.positions=200", "tasks.candidates=4"),
+    *("method.codes.size=10", "backbone.width=32", "backbone.depth=2", "backbone.dropout=0.0"),
+    *("history.dropout=0.0", "history.limit=12", "optimizer.positions=200", "method.tasks.candidates=4"),
 ]
-CLUSTERS = "codes.clusters=4"
+CLUSTERS = "method.codes.clusters=4"
 
 
 def write_reviews(folder: Path, *, users: int = 96) -> Path:
@@ -147,12 +145,11 @@ def test_numbers_are_written_in_pieces() -> None:
 
 
 def examples_of(dataset: Dataset, tmp_path: Path, *settings: str) -> tuple[TaskExamples, P5Module, Recipe, Split]:
-    clusters = [] if "codes.kind=random" in settings else [CLUSTERS]
+    clusters = [] if "method.codes.kind=random" in settings else [CLUSTERS]
     recipe, split = get_recipe("p5", [*SMALL, *clusters, *settings]), leave_one_out(dataset)
-    named = name_items(recipe, split, folder=None, work=tmp_path / "work", seed=0, console=QUIET)
-    tasks, spec = named.tasks, recipe.tasks
-    assert tasks is not None and spec is not None
-    examples = TaskExamples(tasks.language, named.tokens, tasks.families, spec, split)
+    settings_of = cast(P5Settings, recipe.method)
+    named, tasks = name_tasks(recipe, settings_of, split, work=tmp_path / "work", seed=0, console=QUIET)
+    examples = TaskExamples(tasks.language, named.tokens, tasks.families, settings_of.tasks, split)
     module = P5Module(
         named.model, named.tokens, end=CODE_END, dropout=0.0, hidden_dropout=0.0, examples=examples,
         whole_words=tasks.whole_words,
@@ -170,7 +167,9 @@ def test_no_text_shows_what_validation_and_test_hold(ring: Dataset, tmp_path: Pa
     """Other targets, ratings and words there: the same texts to the last token, of every family and over epochs."""
     drawn = []
     for number, data in enumerate((ring, other_targets(ring))):
-        examples, _, _, split = examples_of(data, tmp_path / str(number), "tasks.review=1", "tasks.explanation=1")
+        examples, _, _, split = examples_of(
+            data, tmp_path / str(number), "method.tasks.review=1", "method.tasks.explanation=1"
+        )
         drawn.append(
             [text for epoch in range(2) for window in windows_of(split, epoch) for text in examples.of(window)]
         )
@@ -187,7 +186,9 @@ def test_a_window_is_drawn_alike_for_one_epoch_and_anew_for_the_next(ring: Datas
 def test_families_are_mixed_in_their_shares_and_the_held_out_wordings_are_not_among_them(
     ring: Dataset, tmp_path: Path
 ) -> None:
-    examples, _, _, split = examples_of(ring, tmp_path, "tasks.rating=0.5", "tasks.direct=0.25", "tasks.review=0")
+    examples, _, _, split = examples_of(
+        ring, tmp_path, "method.tasks.rating=0.5", "method.tasks.direct=0.25", "method.tasks.review=0"
+    )
     language = examples.language
     said = [
         language.text(text.tokens)
@@ -211,7 +212,9 @@ def test_prompts_say_what_the_user_said_of_this_item_and_candidates_hold_the_cho
     ring: Dataset, tmp_path: Path
 ) -> None:
     """Windows of three items, so that most of them begin within a sequence."""
-    examples, _, _, split = examples_of(ring, tmp_path, "tasks.rating=1", "tasks.direct=1", "tasks.review=0")
+    examples, _, _, split = examples_of(
+        ring, tmp_path, "method.tasks.rating=1", "method.tasks.direct=1", "method.tasks.review=0"
+    )
     language = examples.language
     item_of = {tuple(examples.names[row].tolist()): row for row in range(ring.n_items)}
     user_of = {examples.user(user): user for user in range(ring.n_users)}
@@ -260,16 +263,23 @@ def test_words_of_prompts_are_single_tokens(ring: Dataset, tmp_path: Path) -> No
 
 def test_families_that_the_data_has_not_are_refused(ring: Dataset, tmp_path: Path) -> None:
     plain = read_dataset(write_dataset(tmp_path / "plain"))
-    spec = get_recipe("p5").tasks
+    spec = cast(P5Settings, get_recipe("p5").method).tasks
     assert spec is not None
     assert families_of(spec, plain) == ("sequential", "direct")
     assert families_of(spec, ring) == ("sequential", "rating", "direct", "explanation", "review")
     for family in ("rating", "explanation", "review"):
-        asked = get_recipe("p5", [f'tasks.families=["sequential","{family}"]'])
+        asked = get_recipe("p5", [f'method.tasks.families=["sequential","{family}"]'])
         with pytest.raises(
             RecipeError, match=rf"task family '{family}' needs .*plain has neither .*sequential, direct"
         ):
-            name_items(asked, leave_one_out(plain), folder=None, work=tmp_path / "work", seed=0, console=QUIET)
+            name_tasks(
+                asked,
+                cast(P5Settings, asked.method),
+                leave_one_out(plain),
+                work=tmp_path / "work",
+                seed=0,
+                console=QUIET,
+            )
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -284,14 +294,12 @@ def trie_generator(
         torch.nn.init.normal_(module.whole_words.table.weight, std=0.5)
     tasks = Tasks(examples.language, ("sequential",), module.whole_words)
     spelling = CodeTokenizer(examples.language.item_sizes)
-    named = AssignedIdentifiers(module.model.eval(), spelling, examples.names, CODE_END, {}, tasks)
     names = ItemIdentifiers(examples.names, np.arange(len(examples.names)), spelling)
-    asked = replace_beams(recipe, beams)
-    return cast(P5Generator, _Tasks(asked, named, names, split.dataset.user_ids, split, "train").writer())
-
-
-def replace_beams(recipe: Recipe, beams: int) -> Recipe:
-    return recipe.model_copy(update={"writing": recipe.writing.model_copy(update={"beams": beams})})
+    return p5_generator(
+        module.model.eval(), names, trie_of(examples.names, CODE_END), tasks, end=CODE_END,
+        history_limit=recipe.history.limit,
+        default=GenerationSettings(beams, int(np.diff(examples.names.offsets).max()) + 1),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("whole_words", [True, False])
@@ -299,7 +307,7 @@ def test_what_is_served_is_what_was_trained_whole_words_included(
     ring: Dataset, tmp_path: Path, whole_words: bool
 ) -> None:
     """All items, written with as many beams: the order and the scores of the training module's own forward."""
-    examples, module, recipe, split = examples_of(ring, tmp_path, f"tasks.whole_words={json.dumps(whole_words)}")
+    examples, module, recipe, split = examples_of(ring, tmp_path, f"method.tasks.whole_words={json.dumps(whole_words)}")
     writer = trie_generator(examples, module.eval(), recipe, split, ring.n_items)
     history = [4, 7, 0, 21, 3]
     prompt = writer.prepare(history)
@@ -331,7 +339,7 @@ def test_what_is_served_is_what_was_trained_whole_words_included(
 
 
 def test_tokens_of_an_identifier_are_one_word(ring: Dataset, tmp_path: Path) -> None:
-    examples, module, _, _ = examples_of(ring, tmp_path, "codes.kind=random", "codes.size=4")
+    examples, module, _, _ = examples_of(ring, tmp_path, "method.codes.kind=random", "method.codes.size=4")
     words, language = module.whole_words, examples.language
     assert words is not None and len(examples.names[0]) == 3
     history = language.history([examples.names[3], examples.names[5]])
@@ -411,9 +419,9 @@ def trained(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifacts") / "p5"
     settings = [
         *("optimizer.epochs=20", "optimizer.patience=20", "optimizer.rate=4e-3"),
-        *("optimizer.positions=80", "optimizer.average_epochs=2", "backbone.width=64", "writing.validation_users=24"),
+        *("optimizer.positions=80", "optimizer.average_epochs=2", "backbone.width=64", "method.validation_users=24"),
     ]
-    result = run(get_recipe("p5", [*SMALL, CLUSTERS, *settings, "writing.beams=10"]), ring, RunOptions(out=out), QUIET)
+    result = run(get_recipe("p5", [*SMALL, CLUSTERS, *settings, "method.beams=10"]), ring, RunOptions(out=out), QUIET)
     assert result.validation["recall@10"] > 0.5
     return out
 
@@ -436,7 +444,7 @@ def test_another_wording_is_answered_too_and_every_family_has_its_figures(traine
 
 def test_the_artifact_writes_what_was_evaluated_and_the_service_opens_it(trained: Path, ring: Dataset) -> None:
     catalog = Catalog.read(trained / "catalog.parquet")
-    artifact = load_generative(trained, TokenTrie.build, catalog.popular())
+    artifact = load_generative(trained, catalog.popular())
     assert isinstance(artifact.model, P5Generator) and artifact.model.whole_words is not None
     for case in artifact.golden:
         history = [ring.row_of[item] for item in case.history]
@@ -462,4 +470,4 @@ def test_a_part_of_another_model_is_refused(trained: Path, tmp_path: Path, file:
         save_file({"table": torch.zeros(512, 16)}, folder / "tasks" / file)
     catalog = Catalog.read(folder / "catalog.parquet")
     with pytest.raises(ArtifactError, match=f"{file} of p5 .* backbone/ (has|expects)"):
-        load_generative(folder, TokenTrie.build, catalog.popular(), verify=False)
+        load_generative(folder, catalog.popular(), verify=False)

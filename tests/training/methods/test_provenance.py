@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from index.trie import TokenTrie
-from modeling.artifact.manifest import MANIFEST, ArtifactError, GenerativeManifest, read_any_manifest, sealed
-from modeling.methods.generative import load_generative
+from modeling.artifact.manifest import MANIFEST, ArtifactError, read_manifest, sealed
+from modeling.methods.base_generative import load_generative
 from testing.datasets import SMALL, write_dataset
 from testing.models import backbone_folder
 from training.compare import evaluate_artifact
@@ -25,7 +24,7 @@ from training.run import RunOptions, run
 __all__ = ["backbone_folder"]  # a fixture
 
 QUIET = Console(quiet=True)
-WRITER = ["history.title_tokens=6", "writing.validation_users=32", "optimizer.positions=60", "optimizer.epochs=1"]
+WRITER = ["history.title_tokens=6", "method.validation_users=32", "optimizer.positions=60", "optimizer.epochs=1"]
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "recipe": ({"recipe": "anyo"}, "holds recipe 'anyo', and 'sasrec' is required"),
     "data": ({"data_sha256": "0" * 64}, "was trained on other data"),
@@ -61,7 +60,7 @@ def bigrec(
 def altered(folder: Path, to: Path, **fields: Any) -> Path:
     """A copy of an artifact whose manifest says something else."""
     shutil.copytree(folder, to)
-    manifest = read_any_manifest(folder)
+    manifest = read_manifest(folder)
     fields = {name: {**manifest.training, **value} if name == "training" else value for name, value in fields.items()}
     (to / MANIFEST).write_text(sealed(manifest.model_copy(update=fields)))
     return to
@@ -69,8 +68,8 @@ def altered(folder: Path, to: Path, **fields: Any) -> Path:
 
 def building_on_sasrec(name: str, backbone_folder: Callable[[str], Path]) -> Recipe:
     if name == "sasrec":
-        return get_recipe("sasrec", [*SMALL, "optimizer.epochs=1", "objective.pull=0.1", "requires=sasrec"])
-    more = ["writing.candidates=4"] if name == "llara" else []
+        return get_recipe("sasrec", [*SMALL, "optimizer.epochs=1", "method.objective.pull=0.1", "requires=sasrec"])
+    more = ["method.candidates=4"] if name == "llara" else []
     return get_recipe(name, [*WRITER, *more, "requires=sasrec"], backbone=str(backbone_folder("qwen3")))
 
 
@@ -148,12 +147,11 @@ def test_a_refit_keeps_what_was_chosen_before_it_saw_validation(
         writer.exponents = chosen[-1]
         return {"exponents": {"call": len(chosen)}}
 
-    monkeypatch.setattr("training.methods.generative.choose_exponents", choose)
+    monkeypatch.setattr("training.methods.base_generative.choose_exponents", choose)
     recipe = get_recipe("bigrec", WRITER, backbone=str(backbone_folder("qwen3")))
     result = run(recipe, ring, RunOptions(out=tmp_path / "out", refit=True), QUIET)
     manifest = result.manifest
-    assert isinstance(manifest, GenerativeManifest) and manifest.grounding is not None
-    assert manifest.fitted_on == "train+validation" and manifest.grounding.popularity_exponent == 0.5
+    assert manifest.fitted_on == "train+validation" and manifest.method.record["popularity_exponent"] == 0.5
     assert len(chosen) == 1 and manifest.training["exponents"] == {"call": 1}
-    artifact = load_generative(tmp_path / "out", TokenTrie.build, np.arange(ring.n_items))
+    artifact = load_generative(tmp_path / "out", np.arange(ring.n_items))
     assert isinstance(artifact.model, BigRecGenerator) and artifact.model.exponents == chosen[0]

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from modeling.artifact.manifest import read_any_manifest
+from modeling.artifact.manifest import read_manifest
 from service.artifacts.loading import open_artifact
 from service.http.app import create_app
 from service.http.schemas import ArtifactList
@@ -39,8 +39,8 @@ SETTINGS: dict[str, list[str]] = {
     "anyo": ["items.dim=16"],
     "genre": ["history.title_tokens=12"],
     "bigrec": ["history.title_tokens=12"],
-    "llara": ["history.title_tokens=12", "writing.candidates=4"],
-    "tiger": ["codes.kind=random", "backbone.width=32", "backbone.heads=2"],
+    "llara": ["history.title_tokens=12", "method.candidates=4"],
+    "tiger": ["method.codes.kind=random", "backbone.width=32", "backbone.heads=2"],
     "p5": ["backbone.width=32", "backbone.heads=2", "backbone.depth=1"],
 }
 ON_TEXT = ("anyo", "genre", "bigrec", "llara")
@@ -96,7 +96,7 @@ def test_it_reads_titles_and_answers_its_golden_histories(name: str, trained: Pa
     for file in folder.rglob("*"):
         if file.is_file():
             assert str(backbone.parent).encode() not in file.read_bytes(), f"{file} names a folder of the machine"
-    source = read_any_manifest(folder).recipe_data["backbone"]["source"]
+    source = read_manifest(folder).recipe_data["backbone"]["source"]
     assert source.startswith("folder:my-model@") == (name in ON_TEXT)
 
 

@@ -20,8 +20,8 @@ from modeling.artifact.manifest import ArtifactError
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.item_tokenizer import TitleTokenizer
-from modeling.methods.generative import load_generative, trie_generator
-from modeling.methods.trie import TrieGenerator
+from modeling.methods.base_generative import load_generative
+from modeling.methods.trie import TrieGenerator, trie_generator
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.errors import StartError
 from testing.datasets import write_dataset
@@ -39,7 +39,7 @@ __all__ = ["backbone_folder"]  # a fixture
 
 QUIET = Console(quiet=True)
 END, LIMIT = 2, 5
-SETTINGS = ["history.title_tokens=6", "history.limit=12", "writing.validation_users=64", "optimizer.positions=60"]
+SETTINGS = ["history.title_tokens=6", "history.limit=12", "method.validation_users=64", "optimizer.positions=60"]
 Folder = Callable[[str], Path]
 
 
@@ -158,7 +158,7 @@ def test_ranks_beyond_the_list_are_the_last_of_the_catalog() -> None:
     ("settings", "message"),
     [
         (["history.limit=100"], "takes up to 708 positions, and backbone .* reads 256"),
-        (["history.form=compressed"], "scoring='trie' writes titles or codes"),
+        (["history.form=compressed"], "method 'trie' writes titles or codes"),
         (["adapter.kind=none"], "adapter.kind is 'none'"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_larger_backbone_is_trained_through_lora_and_stored_merged(
     backbone_folder: Folder, ring: Dataset, tmp_path: Path, architecture: str
 ) -> None:
     source = backbone_folder(architecture)
-    recipe = small(source, "optimizer.epochs=2", "optimizer.backbone_rate=0.01", "writing.beams=5")
+    recipe = small(source, "optimizer.epochs=2", "optimizer.backbone_rate=0.01", "method.beams=5")
     assert recipe.adapter.kind == "lora"
     run(recipe, ring, RunOptions(out=tmp_path / "lora"), QUIET)
     parts = open_artifact(tmp_path / "lora", "cpu")
@@ -214,7 +214,7 @@ def test_a_larger_backbone_is_trained_through_lora_and_stored_merged(
 
 def test_the_artifact_writes_what_was_evaluated(trained: Path, ring: Dataset) -> None:
     catalog = Catalog.read(trained / "catalog.parquet")
-    artifact = load_generative(trained, TokenTrie.build, catalog.popular())
+    artifact = load_generative(trained, catalog.popular())
     model = artifact.model
     assert sum(bool(case.titles) for case in artifact.golden) == 4, "free titles alone, together and among ids"
     for case in artifact.golden:
@@ -259,4 +259,4 @@ def test_an_artifact_of_the_other_kind_is_named(trained: Path) -> None:
     with pytest.raises(ArtifactError, match=r"writer is generative \(genre\), and a dense one is needed here"):
         load_artifact(trained)
     manifest = json.loads((trained / "manifest.json").read_text())
-    assert manifest["kind"] == "generative" and manifest["beams"] == 20
+    assert manifest["method"]["kind"] == "trie" and manifest["method"]["record"]["beams"] == 20

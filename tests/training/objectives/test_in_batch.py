@@ -41,9 +41,9 @@ def vectors(count: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_objectives_are_found_by_their_files() -> None:
     assert objective_kinds() == ["full", "in_batch", "sampled"]
     with pytest.raises(RecipeError, match="'bpr' is not known; allowed are full, in_batch, sampled"):
-        get_recipe("sasrec", ["objective.kind=bpr"])
+        get_recipe("sasrec", ["method.objective.kind=bpr"])
     with pytest.raises(RecipeError, match="'in_batch' is allowed"):
-        get_recipe("contriever", ["objective.kind=full"])
+        get_recipe("contriever", ["method.objective.kind=full"])
 
 
 def test_a_batch_that_holds_every_item_once_is_the_full_softmax_in_value_and_gradient() -> None:

@@ -45,7 +45,7 @@ def artifact(folder: Path) -> Artifact:
 
 
 def test_the_manifest_says_what_the_combination_allows(artifact: Artifact) -> None:
-    found = artifact.manifest.capabilities
+    found = artifact.record.capabilities
     assert not (found.causal or found.every_boundary or found.packed or found.prefix_reuse)
     assert found.merges
     assert "attention 'bidirectional'" in compile_encoder(artifact.encoder)

@@ -57,9 +57,9 @@ def test_an_artifact_stands_alone(form: str, root: Path, dataset: Dataset, tmp_p
     assert ((rows >= 0) & (rows < len(catalog))).all()
     assert not {1, 2, 3} & set(rows[0].tolist())
     assert np.isfinite(scores).all()
-    assert set(artifact.manifest.capabilities.reads) == {"ids", "text"}
-    assert artifact.manifest.backbone.lm_head == "tied"
-    assert not any("/" in str(value) and Path(str(value)).is_absolute() for value in artifact.manifest.model)
+    assert set(artifact.record.capabilities.reads) == {"ids", "text"}
+    assert artifact.record.backbone.lm_head == "tied"
+    assert not any("/" in str(value) and Path(str(value)).is_absolute() for value in artifact.record.model)
 
 
 def test_tiny_is_made_once(root: Path, dataset: Dataset) -> None:

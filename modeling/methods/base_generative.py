@@ -1,0 +1,186 @@
+"""What the methods that write items have in common when they are stored: a language model with its head, causal or with
+an encoder, and the names of the catalog's items.
+
+``backbone/`` (model and tokenizer in Hugging Face's own format), ``item_tokens.safetensors``, and what a method adds.
+Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from numpy.typing import NDArray
+from torch import nn
+
+from index.trie import TokenTrie
+from modeling.artifact.golden import AnyCase, WrittenCase
+from modeling.artifact.manifest import MANIFEST, ArtifactError, on_device
+from modeling.artifact.sizes import check_history, check_holds
+from modeling.artifact.tensor_files import save_arrays, save_pretrained
+from modeling.artifact.verified import Files, Folder
+from modeling.backbone.loading import TextTokenizer, load_tokenizer
+from modeling.backbone.pretrained import read_config, read_model
+from modeling.encoder.prompt import TitleTokens
+from modeling.generation.api import GenerationSettings
+from modeling.generation.base import ITEM_TOKENS, ItemGenerator, ItemIdentifiers
+from modeling.generation.item_tokenizer import CodeTokenizer, ItemTokenizer, TitleTokenizer
+from modeling.inference.int8_linear import Precision, dtype_of, quantise
+from modeling.inference.prepacked_linear import prepack
+from modeling.methods import Loaded, load
+from modeling.methods.base import PRECISIONS, LoadContext, Method, Record, Shape
+
+
+class GeneratorRecord(Record):
+    """A language model with its head, which writes items token by token.
+
+    Attributes:
+        architecture: class of the model in ``backbone/``.
+        names: what an item is written as: its title, or the codes of its semantic ID.
+        end: token that closes every written item and every item of a history; a prompt begins with it too. None for an
+            encoder-decoder, whose items have one length.
+        history_limit: newest items read.
+        title_limit: tokens at which titles are cut; None for codes.
+        code_sizes: codes of every level; empty for titles.
+        user_buckets: tokens that user ids are hashed to; 0 where users are not read.
+        beams, max_new_tokens: what it was evaluated with.
+    """
+
+    architecture: str
+    names: Literal["titles", "codes"]
+    end: int | None
+    history_limit: int
+    title_limit: int | None
+    code_sizes: tuple[int, ...]
+    user_buckets: int = 0
+    beams: int
+    max_new_tokens: int
+
+    @property
+    def default(self) -> GenerationSettings:
+        """Beams and tokens it was evaluated with."""
+        return GenerationSettings(self.beams, self.max_new_tokens)
+
+
+R = TypeVar("R", bound=GeneratorRecord)
+
+
+class GenerativeMethod(Method[R]):
+    """Stores and loads an `ItemGenerator`; what stands beside the language model is the method's."""
+
+    shape: ClassVar[Shape] = "list"
+    Case: ClassVar[type[AnyCase]] = WrittenCase
+
+    @abstractmethod
+    def save_parts(self, folder: Path, model: Any) -> dict[str, Any]:
+        """Write what stands beside the language model; the fields of `Record` that are the method's own."""
+
+    @abstractmethod
+    def generator(self, record: R, context: LoadContext, network: nn.Module, names: ItemIdentifiers) -> ItemGenerator:
+        """The generator over a loaded language model; raises `ArtifactError`."""
+
+    def save(self, folder: Path, model: Any) -> R:
+        """See `Method.save`; ``model`` is an `ItemGenerator`."""
+        generator: ItemGenerator = model
+        network = cast(Any, generator.model)
+        save_pretrained(network, folder / "backbone")
+        spelling, tokens = generator.names.spelling, generator.names.tokens
+        titles = spelling if isinstance(spelling, TitleTokenizer) else None
+        codes = spelling if isinstance(spelling, CodeTokenizer) else None
+        if titles is not None:
+            titles.tokenizer.save_pretrained(str(folder / "backbone"))
+        save_arrays({"offsets": tokens.offsets, "tokens": tokens.tokens}, folder / ITEM_TOKENS)
+        return self.Record(
+            architecture=type(network).__name__,
+            names="codes" if titles is None else "titles",
+            end=generator.end,
+            history_limit=generator.history_limit,
+            title_limit=None if titles is None else titles.limit,
+            code_sizes=() if codes is None else codes.sizes,
+            user_buckets=0 if codes is None else codes.user_buckets,
+            beams=cast(int, generator.default.beams),
+            max_new_tokens=cast(int, generator.default.max_new_tokens),
+            **self.save_parts(folder, generator),
+        )
+
+    def load(self, record: R, context: LoadContext) -> ItemGenerator:
+        """See `Method.load`. In eight bits the head keeps its own precision."""
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        files, popular_N = context.files, context.popular()
+        arrays = files.arrays(ITEM_TOKENS)
+        tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
+        spelling = _spelling(record, context)
+        body = files.below("backbone")
+        config = read_config(body)
+        kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model, _ = read_model(kind, body, config, dtype=dtype_of(context.precision))
+        _expect(files, f"{ITEM_TOKENS}, items", len(tokens), context.manifest.catalog_size)
+        _expect(files, "backbone/, architecture", type(model).__name__, record.architecture)
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        if not 0 <= int(tokens.tokens.min()) <= int(tokens.tokens.max()) < vocabulary:
+            raise ArtifactError(
+                f"{ITEM_TOKENS} of {files.name} holds tokens from {tokens.tokens.min()} to {tokens.tokens.max()}, and "
+                f"backbone/ has {vocabulary}"
+            )
+        ready = on_device(cast(nn.Module, model), context.device, files.name).eval().requires_grad_(False)
+        if context.precision == "int8":
+            quantise(cast(Any, ready).base_model)
+        if context.precision == "bf16":
+            prepack(cast(Any, ready).base_model)
+        return self.generator(record, context, ready, ItemIdentifiers(tokens, popular_N, spelling))
+
+    def check_sizes(self, files: Files, catalog_size: int, record: R) -> None:
+        """The tokens of the items' names."""
+        check_holds(files, ITEM_TOKENS, f"catalog_size {catalog_size}", 4 * catalog_size)
+        check_history(files, record.history_limit)
+
+    def precisions(self, record: R) -> tuple[Precision, ...]:
+        """A network that writes codes is small and stays in fp32."""
+        return ("fp32",) if record.names == "codes" else PRECISIONS
+
+    def tokenizer_sha256(self, model: Any) -> str | None:
+        """Of the tokenizer of titles."""
+        spelling = model.names.spelling
+        return TextTokenizer(spelling.tokenizer).sha256 if isinstance(spelling, TitleTokenizer) else None
+
+
+def load_generative(
+    folder: Folder | str,
+    popular_N: NDArray[Any] | None = None,
+    *,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    verify: bool = True,
+) -> Loaded[ItemGenerator]:
+    """`modeling.methods.load` for an artifact whose method is a `GenerativeMethod`."""
+    return load(folder, popular_N, shape="list", device=device, precision=precision, verify=verify)
+
+
+def trie_of(tokens: TitleTokens, end: int | None) -> TokenTrie:
+    """The trie of all names; takes a second for ten thousand titles."""
+    return TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], end)
+
+
+def title_end(record: GeneratorRecord, context: LoadContext, what: str) -> int:
+    """The token that closes a title; raises `ArtifactError` where the record of ``what`` has none."""
+    if record.end is None:
+        raise ArtifactError(f"the manifest of {context.name} has {what} and no end token, which closes a title")
+    return record.end
+
+
+def _spelling(record: GeneratorRecord, context: LoadContext) -> ItemTokenizer:
+    if record.names == "codes":
+        return CodeTokenizer(record.code_sizes, record.user_buckets)
+    files, manifest = context.files, context.manifest
+    tokenizer = load_tokenizer(manifest.name, folder=files.below("backbone"))
+    _expect(files, "backbone/, sha256 of the tokenizer", TextTokenizer(tokenizer).sha256, manifest.tokenizer_sha256)
+    if record.title_limit is None:
+        raise ArtifactError(f"{MANIFEST} of {files.name} has names 'titles' and no title_limit")
+    return TitleTokenizer(tokenizer, record.title_limit)
+
+
+def _expect(files: Files, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ArtifactError(f"{what}: {files.name} holds {found!r}, and {MANIFEST} expects {expected!r}")

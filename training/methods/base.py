@@ -1,0 +1,179 @@
+"""What a method of recommendation is in training: it fits, validates and writes models of one kind.
+
+A method is a module of this package with a subclass of `TrainingMethod` called ``METHOD``; the name of the module is
+its kind, and that of the module of `modeling.methods` which stores and loads what is trained here.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from index import Catalog
+from modeling.artifact.manifest import ArtifactError, Manifest
+from modeling.encoder.build import Sources
+from modeling.methods import Loaded, get_method
+from modeling.methods.base import Method
+from modeling.methods.dense import read_dense
+from training.data.dataset import Dataset
+from training.data.splits import Split, Targets, global_time, leave_one_out
+from training.evaluation.metrics import Metrics
+from training.loop.fit import FitOptions, Trained
+from training.provenance import (
+    require_same_data,
+    require_same_split,
+    require_same_ties,
+    require_unseen_validation,
+)
+from training.recipe import MethodSettings, Recipe, RecipeError
+
+S = TypeVar("S", bound=MethodSettings)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a model is trained from.
+
+    Attributes:
+        recipe: with the settings of the method.
+        split: of the data.
+        console: for progress.
+        sources: folders of backbones that were made here.
+        id_model: artifact of the recipe that this one builds on; None where it builds on none.
+        id_rows: its catalog rows in the row order of the data set [N].
+    """
+
+    recipe: Recipe
+    split: Split
+    console: Console
+    sources: Sources = field(default_factory=lambda: Sources(download=True))
+    id_model: Path | None = None
+    id_rows: NDArray[np.int64] | None = None
+
+    @property
+    def backbone(self) -> Path | None:
+        """The backbone, where it was made here; None: ``recipe.backbone.source``."""
+        return cast("Path | None", self.sources.backbone)
+
+
+class TrainingMethod(ABC, Generic[S]):
+    """Trains one model; ``fit`` comes before the rest, and may be called again for a refit.
+
+    Attributes:
+        kind: the name of the module.
+        Settings: class of the recipe's section ``method``.
+        one_process: whether training in several processes is refused.
+        same_rows: whether an artifact that is built on must have the items of the data set in their order.
+    """
+
+    kind: ClassVar[str]
+    Settings: type[S]
+    one_process: ClassVar[bool] = False
+    same_rows: ClassVar[bool] = True
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.recipe, self.split, self.console = job, job.recipe, job.split, job.console
+        self.settings = cast(S, job.recipe.method)
+
+    @classmethod
+    def stored(cls) -> Method[Any]:
+        """The method that stores and loads what is trained."""
+        return get_method(cls.kind)
+
+    @classmethod
+    def check_processes(cls, recipe: Recipe) -> None:
+        """Refuse several processes where one only can train; raises `RecipeError`."""
+        if cls.one_process and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+            raise RecipeError(f"recipe {recipe.name!r} trains in one process: started in {processes}; allowed is 1")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Figures of the fit for the manifest's ``training``."""
+        return {}
+
+    @abstractmethod
+    def fit(self, options: FitOptions) -> Trained:
+        """Train on the training part of the split; the best epoch on validation is kept.
+
+        Raises:
+            RecipeError: the recipe does not fit the data or the backbone.
+        """
+
+    @abstractmethod
+    def validate(self, seed: int) -> Metrics:
+        """Figures over all validation users."""
+
+    @abstractmethod
+    def write(self, folder: Path, **facts: Any) -> Manifest:
+        """Write the artifact; ``facts`` are the fields of its manifest that the run knows."""
+
+    @classmethod
+    def repaired(cls, folder: Path, manifest: Manifest, sources: Sources) -> Manifest:
+        """Bring the files of an artifact of an earlier version into today's form, for `rewrite`.
+
+        Args:
+            folder: a copy of the artifact, which may be changed.
+            manifest: of it.
+            sources: where local folders lie now that the artifact names and does not hold.
+
+        Returns:
+            The manifest, not sealed yet.
+        """
+        return manifest
+
+    @classmethod
+    def other_figures(cls, loaded: Loaded[Any], split: Split, targets: Targets, seed: int) -> dict[str, Any]:
+        """Figures of a loaded artifact beside those of the headline protocol, for `evaluate` and `compare`."""
+        return {}
+
+
+def split_of(dataset: Dataset, name: str) -> Split:
+    """The split called ``name``: ``leave-one-out``, ``global-time``, or the full name a manifest holds."""
+    splits = {"leave-one-out": leave_one_out, "global-time": global_time}
+    kind = name.partition(" ")[0]
+    if kind not in splits:
+        raise RecipeError(f"split {name!r} not found; known splits: {', '.join(splits)}")
+    split = splits[kind](dataset)
+    if name not in (kind, split.name):
+        raise RecipeError(f"split {name!r} has other shares than this version's {split.name!r}")
+    return split
+
+
+def check_id_model(recipe: Recipe, split: Split, folder: Path, *, same_rows: bool = True) -> NDArray[np.int64]:
+    """Rows of the artifact that ``recipe`` builds on, in the row order of the data set.
+
+    It has to be of the same data, split and order of ties, and fitted on the training part: ``recipe`` is selected on
+    validation, and a model that has learned the answers would be selected for them.
+
+    Args:
+        recipe: with ``requires``.
+        split: that it is trained on.
+        folder: the artifact.
+        same_rows: whether it must have the items of the data set in their order, and no others.
+
+    Raises:
+        RecipeError: it is of another recipe.
+        ArtifactError: it lacks items; has others, or another order of them; or has seen what is asked for.
+    """
+    (manifest, _), dataset = read_dense(folder), split.dataset
+    if manifest.recipe != recipe.requires:
+        raise RecipeError(f"--id-model {folder} holds recipe {manifest.recipe!r}, and {recipe.requires!r} is required")
+    catalog = Catalog.read(folder / "catalog.parquet")
+    rows = [catalog.row(item_id) for item_id in dataset.item_ids]
+    if missing := [item for item, row in zip(dataset.item_ids, rows, strict=True) if row is None]:
+        raise ArtifactError(f"--id-model {folder} lacks {len(missing)} items of {dataset.name}, first {missing[0]!r}")
+    if same_rows and rows != list(range(len(catalog))):
+        raise ArtifactError(f"--id-model {folder} has other items than {dataset.name}, or another order of them")
+    label = f"--id-model {folder}"
+    require_same_data(label, manifest, dataset)
+    require_same_split(label, manifest, split.name)
+    require_same_ties(label, manifest, dataset)
+    require_unseen_validation(label, manifest, folder)
+    return np.asarray(rows, np.int64)

@@ -1,0 +1,135 @@
+"""Trains a user encoder and an item tower, whose artifact is searched by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from index import FlatIndex
+from modeling.artifact.manifest import Manifest
+from modeling.artifact.tensor_files import save_arrays
+from modeling.encoder.build import Sources, TextVectors
+from modeling.encoder.title_check import read_map
+from modeling.methods.dense import store_backbones
+from training.checks import check_text
+from training.effects import Effect, has_ids
+from training.evaluation.full_ranking import evaluate
+from training.evaluation.metrics import Metrics
+from training.export import write_artifact
+from training.loop.fit import FitOptions, Fitted, Trained, fit, read_text
+from training.methods.base import Job, TrainingMethod
+from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
+from training.recipe import MethodSettings, Recipe
+
+TEXT = "parts/text.safetensors"
+
+
+class DenseSettings(MethodSettings):
+    """``objective``: the loss at every item boundary."""
+
+    kind: Literal["dense"] = "dense"
+    objective: ObjectiveSpec = ObjectiveSpec()
+    encodes: ClassVar[bool] = True
+    builds_on: ClassVar[bool] = True
+
+    @classmethod
+    def effects(cls) -> Mapping[str, Effect]:
+        """The loss decides which of its settings are read."""
+
+        def objective(recipe: Recipe) -> ObjectiveSpec:
+            assert isinstance(recipe.method, DenseSettings)
+            return recipe.method.objective
+
+        def of_kind(setting: str) -> Effect:
+            kinds = [kind for kind in objective_kinds() if setting in objective_class(kind).settings]
+            return Effect(
+                f"method.objective.kind {' or '.join(map(repr, kinds))}", lambda recipe: objective(recipe).kind in kinds
+            )
+
+        fields = ("negatives", "popularity_power", "label_smoothing", "logq", "symmetric")
+        return {f"objective.{name}": of_kind(name) for name in fields} | {
+            "objective.pull": Effect("items with an id table", has_ids),
+            "objective.pull_share": Effect("method.objective.pull over 0", lambda recipe: objective(recipe).pull > 0),
+        }
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ``ValueError`` for a pull to nothing, and for histories that a user encoder cannot read."""
+        if self.objective.pull and recipe.requires is None:
+            raise ValueError("method.objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
+        if recipe.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
+            raise ValueError(
+                f"method.objective.kind={self.objective.kind!r} compares with the vectors of all items, which "
+                "items.tower='encoder' would have to encode for every batch: 'in_batch' is allowed"
+            )
+        if recipe.history.form == "codes":
+            raise ValueError("history.form='codes' needs a method that writes codes, and 'dense' writes nothing")
+
+    def reads_titles(self, recipe: Recipe) -> bool:
+        """Their vectors, or their tokens."""
+        return recipe.needs_text_vectors or recipe.history.reads_tokens
+
+
+class DenseTraining(TrainingMethod[DenseSettings]):
+    """See the module. It builds on the id table of another dense artifact, whatever the order of its items."""
+
+    kind, Settings = "dense", DenseSettings
+    same_rows = False
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.text: TextVectors | None = read_text(self.recipe, self.split, job.sources, self.console)
+        check_text(self.text, self.recipe)
+        self.fitted: Fitted | None = None
+
+    def fit(self, options: FitOptions) -> Trained:
+        """See `training.loop.fit.fit`."""
+        self.fitted = fit(
+            self.recipe, self.split, replace(options, anchor_ND=self._anchor()), self.settings.objective,
+            sources=self.job.sources, text=self.text, console=self.console,
+        )  # fmt: skip
+        return self.fitted
+
+    def validate(self, seed: int) -> Metrics:
+        """Figures over all validation users."""
+        assert self.fitted is not None
+        encoder = self.fitted.model.encoder.eval()
+        vectors_ND = encoder.items.vectors().detach().float().cpu().numpy()
+        with self.console.status("ranking the catalog for all validation users"):
+            return evaluate(
+                encoder,
+                vectors_ND,
+                FlatIndex.build(vectors_ND),
+                self.split.validation,
+                self.split.popularity(),
+                seed=seed,
+            ).metrics
+
+    def write(self, folder: Path, **facts: Any) -> Manifest:
+        """See `training.export.write_artifact`."""
+        assert self.fitted is not None
+        return write_artifact(folder, self.recipe, self.split, self.fitted, **facts)
+
+    @classmethod
+    def repaired(cls, folder: Path, manifest: Manifest, sources: Sources) -> Manifest:
+        """The map that whitens titles is put in row order; backbones that were local folders are copied in."""
+        if (path := folder / TEXT).exists():
+            arrays = load_file(path)
+            arrays["map"], _ = read_map(arrays["map"], folder.name)
+            save_arrays(arrays, path)
+        return store_backbones(folder, manifest, sources)
+
+    def _anchor(self) -> NDArray[np.float32] | None:
+        """The id table of the artifact that is built on, in the row order of the data set."""
+        if self.job.id_model is None or self.job.id_rows is None:
+            return None
+        vectors_ND = load_file(self.job.id_model / "parts" / "items.safetensors")["ids.weight"]
+        return np.ascontiguousarray(vectors_ND[self.job.id_rows])
+
+
+METHOD = DenseTraining

@@ -1,0 +1,282 @@
+"""What a recipe is: the model's description, its method and how it is trained, as one typed, frozen value."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from index.kinds.flat import FlatSpec
+from index.spec import AnyIndexSpec, changed
+from modeling.backbone.adapters import adapter_of
+from modeling.spec import ModelSpec, Section
+from training.effects import ALWAYS, EFFECTS, Effect
+from training.older_recipes import MOVED, upgraded
+
+METHODS = "training.methods"
+"""Package of the training methods, which stands above this module: it is reached by name."""
+
+
+class RecipeError(ValueError):
+    """A recipe or one of its settings does not exist, or has a value that is not allowed."""
+
+
+class OptimizerSpec(Section):
+    """AdamW. ``backbone_rate`` is for pretrained weights and their adapter, ``rate`` for everything else."""
+
+    rate: float = Field(1e-3, gt=0)
+    backbone_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps with a linearly rising rate")
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    epochs: int = Field(60, ge=1)
+    patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
+    positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    user_windows: int | None = Field(
+        None, ge=1, description="most targets of a user in an epoch, drawn anew in each; None: all. Only where every "
+        "target needs a pass of its own",
+    )  # fmt: skip
+    average_epochs: float = Field(
+        0.0, ge=0, description="length of the running average of the weights, in epochs; 0 keeps the plain weights"
+    )
+
+
+class CodesSpec(Section):
+    """What items are called by: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
+
+    Semantic IDs: ``rq-vae``, a residual quantiser in the middle of an autoencoder (Rajput et al. 2023);
+    ``residual-kmeans``, level by level on the vectors themselves, which are those of the titles and, with
+    ``collaborative``, of what stands near an item in histories (`training.data.cooccurrence`; the aim of LETTER, Wang
+    et al. 2024, which trains the quantiser towards a recommender's vectors instead); ``semantic``, up to ``levels``
+    categories of an item and its number among those alike, or residual k-means where the data has no categories.
+
+    Identifiers of P5 and OpenP5 (Hua et al. 2023), from the training part alone: ``random`` and ``sequential`` are
+    numbers (at random; in the order of first appearance) in pieces of ``size`` each, ``levels`` has no say;
+    ``collaborative`` is the way in a tree of ``clusters`` parts a node, at most ``levels`` deep, to a leaf of ``size``
+    items, and the number there.
+    """
+
+    kind: Literal["rq-vae", "residual-kmeans", "random", "sequential", "collaborative", "semantic"] = "rq-vae"
+    levels: int = Field(3, ge=1)
+    size: int = Field(256, ge=2)
+    clusters: int = Field(20, ge=2, description="parts that a group of items is divided into, collaborative only")
+    dim: int = Field(32, ge=2, description="width of the quantised vectors, rq-vae only")
+    collaborative: float = Field(
+        0.0, ge=0, lt=1, description="say of the histories beside that of the titles in the vectors of items, 0.5: "
+        "as much; kinds made from vectors only",
+    )  # fmt: skip
+    commitment: float = Field(0.25, ge=0, description="beta of the commitment loss, rq-vae only")
+    epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
+
+
+class MethodSettings(Section):
+    """What only one kind of method reads; every kind has its own class, in ``training/methods/<kind>.py``.
+
+    Attributes:
+        kind: name of the method, a module of `training.methods` and of `modeling.methods`.
+        encodes: whether a user encoder and an item tower are trained.
+        instructed: whether ``history.instruction`` begins every prompt.
+        builds_on: whether an artifact of the recipe ``requires`` can be built on.
+        trains_beside: whether something beside the backbone is trained, at ``optimizer.rate``.
+    """
+
+    kind: str
+    encodes: ClassVar[bool] = False
+    instructed: ClassVar[bool] = False
+    builds_on: ClassVar[bool] = False
+    trains_beside: ClassVar[bool] = False
+
+    @classmethod
+    def effects(cls) -> Mapping[str, Effect]:
+        """When a setting of this section is read, by its path inside the section; one without an entry always is."""
+        return {}
+
+    @property
+    def codes_spec(self) -> CodesSpec | None:
+        """How codes of items are made; None for a method that knows none."""
+        return None
+
+    def check(self, recipe: Recipe) -> None:
+        """Hold the recipe's slots against the method; raises ``ValueError``."""
+
+    def reads_titles(self, recipe: Recipe) -> bool:
+        """Whether the titles of the catalog are read."""
+        if recipe.history.form == "codes":
+            return self.codes_spec is not None and self.codes_spec.kind in ("rq-vae", "residual-kmeans")
+        return recipe.history.form == "titles"
+
+    def check_catalog(self, recipe: Recipe, items: int, *, categories: bool) -> None:
+        """Hold a catalog of ``items`` items, with or without categories, against the settings; raises `RecipeError`."""
+        spec = self.codes_spec
+        if spec is None or recipe.history.form != "codes":
+            return
+        made = spec.kind in ("rq-vae", "residual-kmeans") or (spec.kind == "semantic" and not categories)
+        if made and items < spec.size:
+            raise RecipeError(
+                f"method.codes.size={spec.size}: {items} items cannot have that many codes a level; set it to {items} "
+                "or less"
+            )
+
+
+class GenerativeSettings(MethodSettings):
+    """How a method that writes is asked, on validation, on test and by default when it is served."""
+
+    beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
+    validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
+
+    def check_titles(self, recipe: Recipe) -> None:
+        """Titles are what is written, by a language model that is trained; raises ``ValueError``."""
+        form = recipe.history.form
+        if form != "titles":
+            raise ValueError(f"method {self.kind!r} writes titles: history.form={form!r} has none")
+        if recipe.adapter.kind == "none":
+            raise ValueError(f"method {self.kind!r} with titles trains a language model: adapter.kind is 'none'")
+
+    def check_own_network(self, recipe: Recipe) -> None:
+        """Codes are written by a network of the recipe's own; raises ``ValueError``."""
+        if not recipe.backbone.own:
+            raise ValueError(
+                "history.form='codes' needs a network of its own, backbone.source='none' (given "
+                f"{recipe.backbone.source!r})"
+            )
+
+
+def method_names() -> list[str]:
+    """Kinds of all methods that can be trained, in alphabetical order."""
+    names = {module.name for module in pkgutil.iter_modules(importlib.import_module(METHODS).__path__)}
+    return sorted(name for name in names if "_" not in name and name != "base")
+
+
+def training_method(kind: str) -> Any:
+    """The `training.methods.base.TrainingMethod` of a kind; raises ``ValueError`` where there is none."""
+    if kind not in (known := method_names()):
+        raise ValueError(f"method {kind!r} not found; known methods are {', '.join(known)}")
+    return importlib.import_module(f"{METHODS}.{kind}").METHOD
+
+
+class Recipe(ModelSpec):
+    """The slots of the model, the optimizer, the method with its own settings, and what it builds on.
+
+    ``method`` is one of the settings classes of `training.methods`, chosen by its ``kind``.
+    """
+
+    name: str
+    summary: str
+    source: str = Field(description="paper or document the method comes from")
+    optimizer: OptimizerSpec = OptimizerSpec()
+    method: SerializeAsAny[MethodSettings]
+    index: AnyIndexSpec = Field(FlatSpec(), description="index that finds items for a user vector; kinds: index/kinds")
+    requires: str | None = Field(None, description="recipe whose artifact gives the id table to start from")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _of_its_kind(cls, given: Any) -> Any:
+        if isinstance(given, MethodSettings):
+            return given
+        if not isinstance(given, dict) or "kind" not in given:
+            raise ValueError(f"a method needs a kind; known are {', '.join(method_names())}")
+        return training_method(str(given["kind"])).Settings.model_validate(given)
+
+    @model_validator(mode="after")
+    def _method_fits_the_slots(self) -> Recipe:
+        adapter_of(self.adapter.kind)
+        self.method.check(self)
+        return self
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe that a manifest holds as data, also one of an earlier version."""
+        return cls.model_validate(upgraded(data))
+
+    def model_spec(self) -> ModelSpec:
+        """The part an artifact needs at serving time."""
+        return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
+
+
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """``recipe`` with ``slot.field=value`` settings applied; values are JSON, or text where that fails.
+
+    Raises:
+        RecipeError: no such slot or field, a value that is not allowed, or a setting that nothing reads.
+    """
+    data = recipe.model_dump()
+    index = index_settings([setting for setting in settings if setting.startswith("index.")])
+    seen: set[str] = set()
+    for setting in settings:
+        path, sign, text = setting.partition("=")
+        if path in seen:
+            raise RecipeError(f"setting {path} is given more than once; give it once")
+        seen.add(path)
+        if path.startswith("index."):  # its fields follow from its kind: see index_settings
+            continue
+        if not sign or ("." not in path and path != "requires"):
+            hint = " (or requires=RECIPE)" if sign else ""
+            raise RecipeError(f"setting {setting!r} is not of the form slot.field=value{hint}")
+        if path == "requires":
+            data[path] = text or None
+            continue
+        section, field = _section(data, setting, path)
+        section[field] = _value(text)
+    if index:
+        try:
+            data["index"] = changed(recipe.index, index).model_dump()
+        except ValueError as error:
+            raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
+    try:
+        found = Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise RecipeError(f"recipe {recipe.name!r}: {where}: {first['msg']} (given {first['input']!r:.80})") from error
+    for path, _, text in (setting.partition("=") for setting in settings):
+        if not (effect := effect_of(found, path)).acts(found) and not (path == "requires" and not text):
+            raise RecipeError(
+                f"setting {path}={text}: {path} has no effect on this recipe; it is read with {effect.where}"
+            )
+    return found
+
+
+def index_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of ``index.field=value`` settings by field; raises `RecipeError` for any other setting."""
+    found = {}
+    for setting in settings:
+        path, sign, text = setting.partition("=")
+        slot, _, field = path.partition(".")
+        if not sign or slot != "index" or not field:
+            raise RecipeError(f"setting {setting!r} is not of the form index.field=value")
+        found[field] = _value(text)
+    return found
+
+
+def effect_of(recipe: Recipe, path: str) -> Effect:
+    """When the setting at ``path`` is read."""
+    slot, _, rest = path.partition(".")
+    return recipe.method.effects().get(rest, ALWAYS) if slot == "method" else EFFECTS.get(path) or EFFECTS[slot]
+
+
+def _section(data: dict[str, Any], setting: str, path: str) -> tuple[dict[str, Any], str]:
+    """The section that a setting is in, and its field; raises `RecipeError`."""
+    *slots, field = path.split(".")
+    section, passed = data, "slot"
+    for slot in slots:
+        if not isinstance(section.get(slot), dict):
+            known = ", ".join(name for name, value in section.items() if isinstance(value, dict))
+            moved = f"; what was {slots[0]!r} is {MOVED[slots[0]]!r} now" if slots[0] in MOVED else ""
+            raise RecipeError(f"setting {setting!r}: no slot {slot!r}; slots are {known or 'none'}{moved}")
+        section, passed = cast("dict[str, Any]", section[slot]), f"slot {slot!r}"
+    if field not in section or path == "method.kind":
+        fields = ", ".join(name for name in section if (slots, name) != (["method"], "kind"))
+        raise RecipeError(f"setting {setting!r}: {passed} has no field {field!r}; it has {fields}")
+    return section, field
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None if text in ("None", "") else text
