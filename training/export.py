@@ -20,7 +20,7 @@ from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
 from modeling.methods.dense import write_manifest, write_model
 from training.data.splits import FittedOn, Split
 from training.evaluation.full_ranking import encode_users
-from training.golden import golden_cases, with_titles, written_cases
+from training.evaluation.golden import golden_cases, with_titles, written_cases
 from training.loop.fit import Fitted
 from training.recipe import Recipe
 from training.served_index import write_index

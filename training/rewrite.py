@@ -24,7 +24,7 @@ from modeling.encoder.build import Sources
 from modeling.methods import load, method_of
 from modeling.methods.dense import check_vectors
 from modeling.methods.dense_scores import COLLABORATIVE
-from training.golden import History, golden_cases, with_titles, written_cases
+from training.evaluation.golden import History, golden_cases, with_titles, written_cases
 from training.recipe import training_method
 from training.served_index import write_index
 

@@ -89,7 +89,9 @@ def test_a_layer_is_right_or_refused_whatever_the_processor_has(instructions: st
 @pytest.mark.slow
 def test_all_tests_of_fewer_bits_pass_on_a_processor_without_them() -> None:
     """With skips as failures; what needs the instructions is left out, and the summary says how many."""
-    files = [f"tests/modeling/inference/{name}.py" for name in ("test_blocked", "test_precision", "test_precision_choice")]
+    files = [
+        f"tests/modeling/inference/{name}.py" for name in ("test_blocked", "test_precision", "test_precision_choice")
+    ]
     done = hidden("AVX2", "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout[-3000:]
     counts = dict(
