@@ -136,7 +136,7 @@ def _golden(encoder: TableEncoder, index: FlatIndex, catalog: Catalog, rng: np.r
 
 
 def opener(parts: LoadedArtifact, generative: LoadedGenerative | None = None) -> object:
-    """The `open_artifact` argument of `Service`: every folder gives these parts, or the generative ones by their name."""
+    """The `open_artifact` argument of `Service`: every folder gives these, or the generative ones by their name."""
 
     def open_artifact(folder: Path, device: str) -> AnyLoaded:
         return generative if generative is not None and folder.name == generative.name else parts
