@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import stat
 import tempfile
@@ -119,6 +120,8 @@ class Files:
                 self.verify(name)  # a file that was altered is to be called that
                 raise ArtifactError(f"{name} of {self.name} is not a safetensors file: {error}") from None
         self._compare(name, digest.hexdigest(), size)
+        if self.sealed and (odd := next((key for key, tensor in found.items() if not _finite(tensor)), None)):
+            raise ArtifactError(f"{name} of {self.name}: tensor {odd!r} holds NaN or infinity; numbers must be finite")
         return found
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
@@ -184,6 +187,13 @@ class Files:
                 f"{expected[:12]}…"
             )
         self._verified.add(full)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; without a copy. Eight-bit floats have no such reduction and pass."""
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2 or not tensor.numel():
+        return True
+    return all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
 class _Whole:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from modeling.artifact.manifest import MANIFEST, hash_files, open_files, sealed
 from modeling.artifact.plain_json import DEEPEST, JsonError, parse
@@ -254,3 +254,16 @@ def test_json_that_is_none_or_too_deep_is_refused(text: str) -> None:
 
 def test_json_of_ordinary_depth_is_read() -> None:
     assert parse(("[" * DEEPEST + "]" * DEEPEST).encode(), "x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["parts/items.safetensors", "item_vectors.safetensors", "projector.safetensors"])
+def test_a_tensor_with_nan_or_infinity_is_refused(name: str, value: float, small_model: Build, tmp_path: Path) -> None:
+    """Golden answers need not touch the element, and a score of NaN has no order."""
+    folder = write(small_model("ids"), tmp_path / "a")
+    tensors = load_file(folder / name)
+    key = max(tensors, key=lambda each: tensors[each].numel())
+    tensors[key].view(-1)[-1] = value
+    save_file(tensors, folder / name)
+    with pytest.raises(ArtifactError, match="holds NaN or infinity"):
+        load_artifact(seal(folder))
