@@ -84,11 +84,13 @@ def train(
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
     with errors_as_one_line(console):
         check_out(out, data, id_model, backbone)
+        from training.recipe import refuse_repeats
         from training.recipes import RecipeError, get_recipe
         from training.run import RunOptions, run
 
         if precision not in ("auto", "fp32", "bf16"):
             raise RecipeError(f"precision {precision!r} is not allowed; allowed are auto, fp32 and bf16")
+        refuse_repeats(settings or [])
         chosen = get_recipe(recipe, settings or [], backbone=backbone)
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
         _use_cores()

@@ -137,7 +137,7 @@ EFFECTS: dict[str, Effect] = {
     "backbone.source": ALWAYS,
     "backbone.kind": CODES,
     "backbone.revision": Effect("a backbone that is found on a hub, not in a folder", _whole_name),
-    "backbone.attention": ALWAYS,
+    "backbone.attention": DENSE,
     "backbone.layers": DENSE_LANGUAGE_MODEL,
     "backbone.random_weights": DENSE_LANGUAGE_MODEL,
     "backbone.width": OWN,

@@ -198,6 +198,14 @@ class Recipe(ModelSpec):
         return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
 
 
+def refuse_repeats(settings: Sequence[str]) -> None:
+    """Refuse a setting that stands twice on a command line: one of the two would be ignored. Raises `RecipeError`."""
+    paths = [setting.partition("=")[0] for setting in settings]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RecipeError(f"setting {path} is given more than once; give it once")
+
+
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """``recipe`` with ``slot.field=value`` settings applied; values are JSON, or text where that fails.
 
@@ -206,12 +214,8 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """
     data = recipe.model_dump()
     index = index_settings([setting for setting in settings if setting.startswith("index.")])
-    seen: set[str] = set()
     for setting in settings:
         path, sign, text = setting.partition("=")
-        if path in seen:
-            raise RecipeError(f"setting {path} is given more than once; give it once")
-        seen.add(path)
         if path.startswith("index."):  # its fields follow from its kind: see index_settings
             continue
         if not sign or ("." not in path and path != "requires"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.faults.hostile_artifacts import MIB, made, mistake, run
-from index import Catalog, FlatIndex
+from index import Catalog, FlatIndex, save_index
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import build_model
 from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
@@ -43,7 +43,7 @@ def write_language_model(folder: Path, name: str) -> Path:
     histories = [[3], [0, 5, 7]]
     with replaced_folder(folder / name) as work:
         index = FlatIndex.build(write_model(model, work))
-        index.save(work / "index")
+        save_index(index, work / "index")
         popularity = np.arange(ITEMS, dtype=np.int64)
         Catalog(ids, tuple(TITLES), ((),) * ITEMS, popularity, "train").write(work / "catalog.parquet")
         users = encoder.encode([encoder.prepare(history) for history in histories])

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import fnmatch
 import json
+import os
 import re
 import shlex
 import shutil
@@ -127,6 +128,8 @@ def test_compose_starts_in_order_and_publishes_to_this_machine_only(
     secrets_for_compose.make(tmp_path)
     for name, value in services["service"]["environment"].items():
         monkeypatch.setenv(name, defaults(str(value)).replace("/run/secrets", str(tmp_path)))
+    assert os.environ["ANYO_ARTIFACTS_ROOT"] == "/artifacts"
+    monkeypatch.setenv("ANYO_ARTIFACTS_ROOT", str(tmp_path))  # a folder that is there
     settings = load_settings()
     password = (tmp_path / "redis_password").read_text()
     assert settings.store == f"redis://:{password}@redis:6379/0" and settings.artifacts == (Path("/artifacts/demo"),)

@@ -18,7 +18,7 @@ from modeling.spec import AdapterSpec, BackboneSpec, ModelSpec
 from testing.models import ARCHITECTURES, ITEMS, TITLES
 from training.loop.examples import Window
 from training.loop.module import RetrievalModule
-from training.recipe import ObjectiveSpec
+from training.objectives.base import ObjectiveSpec
 from training.recipes import get_recipe
 
 Build = Callable[..., Model]

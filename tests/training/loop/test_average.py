@@ -75,7 +75,7 @@ def test_what_is_kept_is_the_average_that_was_evaluated(dataset: Dataset, tmp_pa
     settings = [*SMALL, "optimizer.epochs=3", "optimizer.rate=0.01", "optimizer.average_epochs=2"]
     recipe, split = get_recipe("sasrec", settings), leave_one_out(dataset)
     options = FitOptions(work=tmp_path / "work", epochs=epochs)
-    fitted = fit(recipe, split, options, sources=Sources(), text=None, console=QUIET)
+    fitted = fit(recipe, split, options, recipe.method.objective, sources=Sources(), text=None, console=QUIET)
     kept = dict(fitted.model.encoder.named_parameters())
     checkpoint = tmp_path / "work" / f"checkpoint-{fitted.steps}"
     if epochs is None:

@@ -100,7 +100,7 @@ def test_items_that_nobody_chose_leave_training_as_items_that_are_added_later(da
     text = TextVectors(titles_NC, Whitening(np.zeros(8, np.float32), np.eye(8, dtype=np.float32)))
     recipe = get_recipe("sasrec", [*SMALL, "items.tower=both", "items.text_source=tiny"])
     options = FitOptions(work=tmp_path / "work", epochs=2)
-    fitted = fit(recipe, split, options, sources=Sources(), text=text, console=QUIET)
+    fitted = fit(recipe, split, options, recipe.method.objective, sources=Sources(), text=text, console=QUIET)
     items, unchosen_N = fitted.model.encoder.items, torch.from_numpy(split.popularity() == 0)
     assert int(unchosen_N.sum()) >= 5
     added_later = items.cold_table(items.text_NC[:-1][unchosen_N])
@@ -197,7 +197,9 @@ def test_auto_is_refused_where_several_processes_would_each_measure(
 def _final_weights(options: FitOptions, dataset: Dataset) -> dict[str, torch.Tensor]:
     settings = ["optimizer.epochs=4", "backbone.dropout=0.2", "optimizer.average_epochs=1"]
     recipe = get_recipe("sasrec", [*SMALL, *settings])
-    fitted = fit(recipe, leave_one_out(dataset), options, sources=Sources(), text=None, console=QUIET)
+    fitted = fit(
+        recipe, leave_one_out(dataset), options, recipe.method.objective, sources=Sources(), text=None, console=QUIET
+    )
     assert fitted.losses
     return fitted.model.encoder.state_dict()
 
@@ -263,7 +265,8 @@ from modeling.encoder.build import Sources
 torch.set_num_threads(1)
 data, work, out = map(Path, sys.argv[1:4])
 recipe = get_recipe("sasrec", json.loads(sys.argv[4]))
-fitted = fit(recipe, leave_one_out(read_dataset(data)), FitOptions(work=work), sources=Sources(), text=None,
+split, options = leave_one_out(read_dataset(data)), FitOptions(work=work)
+fitted = fit(recipe, split, options, recipe.method.objective, sources=Sources(), text=None,
              console=Console(quiet=True))
 out.write_text(json.dumps(fitted.losses))
 """

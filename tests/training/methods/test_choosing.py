@@ -340,7 +340,7 @@ def test_the_epoch_that_chooses_best_is_kept(
 
     def written(*_: object) -> dict[str, float]:
         ndcg, hit = next(told)
-        monkeypatch.setattr("training.methods.base_generative.choice_report", lambda *_, **__: {"hr@1": hit})
+        monkeypatch.setattr("training.methods.llara.choice_report", lambda *_, **__: {"hr@1": hit})
         return {"ndcg@10": ndcg, "recall@10": 0.0}
 
     monkeypatch.setattr("training.methods.base_generative.written_metrics", written)

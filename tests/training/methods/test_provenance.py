@@ -147,7 +147,7 @@ def test_a_refit_keeps_what_was_chosen_before_it_saw_validation(
         writer.exponents = chosen[-1]
         return {"exponents": {"call": len(chosen)}}
 
-    monkeypatch.setattr("training.methods.base_generative.choose_exponents", choose)
+    monkeypatch.setattr("training.methods.bigrec.choose_exponents", choose)
     recipe = get_recipe("bigrec", WRITER, backbone=str(backbone_folder("qwen3")))
     result = run(recipe, ring, RunOptions(out=tmp_path / "out", refit=True), QUIET)
     manifest = result.manifest

@@ -37,13 +37,14 @@ ODD = [
 SETTINGS: dict[str, list[str]] = {
     "sasrec": ["items.dim=32", "backbone.width=32"],
     "anyo": ["items.dim=16"],
+    "contriever": ["items.dim=16", "history.title_tokens=12"],
     "genre": ["history.title_tokens=12"],
     "bigrec": ["history.title_tokens=12"],
     "llara": ["history.title_tokens=12", "method.candidates=4"],
     "tiger": ["method.codes.kind=random", "backbone.width=32", "backbone.heads=2"],
     "p5": ["backbone.width=32", "backbone.heads=2", "backbone.depth=1"],
 }
-ON_TEXT = ("anyo", "genre", "bigrec", "llara")
+ON_TEXT = ("anyo", "contriever", "genre", "bigrec", "llara")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from training.recipe import refuse_repeats
 from training.recipes import RecipeError, get_recipe, recipe_names
 
 
@@ -76,4 +77,4 @@ def test_numbers_that_are_none_are_refused(path: str, value: str) -> None:
 
 def test_a_setting_stands_once() -> None:
     with pytest.raises(RecipeError, match=r"optimizer.rate is given more than once"):
-        get_recipe("sasrec", ["optimizer.rate=0.1", "optimizer.epochs=2", "optimizer.rate=0.2"])
+        refuse_repeats(["optimizer.rate=0.1", "optimizer.epochs=2", "optimizer.rate=0.2"])
