@@ -84,8 +84,7 @@ def train(
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
     with errors_as_one_line(console):
         check_out(out, data, id_model, backbone)
-        from training.recipe import refuse_repeats
-        from training.recipes import RecipeError, get_recipe
+        from training.recipes import RecipeError, get_recipe, refuse_repeats
         from training.run import RunOptions, run
 
         if precision not in ("auto", "fp32", "bf16"):

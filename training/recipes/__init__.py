@@ -6,9 +6,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 
-from training.recipe import Recipe, RecipeError, with_settings
+from training.recipe import Recipe, RecipeError, refuse_repeats, with_settings
 
-__all__ = ["Recipe", "RecipeError", "get_recipe", "recipe_names", "with_settings"]
+__all__ = ["Recipe", "RecipeError", "get_recipe", "recipe_names", "refuse_repeats", "with_settings"]
 
 
 def recipe_names() -> list[str]:
