@@ -107,6 +107,7 @@ def test_files_of_two_artifacts_cannot_be_mixed(tmp_path: Path) -> None:
     one, other = write_id_artifact(tmp_path, "one"), tmp_path / "other"
     shutil.copytree(one, other)
     (other / MANIFEST).write_text((one / MANIFEST).read_text().replace('"one"', '"two"', 1))
+    held = set(POOL._pieces)  # by other tests of this process
     with pytest.raises(StartError, match=r"manifest\.json of other .* altered"):
         open_artifact(other, "cpu")
-    assert not POOL._pieces
+    assert set(POOL._pieces) <= held

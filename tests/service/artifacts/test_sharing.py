@@ -53,10 +53,11 @@ def two(small_model: Build, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
+    held = set(POOL._pieces)  # by other tests of this process
     yield
     gc.unfreeze()  # a whole service freezes what it has loaded
     gc.collect()
-    assert len(POOL._pieces) == 0, "the pool keeps nothing alive"
+    assert set(POOL._pieces) <= held, "the pool keeps nothing alive"
 
 
 def vectors(parts: LoadedArtifact) -> np.ndarray:
