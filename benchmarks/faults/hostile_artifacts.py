@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import multiprocessing
 import random
 import shutil
 import sys
@@ -25,6 +26,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,9 +46,35 @@ EVERY_S = 0.02
 LIBRARIES_MIB = 700
 
 
+def poll(url: str, ended: Event, sender: Connection) -> None:
+    """Ask for /livez until `ended` is set, then send the waits [ms] and the failures. Runs in a process of its own.
+
+    In the benchmark's process it would also wait for the thread that makes the next artifact.
+    """
+    address = urlsplit(url)
+    waits_ms: list[float] = []
+    failed: list[str] = []
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE_S)
+    while not ended.wait(EVERY_S):
+        started = time.perf_counter()
+        try:
+            connection.request("GET", "/livez")
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            failed.append(f"/livez: {error!r}")
+            connection.close()
+            continue
+        waits_ms.append(1000 * (time.perf_counter() - started))
+        if answer.status != 200:
+            failed.append(f"/livez: {answer.status}")
+    connection.close()
+    sender.send((waits_ms, failed))
+
+
 @dataclass
 class Watch:
-    """Polls /livez, and the memory of the service and its children, in threads of their own."""
+    """Polls /livez from a process of its own, and the memory of the service and its children in a thread."""
 
     server: Server
     waits_ms: list[float] = field(default_factory=list)
@@ -57,33 +86,25 @@ class Watch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[Watch]:
         """Watch while the block runs."""
-        threads = [threading.Thread(target=run, daemon=True) for run in (self._live, self._memory)]
-        for thread in threads:
-            thread.start()
+        spawn = multiprocessing.get_context("spawn")
+        ended = spawn.Event()
+        receiver, sender = spawn.Pipe(duplex=False)
+        poller = spawn.Process(target=poll, args=(self.server.url, ended, sender), daemon=True)
+        poller.start()
+        memory = threading.Thread(target=self._memory, daemon=True)
+        memory.start()
         try:
             yield self
         finally:
             self._ended.set()
-            for thread in threads:
-                thread.join()
-
-    def _live(self) -> None:
-        address = urlsplit(self.server.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE_S)
-        while not self._ended.wait(EVERY_S):
-            started = time.perf_counter()
-            try:
-                connection.request("GET", "/livez")
-                answer = connection.getresponse()
-                answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                self.failed.append(f"/livez: {error!r}")
-                connection.close()
-                continue
-            self.waits_ms.append(1000 * (time.perf_counter() - started))
-            if answer.status != 200:
-                self.failed.append(f"/livez: {answer.status}")
-        connection.close()
+            ended.set()
+            memory.join()
+            if receiver.poll(PATIENCE_S):
+                self.waits_ms, failed = receiver.recv()
+                self.failed += failed
+            else:
+                self.failed.append("/livez: the process that polls it gave no report")
+            poller.join()
 
     def _memory(self) -> None:
         service = psutil.Process(self.server.process.pid)

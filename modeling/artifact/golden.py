@@ -13,6 +13,7 @@ from modeling.artifact.folders import ArtifactError
 from modeling.artifact.verified import Files, Folder, files_of
 
 GOLDEN = "golden.json"
+LARGEST_GOLDEN = 4 << 20  # bytes; about a hundred times what training writes. Reading it holds the interpreter's lock.
 GOLDEN_TOLERANCE = 2e-4
 """Largest difference of a golden vector's element: fp32 kernels of other CPUs stay below it, another mask, a missing
 adapter or another dtype do not."""
@@ -81,7 +82,7 @@ def read_golden(files: Folder, case: type[_Case]) -> list[_Case]:
 
 
 def _golden_of(files: Files) -> list[object]:
-    found = files.json(GOLDEN)
+    found = files.json(GOLDEN, LARGEST_GOLDEN)
     if not isinstance(found, list):
         raise ArtifactError(f"{GOLDEN} of {files.name} holds no list of histories")
     return found

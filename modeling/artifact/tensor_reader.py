@@ -14,7 +14,7 @@ import torch
 
 from modeling.artifact.plain_json import JsonError, parse
 
-LARGEST_HEADER = 32 << 20
+LARGEST_HEADER = 4 << 20  # bytes; a tensor takes about a hundred. Parsing it holds the interpreter's lock.
 BLOCK = 1 << 20
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn,
@@ -59,7 +59,9 @@ def _header(
     start = _take(stream, 8, update)
     length = int.from_bytes(start, "little")
     if length > min(LARGEST_HEADER, size - 8):
-        raise TensorFileError(f"its header is said to hold {length} bytes, and the file has {size}")
+        raise TensorFileError(
+            f"its header is said to hold {length} bytes; the file has {size}, and at most {LARGEST_HEADER} are read"
+        )
     try:
         header = parse(_take(stream, length, update), "its header")
     except JsonError as error:

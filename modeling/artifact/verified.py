@@ -93,10 +93,10 @@ class Files:
             self._kept[full] = data
         return data
 
-    def json(self, name: str) -> Any:
-        """The value of a JSON file; raises ArtifactError."""
+    def json(self, name: str, limit: int = LARGEST_SMALL_FILE) -> Any:
+        """The value of a JSON file of at most ``limit`` bytes; raises ArtifactError."""
         try:
-            return parse(self.read(name), f"{name} of {self.name}")
+            return parse(self.read(name, limit), f"{name} of {self.name}")
         except JsonError as error:
             raise ArtifactError(str(error)) from None
 
