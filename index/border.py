@@ -5,7 +5,7 @@ The programs `python -m training`, `python -m index` and `python -m service` sha
 | status | what |
 | --- | --- |
 | 1 | the machine said no: a full disk, no permission, no memory |
-| 2 | what was given is not allowed |
+| 2 | what was given is not allowed, or the time budget is too short |
 | 70 | a fault of anyo; `ANYO_TRACE=1` shows where |
 | 130 | interrupted |
 | 141 | whoever read the output went away |
@@ -22,6 +22,8 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from index.time_limit import OutOfTimeError
 
 FAILED, NOT_ALLOWED, FAULT, INTERRUPTED, READER_GONE = 1, 2, 70, 130, 141
 TRACE = "ANYO_TRACE"
@@ -48,6 +50,9 @@ def border() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+    except OutOfTimeError as error:
+        say(f"error: {error}")
+        raise typer.Exit(NOT_ALLOWED) from None
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is still buffered

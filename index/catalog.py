@@ -12,6 +12,7 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import polars as pl
@@ -84,14 +85,16 @@ class Catalog:
         return tuple(sorted(self._rows_of_category))
 
     def search(self, query: str = "", limit: int = 20, offset: int = 0) -> list[int]:
-        """Rows whose title holds every word of `query` (case ignored), most popular first; "" finds all.
+        """Rows whose title holds every word of `query`, most popular first; "" finds all.
+
+        Case, full and half width, and composed and decomposed characters are the same (NFKC and case folding).
 
         `offset` rows are passed over, then at most `limit` given: ask for one more than is shown to learn
         whether there are more.
         """
         if limit < 0 or offset < 0:
             raise ValueError(f"limit is {limit} and offset {offset}; both are 0 or more")
-        words = tuple(dict.fromkeys(query.casefold().split()))
+        words = tuple(dict.fromkeys(_folded(query).split()))
         if not words:
             return [int(row) for row in self._by_popularity[offset : offset + limit]]
         matches: list[int] = []
@@ -173,7 +176,7 @@ class Catalog:
 
     @cached_property
     def _folded_titles(self) -> tuple[str, ...]:
-        return tuple(title.casefold() for title in self.titles)
+        return tuple(_folded(title) for title in self.titles)
 
     @cached_property
     def _by_popularity(self) -> RowArray:
@@ -188,6 +191,13 @@ class Catalog:
             for name in names:
                 rows.setdefault(name, []).append(row)
         return {name: np.array(found, dtype=np.int64) for name, found in rows.items()}
+
+
+def _folded(text: str) -> str:
+    """Text as it is compared: compatibility forms and case do not count (Unicode 3.13, D146, of NFKC forms)."""
+    if text.isascii():
+        return text.lower()
+    return normalize("NFKC", normalize("NFKC", text).casefold())
 
 
 def _frame(content: bytes, path: Path | str, size: int | None) -> pl.DataFrame:

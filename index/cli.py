@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from index.border import FAILED, BorderedGroup, say
+from index.time_limit import TimeBudget, time_limit
 
 if TYPE_CHECKING:
     from index import Catalog, IndexSpec, StoredIndex
@@ -42,9 +43,15 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder to write; the artifact's own index/ by default.")] = None,
     kind: Annotated[str, typer.Option(help="Kind of index; `python -m index kinds` lists them.")] = "flat",
     settings: Parameters = [],  # noqa: B006 (typer copies it)
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from an artifact's item vectors (the same vectors give the same bytes)."""
+    with time_limit(time_budget):
+        _print(_build(artifact, out, kind, settings), as_json)
+
+
+def _build(artifact: Path, out: Path | None, kind: str, settings: list[str]) -> dict[str, Any]:
     from index import IndexFolderError, SearchError, build_index, save_index
     from index.storage import check_index_target
 
@@ -62,7 +69,7 @@ def build(
     if out is None:
         _check_manifest(artifact, folder, index)
     save_index(index, folder)
-    _print({"folder": str(folder), **_describe(folder)}, as_json)
+    return {"folder": str(folder), **_describe(folder)}
 
 
 @app.command()
@@ -99,10 +106,15 @@ def tune(
     repeats: Annotated[
         int, typer.Option(min=1, max=MOST_SEARCHES, help="Searches per measurement; the median is shown.")
     ] = 50,
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Measure latency and, for an approximate kind, recall at every search effort."""
-    index = _open(_index_folder(folder))
+    with time_limit(time_budget):
+        _print(_tune(_open(_index_folder(folder)), k, repeats), as_json)
+
+
+def _tune(index: StoredIndex, k: int, repeats: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "kind": index.spec.kind,
         "parameters": index.spec.parameters,
@@ -117,7 +129,7 @@ def tune(
     }
     if not index.exact:
         answer["efforts"] = _efforts(index, k, repeats)
-    _print(answer, as_json)
+    return answer
 
 
 def _advice(index: StoredIndex) -> str:

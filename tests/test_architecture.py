@@ -73,7 +73,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "index": (
             "__main__", "cli", "", "build storage", "spec", "kinds catalog trie", "approximate faiss_calls",
-            "base border",
+            "base border", "time_limit",
         ),
     }.items()
 }  # fmt: skip

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index.border import BorderedGroup
+from index.time_limit import TimeBudget, minutes, time_limit
 from modeling.artifact.targets import check_target
 from training import cli_data
 from training.cli_common import (
@@ -25,7 +26,6 @@ from training.cli_common import (
     check_out,
     check_top,
     errors_as_one_line,
-    minutes,
     open_dataset,
 )
 
@@ -125,10 +125,11 @@ def reweigh(
     ] = None,
     seed: Seed = 0,
     ties: Ties = "file",
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Choose the weights of a grounded writer anew, its language model untouched."""
-    with errors_as_one_line(console):
+    with errors_as_one_line(console), time_limit(time_budget):
         check_out(out, data, id_model, artifact)
         from training.methods.bigrec_reweigh import reweigh as weigh
 
@@ -156,9 +157,10 @@ def rewrite(
         list[str] | None,
         typer.Option("--set", help="index.field=value: another index, e.g. index.kind=hnsw; repeatable."),
     ] = None,
+    time_budget: TimeBudget = None,
 ) -> None:
     """Write an artifact as this version does: what it answers stays, parts that it lacked are added."""
-    with errors_as_one_line(console):
+    with errors_as_one_line(console), time_limit(time_budget):
         if out is not None:
             check_target(out, reads=[artifact, backbone, text_backbone])
         from modeling.encoder.build import Sources
@@ -186,10 +188,11 @@ def evaluate(
     ] = None,
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalog for every user of a split, seen items left out."""
-    with errors_as_one_line(console):
+    with errors_as_one_line(console), time_limit(time_budget):
         check_top(top, data, artifact)
         check_ledger(ledger, ledger_file)
         from training.compare import evaluate_artifact, write_top
@@ -219,10 +222,11 @@ def compare(
     ties: Ties = "file",
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Floors and artifacts in one table; artifacts after the first with a paired interval against it."""
-    with errors_as_one_line(console):
+    with errors_as_one_line(console), time_limit(time_budget):
         check_ledger(ledger, ledger_file)
         from training.compare import compare_artifacts, differences
         from training.evaluation.table import print_results

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
-A_YEAR = 366 * 24 * 60
 CACHE = Path("data")
 Ledger = Annotated[bool, typer.Option(help="Append test results to the ledger, artifacts/test-ledger.jsonl.")]
 LedgerFile = Annotated[
@@ -109,13 +108,6 @@ def check_ledger(ledger: bool, file: Path | None) -> None:
     """Refuse a ledger that is no ledger, before anything is measured."""
     if file is not None and ledger:
         check_file(file, fields=("config_sha256", "result"))
-
-
-def minutes(value: float | None) -> float | None:
-    """Check a time budget: a number over zero, of at most a year."""
-    if value is not None and not 0 < value <= A_YEAR:
-        raise typer.BadParameter(f"{value:g} is not allowed; minutes are over 0 and at most {A_YEAR}")
-    return value
 
 
 def share(value: float) -> float:

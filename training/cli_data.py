@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from index.time_limit import TimeBudget, time_limit
 from modeling.artifact.targets import check_target
 from training.cli_common import (
     CACHE,
@@ -117,10 +118,11 @@ def floors(
     strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Popularity, Markov, item kNN, title TF-IDF and both kNN together, by the protocol of every other table."""
-    with errors_as_one_line(console):
+    with errors_as_one_line(console), time_limit(time_budget):
         check_ledger(ledger, ledger_file)
         from training.data import DataError
         from training.data.splits import global_time, leave_one_out

@@ -3,8 +3,9 @@
     python -m benchmarks.faults.forked_trials ARTIFACT …       as `python -m service ARTIFACT …`
 
 A trial takes seconds of processor time to import what it needs, whatever it is to load; for hundreds of them that is
-most of the time. Here one process imports it once, and each trial is a fork of it: the same code under the same
-limits (`service/artifacts/trial.py`), in a process of its own that is ended like any other.
+most of the time. Here everything is imported once, then one fork waits for trials and each trial is a fork of it: the
+same code under the same limits (`service/artifacts/trial.py`), in a process of its own that is ended like any other.
+The service itself goes on in the first process.
 """
 
 from __future__ import annotations
@@ -16,32 +17,25 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import service.service
 from service.artifacts import trial
 from service.errors import StartError
 
-TEMPLATE = "--template"
 
+def be_template(listener: socket.socket, parent: int) -> NoReturn:
+    """Fork a trial for every connection; each says its process id first, then what a trial says.
 
-def be_template(place: str) -> None:
-    """Fork a trial for every connection; each says its process id first, then what a trial says."""
-    import peft  # noqa: F401 - imported for the forks, as the next lines are
-    from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3Model, T5ForConditionalGeneration  # noqa: F401
-
-    import service.artifacts.loading  # noqa: F401
-
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place)
-    listener.listen()
-    print("ready", flush=True)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    Args:
+        listener: accepts the connections.
+        parent: descriptor to read; it ends with the process that serves, and this one with it.
+    """
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
         connection, _ = listener.accept()
@@ -51,7 +45,6 @@ def be_template(place: str) -> None:
             os.dup2(connection.fileno(), 0)
             os.dup2(connection.fileno(), 1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            sys.stdin = os.fdopen(0)  # the old one is locked by the thread that reads it
             try:
                 trial.main()
             finally:
@@ -59,9 +52,28 @@ def be_template(place: str) -> None:
         connection.close()
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+def _end_with_parent(parent: int) -> None:
+    os.read(parent, 1)
     os._exit(0)
+
+
+def _fork_template(place: str) -> int:
+    """Start the template, which listens at ``place``; returns its process id."""
+    import peft  # noqa: F401 - imported for the forks, as the next lines are
+    from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3Model, T5ForConditionalGeneration  # noqa: F401
+
+    import service.artifacts.loading  # noqa: F401
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen()
+    parent, own = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(own)
+        be_template(listener, parent)
+    os.close(parent)
+    listener.close()
+    return pid
 
 
 async def try_out(place: str, folder: Path, limits: trial.Limits) -> str:
@@ -91,13 +103,7 @@ def main() -> None:
     """Start the template, then serve."""
     with tempfile.TemporaryDirectory(prefix="anyo-template-") as folder:
         place = str(Path(folder) / "socket")
-        template = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.forked_trials", TEMPLATE, place],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        assert template.stdout is not None
-        template.stdout.readline()
+        template = _fork_template(place)
 
         async def forked(artifact: Path, limits: trial.Limits) -> str:
             return await try_out(place, artifact, limits)
@@ -106,11 +112,8 @@ def main() -> None:
         try:
             runpy.run_module("service", run_name="__main__", alter_sys=True)
         finally:
-            template.kill()
+            os.kill(template, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == TEMPLATE:
-        be_template(sys.argv[2])
-    else:
-        main()
+    main()

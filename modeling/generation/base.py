@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem, TitleTokens
@@ -19,7 +19,7 @@ from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationS
 from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, GenerationError, OnStep, Paths, Text
 from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import ItemTokenizer
-from modeling.generation.whole_word_embedding import WholeWordEmbedding
+from modeling.generation.token_inputs import TokenInputs
 
 ITEM_TOKENS = "item_tokens.safetensors"
 MOST_BEAMS = 100
@@ -122,8 +122,7 @@ class ItemGenerator:
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
         longest: most tokens that a text may have, its end included.
-        whole_words: vectors of words, where the model was trained with them.
-        slots_SH: inputs of prompts that are no words, see `BeamSearch`.
+        inputs: how tokens become inputs of the model; None: by its token embeddings.
     """
 
     def __init__(
@@ -136,23 +135,18 @@ class ItemGenerator:
         history_limit: int,
         default: GenerationSettings,
         longest: int,
-        whole_words: WholeWordEmbedding | None = None,
-        slots_SH: Tensor | None = None,
+        inputs: TokenInputs | None = None,
     ) -> None:
         self.model, self.names, self.end = model, names, end
         self.history_limit, self.default = history_limit, default
         self.reads = names.spelling.reads
         self.limit = GenerationSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
-        self.whole_words = whole_words
-        self._generator = beam_search_for(
-            model, end_tokens=() if end is None else (end,), prefix=prefix, whole_words=whole_words, slots_SH=slots_SH
-        )
+        self._generator = beam_search_for(model, end_tokens=() if end is None else (end,), prefix=prefix, inputs=inputs)
 
     @property
     def networks(self) -> dict[Part, nn.Module]:
         """What holds weights, by what it is for."""
-        words = {} if self.whole_words is None else {Part.WHOLE_WORDS: self.whole_words}
-        return {Part.WEIGHTS: self.model, **words}
+        return {Part.WEIGHTS: self.model}
 
     @property
     def bodies(self) -> list[nn.Module]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from modeling.generation.api import Turn
 from modeling.generation.kv_cache import BeamCache, GrowingLayer, new_cache
-from modeling.generation.whole_word_embedding import WholeWordEmbedding
+from modeling.generation.token_inputs import TokenInputs
 from modeling.inference.attention import attention
 from modeling.inference.layers import DecoderLayers, layers_of
 from modeling.inference.prepacked_linear import padded_length
@@ -137,8 +137,7 @@ class BeamSearch:
         end_tokens: ids that end a text.
         bias_V: the head's bias, where it has one.
         prefix: token ids that begin every prompt; their keys and values are computed once, here.
-        whole_words: vectors of words that are added to those of their tokens, where the model was trained with them.
-        slots_SH: inputs that are no words. In a prompt, id V + s (V words) stands for row s of this table.
+        inputs: how tokens become inputs of the model; None: by its token embeddings.
     """
 
     def __init__(
@@ -149,11 +148,10 @@ class BeamSearch:
         end_tokens: Sequence[int],
         bias_V: Tensor | None = None,
         prefix: Sequence[int] = (),
-        whole_words: WholeWordEmbedding | None = None,
-        slots_SH: Tensor | None = None,
+        inputs: TokenInputs | None = None,
     ) -> None:
         self.body = body.eval()
-        self.whole_words, self._slots_SH = whole_words, slots_SH
+        self.inputs = inputs or TokenInputs()
         self.head_VH, self.bias_V = head_VH, bias_V
         self.device = head_VH.device
         self.end_tokens = torch.tensor(sorted(set(end_tokens)), dtype=torch.long, device=self.device)
@@ -230,8 +228,7 @@ class BeamSearch:
             return []
         cache = new_cache(self._layers, len(self.prefix))
         ids_1T = torch.tensor([self.prefix], device=self.device)
-        words_1T = None if self.whole_words is None else self.whole_words.numbers(ids_1T)
-        self.run_body(ids_1T, cache, words_BT=words_1T)
+        self.run_body(ids_1T, cache, features_BT=self.inputs.features(ids_1T))
         return [(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)]
 
     def begin(
@@ -254,7 +251,7 @@ class BeamSearch:
         cache: Any,
         sees: Sees | None = None,
         wanted_W: Tensor | None = None,
-        words_BT: Tensor | None = None,
+        features_BT: Tensor | None = None,
     ) -> Tensor:
         """States of new tokens, which enter the cache.
 
@@ -263,18 +260,12 @@ class BeamSearch:
             cache: keys and values of what came before.
             sees: what the tokens may look at; None: everything before them.
             wanted_W: places among the B * T tokens whose states are needed; None: all of them.
-            words_BT: the number of each token's word; None without whole words.
+            features_BT: of the tokens, as ``inputs`` gave them.
 
         Returns:
             States [B, T, H], or [W, H] where places are given.
         """
-        if self._slots_SH is None:
-            embeds_BTH: Tensor = self._words(ids_BT)
-        else:
-            embeds_BTH = with_slots(self._words, self._slots_SH, ids_BT)
-        if self.whole_words is not None:
-            assert words_BT is not None, "a model that reads whole words needs their numbers"
-            embeds_BTH = embeds_BTH + self.whole_words.table(words_BT)
+        embeds_BTH = self.inputs.vectors(self._words, ids_BT, features_BT)
         if self._stack is not None:
             return self._run_stack(self._stack, embeds_BTH, cache, sees, wanted_W)
         states_BTH = self._run_plain(embeds_BTH, cache, sees)
@@ -325,14 +316,6 @@ class BeamSearch:
         if kinds is None:
             return near_BXTS
         return {"full_attention": sees.mask_BXTS, "sliding_attention": near_BXTS}
-
-
-def with_slots(words: Any, slots_SH: Tensor, ids_BT: Tensor) -> Tensor:
-    """Inputs [B, T, H]: the embedding of every word; for id V + s, where V is the number of words, row s of a table."""
-    count = words.weight.shape[0]
-    inputs_BTH: Tensor = words(ids_BT.clamp(max=count - 1))
-    rows_BTH = slots_SH[(ids_BT - count).clamp(min=0)].to(inputs_BTH.dtype)
-    return torch.where((ids_BT >= count)[..., None], rows_BTH, inputs_BTH)
 
 
 class _PathTensors:
@@ -406,7 +389,7 @@ class _Run:
         self.prompts, self.memory = generator.begin(prompts, turn, pass_positions)
         self.lengths_B = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
         self.number_B = torch.arange(rows, device=device)  # which prompt a row of the batch is
-        self.words_B = torch.zeros(rows, dtype=torch.long, device=device)  # of prompts, for models of whole words
+        self.features_B = torch.zeros(rows, dtype=torch.long, device=device)  # of the last tokens of the prompts
         self.tree = BeamCache(rows, beams, device)
         self.scores_BW = torch.full((rows, beams), LOW, device=device)
         self.tokens_BWT = torch.zeros(rows, beams, 0, dtype=torch.long, device=device)
@@ -448,7 +431,7 @@ class _Run:
         self.places_BS = torch.arange(before + longest, device=generator.device).expand(rows, -1)
         self.prompt_BS = self.places_BS < before + self.lengths_B[:, None]
         ids_BT = ids_BT.to(generator.device)
-        words_BT = self._count_words(ids_BT)
+        features_BT = self._features(ids_BT)
         width = longest
         if self.pass_positions is not None:
             least = padded_length(1, rows, generator.multiple)
@@ -459,25 +442,17 @@ class _Run:
             ending = ((self.lengths_B > start) & (self.lengths_B <= end)).nonzero()[:, 0]
             wanted = ending * (end - start) + self.lengths_B[ending] - 1 - start
             with self.turn():
-                sees, words = self._sees_prompt(start, end), None if words_BT is None else words_BT[:, start:end]
-                found = generator.run_body(ids_BT[:, start:end], self.cache, sees, wanted, words)
+                sees, these = self._sees_prompt(start, end), None if features_BT is None else features_BT[:, start:end]
+                found = generator.run_body(ids_BT[:, start:end], self.cache, sees, wanted, these)
             states_BH[ending] = found.to(states_BH.dtype)
         return generator.logits(states_BH)
 
-    def _count_words(self, ids_BT: Tensor) -> Tensor | None:
-        """The number of every token's word in prompt and prefix; how many a prompt has is kept for what is written."""
-        whole = self.generator.whole_words
-        if whole is None:
-            return None
-        before = int(whole.count(torch.tensor([self.generator.prefix], dtype=torch.long, device=ids_BT.device)))
-        words_BT = whole.numbers(ids_BT, before)
-        self.words_B = words_BT.gather(1, self.lengths_B[:, None] - 1)[:, 0]
-        return words_BT
-
-    def _written_words(self) -> Tensor | None:
-        """The number of the newest token's word of every beam, [B, W]."""
-        whole = self.generator.whole_words
-        return None if whole is None else whole.later(self.words_B[:, None], self.tokens_BWT)
+    def _features(self, ids_BT: Tensor) -> Tensor | None:
+        """Features of the prompts' tokens, [B, T]; those of the last ones are kept for what is written."""
+        features_BT = self.generator.inputs.features(ids_BT, self.generator.prefix)
+        if features_BT is not None:
+            self.features_B = features_BT.gather(1, self.lengths_B[:, None] - 1)[:, 0]
+        return features_BT
 
     def _sees_prompt(self, start: int, end: int) -> Sees | None:
         """What these positions of the prompts may look at: the prefix and what stands before them."""
@@ -500,7 +475,7 @@ class _Run:
                 self.tokens_BWT[..., -1],
                 self.cache,
                 Sees(positions_BW, mask_BXWS, self.places_BS),
-                words_BT=self._written_words(),
+                features_BT=self.generator.inputs.next_features(self.features_B, self.tokens_BWT),
             )
             return self.generator.logits(states_BWH.reshape(rows * beams, -1))
 
@@ -598,7 +573,7 @@ class _Run:
         for name in (
             "lengths_B",
             "number_B",
-            "words_B",
+            "features_B",
             "scores_BW",
             "tokens_BWT",
             "states_BW",

@@ -102,7 +102,7 @@ class EncoderDecoderBeamSearch(BeamSearch):
         cache: Any,
         sees: Sees | None = None,
         wanted_W: Tensor | None = None,
-        words_BT: Tensor | None = None,
+        features_BT: Tensor | None = None,
     ) -> Tensor:
         """See `BeamSearch.run_body`. All rows stand at the same positions: each began at one token."""
         states_BTH = self._words(ids_BT)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from modeling.generation.beam_search import BeamSearch
 from modeling.generation.encoder_decoder import EncoderDecoderBeamSearch
-from modeling.generation.whole_word_embedding import WholeWordEmbedding
+from modeling.generation.token_inputs import TokenInputs
 
 
 def beam_search_for(
@@ -17,15 +17,20 @@ def beam_search_for(
     *,
     end_tokens: Sequence[int],
     prefix: Sequence[int] = (),
-    whole_words: WholeWordEmbedding | None = None,
-    slots_SH: Tensor | None = None,
+    inputs: TokenInputs | None = None,
 ) -> BeamSearch:
-    """Return a beam search over a Hugging Face model for causal language modelling, or over an encoder-decoder one."""
+    """Return a beam search over a Hugging Face model for causal language modelling, or over an encoder-decoder one.
+
+    Raises:
+        ValueError: a prefix or inputs of its own were given for an encoder-decoder model.
+    """
     if getattr(cast(Any, model).config, "is_encoder_decoder", False):
+        if prefix or inputs is not None:
+            raise ValueError("an encoder-decoder model is searched without a prefix and with its own token embeddings")
         return EncoderDecoderBeamSearch(model, end_tokens=end_tokens)
     head = cast(Any, model).get_output_embeddings()
     body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
     return BeamSearch(
         body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix,
-        whole_words=whole_words, slots_SH=slots_SH,
+        inputs=inputs,
     )  # fmt: skip

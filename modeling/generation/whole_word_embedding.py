@@ -11,7 +11,12 @@ Shape legend: B rows, T tokens, V vocabulary, H width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
+
+from modeling.generation.token_inputs import TokenInputs
 
 WORDS = 512
 """Words that are told apart, as in P5; the later ones of a longer text count as the last."""
@@ -49,6 +54,31 @@ class WholeWordEmbedding(nn.Module):
     def later(self, words: Tensor, tokens: Tensor) -> Tensor:
         """The number of the last token's word where ``tokens`` [..., T] follow a text of ``words`` words [...]."""
         return (words + self.begins_V[tokens].sum(-1)).clamp(max=WORDS - 1)
+
+
+class WholeWordInputs(TokenInputs):
+    """Token embeddings with the vectors of whole words added; the feature of a token is the number of its word.
+
+    Args:
+        words: the vectors.
+    """
+
+    def __init__(self, words: WholeWordEmbedding) -> None:
+        self.words = words
+
+    def features(self, ids_BT: Tensor, prefix: Sequence[int] = ()) -> Tensor:
+        """The number of every token's word, those of the prefix counted."""
+        before = int(self.words.count(torch.tensor([tuple(prefix)], dtype=torch.long, device=ids_BT.device)))
+        return self.words.numbers(ids_BT, before)
+
+    def next_features(self, last_B: Tensor, written_BWT: Tensor) -> Tensor:
+        """The number of the newest token's word."""
+        return self.words.later(last_B[:, None], written_BWT)
+
+    def vectors(self, embedding: nn.Module, ids_BT: Tensor, features_BT: Tensor | None) -> Tensor:
+        """The two vectors of each token, added."""
+        found: Tensor = embedding(ids_BT) + self.words.table(features_BT)
+        return found
 
 
 def read(model: nn.Module, ids_BT: Tensor, words: WholeWordEmbedding | None) -> Tensor:

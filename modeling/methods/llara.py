@@ -43,6 +43,7 @@ from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Text
+from modeling.generation.token_inputs import SlotInputs
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, title_end
 from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
@@ -192,7 +193,7 @@ class LlaraGenerator(ItemGenerator):
             self._inputs.register_buffer("table_SH", slots())
         super().__init__(
             model, names, end=prompt.end, prefix=prompt.prefix, history_limit=history_limit, default=default,
-            longest=self._longest + 1, slots_SH=cast(Tensor, self._inputs.table_SH),
+            longest=self._longest + 1, inputs=SlotInputs(cast(Tensor, self._inputs.table_SH)),
         )  # fmt: skip
         self.prompt, self.slots, self.retriever, self.candidates = prompt, slots, retriever, candidates
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index.trie import TokenTrie
+from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import GenerationPrompt, GenerationSettings
 from modeling.generation.base import ItemIdentifiers
 from modeling.generation.beam_search import Paths
-from modeling.generation.whole_word_embedding import WholeWordEmbedding, read
+from modeling.generation.whole_word_embedding import WholeWordEmbedding, WholeWordInputs, read
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, trie_of
 from modeling.methods.p5_files import P5Record, Tasks, read_tasks, write_tasks
@@ -32,7 +33,8 @@ class P5Generator(TrieGenerator):
     """A `TrieGenerator` whose histories are prompts.
 
     Args:
-        model, names, paths, items, end, history_limit, default, whole_words: see `TrieGenerator`.
+        model, names, paths, items, end, history_limit, default: see `TrieGenerator`.
+        whole_words: vectors of words, where the model was trained with them.
         language: of the prompts.
         families: that it was trained on.
     """
@@ -53,11 +55,17 @@ class P5Generator(TrieGenerator):
     ) -> None:
         super().__init__(
             model, names, paths=paths, items=items, end=end, history_limit=history_limit, default=default,
-            whole_words=whole_words,
+            inputs=None if whole_words is None else WholeWordInputs(whole_words),
         )  # fmt: skip
-        self._closes = end
+        self._closes, self.whole_words = end, whole_words
         self.language, self.families = language, tuple(families)
         self.template = SERVED
+
+    @property
+    def networks(self) -> dict[Part, nn.Module]:
+        """The model, and the vectors of words."""
+        words = {} if self.whole_words is None else {Part.WHOLE_WORDS: self.whole_words}
+        return {**super().networks, **words}
 
     def worded(self, template: Template) -> P5Generator:
         """The same with another sequential prompt."""

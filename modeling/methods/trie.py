@@ -26,7 +26,7 @@ from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationS
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Paths, Text
 from modeling.generation.item_tokenizer import CodeTokenizer, ItemTokenizer
-from modeling.generation.whole_word_embedding import WholeWordEmbedding
+from modeling.generation.token_inputs import TokenInputs
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, trie_of
 
@@ -42,7 +42,7 @@ class TrieGenerator(ItemGenerator):
         end: the token that closes an item; every prompt begins with it too. None: names have one length.
         history_limit: newest items read.
         default: beams and tokens it was evaluated with.
-        whole_words: see `ItemGenerator`.
+        inputs: see `ItemGenerator`.
         renormalize: divide probabilities among the tokens that may follow, for a model that was trained so.
     """
 
@@ -56,14 +56,14 @@ class TrieGenerator(ItemGenerator):
         end: int | None,
         history_limit: int,
         default: GenerationSettings,
-        whole_words: WholeWordEmbedding | None = None,
+        inputs: TokenInputs | None = None,
         renormalize: bool = False,
     ) -> None:
         self._closing = () if end is None else (end,)
         longest = int(np.diff(names.tokens.offsets).max(initial=1)) + len(self._closing)
         super().__init__(
             model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest,
-            whole_words=whole_words,
+            inputs=inputs,
         )  # fmt: skip
         self.paths, self._items, self.renormalize = paths, items, renormalize
 

@@ -16,7 +16,7 @@ from service.http.errors import CODE_OF_STATUS, HttpError, NotAllowed, error_bod
 from service.http.middleware import RequestMiddleware, request_info
 from service.http.openapi import describe
 from service.http.path_ids import allowed_methods, readable
-from service.http.routes import artifacts, feedback, generative, items, operations, recommend, users
+from service.http.routes import artifacts, feedback, generative, items, operations, pages, recommend, users
 from service.http.routes.common import input_error
 from service.http.routing import Routes
 from service.http.starlette_adapter import App, Shortcut
@@ -36,17 +36,19 @@ def create_app(service: Service) -> App:
         title="anyo",
         version=project_version(),
         description=DESCRIPTION,
-        # Their pages load scripts from elsewhere; `/` and `/openapi.json` are served from here.
+        # Their pages load scripts from elsewhere; `/docs` and `/openapi.json` are routes of ours.
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,  # a route of ours
+        openapi_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
         # Metrics and logs are our own; FastAPI would look for OpenTelemetry's on every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    routers = [module.router for module in (recommend, generative, users, items, feedback, artifacts, operations)]
+    routers = [
+        module.router for module in (recommend, generative, users, items, feedback, artifacts, operations, pages)
+    ]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]

@@ -44,7 +44,7 @@ TAGS = {
     "items": "The catalog of an artifact.",
     "feedback": "What was taken after an answer, and what that says of the artifacts.",
     "artifacts": "What is loaded, loading and unloading, and which artifact answers what.",
-    "operations": "Probes, metrics, and the page for people.",
+    "operations": "Probes, metrics, and the pages for people.",
 }
 
 EVENT = {

@@ -36,6 +36,27 @@ def test_search_ignores_case_wants_every_word_and_gives_popular_titles_first(cat
         catalog.search("a", offset=-1)
 
 
+@pytest.mark.parametrize(
+    ("title", "query"),
+    [
+        ("Café", "cafe\u0301"),
+        ("Cafe\u0301", "CAFÉ"),
+        ("ガンダム", "ｶﾞﾝﾀﾞﾑ"),
+        ("ｶﾞﾝﾀﾞﾑ", "か\u3099ンダム".replace("か", "カ")),
+        ("Ｍａｔｒｉｘ", "matrix"),
+        ("matrix", "ＭＡＴＲＩＸ"),
+        ("东京　物语", "物语 东京"),
+        ("x² plan", "X2"),
+        ("İstanbul", "i\u0307stanbul"),
+        ("ΰ", "Ϋ\u0301"),
+    ],
+    ids=ascii,
+)
+def test_search_finds_a_title_in_any_form_of_its_characters(title, query):
+    catalog = Catalog(("a", "b"), (title, "other"), ((), ()), np.array([1, 2]), "train")
+    assert catalog.search(query) == [0]
+
+
 def test_popular_goes_down_with_ties_by_row_and_within_categories(catalog):
     assert catalog.popular().tolist() == [1, 0, 2, 3]
     assert catalog.popular(["Sci-Fi", "Drama"]).tolist() == [2, 3]

@@ -18,8 +18,8 @@ from modeling.backbone.loading import position_limit
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import GenerationSettings
 from modeling.generation.base import ItemGenerator
-from modeling.generation.beam_search import with_slots
 from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.generation.token_inputs import with_slots
 from modeling.methods.dense_scores import CollaborativeModel
 from modeling.methods.llara import (
     PLACEHOLDER,

@@ -78,6 +78,10 @@ class TasksSpec(Section):
         return self.families is None or any(family in self.families for family in families)
 
 
+SHARES = {family: TasksSpec.model_fields[family] for family in FAMILIES if family in TasksSpec.model_fields}
+"""The settings that say how many prompts of a family there are; the sequential one has no such setting."""
+
+
 def columns_of(dataset: Dataset) -> set[str]:
     """Columns of the interactions in which something stands."""
     return {name for name in dataset.columns.columns if dataset.columns[name].null_count() < dataset.n_interactions}
@@ -87,15 +91,14 @@ def families_of(spec: TasksSpec, dataset: Dataset) -> tuple[Family, ...]:
     """The families to train: those asked for, or all that the data set has the columns for.
 
     Raises:
-        RecipeError: one was asked for that the data set has not.
+        RecipeError: one was asked for that the data set has not, by name or by a share of its own.
     """
     known = columns_of(dataset)
     able = [family for family in FAMILIES if set(NEEDS[family]) <= known]
     if "review" in able and not usable("review", {"review", *known}):
         able.remove("review")
-    if spec.families is None:
-        return tuple(able)
-    for family in spec.families:
+    shared = [family for family, field in SHARES.items() if getattr(spec, family) not in (0, field.default)]
+    for family in (*(spec.families or ()), *shared):
         if family not in able:
             needed = " and ".join(NEEDS[family]) + (", with rating or summary" if family == "review" else "")
             raise RecipeError(
@@ -103,7 +106,7 @@ def families_of(spec: TasksSpec, dataset: Dataset) -> tuple[Family, ...]:
                 f"{', '.join(sorted(known)) or 'neither ratings nor reviews'}: families it can train are "
                 f"{', '.join(able)}"
             )
-    return tuple(family for family in FAMILIES if family in spec.families)
+    return tuple(family for family in FAMILIES if family in (able if spec.families is None else spec.families))
 
 
 def rating_values(split: Split) -> tuple[float, ...]:

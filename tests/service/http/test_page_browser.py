@@ -211,3 +211,27 @@ def test_the_page_needs_nothing_from_elsewhere(server: Process) -> None:
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
     for forbidden in ('src="', "@import", "url(", "innerHTML", "insertAdjacentHTML", "document.write"):
         assert forbidden not in answer.text, forbidden
+
+
+def test_the_description_is_shown_and_sends_requests_and_needs_no_other_host(browser: Browser, server: Process) -> None:
+    browser.open(server.url + "/docs")
+    browser.wait_for(count(".opblock") + " == 22", "every operation")
+    browser.evaluate("document.querySelector('#operations-items-items .opblock-summary-control').click()")
+    browser.wait_for(count("#operations-items-items .parameters") + " > 0", "the parameters of one")
+    assert browser.log == []
+    assert try_out(browser, "items-items").split()[0] == "200"
+    hosts = browser.evaluate("performance.getEntriesByType('resource').map(entry => new URL(entry.name).origin)")
+    assert len(hosts) >= 4 and set(hosts) == {server.url}
+    browser.evaluate("document.querySelector('#operations-artifacts-set_traffic .opblock-summary-control').click()")
+    refused = try_out(browser, "artifacts-set_traffic").split()[0]
+    assert refused in ("401", "403"), "the page opens nothing without a key"
+
+
+def try_out(browser: Browser, operation: str) -> str:
+    """Send the example of an operation that the page shows; the status of the answer as shown."""
+    for button in (".try-out__btn", ".execute"):
+        found = f"document.querySelector('#operations-{operation} {button}')"
+        browser.wait_for(f"!!{found}", button)
+        browser.evaluate(f"{found}.click()")
+    status = f"document.querySelector('#operations-{operation} .live-responses-table .response .response-col_status')"
+    return str(browser.wait_for(f"{status}?.innerText", "an answer"))

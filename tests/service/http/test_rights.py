@@ -38,7 +38,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
 # Written out once more, apart from the code: a route that is not here is one that needs an API key.
 PROBES = {"/livez", "/readyz"}
-OPEN = {*PROBES, "/", "/metrics", "/openapi.json"}
+OPEN = {*PROBES, "/", "/metrics", "/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
 ADMINS = {
     ("PUT", "/traffic"),
     *(("POST", f"/artifacts/{{name}}/{step}") for step in ("load", "unload", "activate")),

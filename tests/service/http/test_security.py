@@ -27,7 +27,7 @@ from service.settings.addresses import is_loopback
 from testing.fake_parts import item_id
 from testing.running import ROOT, Process, process, running
 
-OPEN_PATHS = {"/", "/livez", "/readyz", "/metrics", "/openapi.json"}
+OPEN_PATHS = {"/", "/docs", "/livez", "/readyz", "/metrics", "/openapi.json"}
 KEY, SECOND, ADMIN = "shop-key", "other-key", "admin-key"
 
 
@@ -57,7 +57,7 @@ async def test_every_endpoint_but_the_open_ones_asks_for_a_key() -> None:
                 continue
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized"), path
             assert answer.headers["www-authenticate"] == "Bearer"
-        for path in ("/metrics", "/", "/openapi.json"):
+        for path in ("/metrics", "/", "/openapi.json", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"):
             assert (await anyo.client.get(path)).status_code == 200
         assert (await anyo.client.get("/no/such/path")).status_code == 401
         assert anyo.metric("anyo_requests_total", endpoint="/recommend", recipe="none", status="401") == 1

@@ -17,8 +17,9 @@ from index import Catalog
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.base import ItemIdentifiers
-from modeling.generation.beam_search import BeamSettings, Text, with_slots
+from modeling.generation.beam_search import BeamSettings, Text
 from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.generation.token_inputs import with_slots
 from modeling.methods.base_generative import load_generative
 from modeling.methods.llara import ChoicePrompt, ItemVectorProjector, LlaraGenerator, exact_title, held_titles
 from modeling.spec import VectorPosition

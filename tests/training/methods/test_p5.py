@@ -280,6 +280,12 @@ def test_families_that_the_data_has_not_are_refused(ring: Dataset, tmp_path: Pat
                 seed=0,
                 console=QUIET,
             )
+        shared = cast(P5Settings, get_recipe("p5", [f"method.tasks.{family}=0.5"]).method).tasks
+        with pytest.raises(RecipeError, match=rf"task family '{family}' needs"):
+            families_of(shared, plain)
+        assert family in families_of(shared, ring)
+        none = cast(P5Settings, get_recipe("p5", [f"method.tasks.{family}=0"]).method).tasks
+        assert families_of(none, plain) == ("sequential", "direct")
 
 
 # -- the model --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Pages for people: recommendations at `/`, the interactive description of the API at `/docs`.
+
+Everything comes from here, nothing from another host. Of scripts and styles a page may run its own, known by their
+hashes, and those of Swagger UI, which a package brings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from service.http.openapi import shows
+from service.http.rights import Right, opened_by
+
+router = APIRouter(tags=["operations"])
+
+PAGES = Path(__file__).parent.parent / "page"
+LIBRARY = "fastapi_offline"
+"""The package that holds Swagger UI; it is looked into and not imported."""
+
+
+@router.get("/", responses=shows("text/html", "The page for people."), response_class=Response)
+@opened_by(Right.OPEN)
+async def page() -> Response:
+    """Return the page that lets a person compose a history and see recommendations."""
+    return _html(HTML, POLICY)
+
+
+@router.get("/docs", responses=shows("text/html", "Swagger UI."), response_class=Response)
+@opened_by(Right.OPEN)
+async def docs() -> Response:
+    """Return the interactive description of the API; what it sends needs the same keys as any other request."""
+    return _html(DOCS_HTML, DOCS_POLICY)
+
+
+@router.get("/docs/swagger-ui-bundle.js", include_in_schema=False)
+@opened_by(Right.OPEN)
+async def docs_script() -> Response:
+    """Return the script of Swagger UI."""
+    return _asset("swagger-ui-bundle.js", "text/javascript; charset=utf-8")
+
+
+@router.get("/docs/swagger-ui.css", include_in_schema=False)
+@opened_by(Right.OPEN)
+async def docs_style() -> Response:
+    """Return the style of Swagger UI."""
+    return _asset("swagger-ui.css", "text/css; charset=utf-8")
+
+
+def _html(content: bytes, policy: str) -> Response:
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return Response(content, media_type="text/html; charset=utf-8", headers=headers)
+
+
+def _asset(name: str, kind: str) -> Response:
+    return Response(_file_of_library(name), media_type=kind, headers={"cache-control": "max-age=86400"})
+
+
+@cache
+def _file_of_library(name: str) -> bytes:
+    """Return a file of Swagger UI, read once and when it is first asked for."""
+    found = importlib.util.find_spec(LIBRARY)
+    assert found is not None and found.origin is not None, f"{LIBRARY} is a dependency of anyo"
+    return (Path(found.origin).parent / "static" / name).read_bytes()
+
+
+def _page(name: str, files: str = "", images: str = "data:") -> tuple[bytes, str]:
+    """Return a page and a policy under which only its own script and style can run, whatever a title holds.
+
+    Args:
+        name: of the file.
+        files: source of scripts and styles beside the page's own; "": none.
+        images: their sources.
+    """
+    html = (PAGES / name).read_bytes()
+    allowed = {}
+    for tag in ("script", "style"):
+        found = re.search(rb"<%s>(.*?)</%s>" % (tag.encode(), tag.encode()), html, re.DOTALL)
+        assert found is not None, f"{name} has no <{tag}>"
+        own = base64.b64encode(hashlib.sha256(found.group(1)).digest()).decode()
+        allowed[tag] = f"'sha256-{own}'{files}"
+    policy = (
+        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "
+        f"img-src {images}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return html, policy
+
+
+HTML, POLICY = _page("index.html")
+DOCS_HTML, DOCS_POLICY = _page("docs.html", files=" 'self'")
