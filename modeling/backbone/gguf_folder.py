@@ -120,10 +120,11 @@ def _file_sha256(file: Path) -> str:
 
 def _convert(file: Path, target: Path) -> None:
     """Write tokenizer, config and weights; raises GgufError."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
+        place["config"] = AutoConfig.from_pretrained(str(file.parent), **place)  # each would read it again
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
         log.warning("backbone %s: read the tokenizer, now the weights", file.name)
         read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)

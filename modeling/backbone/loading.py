@@ -225,8 +225,8 @@ def load_text_model(
     revision: str | None = None,
     layers: int | None = None,
     download: bool = False,
-) -> nn.Module:
-    """The body that reads titles offline, in its native mode: encoders bidirectional, decoders causal.
+) -> tuple[nn.Module, BackboneInfo]:
+    """The body that reads titles offline, in its native mode (encoders bidirectional, decoders causal), and its facts.
 
     ``layers``: only the first so many; None: all.
 
@@ -242,8 +242,8 @@ def load_text_model(
         raise BackboneError(f"items.text_layer={layers}, but {source!r} has {config.num_hidden_layers} layers")
     attention: Literal["causal", "bidirectional"] = "bidirectional" if config.model_type in _ENCODERS else "causal"
     spec = BackboneSpec(source=source, revision=revision, attention=attention, layers=layers)
-    model, _ = load_backbone(spec, folder=files)
-    return model.requires_grad_(False)
+    model, info = load_backbone(spec, folder=files)
+    return model.requires_grad_(False), info
 
 
 def word_size(model: nn.Module) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from modeling.backbone.loading import (
 from modeling.encoder.item_tower import ItemTower, Whitening
 from modeling.encoder.pooling import POOLINGS, Pooling, pooling_of
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
-from modeling.encoder.title_reader import TitleReader
+from modeling.encoder.title_reader import TitleReader, read_or_reuse
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.spec import ModelSpec, PoolingSpec
 
@@ -39,12 +40,14 @@ class Sources:
     """Folders that stand in for the names in a ``ModelSpec`` (an artifact's own copies, a backbone made here).
 
     ``backbone_reads_titles``: ``backbone`` is as it was when it read the titles, neither tuned nor cut since.
+    ``vectors``: folder where the vectors of a catalog's titles are kept for the next run; None: they are not kept.
     """
 
     backbone: Folder | None = None
     text_backbone: Folder | None = None
     tokenizer: Folder | None = None
     backbone_reads_titles: bool = True
+    vectors: Path | None = None
     download: bool = False
     """Whether a hub may be asked for what a name stands for and is not on this machine."""
 
@@ -77,7 +80,7 @@ def read_titles(
     """The text tower's offline pass over the catalog; None for a model that uses no title vectors."""
     if not spec.needs_text_vectors:
         return None
-    raw = title_reader(spec, sources)(titles, progress=progress)
+    raw = read_or_reuse(title_reader(spec, sources), titles, sources.vectors, progress=progress)
     whitening = Whitening.fit(raw, spec.items.text_dim)
     return TextVectors(whitening(raw), whitening)
 
@@ -93,11 +96,13 @@ def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
     folder = sources.text_backbone or (sources.backbone if own else None)
     revision = spec.backbone.revision if spec.items.text_source is None else None  # another model has its own
     pieces = TextTokenizer(load_tokenizer(source, folder=folder, revision=revision, download=sources.download))
-    model = load_text_model(
+    model, info = load_text_model(
         source, folder=folder, revision=revision, layers=spec.items.text_layer, download=sources.download
     )
     pooling = pooling_of(PoolingSpec(kind=spec.items.text_pooling))
-    return TitleReader(model, pieces, wrap=_around_title(pieces, pooling, source), pooling=pooling)
+    return TitleReader(
+        model, pieces, wrap=_around_title(pieces, pooling, source), pooling=pooling, weights_sha256=info.sha256
+    )
 
 
 def _around_title(pieces: TextTokenizer, pooling: Pooling, source: str) -> tuple[list[int], list[int]]:

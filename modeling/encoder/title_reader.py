@@ -6,17 +6,27 @@ better (measured: docs/benchmarks/ablations.md). So the reader runs the first la
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
+from modeling.artifact.tensor_files import save_arrays
+from modeling.backbone.loading import TextTokenizer
 from modeling.encoder.pooling import Pooling, Spans, pooling_of
 from modeling.spec import PoolingSpec
+
+LAYOUT = 1
+"""Part of what vectors are kept under; to be raised when titles are read otherwise."""
 
 
 class TitleReader:
@@ -28,27 +38,40 @@ class TitleReader:
         wrap: special tokens around a text (before, after); they are pooled too.
         limit: tokens of a title that are read.
         pooling: of the states of a title.
+        weights_sha256: of the files that the model comes from; None where it comes from none.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        tokenize: Callable[[Sequence[str]], list[list[int]]],
+        tokenize: TextTokenizer,
         *,
         wrap: tuple[Sequence[int], Sequence[int]] = ((), ()),
         limit: int = 48,
         pooling: Pooling | None = None,
+        weights_sha256: str | None = None,
     ) -> None:
         self._model = model.eval()
         self._tokenize = tokenize
         self._before, self._after = list(wrap[0]), list(wrap[1])
         self._limit = limit
         self._pooling = pooling or pooling_of(PoolingSpec(kind="mean"))
+        self._weights_sha256 = weights_sha256
 
     @property
     def model(self) -> nn.Module:
         """The text backbone."""
         return self._model
+
+    def digest(self, titles: Sequence[str]) -> str | None:
+        """Hash of all that decides the vectors of these titles; None where that is not known."""
+        if self._weights_sha256 is None:
+            return None
+        layers = int(cast(Any, self._model.config).num_hidden_layers)
+        ids = [piece[: self._limit] for piece in self._tokenize(titles)]
+        around = [self._before, self._after]
+        decides = [LAYOUT, self._weights_sha256, layers, self._pooling.spec.model_dump(), around, ids]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     @torch.inference_mode()
     def __call__(
@@ -74,6 +97,32 @@ class TitleReader:
             out[rows] = F.normalize(pooled_BH, dim=-1).cpu().numpy()
             progress(len(rows))
         return out
+
+
+def read_or_reuse(
+    reader: TitleReader,
+    titles: Sequence[str],
+    folder: Path | None,
+    *,
+    progress: Callable[[int], object] = lambda done: None,
+) -> NDArray[np.float32]:
+    """Vectors of ``titles`` [N, C]: those that an earlier run left in ``folder``, else read now and left there."""
+    digest = reader.digest(titles) if folder is not None else None
+    if folder is None or digest is None:
+        return reader(titles, progress=progress)
+    file = folder / f"titles-{digest[:24]}.safetensors"
+    if file.is_file():
+        progress(len(titles))
+        return np.asarray(load_file(file)["vectors"], np.float32)
+    vectors_NC = reader(titles, progress=progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = file.with_name(f".{file.name}.writing-{os.getpid()}")
+    try:
+        save_arrays({"vectors": vectors_NC}, work)
+        work.replace(file)
+    finally:
+        work.unlink(missing_ok=True)
+    return vectors_NC
 
 
 def _whole(mask_BT: Tensor) -> Spans:

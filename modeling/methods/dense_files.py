@@ -133,7 +133,8 @@ def _store_text_backbone(place: Folder, spec: ModelSpec, target: Path) -> None:
     """Of the model that reads titles what reading them needs: all files, or the first layers."""
     target.mkdir(parents=True)
     if spec.items.text_layer is not None:
-        save_pretrained(load_text_model(spec.text_backbone, folder=place, layers=spec.items.text_layer), target)
+        body, _ = load_text_model(spec.text_backbone, folder=place, layers=spec.items.text_layer)
+        save_pretrained(body, target)
         _copy_tokenizer(place, spec.text_backbone, target)
         return
     files = files_of(place)
