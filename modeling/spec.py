@@ -115,6 +115,9 @@ class BackboneSpec(Section):
         return self.source == OWN_TRANSFORMER
 
 
+PoolingKind = Literal["last", "eos", "mean", "weighted_mean", "cls", "last_n"]
+
+
 class PoolingSpec(Section):
     """How the states of a history become one: see `modeling.encoder.pooling`.
 
@@ -123,7 +126,7 @@ class PoolingSpec(Section):
     ``last_n``: mean over the last ``count`` of them.
     """
 
-    kind: Literal["last", "eos", "mean", "weighted_mean", "cls", "last_n"] = "last"
+    kind: PoolingKind = "last"
     count: int = Field(4, ge=1, description="positions that are averaged, last_n only")
 
 
@@ -168,7 +171,13 @@ class ItemsSpec(Section):
     dim: int = Field(128, ge=2)
     normalize: bool = Field(True, description="score = cosine; the trained scale only sharpens the softmax")
     text_source: str | None = Field(
-        None, description="backbone whose mean-pooled states are the title vectors; None: the recipe's own"
+        None, description="backbone whose pooled states are the title vectors; None: the recipe's own"
+    )
+    text_layer: int | None = Field(
+        None, ge=1, description="layers of that backbone that are run, the rest is not loaded; None: all"
+    )
+    text_pooling: PoolingKind = Field(
+        "mean", description="which states of a title are its vector, as pooling.kind; special tokens are among them"
     )
     text_dim: int = Field(384, ge=2, description="whitened title vectors keep at most this many dimensions")
 

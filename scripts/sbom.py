@@ -23,10 +23,10 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 
 from scripts.licences import installed, licence_of, listed, normal
-from scripts.setup import ROOT
+from scripts.setup import ALONE, ROOT
 
 OUT = ROOT / "dist" / "anyo.cdx.json"
-ANYO_EXTRAS = ("", "cpu", "docs", "gpu", "minilm", "otel", "s3", "dev")
+ANYO_EXTRAS = ("", "cpu", "docs", "gpu", "minilm", "otel", "s3", "smollm2", "dev")
 LOCAL = re.compile(r"\+.*$")  # 2.13.0+cpu: the build is no part of the release that advisories name
 
 
@@ -78,7 +78,8 @@ def make_bom() -> Bom:
     for name, part in parts.items():
         bom.components.add(part)
         bom.register_dependency(part, [parts[each] for each in requirements_of(found[name], parts) if each != name])
-    bom.register_dependency(root, [parts[each] for each in requirements_of(found["anyo"], parts, ANYO_EXTRAS)])
+    needed = {*requirements_of(found["anyo"], parts, ANYO_EXTRAS), *(set(ALONE.values()) & parts.keys())}
+    bom.register_dependency(root, [parts[each] for each in sorted(needed)])
     return bom
 
 

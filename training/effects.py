@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from modeling.backbone.sources import NAMED, is_path
 from modeling.encoder.capabilities import capabilities_of
 
 Recipe = Any
@@ -78,11 +78,7 @@ def _instructed(recipe: Recipe) -> bool:
 
 def _whole_name(recipe: Recipe) -> bool:
     """Whether a backbone is found by name, on a hub."""
-    return _language_model(recipe) and recipe.backbone.source not in ("tiny", "minilm") and not _folder(recipe)
-
-
-def _folder(recipe: Recipe) -> bool:
-    return Path(recipe.backbone.source).is_dir()
+    return _language_model(recipe) and recipe.backbone.source not in NAMED and not is_path(recipe.backbone.source)
 
 
 def _reads_title_vectors(recipe: Recipe) -> bool:
@@ -110,6 +106,10 @@ CODES = Effect("history.form='codes'", _codes)
 OWN = Effect("backbone.source='none'", lambda recipe: recipe.backbone.own)
 LORA = Effect("adapter.kind='lora'", lambda recipe: recipe.adapter.kind == "lora")
 DENSE_LANGUAGE_MODEL = Effect("a language model as user encoder", _dense_language_model)
+TITLE_VECTORS = Effect(
+    "title vectors: items.tower 'text' or 'both', history.form='compressed', or codes made from titles",
+    lambda recipe: _reads_title_vectors(recipe) or _title_codes(recipe),
+)
 ENCODER_DECODER = Effect(
     "backbone.kind='encoder-decoder'", lambda recipe: _codes(recipe) and recipe.backbone.kind == "encoder-decoder"
 )
@@ -161,10 +161,9 @@ EFFECTS: dict[str, Effect] = {
     "items.tower": DENSE,
     "items.dim": DENSE,
     "items.normalize": DENSE,
-    "items.text_source": Effect(
-        "title vectors: items.tower 'text' or 'both', history.form='compressed', or codes made from titles",
-        lambda recipe: _reads_title_vectors(recipe) or _title_codes(recipe),
-    ),
+    "items.text_source": TITLE_VECTORS,
+    "items.text_layer": TITLE_VECTORS,
+    "items.text_pooling": TITLE_VECTORS,
     "items.text_dim": Effect(
         "a user encoder with items.tower 'text' or 'both', or history.form='compressed'", _reads_title_vectors
     ),

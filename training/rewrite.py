@@ -19,7 +19,7 @@ from index.spec import changed
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import AnyCase, GoldenCase, write_golden
 from modeling.artifact.manifest import ArtifactError, Manifest, read_manifest, seal
-from modeling.artifact.sources import neutral_recipe
+from modeling.backbone.sources import neutral_recipe
 from modeling.encoder.build import Sources
 from modeling.methods import load, method_of
 from modeling.methods.dense import check_vectors

@@ -122,19 +122,20 @@ def _learned(fitted: Trained, options: RunOptions) -> Trained:
 
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
-    """Backbones made here: ``tiny`` is trained (or found) beside the artifact."""
+    """What is made here and kept beside the artifact: ``tiny``, which is trained or found, and vectors of titles."""
+    made = options.out.absolute().parent / ".backbones"
     user, text = recipe.backbone.source == TINY, recipe.needs_text_vectors and recipe.text_backbone == TINY
     if not user and not text:
-        return Sources(download=True)
+        return Sources(vectors=made, download=True)
     folder = ensure_tiny(
         split.dataset.titles,
         split.dataset.categories,
         split.train_rows(),
-        cache=options.out.absolute().parent / ".backbones",
+        cache=made,
         seed=options.seed,
         console=console,
     )
-    return Sources(folder if user else None, folder if text and not user else None, download=True)
+    return Sources(folder if user else None, folder if text and not user else None, vectors=made, download=True)
 
 
 def _precision(options: RunOptions, console: Console) -> Settled:

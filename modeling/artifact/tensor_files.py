@@ -71,13 +71,16 @@ def compare_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
                 raise _differs(path, name)
 
 
-def save_pretrained(model: nn.Module, folder: Path) -> None:
+def save_pretrained(model: nn.Module, folder: Path, *, shard: str | None = None) -> None:
     """Write a Hugging Face model in its own format; what is read back equals the weights that have the same name.
+
+    ``shard``: at most so much in a file, as transformers spells it (``64MB``); None: its default.
 
     Raises:
         TensorFileError: the written files hold something else.
     """
-    cast(Any, model).save_pretrained(str(folder), safe_serialization=True)
+    sizes = {} if shard is None else {"max_shard_size": shard}
+    cast(Any, model).save_pretrained(str(folder), safe_serialization=True, **sizes)
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

@@ -81,3 +81,11 @@ class DataTokens:
         state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in self._control]
         state["truncation"] = state["padding"] = None
         return Tokenizer.from_str(json.dumps(state))
+
+
+def needs_leading_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer is byte-level and leaves the beginning of a text as it is."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    found = json.loads(backend.to_str())["pre_tokenizer"] if backend is not None else None
+    steps = (found or {}).get("pretokenizers", [found])
+    return any(step["type"] == "ByteLevel" and not step["add_prefix_space"] for step in steps if step)

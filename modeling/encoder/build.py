@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,11 +23,12 @@ from modeling.backbone.loading import (
     load_tokenizer,
     position_limit,
 )
-from modeling.encoder.item_tower import ItemTower, TitleReader, Whitening
-from modeling.encoder.pooling import POOLINGS
+from modeling.encoder.item_tower import ItemTower, Whitening
+from modeling.encoder.pooling import POOLINGS, Pooling, pooling_of
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
+from modeling.encoder.title_reader import TitleReader, read_or_reuse
 from modeling.encoder.user_encoder import UserEncoder
-from modeling.spec import ModelSpec
+from modeling.spec import ModelSpec, PoolingSpec
 
 LONGEST_PROMPT = 2048
 SEPARATOR = ";"
@@ -38,12 +40,14 @@ class Sources:
     """Folders that stand in for the names in a ``ModelSpec`` (an artifact's own copies, a backbone made here).
 
     ``backbone_reads_titles``: ``backbone`` is as it was when it read the titles, neither tuned nor cut since.
+    ``vectors``: folder where the vectors of a catalog's titles are kept for the next run; None: they are not kept.
     """
 
     backbone: Folder | None = None
     text_backbone: Folder | None = None
     tokenizer: Folder | None = None
     backbone_reads_titles: bool = True
+    vectors: Path | None = None
     download: bool = False
     """Whether a hub may be asked for what a name stands for and is not on this machine."""
 
@@ -76,20 +80,40 @@ def read_titles(
     """The text tower's offline pass over the catalog; None for a model that uses no title vectors."""
     if not spec.needs_text_vectors:
         return None
-    raw = title_reader(spec, sources)(titles, progress=progress)
+    raw = read_or_reuse(title_reader(spec, sources), titles, sources.vectors, progress=progress)
     whitening = Whitening.fit(raw, spec.items.text_dim)
     return TextVectors(whitening(raw), whitening)
 
 
 def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
-    """The text backbone of a model, ready to read titles."""
+    """The text backbone of a model, ready to read titles.
+
+    Raises:
+        BackboneError: it is not found, has fewer layers than are asked for, or not the token that is pooled.
+    """
     source = spec.text_backbone
     own = spec.items.text_source is None and sources.backbone_reads_titles
     folder = sources.text_backbone or (sources.backbone if own else None)
     revision = spec.backbone.revision if spec.items.text_source is None else None  # another model has its own
     pieces = TextTokenizer(load_tokenizer(source, folder=folder, revision=revision, download=sources.download))
-    model = load_text_model(source, folder=folder, revision=revision, download=sources.download)
-    return TitleReader(model, pieces, wrap=pieces.wrap)
+    model, info = load_text_model(
+        source, folder=folder, revision=revision, layers=spec.items.text_layer, download=sources.download
+    )
+    pooling = pooling_of(PoolingSpec(kind=spec.items.text_pooling))
+    return TitleReader(
+        model, pieces, wrap=_around_title(pieces, pooling, source), pooling=pooling, weights_sha256=info.sha256
+    )
+
+
+def _around_title(pieces: TextTokenizer, pooling: Pooling, source: str) -> tuple[list[int], list[int]]:
+    """Special tokens before and after a title: those of every text, and one that is pooled; raises BackboneError."""
+    before = pieces.ends[0] if pooling.needs_begin else pieces.wrap[0]
+    after = pieces.ends[1] if pooling.needs_end else pieces.wrap[1]
+    if (pooling.needs_begin and not before) or (pooling.needs_end and not after):
+        raise BackboneError(
+            f"items.text_pooling={pooling.spec.kind!r} reads a special token, and the tokenizer of {source!r} has none"
+        )
+    return before, after
 
 
 def build_model(

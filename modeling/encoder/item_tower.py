@@ -1,15 +1,14 @@
 """The item tower: one vector an item, from a trained id table, a linear map of whitened title vectors, or both.
 
-Title vectors are read once, offline, by a text backbone (mean of its last states, length one) and whitened: raw
+Title vectors are read once, offline, by a text backbone (`modeling.encoder.title_reader`) and whitened: raw
 language-model vectors share one large common direction that would dominate every inner product.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,61 +41,6 @@ class Whitening:
     def __call__(self, vectors_NC: NDArray[np.float32]) -> NDArray[np.float32]:
         white: NDArray[np.float32] = ((vectors_NC - self.mean_C) @ self.map_CD).astype(np.float32)
         return white
-
-
-class TitleReader:
-    """Reads titles into unit vectors [N, C]: mean over the tokens of the last states of a text backbone.
-
-    Args:
-        model: a Hugging Face body; an encoder in its native (bidirectional) mode, or a causal decoder.
-        tokenize: text to token ids without special tokens.
-        wrap: special tokens the model expects around a text (before, after).
-        limit: tokens of a title that are read.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenize: Callable[[Sequence[str]], list[list[int]]],
-        *,
-        wrap: tuple[Sequence[int], Sequence[int]] = ((), ()),
-        limit: int = 48,
-    ) -> None:
-        self._model = model.eval()
-        self._tokenize = tokenize
-        self._before, self._after = list(wrap[0]), list(wrap[1])
-        self._limit = limit
-
-    @property
-    def model(self) -> nn.Module:
-        """The text backbone."""
-        return self._model
-
-    @torch.inference_mode()
-    def __call__(
-        self, titles: Sequence[str], *, batch: int = 64, progress: Callable[[int], object] = lambda done: None
-    ) -> NDArray[np.float32]:
-        """Vectors of ``titles`` in their order; near-equal lengths share a batch."""
-        ids = [self._before + piece[: self._limit] + self._after for piece in self._tokenize(titles)]
-        ids = [piece or [0] for piece in ids]
-        order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
-        hidden = int(cast(Any, self._model.config).hidden_size)
-        out = np.zeros((len(ids), hidden), np.float32)
-        device = next(self._model.parameters()).device
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            width = max(len(ids[n]) for n in rows)
-            tokens_BT = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-            mask_BT = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-            for place, n in enumerate(rows):
-                tokens_BT[place, : len(ids[n])] = torch.as_tensor(ids[n])
-                mask_BT[place, : len(ids[n])] = 1
-            states_BTH = self._model(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state.float()
-            weights = mask_BT[..., None].float()
-            mean_BH = (states_BTH * weights).sum(1) / weights.sum(1)
-            out[rows] = F.normalize(mean_BH, dim=-1).cpu().numpy()
-            progress(len(rows))
-        return out
 
 
 class ItemTower(nn.Module):

@@ -24,8 +24,8 @@ from modeling.artifact.manifest import (
     validated,
 )
 from modeling.artifact.sizes import check_catalog_size
-from modeling.artifact.sources import neutral_recipe
 from modeling.artifact.verified import Files, Folder
+from modeling.backbone.sources import neutral_recipe
 from modeling.encoder.build import Sources
 from modeling.inference.int8_linear import Precision
 from modeling.methods.base import LoadContext, Method, Record, Shape

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import nn
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import GOLDEN_TOLERANCE
 from modeling.artifact.manifest import MANIFEST, Manifest, on_device
-from modeling.artifact.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.artifact.tensor_files import save_arrays, save_pretrained, save_tensors
 from modeling.artifact.verified import Files, Folder, files_of
 from modeling.backbone.adapters import adapter_of
-from modeling.backbone.loading import load_backbone, load_tokenizer
+from modeling.backbone.loading import load_backbone, load_text_model, load_tokenizer
+from modeling.backbone.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, state_of
 from modeling.encoder.capabilities import capabilities_of
 from modeling.encoder.item_tower import Whitening
@@ -106,7 +107,7 @@ def _write_backbone(model: Model, folder: Path) -> None:
     if text is None and spec.items.text_source is None and not stored_backbone_reads_titles(spec):
         text = model.sources.backbone or local_folder(spec.backbone.source)
     if spec.needs_text_vectors and text is not None and not spec.backbone.own:
-        _copy_folder(text, folder / "parts" / "text_backbone")
+        _store_text_backbone(text, spec, folder / "parts" / "text_backbone")
 
 
 def stores_backbone(spec: ModelSpec, sources: Sources) -> bool:
@@ -120,7 +121,7 @@ def stored_backbone_reads_titles(spec: ModelSpec) -> bool:
     return (
         not adapter_of(spec.adapter.kind).tunes_backbone
         and not spec.backbone.random_weights
-        and spec.backbone.layers is None
+        and (spec.backbone.layers is None or (spec.items.text_layer or sys.maxsize) <= spec.backbone.layers)
     )
 
 
@@ -128,9 +129,15 @@ def _copy_tokenizer(folder: Folder | None, source: str, target: Path) -> None:
     load_tokenizer(source, folder=folder).save_pretrained(str(target))
 
 
-def _copy_folder(source: Folder, target: Path) -> None:
+def _store_text_backbone(place: Folder, spec: ModelSpec, target: Path) -> None:
+    """Of the model that reads titles what reading them needs: all files, or the first layers."""
     target.mkdir(parents=True)
-    files = files_of(source)
+    if spec.items.text_layer is not None:
+        body, _ = load_text_model(spec.text_backbone, folder=place, layers=spec.items.text_layer)
+        save_pretrained(body, target)
+        _copy_tokenizer(place, spec.text_backbone, target)
+        return
+    files = files_of(place)
     for name in files.names():
         if "/" not in name and Path(name).suffix in {".json", ".safetensors", ".txt", ".model"}:
             files.copy(name, target / name)
@@ -155,7 +162,7 @@ def store_backbones(folder: Path, manifest: Manifest, sources: Sources) -> Manif
         if text is None and spec.items.text_source is None and not stored_backbone_reads_titles(spec):
             text = place
     if spec.needs_text_vectors and text is not None and not (folder / "parts" / "text_backbone").exists():
-        _copy_folder(text, folder / "parts" / "text_backbone")
+        _store_text_backbone(text, spec, folder / "parts" / "text_backbone")
     backbone = record.backbone.model_copy(update={"source": neutral(record.backbone.source), "stored": stored})
     record = record.model_copy(update={"backbone": backbone, "model": neutral_spec(spec)})
     return manifest.with_record(record).model_copy(update={"recipe_data": neutral_recipe(manifest.recipe_data)})

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from index import Catalog
 from modeling.artifact.manifest import SCHEMA, check_files, read_manifest, seal
-from modeling.artifact.sources import neutral, weights_sha256
+from modeling.backbone.sources import neutral
+from modeling.backbone.weights_hash import weights_sha256
 from modeling.encoder.build import Sources
 from modeling.methods.dense import ArtifactError, check_golden, load_artifact, read_dense
 from service.artifacts.loading import open_artifact

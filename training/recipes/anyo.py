@@ -19,7 +19,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
     none of it inside the backbone (on the demo .1 there learns as well and takes longer).
     The last ten items are in the user's vector themselves, so that what is near them need not be learned.
     """
-    tiny = backbone == "tiny"
+    tiny, smollm2 = backbone == "tiny", backbone == "smollm2"
     dropout = 0.2 if tiny else 0.5
     rate = 2e-3 if tiny else 1e-3
     return Recipe(
@@ -28,18 +28,24 @@ def recipe(backbone: str = "minilm") -> Recipe:
         source="ID injection after E4SRec (Li et al. 2024), softmax over all items",
         history=HistorySpec(form="compressed", limit=50, id_dropout=0.05, dropout=dropout),
         backbone=BackboneSpec(
-            source=backbone, layers=3 if backbone == "minilm" else None, dropout=0.0 if tiny else 0.1
+            source=backbone, layers={"minilm": 3, "smollm2": 8}.get(backbone), dropout=0.0 if tiny else 0.1
         ),
         adapter=AdapterSpec(kind="lora", rank=16, alpha=32),
         projector=ProjectorSpec(kind="linear", residual=True, recent=10, dropout=dropout),
-        items=ItemsSpec(tower="both", dim=128, normalize=True),
+        items=ItemsSpec(
+            tower="both",
+            dim=128,
+            normalize=True,
+            text_layer=10 if smollm2 else None,
+            text_pooling="weighted_mean" if smollm2 else "mean",
+        ),
         method=DenseSettings(objective=ObjectiveSpec(kind="full")),
         optimizer=OptimizerSpec(
             rate=rate,
             backbone_rate=rate,
             schedule="cosine",
             warmup=0.05,
-            epochs=12 if tiny else 20,
+            epochs=12 if tiny else 4 if smollm2 else 20,
             patience=5,
             average_epochs=1,
         ),

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import file_sha256
-from modeling.artifact.sources import weights_sha256
+from modeling.backbone.weights_hash import weights_sha256
 from modeling.encoder.build import Model
 from modeling.methods.dense import (
     ArtifactError,

@@ -72,7 +72,7 @@ def random_writer(
         model.eval().requires_grad_(False),
         ItemIdentifiers(tokens, np.argsort(-popularity_N, kind="stable"), spelling),
         prompt=InstructionPrompt.of(tokenizer, "items chosen", END),
-        space=TitleSpace.of_catalog(load_text_model(str(folder)), tokens, []),
+        space=TitleSpace.of_catalog(load_text_model(str(folder))[0], tokens, []),
         popularity_N=popularity_N,
         history_limit=4,
         default=GenerationSettings(3, LIMIT + 2),
@@ -131,7 +131,7 @@ def test_a_titles_vector_is_the_base_models_last_state_alone_and_in_any_batch(
     backbone_folder: Folder, architecture: str
 ) -> None:
     writer = random_writer(backbone_folder(architecture))
-    body = load_text_model(str(backbone_folder(architecture)))
+    body = load_text_model(str(backbone_folder(architecture)))[0]
     for row in range(len(TITLES)):
         tokens = writer.names.tokens[row].tolist()
         with torch.inference_mode():
@@ -161,7 +161,7 @@ def test_a_text_that_is_no_title_goes_to_the_nearest_and_says_how_far(
     writer = random_writer(backbone_folder("qwen3"))
     says(writer, "red rug of the garden", monkeypatch)
     (written,) = writer.write([writer.prepare([3])], [ListQuery(12)])
-    body = load_text_model(str(backbone_folder("qwen3")))
+    body = load_text_model(str(backbone_folder("qwen3")))[0]
     tokens = writer.spelling.tokenizer("red rug of the garden")["input_ids"]
     with torch.inference_mode():
         vector = cast(Any, body)(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1].numpy()
@@ -346,7 +346,7 @@ def test_weights_can_be_chosen_anew(trained: Path, sasrec: Path, ring: Dataset, 
 
 def test_training_leaves_the_base_model_that_grounds_as_it_was(trained: Path, backbone_folder: Folder) -> None:
     artifact = loaded(trained)
-    base = load_text_model(str(backbone_folder("qwen3"))).state_dict()
+    base = load_text_model(str(backbone_folder("qwen3")))[0].state_dict()
     found = artifact.model.space.body.state_dict()
     assert base.keys() == found.keys() and all(torch.equal(base[name], found[name]) for name in base)
     tuned = artifact.model.model.state_dict()

@@ -1,42 +1,50 @@
 """Names of backbones that mean the same on every machine; a local folder has none, so an artifact carries its content.
 
-A recipe may name a folder. In an artifact that folder becomes a label, its name and the beginning of its weights' hash,
-and its content lies in the artifact: a path says nothing on another machine and something about this one.
+A recipe may name a folder or a GGUF file. In an artifact it becomes a label, its name and the beginning of its weights'
+hash, and its content lies in the artifact: a path says nothing on another machine and something about this one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
+from modeling.backbone.gguf_folder import CARRIERS, folder_of, is_gguf
+from modeling.backbone.weights_hash import weights_sha256
 from modeling.spec import ModelSpec
 
 LABEL = "folder:"
-NAMED = frozenset({"none", "tiny", "minilm"})
+NAMED = frozenset({"none", "tiny", "minilm", *CARRIERS})
 
 
 def local_folder(source: str | None) -> Path | None:
-    """The folder that a source is; None for a name, or a folder that is not there."""
+    """The folder that a source is, or that is made from its GGUF file; None for a name, or what is not there.
+
+    Raises:
+        GgufError: no folder can be made from the file.
+    """
     if source is None or source in NAMED or source.startswith(LABEL):
         return None
     path = Path(source).expanduser()
+    if is_gguf(source) and path.is_file():
+        return folder_of(path)
     return path if path.is_dir() else None
 
 
 def is_path(source: str | None) -> bool:
-    """Whether a source can only be a folder of some machine: it begins as a path does, or the folder is here."""
+    """Whether a source can only be a folder or file of some machine: written as a path, or a folder that is here."""
     if source is None or source in NAMED or source.startswith(LABEL):
         return False
-    return source.startswith(("/", ".", "~", "\\")) or source[1:3] in (":\\", ":/") or local_folder(source) is not None
+    begins = source.startswith(("/", ".", "~", "\\")) or source[1:3] in (":\\", ":/")
+    return begins or is_gguf(source) or local_folder(source) is not None
 
 
 def neutral(source: str) -> str:
-    """A source as an artifact names it: ``folder:NAME@HASH`` for a local folder, any other as it is."""
+    """A source as an artifact names it: ``folder:NAME@HASH`` for a local folder or file, any other as it is."""
     if not is_path(source):
         return source
-    folder = local_folder(source)
-    name = (folder.resolve() if folder else Path(source.replace("\\", "/"))).name
+    folder, path = local_folder(source), Path(source.replace("\\", "/"))
+    name = (folder.resolve() if folder and not is_gguf(source) else path).name
     return f"{LABEL}{name}@{weights_sha256(folder)[:12]}" if folder else f"{LABEL}{name}"
 
 
@@ -55,14 +63,3 @@ def neutral_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value := (found.get(slot) or {}).get(name), str):
             found[slot] = {**found[slot], name: neutral(value)}
     return found
-
-
-def weights_sha256(folder: Path) -> str:
-    """Of the safetensors files of a folder, names included."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
