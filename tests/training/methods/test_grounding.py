@@ -64,7 +64,7 @@ def random_writer(
     folder: Path, titles: list[str] = TITLES, *, popularity: list[int] | None = None, **parts: Any
 ) -> BigRecGenerator:
     """An untrained writer of `titles`; its base model is the same network."""
-    model, tokenizer = load_writer(small(folder), None)
+    model, tokenizer, _ = load_writer(small(folder), None)
     spelling = TitleTokenizer(tokenizer, LIMIT)
     tokens = spelling.spell(titles, END)
     popularity_N = np.array(popularity or range(len(titles), 0, -1))
