@@ -173,8 +173,11 @@ class TokenSettings(GenerativeSettings):
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """States are kept where layers are frozen."""
-        return {"kept_states": Effect("adapter.layers", lambda recipe: recipe.adapter.layers is not None)}
+        """States are kept where layers are frozen; an encoder-decoder has a window for every target."""
+        return {
+            "kept_states": Effect("adapter.layers", lambda recipe: recipe.adapter.layers is not None),
+            "sequences": Effect("backbone.kind='decoder'", lambda recipe: recipe.backbone.kind == "decoder"),
+        }
 
     def check_kept(self, recipe: Recipe) -> None:
         """What is kept must be the same in every step; raises ``ValueError``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -103,4 +103,4 @@ def read_tuned(
         )
     twin, adapter = untuned_twin(base), adapter_of(spec.kind)
     tuned = adapter.merge(adapter.load(base, context.files.below(ADAPTER), spec))
-    return cast(nn.Module, tuned.to(dtype)), twin.to(dtype)
+    return tuned.to(dtype), twin.to(dtype)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from modeling.artifact.atomic import replaced_folder
@@ -46,8 +47,6 @@ class KeptStates:
     """
 
     def __init__(self, folder: Path) -> None:
-        from safetensors.numpy import load_file
-
         arrays = load_file(folder / TEXTS)
         self._starts = {key.tobytes(): int(start) for key, start in zip(arrays["keys"], arrays["starts"], strict=True)}
         self._states_PH = np.load(folder / STATES, mmap_mode="r")

@@ -403,7 +403,12 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize(
     "file",
-    ["title_space.safetensors", "grounding/model.safetensors", "parts/collaborative/manifest.json", "golden.json"],
+    [
+        "title_space.safetensors",
+        "adapter/adapter_model.safetensors",
+        "parts/collaborative/manifest.json",
+        "golden.json",
+    ],
 )
 def test_a_part_that_is_altered_or_gone_is_refused(trained: Path, tmp_path: Path, file: str) -> None:
     for way in ("gone", "flipped"):

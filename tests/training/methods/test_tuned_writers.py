@@ -26,8 +26,8 @@ from modeling.generation.api import ListQuery
 from modeling.generation.factory import decoder_of
 from modeling.methods import load
 from modeling.spec import AdapterSpec
-from service.artifacts.loading import LoadedGenerative, open_artifact
-from service.artifacts.memory import total_bytes
+from service.artifacts.loading import LoadedArtifact, LoadedGenerative, open_artifact
+from service.artifacts.memory import SMALLEST_SHARED, total_bytes
 from testing.datasets import write_dataset
 from testing.models import backbone_folder
 from training.data.dataset import Dataset, read_dataset
@@ -141,6 +141,22 @@ def test_a_local_folder_is_stored_once_and_two_artifacts_share_it_in_memory(
     assert total_bytes([each.pieces for each in parts]) == total_bytes([parts[0].pieces])
 
 
+def test_a_dense_and_a_generative_artifact_of_one_base_have_it_in_memory_once(
+    tuned: Path, named: Path, ring: Dataset, tmp_path: Path
+) -> None:
+    """What neither adapter changes: the word vectors and the frozen layer."""
+    recipe = get_recipe("anyo", ["optimizer.epochs=1", "items.dim=16", "adapter.layers=1"], backbone="shop/llama")
+    run(recipe, ring, RunOptions(out=tmp_path / "dense"), QUIET)
+    parts = [open_artifact(folder, "cpu") for folder in (tmp_path / "dense", tuned)]
+    assert isinstance(parts[0], LoadedArtifact) and isinstance(parts[1], LoadedGenerative)
+    read = cast(Any, parts[0].encoder).backbone.state_dict()
+    for name, weight in cast(Any, parts[1].model).space.body.state_dict().items():
+        if "embed" in name or ("layers.0" in name and weight.nbytes >= SMALLEST_SHARED):
+            assert weight.data_ptr() == read[name].data_ptr(), name
+    alone = [total_bytes([each.pieces]) for each in parts]
+    assert total_bytes([each.pieces for each in parts]) <= sum(alone) - read["embed_tokens.weight"].nbytes
+
+
 def training_of(recipe: Recipe, ring: Dataset, work: Path) -> tuple[GenerativeTraining[Any], NextTokenModule]:
     """A training right before its first step, its adapter not zero."""
     way: GenerativeTraining[Any] = training_method(recipe.method.kind)(Job(recipe, leave_one_out(ring), QUIET))
@@ -156,7 +172,7 @@ def training_of(recipe: Recipe, ring: Dataset, work: Path) -> tuple[GenerativeTr
         for key, weight in made[0].named_parameters():
             if "lora_B" in key:
                 weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    return way, made[0].train()
+    return way, cast(NextTokenModule, made[0].train())
 
 
 class _Ready(Exception):
