@@ -139,6 +139,7 @@ class AdapterSpec(Section):
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str = Field("all-linear", description="PEFT target_modules: 'all-linear' or comma-separated suffixes")
+    layers: int | None = Field(None, ge=1, description="only the last so many layers have it; None: all of them")
 
 
 class ProjectorSpec(Section):

@@ -153,6 +153,7 @@ EFFECTS: dict[str, Effect] = {
     "adapter.alpha": LORA,
     "adapter.dropout": LORA,
     "adapter.targets": LORA,
+    "adapter.layers": LORA,
     "projector.kind": DENSE,
     "projector.residual": DENSE,
     "projector.recent": DENSE,

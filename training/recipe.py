@@ -33,7 +33,7 @@ class OptimizerSpec(Section):
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps with a linearly rising rate")
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=0, description="0 trains nothing: a pretrained language model is asked as it is")
     patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
     positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
@@ -104,6 +104,10 @@ class MethodSettings(Section):
     def check(self, recipe: Recipe) -> None:
         """Hold the recipe's slots against the method; raises ``ValueError``."""
 
+    def check_untrained(self, recipe: Recipe) -> None:
+        """Whether the model can be asked without any training; raises ``ValueError``."""
+        raise ValueError(f"optimizer.epochs=0 trains nothing, and method {self.kind!r} would answer at random")
+
     def reads_titles(self, recipe: Recipe) -> bool:
         """Whether the titles of the catalog are read."""
         if recipe.history.form == "codes":
@@ -128,6 +132,15 @@ class GenerativeSettings(MethodSettings):
 
     beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
     validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
+    final_users: int | None = Field(
+        None, ge=1, description="users written for at the end of a run, for its figures, drawn with the seed; None: all"
+    )
+
+    def check_untrained(self, recipe: Recipe) -> None:
+        """Zero-shot: nothing but a pretrained language model is asked; raises ``ValueError``."""
+        if recipe.backbone.own or recipe.adapter.kind != "lora" or self.trains_beside:
+            what = "beside the language model something" if self.trains_beside else "the model"
+            raise ValueError(f"optimizer.epochs=0 trains nothing, and {what} would be random or a copy of the backbone")
 
     def check_titles(self, recipe: Recipe) -> None:
         """Titles are what is written, by a language model that is trained; raises ``ValueError``."""
@@ -144,6 +157,45 @@ class GenerativeSettings(MethodSettings):
                 "history.form='codes' needs a network of its own, backbone.source='none' (given "
                 f"{recipe.backbone.source!r})"
             )
+
+
+class TokenSettings(GenerativeSettings):
+    """Of methods whose model reads tokens and nothing else that is trained."""
+
+    sequences: int | None = Field(
+        None, ge=1, description="windows of sequences that are trained on, drawn once; None: all, and their cuts move "
+        "from epoch to epoch",
+    )  # fmt: skip
+    kept_states: Literal["fp16", "fp32"] | None = Field(
+        None, description="compute the states of the layers below adapter.layers once and keep them on disk, in this "
+        "precision; the cuts of windows are then the same in every epoch",
+    )  # fmt: skip
+
+    @classmethod
+    def effects(cls) -> Mapping[str, Effect]:
+        """States are kept where layers are frozen; an encoder-decoder has a window for every target."""
+        return {
+            "kept_states": Effect("adapter.layers", lambda recipe: recipe.adapter.layers is not None),
+            "sequences": Effect("backbone.kind='decoder'", lambda recipe: recipe.backbone.kind == "decoder"),
+        }
+
+    def check_kept(self, recipe: Recipe) -> None:
+        """What is kept must be the same in every step; raises ``ValueError``."""
+        if self.kept_states is None:
+            return
+        if recipe.adapter.kind != "lora" or recipe.adapter.layers is None:
+            raise ValueError("method.kept_states needs frozen layers: adapter.kind='lora' with adapter.layers")
+        for name, value in (("history.dropout", recipe.history.dropout), ("backbone.dropout", recipe.backbone.dropout)):
+            if value:
+                raise ValueError(
+                    f"method.kept_states needs {name}=0: states that change cannot be kept (given {value})"
+                )
+
+
+def pretrained(backbone: str) -> bool:
+    """Whether a backbone has learned from text at large: neither a network of a recipe's own nor one made here from a
+    catalog's texts."""
+    return backbone not in ("none", "tiny")
 
 
 def method_names() -> list[str]:
@@ -186,6 +238,8 @@ class Recipe(ModelSpec):
     def _method_fits_the_slots(self) -> Recipe:
         adapter_of(self.adapter.kind)
         self.method.check(self)
+        if not self.optimizer.epochs:
+            self.method.check_untrained(self)
         return self
 
     @classmethod

@@ -30,6 +30,8 @@ from training.recipe import Recipe, RecipeError, training_method
 from training.tiny import ensure_tiny
 
 TINY = "tiny"
+BACKBONES = ".backbones"
+"""Folder beside artifacts of what is made once: ``tiny``, states of frozen layers."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     """
     method: type[TrainingMethod[Any]] = training_method(recipe.method.kind)
     method.check_processes(recipe)
+    if options.refit and not recipe.optimizer.epochs:
+        raise RecipeError("--refit has no effect with optimizer.epochs=0: nothing is trained")
     with budget(options.time_budget) as clock:
         split = split_of(dataset, options.split)
         check_learnable(recipe, split)
@@ -77,8 +81,9 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
             seed=options.seed,
             share=0.5 if options.refit else 1.0,
             precision=cast(Precision, precision.taken),
+            cache=options.out.absolute().parent / BACKBONES,
         )
-        fitted = _learned(way.fit(fit_options), options)
+        fitted = _learned(way.fit(fit_options), recipe, options)
         validation = way.validate(options.seed)
         fitted_on: FittedOn = "train"
         if options.refit:
@@ -103,13 +108,15 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     return RunResult(manifest, validation, fitted)
 
 
-def _learned(fitted: Trained, options: RunOptions) -> Trained:
+def _learned(fitted: Trained, recipe: Recipe, options: RunOptions) -> Trained:
     """Refuse what was cut before the first epoch was over: nothing was compared, and hardly anything learned.
 
     Raises:
         OutOfTime: so it was.
         RecipeError: there was no step.
     """
+    if not recipe.optimizer.epochs:
+        return fitted
     if fitted.steps and (fitted.epochs >= 1 or fitted.stopped_by != "time budget"):
         return fitted
     if fitted.stopped_by != "time budget":
@@ -123,7 +130,7 @@ def _learned(fitted: Trained, options: RunOptions) -> Trained:
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
     """What is made here and kept beside the artifact: ``tiny``, which is trained or found, and vectors of titles."""
-    made = options.out.absolute().parent / ".backbones"
+    made = options.out.absolute().parent / BACKBONES
     user, text = recipe.backbone.source == TINY, recipe.needs_text_vectors and recipe.text_backbone == TINY
     if not user and not text:
         return Sources(vectors=made, download=True)

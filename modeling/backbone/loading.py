@@ -107,7 +107,7 @@ def load_backbone(
     transformers_logging.set_verbosity_error()  # else every load lists the unused pooler and head as a warning
     transformers_logging.disable_progress_bar()
     try:
-        files = _files(spec.source, folder, spec.revision, download)
+        files = backbone_files(spec.source, folder, spec.revision, download)
         config = _config(spec, files)
         if spec.random_weights and folder is None:
             model, sha256 = AutoModel.from_config(config, dtype=dtype, **_body_options(config)), None
@@ -123,7 +123,15 @@ def load_backbone(
             )
     except (ArtifactError, OSError) as error:
         raise BackboneError(f"backbone {spec.source!r} cannot be loaded: {error}") from error
-    info = BackboneInfo(
+    info = info_of(spec, model, config, sha256, dtype)
+    model.eval()
+    prove_attention(model, causal=spec.attention == "causal")
+    return cast(nn.Module, model), info
+
+
+def info_of(spec: BackboneSpec, model: Any, config: Any, sha256: str | None, dtype: torch.dtype) -> BackboneInfo:
+    """What is known of a model that was read."""
+    return BackboneInfo(
         source=spec.source,
         revision=spec.revision,
         architecture=type(model).__name__,
@@ -134,9 +142,6 @@ def load_backbone(
         vocabulary=int(config.vocab_size),
         lm_head=_lm_head(config),
     )
-    model.eval()
-    prove_attention(model, causal=spec.attention == "causal")
-    return cast(nn.Module, model), info
 
 
 def load_tokenizer(
@@ -148,14 +153,16 @@ def load_tokenizer(
         BackboneError: not found.
     """
     try:
-        files = _files(source, folder, revision, download)
+        files = backbone_files(source, folder, revision, download)
         return cast("PreTrainedTokenizerBase", read_tokenizer(files))
     except (ArtifactError, OSError) as error:
         raise BackboneError(f"the tokenizer of backbone {source!r} cannot be loaded: {error}") from error
 
 
-def _files(source: str, folder: Folder | None, revision: str | None, download: bool) -> Files:
-    """The files of ``folder``, else of what a source stands for."""
+def backbone_files(
+    source: str, folder: Folder | None = None, revision: str | None = None, download: bool = False
+) -> Files:
+    """The files of ``folder``, else of what a source stands for; raises `BackboneError`, `ArtifactError`."""
     place = "" if folder is not None else resolve_source(source)
     return files_behind(place, folder, revision=revision, download=download)
 
@@ -234,7 +241,7 @@ def load_text_model(
         BackboneError: not found, or it has fewer layers.
     """
     try:
-        files = _files(source, folder, revision, download)
+        files = backbone_files(source, folder, revision, download)
         config = read_config(files).get_text_config()
     except (ArtifactError, OSError) as error:
         raise BackboneError(f"text backbone {source!r} cannot be loaded: {error}") from error

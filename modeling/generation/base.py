@@ -114,6 +114,10 @@ class ItemGenerator:
     """A `GenerativeModel` over a causal language model and the names of a catalog; how it reads, searches and grounds
     is the method's.
 
+    Attributes:
+        tuned: the parts of ``model`` that an artifact stores (`modeling.methods.base_tuned.TunedWriter`), where it was
+            trained through an adapter.
+
     Args:
         model: a Hugging Face model for causal language modelling, or an encoder-decoder one.
         names: of the catalog's items.
@@ -141,6 +145,7 @@ class ItemGenerator:
         self.history_limit, self.default = history_limit, default
         self.reads = names.spelling.reads
         self.limit = GenerationSettings(MOST_BEAMS, max(longest, default.max_new_tokens or 1))
+        self.tuned: Any = None
         self._generator = beam_search_for(model, end_tokens=() if end is None else (end,), prefix=prefix, inputs=inputs)
 
     @property

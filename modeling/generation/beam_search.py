@@ -208,9 +208,12 @@ class BeamSearch:
         found = getattr(self._config, "max_position_embeddings", None) or getattr(self._config, "n_positions", None)
         return cast("int | None", found)
 
-    def logits(self, states_PH: Tensor) -> Tensor:
-        """Head over states, [P, V] in fp32."""
-        return nn.functional.linear(states_PH, self.head_VH, self.bias_V).float()
+    def logits(self, states_PH: Tensor, tokens_A: Tensor | None = None) -> Tensor:
+        """Head over states, [P, V] in fp32; of some tokens only, [P, A], where they are given."""
+        if tokens_A is None:
+            return nn.functional.linear(states_PH, self.head_VH, self.bias_V).float()
+        bias_A = None if self.bias_V is None else self.bias_V[tokens_A]
+        return nn.functional.linear(states_PH, self.head_VH[tokens_A], bias_A).float()
 
     def _check(self, prompts: Sequence[Sequence[int]], settings: BeamSettings) -> None:
         if not prompts or not all(len(prompt) for prompt in prompts):
@@ -399,10 +402,10 @@ class _Run:
     def all_steps(self, on_step: OnStep | None, counts: Counts) -> list[list[Text]]:
         """Prefill, then step until every prompt is done."""
         settings = self.settings
-        logits_PV = self._prefill()
+        states_PH = self._prefill()
         counts.prompt_tokens += self.positions_read
         for step in range(1, settings.max_new_tokens + 1):
-            candidates = self._candidates(logits_PV, first=step == 1)
+            candidates = self._candidates(states_PH, first=step == 1)
             alive_B = self._advance(candidates, step)
             counts.steps += 1
             counts.new_tokens += alive_B.numel() * settings.beams
@@ -411,13 +414,13 @@ class _Run:
             if not bool(alive_B.any()):
                 break
             self._drop(alive_B)
-            logits_PV = self._decode(step)
+            states_PH = self._decode(step)
         return [finished.texts() for finished in self.finished]
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
     def _prefill(self) -> Tensor:
-        """Read the prompts, padded on the right, and return the logits at their last tokens, [B, V]."""
+        """Read the prompts, padded on the right, and return the states at their last tokens, [B, H]."""
         generator, rows = self.generator, len(self.prompts)
         before, longest = len(generator.prefix), int(self.lengths_B.max())
         padded = padded_length(longest, rows, generator.multiple)
@@ -445,7 +448,7 @@ class _Run:
                 sees, these = self._sees_prompt(start, end), None if features_BT is None else features_BT[:, start:end]
                 found = generator.run_body(ids_BT[:, start:end], self.cache, sees, wanted, these)
             states_BH[ending] = found.to(states_BH.dtype)
-        return generator.logits(states_BH)
+        return states_BH
 
     def _features(self, ids_BT: Tensor) -> Tensor | None:
         """Features of the prompts' tokens, [B, T]; those of the last ones are kept for what is written."""
@@ -464,7 +467,7 @@ class _Run:
         return Sees(positions_BT, places_BS[:, None, None] <= positions_BT[:, None, :, None], places_BS)
 
     def _decode(self, step: int) -> Tensor:
-        """Feed the newest token of every beam and return the logits [B * W, V]."""
+        """Feed the newest token of every beam and return the states [B * W, H]."""
         rows, beams = self.scores_BW.shape
         positions_BW = (len(self.generator.prefix) + self.lengths_B + step - 1)[:, None].expand(-1, beams)
         self.places_BS = torch.cat([self.places_BS, positions_BW], dim=-1)
@@ -477,23 +480,30 @@ class _Run:
                 Sees(positions_BW, mask_BXWS, self.places_BS),
                 features_BT=self.generator.inputs.next_features(self.features_B, self.tokens_BWT),
             )
-            return self.generator.logits(states_BWH.reshape(rows * beams, -1))
+        return states_BWH.reshape(rows * beams, -1)
 
     # -- the search --------------------------------------------------------------------------------------------------
 
-    def _candidates(self, logits_PV: Tensor, *, first: bool) -> _Candidates:
+    def _candidates(self, states_PH: Tensor, *, first: bool) -> _Candidates:
         """The best continuations; at the first step all beams are one."""
         rows = len(self.scores_BW)
         beams = 1 if first else self.settings.beams
         before_BW = self.scores_BW.new_zeros(rows, 1) if first else self.scores_BW
         if self.paths is None:
+            logits_PV = self._logits(states_PH)
             scores_PC, tokens_PC = logits_PV.topk(min(self.keep, logits_PV.shape[-1]), dim=-1)
             scores_PC = scores_PC - logits_PV.logsumexp(-1, keepdim=True)
             states_PC = torch.full_like(tokens_PC, -1)
         else:
             tokens_PC, states_PC, valid_PC = self.paths.children(self.states_BW[:, :beams].reshape(-1))
-            raw_PC = logits_PV.gather(1, tokens_PC).masked_fill(~valid_PC, -torch.inf)
-            whole = raw_PC if self.settings.renormalize else logits_PV
+            if self.settings.renormalize:  # what no name has here is not asked for
+                wanted_A = torch.unique(tokens_PC)
+                found_PA = self._logits(states_PH, wanted_A)
+                places_PC = torch.searchsorted(wanted_A, tokens_PC)
+            else:
+                found_PA, places_PC = self._logits(states_PH), tokens_PC
+            raw_PC = found_PA.gather(1, places_PC).masked_fill(~valid_PC, -torch.inf)
+            whole = raw_PC if self.settings.renormalize else found_PA
             # A state without children belongs to a beam that only fills its place.
             scores_PC = (raw_PC - whole.logsumexp(-1, keepdim=True)).nan_to_num(nan=LOW, neginf=LOW)
         width = scores_PC.shape[-1]
@@ -501,6 +511,10 @@ class _Run:
         scores_BK, places_BK = total_BX.topk(min(self.keep, total_BX.shape[-1]), dim=-1)
         tokens_BK, states_BK = (part.view(rows, -1).gather(1, places_BK) for part in (tokens_PC, states_PC))
         return _Candidates(*self._filled(scores_BK, places_BK // width, tokens_BK, states_BK))
+
+    def _logits(self, states_PH: Tensor, tokens_A: Tensor | None = None) -> Tensor:
+        with self.turn():
+            return self.generator.logits(states_PH, tokens_A)
 
     def _filled(self, scores: Tensor, *others: Tensor) -> list[Tensor]:
         """Where a trie has fewer continuations than beams, places that can never be chosen."""

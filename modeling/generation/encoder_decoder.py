@@ -62,9 +62,9 @@ class EncoderDecoderBeamSearch(BeamSearch):
         self._heads, self._start = int(config.num_heads), int(config.decoder_start_token_id)
         self._scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
 
-    def logits(self, states_PH: Tensor) -> Tensor:
-        """Head over states, [P, V] in fp32; T5 scales states where head and embeddings are one."""
-        return super().logits(states_PH * self._scale)
+    def logits(self, states_PH: Tensor, tokens_A: Tensor | None = None) -> Tensor:
+        """See `BeamSearch.logits`; T5 scales states where head and embeddings are one."""
+        return super().logits(states_PH * self._scale, tokens_A)
 
     def begin(
         self, prompts: Sequence[Sequence[int]], turn: Turn, pass_positions: int | None

@@ -12,6 +12,12 @@ from modeling.generation.encoder_decoder import EncoderDecoderBeamSearch
 from modeling.generation.token_inputs import TokenInputs
 
 
+def decoder_of(model: nn.Module) -> nn.Module:
+    """The model without its head."""
+    given = cast(Any, model)
+    return cast(nn.Module, given.get_decoder() if hasattr(model, "get_decoder") else given.base_model)
+
+
 def beam_search_for(
     model: nn.Module,
     *,
@@ -29,8 +35,7 @@ def beam_search_for(
             raise ValueError("an encoder-decoder model is searched without a prefix and with its own token embeddings")
         return EncoderDecoderBeamSearch(model, end_tokens=end_tokens)
     head = cast(Any, model).get_output_embeddings()
-    body = cast(Any, model).get_decoder() if hasattr(model, "get_decoder") else cast(Any, model).base_model
     return BeamSearch(
-        body, head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix,
+        decoder_of(model), head.weight, end_tokens=end_tokens, bias_V=getattr(head, "bias", None), prefix=prefix,
         inputs=inputs,
     )  # fmt: skip

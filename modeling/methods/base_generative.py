@@ -1,13 +1,15 @@
 """What the methods that write items have in common when they are stored: a language model with its head, causal or with
 an encoder, and the names of the catalog's items.
 
-``backbone/`` (model and tokenizer in Hugging Face's own format), ``item_tokens.safetensors``, and what a method adds.
-Nothing is pickled.
+A model that was trained whole stands in ``backbone/`` (with its tokenizer, in Hugging Face's own format); of one that
+was trained through an adapter the parts do (`modeling.methods.base_tuned`). Beside it ``item_tokens.safetensors``, and
+what a method adds. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -22,6 +24,7 @@ from modeling.artifact.tensor_files import save_arrays, save_pretrained
 from modeling.artifact.verified import Files, Folder
 from modeling.backbone.loading import TextTokenizer, load_tokenizer
 from modeling.backbone.pretrained import read_config, read_model
+from modeling.encoder.build import Sources
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import GenerationSettings
 from modeling.generation.base import ITEM_TOKENS, ItemGenerator, ItemIdentifiers
@@ -29,7 +32,9 @@ from modeling.generation.item_tokenizer import CodeTokenizer, ItemTokenizer, Tit
 from modeling.inference.int8_linear import Precision, dtype_of, quantise
 from modeling.inference.prepacked_linear import prepack
 from modeling.methods import Loaded, load
-from modeling.methods.base import PRECISIONS, LoadContext, Method, Record, Shape
+from modeling.methods.base import PRECISIONS, BackboneRecord, LoadContext, Method, Record, Shape
+from modeling.methods.base_tuned import BASE, TunedWriter, base_files, read_tuned
+from modeling.spec import AdapterSpec
 
 
 class GeneratorRecord(Record):
@@ -45,6 +50,8 @@ class GeneratorRecord(Record):
         code_sizes: codes of every level; empty for titles.
         user_buckets: tokens that user ids are hashed to; 0 where users are not read.
         beams, max_new_tokens: what it was evaluated with.
+        backbone: the base of a model that was trained through an adapter; None: ``backbone/`` holds all of the model.
+        adapter: that adapter, in ``adapter/``.
     """
 
     architecture: str
@@ -56,6 +63,8 @@ class GeneratorRecord(Record):
     user_buckets: int = 0
     beams: int
     max_new_tokens: int
+    backbone: BackboneRecord | None = None
+    adapter: AdapterSpec | None = None
 
     @property
     def default(self) -> GenerationSettings:
@@ -77,19 +86,31 @@ class GenerativeMethod(Method[R]):
         """Write what stands beside the language model; the fields of `Record` that are the method's own."""
 
     @abstractmethod
-    def generator(self, record: R, context: LoadContext, network: nn.Module, names: ItemIdentifiers) -> ItemGenerator:
-        """The generator over a loaded language model; raises `ArtifactError`."""
+    def generator(
+        self, record: R, context: LoadContext, network: nn.Module, names: ItemIdentifiers, base: nn.Module | None
+    ) -> ItemGenerator:
+        """The generator over a loaded language model; raises `ArtifactError`.
+
+        Args:
+            record, context: see `Method.load`.
+            network: the model with its head, on the device.
+            names: of the items.
+            base: the same before it was tuned, where the artifact holds an adapter.
+        """
 
     def save(self, folder: Path, model: Any) -> R:
         """See `Method.save`; ``model`` is an `ItemGenerator`."""
         generator: ItemGenerator = model
-        network = cast(Any, generator.model)
-        save_pretrained(network, folder / "backbone")
+        network, tuned = cast(Any, generator.model), generator.tuned
+        if tuned is None:
+            save_pretrained(network, folder / BASE)
+        else:
+            tuned.copy_to(folder)
         spelling, tokens = generator.names.spelling, generator.names.tokens
         titles = spelling if isinstance(spelling, TitleTokenizer) else None
         codes = spelling if isinstance(spelling, CodeTokenizer) else None
-        if titles is not None:
-            titles.tokenizer.save_pretrained(str(folder / "backbone"))
+        if titles is not None and (tuned is None or tuned.backbone.stored):
+            titles.tokenizer.save_pretrained(str(folder / BASE))
         save_arrays({"offsets": tokens.offsets, "tokens": tokens.tokens}, folder / ITEM_TOKENS)
         return self.Record(
             architecture=type(network).__name__,
@@ -101,40 +122,40 @@ class GenerativeMethod(Method[R]):
             user_buckets=0 if codes is None else codes.user_buckets,
             beams=cast(int, generator.default.beams),
             max_new_tokens=cast(int, generator.default.max_new_tokens),
+            backbone=None if tuned is None else tuned.backbone,
+            adapter=None if tuned is None else tuned.adapter,
             **self.save_parts(folder, generator),
         )
 
     def load(self, record: R, context: LoadContext) -> ItemGenerator:
         """See `Method.load`. In eight bits the head keeps its own precision."""
-        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
         files, popular_N = context.files, context.popular()
         arrays = files.arrays(ITEM_TOKENS)
         tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
         spelling = _spelling(record, context)
-        body = files.below("backbone")
-        config = read_config(body)
-        kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, _ = read_model(kind, body, config, dtype=dtype_of(context.precision))
+        model, base = _networks(record, context)
         _expect(files, f"{ITEM_TOKENS}, items", len(tokens), context.manifest.catalog_size)
         _expect(files, "backbone/, architecture", type(model).__name__, record.architecture)
-        vocabulary = int(model.config.get_text_config().vocab_size)
+        vocabulary = int(cast(Any, model).config.get_text_config().vocab_size)
         if not 0 <= int(tokens.tokens.min()) <= int(tokens.tokens.max()) < vocabulary:
             raise ArtifactError(
                 f"{ITEM_TOKENS} of {files.name} holds tokens from {tokens.tokens.min()} to {tokens.tokens.max()}, and "
                 f"backbone/ has {vocabulary}"
             )
-        ready = on_device(cast(nn.Module, model), context.device, files.name).eval().requires_grad_(False)
-        if context.precision == "int8":
-            quantise(cast(Any, ready).base_model)
-        if context.precision == "bf16":
-            prepack(cast(Any, ready).base_model)
-        return self.generator(record, context, ready, ItemIdentifiers(tokens, popular_N, spelling))
+        ready = made_ready(model, context, lambda network: network.base_model)
+        found = self.generator(record, context, ready, ItemIdentifiers(tokens, popular_N, spelling), base)
+        if record.backbone is not None and record.adapter is not None:
+            found.tuned = TunedWriter(record.backbone, record.adapter, files)
+        return found
 
     def check_sizes(self, files: Files, catalog_size: int, record: R) -> None:
         """The tokens of the items' names."""
         check_holds(files, ITEM_TOKENS, f"catalog_size {catalog_size}", 4 * catalog_size)
         check_history(files, record.history_limit)
+
+    def backbone(self, record: R) -> BackboneRecord | None:
+        """The base under an adapter."""
+        return record.backbone
 
     def precisions(self, record: R) -> tuple[Precision, ...]:
         """A network that writes codes is small and stays in fp32."""
@@ -146,16 +167,41 @@ class GenerativeMethod(Method[R]):
         return TextTokenizer(spelling.tokenizer).sha256 if isinstance(spelling, TitleTokenizer) else None
 
 
+def _networks(record: GeneratorRecord, context: LoadContext) -> tuple[nn.Module, nn.Module | None]:
+    """The model, and the same before it was tuned where that is known."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    dtype = dtype_of(context.precision)
+    if record.backbone is not None and record.adapter is not None:
+        return read_tuned(AutoModelForCausalLM, record.backbone, record.adapter, context, dtype)
+    body = context.files.below(BASE)
+    config = read_config(body)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return read_model(kind, body, config, dtype=dtype)[0], None
+
+
+def made_ready(model: nn.Module, context: LoadContext, body: Callable[[Any], nn.Module]) -> nn.Module:
+    """A model on the device, in evaluation mode and in the precision of a load; ``body`` of it is what has fewer
+    bits, whose head keeps its own."""
+    ready = on_device(model, context.device, context.name).eval().requires_grad_(False)
+    if context.precision == "int8":
+        quantise(body(ready))
+    if context.precision == "bf16":
+        prepack(body(ready))
+    return ready
+
+
 def load_generative(
     folder: Folder | str,
     popular_N: NDArray[Any] | None = None,
     *,
+    sources: Sources | None = None,
     device: str = "cpu",
     precision: Precision = "fp32",
     verify: bool = True,
 ) -> Loaded[ItemGenerator]:
     """`modeling.methods.load` for an artifact whose method is a `GenerativeMethod`."""
-    return load(folder, popular_N, shape="list", device=device, precision=precision, verify=verify)
+    return load(folder, popular_N, shape="list", device=device, precision=precision, verify=verify, sources=sources)
 
 
 def trie_of(tokens: TitleTokens, end: int | None) -> TokenTrie:
@@ -174,7 +220,8 @@ def _spelling(record: GeneratorRecord, context: LoadContext) -> ItemTokenizer:
     if record.names == "codes":
         return CodeTokenizer(record.code_sizes, record.user_buckets)
     files, manifest = context.files, context.manifest
-    tokenizer = load_tokenizer(manifest.name, folder=files.below("backbone"))
+    place = files.below(BASE) if record.backbone is None else base_files(record.backbone, context)
+    tokenizer = load_tokenizer(manifest.name, folder=place)
     _expect(files, "backbone/, sha256 of the tokenizer", TextTokenizer(tokenizer).sha256, manifest.tokenizer_sha256)
     if record.title_limit is None:
         raise ArtifactError(f"{MANIFEST} of {files.name} has names 'titles' and no title_limit")

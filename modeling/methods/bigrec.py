@@ -29,11 +29,11 @@ from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Text
+from modeling.generation.factory import decoder_of
 from modeling.generation.item_tokenizer import TitleTokenizer
-from modeling.inference.int8_linear import dtype_of, quantise
-from modeling.inference.prepacked_linear import prepack
+from modeling.inference.int8_linear import dtype_of
 from modeling.methods.base import LoadContext
-from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, title_end
+from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, made_ready, title_end
 from modeling.methods.bigrec_prompt import InstructionPrompt
 from modeling.methods.bigrec_title_space import TitleSpace
 from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
@@ -273,14 +273,15 @@ class BigRecRecord(GeneratorRecord):
 
 
 class BigRec(GenerativeMethod[BigRecRecord]):
-    """Beside the language model stand the base model's body, its vectors of all titles with how often each item was
-    chosen, and perhaps a dense artifact. No trie is built."""
+    """Beside the language model stand the base model's body, where an adapter does not say what it was; its vectors of
+    all titles with how often each item was chosen; and perhaps a dense artifact. No trie is built."""
 
     kind, Record = "bigrec", BigRecRecord
 
     def save_parts(self, folder: Path, model: BigRecGenerator) -> dict[str, Any]:
         """Write the parts and say what they are."""
-        save_pretrained(model.space.body, folder / BASE)
+        if model.tuned is None:
+            save_pretrained(model.space.body, folder / BASE)
         vectors_NH = model.space.vectors_NH.cpu().numpy()
         save_arrays({"vectors": vectors_NH, "popularity": model.popularity_N.astype(np.int64)}, folder / SPACE)
         stored = model.collaborative if isinstance(model.collaborative, CollaborativeModel) else None
@@ -294,13 +295,17 @@ class BigRec(GenerativeMethod[BigRecRecord]):
         }
 
     def generator(
-        self, record: BigRecRecord, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+        self,
+        record: BigRecRecord,
+        context: LoadContext,
+        network: nn.Module,
+        names: ItemIdentifiers,
+        base: nn.Module | None,
     ) -> BigRecGenerator:
         """The base model has the precision of the tuned one; the dense artifact stays in fp32."""
         files, size = context.files, context.manifest.catalog_size
-        device = next(network.parameters()).device
         tokenizer = cast(Any, names.spelling).tokenizer
-        body, _ = load_backbone(BackboneSpec(source=BASE), folder=files.below(BASE), dtype=dtype_of(context.precision))
+        body = _base_body(base, context)
         arrays = files.arrays(SPACE)
         vectors_NH, popularity_N = arrays["vectors"], arrays["popularity"]
         expected = (size, int(cast(Any, body).config.hidden_size))
@@ -310,11 +315,6 @@ class BigRec(GenerativeMethod[BigRecRecord]):
                 f"catalog and {BASE}/ expect {expected}"
             )
         end = title_end(record, context, "a grounding")
-        if context.precision == "int8":
-            quantise(body)
-        body.to(device)
-        if context.precision == "bf16":
-            prepack(body)
         return BigRecGenerator(
             network,
             names,
@@ -329,3 +329,12 @@ class BigRec(GenerativeMethod[BigRecRecord]):
 
 
 METHOD = BigRec()
+
+
+def _base_body(base: nn.Module | None, context: LoadContext) -> nn.Module:
+    """The body of the untuned model: that under the adapter, or one of its own in ``grounding/``."""
+    if base is not None:
+        return made_ready(decoder_of(base), context, lambda body: body)
+    dtype = dtype_of(context.precision)
+    found, _ = load_backbone(BackboneSpec(source=BASE), folder=context.files.below(BASE), dtype=dtype)
+    return made_ready(found, context, lambda body: body)

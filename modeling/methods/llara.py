@@ -328,7 +328,12 @@ class Llara(GenerativeMethod[LlaraRecord]):
         }  # fmt: skip
 
     def generator(
-        self, record: LlaraRecord, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+        self,
+        record: LlaraRecord,
+        context: LoadContext,
+        network: nn.Module,
+        names: ItemIdentifiers,
+        base: nn.Module | None,
     ) -> LlaraGenerator:
         """Item vectors are those of the id model."""
         files, words = context.files, cast(Any, network).get_input_embeddings()

@@ -140,7 +140,7 @@ class P5(GenerativeMethod[P5Record]):
         return write_tasks(folder, Tasks(model.language, model.families, model.whole_words))
 
     def generator(
-        self, record: P5Record, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+        self, record: P5Record, context: LoadContext, network: nn.Module, names: ItemIdentifiers, base: nn.Module | None
     ) -> P5Generator:
         """The trie is built from the tokens."""
         tasks = read_tasks(context.files, record, network)

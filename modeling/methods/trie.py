@@ -187,7 +187,12 @@ class Trie(GenerativeMethod[TrieRecord]):
         return {"renormalize": model.renormalize}
 
     def generator(
-        self, record: TrieRecord, context: LoadContext, network: nn.Module, names: ItemIdentifiers
+        self,
+        record: TrieRecord,
+        context: LoadContext,
+        network: nn.Module,
+        names: ItemIdentifiers,
+        base: nn.Module | None,
     ) -> TrieGenerator:
         """The trie is built from the tokens."""
         return trie_generator(

@@ -115,7 +115,7 @@ def open_artifact(
             files, manifest = open_files(folder)
             taken = _precision(manifest, precision, device, precision_forced)
             if method_of(manifest, files.name)[0].shape == "list":
-                return _open_generative(files, manifest, device, taken, share_backbone)
+                return _open_generative(files, manifest, device, taken, share_backbone, download)
             return _open_dense(files, manifest, device, taken, batch_positions, download)
     except (ArtifactError, PrecisionError) as error:
         now = version_on_disk(folder)
@@ -183,11 +183,12 @@ def _open_dense(
 
 
 def _open_generative(
-    files: Files, manifest: Manifest, device: str, precision: Precision, share_backbone: bool
+    files: Files, manifest: Manifest, device: str, precision: Precision, share_backbone: bool, download: bool
 ) -> LoadedGenerative:
     catalog_piece = _catalog_piece(files, manifest)
     catalog = catalog_piece.value
-    artifact = load(files, catalog.popular(), device=device, precision=precision)
+    sources = Sources(download=download)
+    artifact = load(files, catalog.popular(), device=device, precision=precision, sources=sources)
     model: ListMethod = artifact.model
     pieces = [catalog_piece, *_share_tokens(model, manifest)]
     model.check_titles(catalog.titles, files.name)

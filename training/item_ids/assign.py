@@ -19,8 +19,8 @@ from torch import nn
 
 from modeling.artifact.tensor_files import save_arrays
 from modeling.backbone.hidden_dropout import set_dropout
-from modeling.backbone.loading import load_tokenizer, position_limit, resolve_source
-from modeling.backbone.pretrained import files_behind, read_config, read_model
+from modeling.backbone.loading import BackboneInfo, backbone_files, info_of, load_tokenizer, position_limit
+from modeling.backbone.pretrained import read_config, read_model
 from modeling.encoder.build import Sources, title_reader
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer, ItemTokenizer, TitleTokenizer
@@ -45,6 +45,7 @@ class AssignedIdentifiers:
         tokens: of every item.
         end: the token that closes a name; None: nothing does, all have one length.
         report: figures about the names, for the manifest.
+        info: of a language model that was pretrained.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class AssignedIdentifiers:
     tokens: TitleTokens
     end: int | None
     report: dict[str, Any] = field(default_factory=dict)
+    info: BackboneInfo | None = None
 
 
 def name_by_titles(recipe: Recipe, split: Split, folder: Path | None) -> AssignedIdentifiers:
@@ -65,22 +67,20 @@ def name_by_titles(recipe: Recipe, split: Split, folder: Path | None) -> Assigne
     Raises:
         RecipeError: the backbone has no ``lm_head`` or no end token, or reads fewer positions than a history may take.
     """
-    model, tokenizer = load_writer(recipe, folder)
+    model, tokenizer, info = load_writer(recipe, folder)
     spelling, end = TitleTokenizer(tokenizer, recipe.history.title_tokens), cast(int, tokenizer.eos_token_id)
     try:
-        return AssignedIdentifiers(model, spelling, spelling.spell(split.dataset.titles, end), end)
+        return AssignedIdentifiers(model, spelling, spelling.spell(split.dataset.titles, end), end, info=info)
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name!r} cannot write the titles of {split.dataset.name}: {error}") from error
 
 
-def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
-    """A causal language model with its head, and its tokenizer; raises `RecipeError`."""
+def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any, BackboneInfo]:
+    """A causal language model with its head, its tokenizer, and what is known of it; raises `RecipeError`."""
     from transformers import AutoModelForCausalLM
 
     source = recipe.backbone.source
-    files = files_behind(
-        "" if folder else resolve_source(source), folder, revision=recipe.backbone.revision, download=True
-    )
+    files = backbone_files(source, folder, recipe.backbone.revision, download=True)
     config = read_config(files)
     if not any("LM" in name and "Masked" not in name for name in config.architectures or ()):
         raise RecipeError(
@@ -92,14 +92,14 @@ def load_writer(recipe: Recipe, folder: Path | None) -> tuple[nn.Module, Any]:
         raise RecipeError(f"the tokenizer of backbone {source!r} has no end token (eos_token), which closes a title")
     config.use_cache = False
     set_dropout(config, hidden=0.0, attention=recipe.backbone.dropout)
-    model = cast(nn.Module, read_model(AutoModelForCausalLM, files, config, dtype=torch.float32)[0])
+    model, sha256 = read_model(AutoModelForCausalLM, files, config, dtype=torch.float32)
     longest = (recipe.history.limit + 1) * (recipe.history.title_tokens + 1) + 1
     if longest > position_limit(model):
         raise RecipeError(
             f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} takes up to "
             f"{longest} positions, and backbone {source!r} reads {position_limit(model)}"
         )
-    return model, tokenizer
+    return model, tokenizer, info_of(recipe.backbone, model, config.get_text_config(), sha256, torch.float32)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ class EpochWindows(Dataset[Window]):
         seed: of the cuts.
         last_only: one target a window (`prefixes_of`), the same windows in every epoch.
         per_user: at most so many of a user's windows, drawn anew in every epoch; None: all. With ``last_only`` only.
+        fixed: the same windows in every epoch: those of the first.
+        most: at most so many windows, drawn once from those of the first epoch; None: all. Then they are ``fixed`` too.
     """
 
     def __init__(
@@ -99,8 +101,11 @@ class EpochWindows(Dataset[Window]):
         seed: int,
         last_only: bool = False,
         per_user: int | None = None,
+        fixed: bool = False,
+        most: int | None = None,
     ) -> None:
         self._sequences = sequences
+        self._fixed, self._most = fixed or most is not None, most
         self._per_user = per_user
         self._limit = limit
         self._seed = seed
@@ -111,11 +116,14 @@ class EpochWindows(Dataset[Window]):
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the windows of ``epoch``."""
-        if epoch == self._epoch or (self._last_only and self._per_user is None and self.windows):
+        same = self._fixed or (self._last_only and self._per_user is None)
+        if epoch == self._epoch or (same and self.windows):
             return
         self._epoch = epoch
         rng, limit = np.random.default_rng([self._seed, epoch, 1]), self._limit
         cut = [window for user, rows in enumerate(self._sequences) for window in self._cut(rows, limit, user, rng)]
+        if self._most is not None and len(cut) > self._most:
+            cut = [cut[place] for place in np.sort(rng.choice(len(cut), self._most, replace=False))]
         draws = np.random.default_rng([self._seed, epoch, 5]).integers(2**62, size=len(cut)).tolist()
         self.windows = [replace(window, draw=draw) for window, draw in zip(cut, draws, strict=True)]
         if not self.windows:

@@ -62,6 +62,7 @@ class FitOptions:
         minutes: stop after this much training time and take the best epoch so far; None: what a run's budget leaves.
         share: of what a run's budget leaves.
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
+        cache: folder of what is computed once and may serve other runs; None: in ``work``.
     """
 
     work: Path
@@ -72,6 +73,7 @@ class FitOptions:
     fitted_on: FittedOn = "train"
     epochs: int | None = None
     anchor_ND: NDArray[np.float32] | None = None
+    cache: Path | None = None
 
 
 def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
@@ -136,13 +138,7 @@ def train_module(
     console: Console,
 ) -> Trained:
     """Train a module on the windows of a split; ``evaluate_now`` gives the figures that select the best epoch."""
-    windows = EpochWindows(
-        split.train_rows(options.fitted_on),
-        limit=recipe.history.limit,
-        seed=options.seed,
-        last_only=module.last_only,
-        per_user=recipe.optimizer.user_windows,
-    )
+    windows = windows_for(recipe, split, options, module)
     resume = last_complete_checkpoint(options.work)
     budget = TimeBudget(_minutes(options), resumed_from=resume)
     trainer = _trainer(recipe, options, module, windows, budget, evaluate_now)
@@ -161,6 +157,19 @@ def train_module(
         seconds=budget.seconds,
         stopped_by=_stopped_by(trainer, budget),
         losses=[float(entry["loss"]) for entry in history if "loss" in entry],
+    )
+
+
+def windows_for(recipe: Recipe, split: Split, options: FitOptions, module: TrainedModule) -> EpochWindows:
+    """The training examples of a run."""
+    return EpochWindows(
+        split.train_rows(options.fitted_on),
+        limit=recipe.history.limit,
+        seed=options.seed,
+        last_only=module.last_only,
+        per_user=recipe.optimizer.user_windows,
+        fixed=module.fixed_windows,
+        most=module.most_windows,
     )
 
 

@@ -49,6 +49,16 @@ class TrainedModule(nn.Module):
         return False
 
     @property
+    def fixed_windows(self) -> bool:
+        """Whether every epoch reads the same windows; else their cuts move."""
+        return False
+
+    @property
+    def most_windows(self) -> int | None:
+        """Windows that are read, drawn once from all; None: all."""
+        return None
+
+    @property
     def selected_on(self) -> str:
         """The figure on validation that the best epoch has the highest of."""
         return "ndcg@10"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,27 @@ from transformers import set_seed
 
 from modeling.artifact.manifest import Manifest
 from modeling.backbone.adapters import adapter_of
+from modeling.backbone.loading import TextTokenizer
+from modeling.backbone.split import CannotCut, SplitBackbone
 from modeling.encoder.build import Sources
 from modeling.generation.base import ItemGenerator, ItemIdentifiers
+from modeling.generation.factory import decoder_of
+from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.methods.base_tuned import TunedWriter, untuned_twin
+from modeling.methods.dense_files import stores_backbone
 from training.data.splits import Split, Targets
 from training.evaluation.metrics import Metrics
 from training.export import write_list_artifact
 from training.item_ids.assign import AssignedIdentifiers
-from training.loop.fit import FitOptions, Trained, sample_targets, train_module
+from training.loop.budget import timed
+from training.loop.fit import FitOptions, Trained, sample_targets, train_module, windows_for
+from training.loop.kept_states import keep_states
 from training.loop.module import TrainedModule
 from training.methods.base import Job, TrainingMethod
-from training.methods.next_token import evaluate_generator, written_metrics
-from training.recipe import GenerativeSettings, Recipe, training_method
+from training.methods.next_token import NextTokenModule, evaluate_generator, written_metrics
+from training.recipe import GenerativeSettings, Recipe, RecipeError, TokenSettings, training_method
 
+UNTRAINED = "optimizer.epochs=0: zero-shot, nothing was trained"
 G = TypeVar("G", bound=GenerativeSettings)
 
 
@@ -49,11 +58,13 @@ class GenerativeTraining(TrainingMethod[G]):
         names: the names with the items in the order of popularity.
         popularity_N: how often each item was chosen in the part that is fitted on.
         fitted: the last fit.
+        untuned: the network as it was before its adapter was attached; None where all of it is trained.
     """
 
     named: AssignedIdentifiers
     names: ItemIdentifiers
     popularity_N: NDArray[np.int64]
+    untuned: nn.Module | None
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -106,12 +117,15 @@ class GenerativeTraining(TrainingMethod[G]):
         self.popularity_N = self.split.popularity(options.fitted_on)
         popular_N = np.argsort(-self.popularity_N, kind="stable")
         self.names = ItemIdentifiers(self.named.tokens, popular_N, self.named.spelling)
-        self.prepare(options)
         whole, network = recipe.backbone.own or recipe.adapter.kind == "full", self.named.model
         adapter = adapter_of(recipe.adapter.kind)
+        self.untuned = None if whole else untuned_twin(network)
+        self.prepare(options)
         adapted = network.requires_grad_(True) if whole else adapter.attach(network, recipe.adapter)
         hidden_dropout = recipe.backbone.dropout if recipe.backbone.own else 0.0
         module = self.module(adapted, recipe.history.dropout, hidden_dropout)
+        if isinstance(self.settings, TokenSettings) and isinstance(module, NextTokenModule):
+            self._choose_windows(module, options, adapted)
         targets = sample_targets(self.split.validation, self.settings.validation_users, seed)
         self.before_training(adapted, options)
         set_seed(seed)
@@ -125,23 +139,71 @@ class GenerativeTraining(TrainingMethod[G]):
             adapted.train(training)
             return found
 
-        trained = train_module(recipe, self.split, options, module, figures, console=self.console)
+        if recipe.optimizer.epochs:
+            trained = train_module(recipe, self.split, options, module, figures, console=self.console)
+        else:
+            self.console.print("zero-shot: nothing is trained, the backbone is asked as it is")
+            trained = Trained(stopped_by=UNTRAINED)
         module.close()
+        tuned = None if whole else self._parts(adapted, options)
         adapter.merge(adapted).requires_grad_(False).eval()
         generator = self.generator()
+        generator.tuned = tuned
         chosen = selected.report if selected else {}
         if options.fitted_on == "train":
             chosen = self.chosen_on_validation(generator, targets, seed)
         elif selected:
             self.keep_choices(generator, selected.writer)
-        report = {**chosen, **self.named.report}
+        report = {**chosen, **self.named.report, "validated_users": len(self._final(seed))}
         self.fitted = FittedGenerator(writer=generator, report=report, **vars(trained))
         return self.fitted
 
+    def _final(self, seed: int) -> Targets:
+        """Questions of the final figures."""
+        most = self.settings.final_users
+        return self.split.validation if most is None else sample_targets(self.split.validation, most, seed)
+
+    def _choose_windows(self, module: NextTokenModule, options: FitOptions, adapted: nn.Module) -> None:
+        """Which windows are read, and the states of the frozen layers of all of them where they are kept."""
+        settings, spec = cast(TokenSettings, self.settings), self.recipe.adapter
+        module.most, kept = settings.sequences, settings.kept_states
+        if kept is None or spec.layers is None or not self.recipe.optimizer.epochs:
+            return
+        module.fixed = True
+        body, info = decoder_of(adapted), self.named.info
+        assert info is not None, "a pretrained backbone is what is known of"
+        try:
+            split = SplitBackbone(body, info.layers - spec.layers)
+        except CannotCut as error:
+            raise RecipeError(f"method.kept_states={kept}: {error}") from error
+        words = cast(Any, body).get_input_embeddings()
+        windows = windows_for(self.recipe, self.split, options, module).windows
+        texts = [module.text(window)[:-1] for window in windows]
+        spelling = cast(TitleTokenizer, self.named.spelling)
+        decides = [info.sha256, info.layers - spec.layers, TextTokenizer(spelling.tokenizer).sha256]
+        adapted.eval()
+        with Progress(console=self.console, transient=True) as bar:
+            task = bar.add_task("states of the frozen layers", total=sum(map(len, texts)))
+            module.kept = keep_states(
+                options.cache or options.work, texts, lambda ids: split.lower(words(ids.to(words.weight.device))),
+                decides=decides, width=info.hidden_size, kept=kept,
+                progress=timed(bar, task, "computing the states of the frozen layers"),
+            )  # fmt: skip
+        adapted.train()
+        module.split = split
+
+    def _parts(self, adapted: nn.Module, options: FitOptions) -> TunedWriter:
+        """The base and the adapter, kept beside the checkpoints until the artifact is written."""
+        assert self.named.info is not None and self.untuned is not None
+        return TunedWriter.of_training(
+            self.named.info, self.recipe.adapter, adapted, self.untuned, options.work / "parts",
+            stored=stores_backbone(self.recipe.model_spec(), self.job.sources),
+        )  # fmt: skip
+
     def validate(self, seed: int) -> Metrics:
-        """Figures over all validation users."""
+        """Figures over all validation users, or as many as the settings say."""
         assert self.fitted is not None
-        targets = self.split.validation
+        targets = self._final(seed)
         with Progress(console=self.console, transient=True) as bar:
             task = bar.add_task(f"writing for {len(targets)} validation users", total=len(targets))
             return evaluate_generator(

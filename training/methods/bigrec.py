@@ -7,13 +7,14 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
+from pydantic import Field
 from torch import nn
 
 from modeling.backbone.loading import TextTokenizer, load_backbone, position_limit
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import GenerationSettings
 from modeling.generation.base import ItemGenerator
+from modeling.generation.factory import decoder_of
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.methods.bigrec import BigRecGenerator, Collaborative
 from modeling.methods.bigrec_prompt import InstructionPrompt
@@ -21,24 +22,27 @@ from modeling.methods.bigrec_title_space import TitleSpace
 from modeling.methods.dense_scores import CollaborativeModel
 from training.data.splits import Targets
 from training.item_ids.assign import AssignedIdentifiers, name_by_titles
-from training.loop.budget import timed
+from training.loop.examples import Window
 from training.loop.fit import FitOptions
 from training.methods.base_generative import GenerativeTraining
 from training.methods.bigrec_exponents import choose_exponents
+from training.methods.bigrec_titles import read_space
 from training.methods.next_token import NextTokenModule
-from training.recipe import GenerativeSettings, Recipe, RecipeError
+from training.recipe import Recipe, RecipeError, TokenSettings
 
 
-class BigRecSettings(GenerativeSettings):
+class BigRecSettings(TokenSettings):
     """Titles written freely, and grounded."""
 
     kind: Literal["bigrec"] = "bigrec"
+    prompt_loss: bool = Field(True, description="loss on the titles of the prompt as well as on the answer")
     instructed: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
     def check(self, recipe: Recipe) -> None:
         """Raises ``ValueError`` where titles cannot be written."""
         self.check_titles(recipe)
+        self.check_kept(recipe)
 
 
 class InstructionModule(NextTokenModule):
@@ -49,6 +53,7 @@ class InstructionModule(NextTokenModule):
         model: with its head; a Hugging Face model for causal language modelling.
         names: tokens of every title of the catalog.
         prompt: the pieces of a prompt.
+        answer_only: whether the titles of the prompt have no loss either.
         dropout, hidden_dropout: see `NextTokenModule`.
     """
 
@@ -58,11 +63,12 @@ class InstructionModule(NextTokenModule):
         names: TitleTokens,
         *,
         prompt: InstructionPrompt,
+        answer_only: bool = False,
         dropout: float,
         hidden_dropout: float = 0.0,
     ) -> None:
         super().__init__(model, names, end=prompt.end, dropout=dropout, hidden_dropout=hidden_dropout)
-        self.prompt = prompt
+        self.prompt, self.answer_only = prompt, answer_only
 
     @property
     def prefix(self) -> tuple[int, ...]:
@@ -73,6 +79,11 @@ class InstructionModule(NextTokenModule):
         """History, request and answer."""
         names = [self.names[row] for row in rows.tolist()]
         return [*self.prompt.read(names[:-1]), *self.prompt.answer(names[-1])]
+
+    def given(self, text: NDArray[np.int64], window: Window) -> int:
+        """The instruction, or all that stands before the answer."""
+        answer = len(self.prompt.answer(self.names[int(window.rows[-1])]))
+        return len(text) - answer if self.answer_only else len(self.prefix)
 
 
 class BigRecTraining(GenerativeTraining[BigRecSettings]):
@@ -99,19 +110,27 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
                 f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} and "
                 f"history.instruction takes up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
             )
-        body, _ = load_backbone(recipe.backbone, folder=self.job.backbone, download=True)
-        with Progress(console=self.console, transient=True) as bar:
-            task = bar.add_task(f"reading {len(named.tokens)} titles with the base model", total=len(named.tokens))
-            self.space = TitleSpace.of_catalog(
-                body, named.tokens, TextTokenizer(tokenizer).wrap[0], progress=timed(bar, task, "reading titles")
-            )
+        if self.untuned is None:
+            body, info = load_backbone(recipe.backbone, folder=self.job.backbone, download=True)
+            sha256 = info.sha256
+        else:
+            body, sha256 = decoder_of(self.untuned), None if named.info is None else named.info.sha256
+        self.space = read_space(
+            body, named.tokens, TextTokenizer(tokenizer).wrap[0], sha256=sha256, cache=options.cache,
+            console=self.console,
+        )  # fmt: skip
         folder = self.job.id_model
         self.collaborative = None if folder is None else CollaborativeModel(folder, len(named.tokens))
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
         """Loss on the titles of the prompt and the answer."""
         return InstructionModule(
-            model, self.named.tokens, prompt=self.prompt, dropout=dropout, hidden_dropout=hidden_dropout
+            model,
+            self.named.tokens,
+            prompt=self.prompt,
+            answer_only=not self.settings.prompt_loss,
+            dropout=dropout,
+            hidden_dropout=hidden_dropout,
         )
 
     def generator(self) -> ItemGenerator:

@@ -13,7 +13,7 @@ Shape legend: B windows, T tokens, P tokens that are not padding, V vocabulary, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from modeling.backbone.dropout import Dropout
 from modeling.backbone.hidden_dropout import hook_blocks
+from modeling.backbone.split import SplitBackbone
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.api import ListQuery
 from modeling.generation.base import ItemGenerator
@@ -32,6 +33,7 @@ from training.data.splits import Targets
 from training.evaluation.full_ranking import SHOWN, Evaluation, evaluation_of
 from training.evaluation.metrics import question_values
 from training.loop.examples import Window
+from training.loop.kept_states import KeptStates
 from training.loop.module import TrainedModule
 from training.objectives.softmax import full_softmax
 from training.objectives.trie_softmax import TrieSoftmax
@@ -43,10 +45,12 @@ BATCH_BEAMS = {"cpu": 320, "cuda": 2048}
 
 @dataclass(frozen=True)
 class NextTokenBatch:
-    """Token ids [B, T] of padded windows, and the token that follows each (``IGNORED`` where padding does)."""
+    """Token ids [B, T] of padded windows, and the token that follows each (``IGNORED`` where padding does); and, where
+    they are kept, the states of the frozen layers."""
 
     ids_BT: Tensor
     targets_BT: Tensor
+    at_cut_BTH: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def count(self) -> int:
@@ -66,6 +70,10 @@ class NextTokenModule(TrainedModule):
 
     Attributes:
         from_scratch: whether the model is a network of a recipe's own, which was not pretrained.
+        fixed: whether every epoch reads the same windows.
+        most: windows that are read, drawn once; None: all.
+        kept: states of the frozen layers of all texts; None: they are computed in every step.
+        split: the model without its head in two parts, where states are kept.
     """
 
     def __init__(
@@ -75,7 +83,10 @@ class NextTokenModule(TrainedModule):
         self.model = model
         self.names, self.end = names, end
         self.dropout = Dropout(dropout)
-        self.from_scratch = False
+        self.from_scratch, self.fixed = False, False
+        self.most: int | None = None
+        self.kept: KeptStates | None = None
+        self.split: SplitBackbone | None = None
         self._hooks = hook_blocks(model, hidden_dropout) if hidden_dropout else []
 
     def close(self) -> None:
@@ -85,14 +96,33 @@ class NextTokenModule(TrainedModule):
 
     def collate(self, windows: Sequence[Window]) -> NextTokenBatch:
         """Windows as tokens, padded on the right: with causal attention no mask is needed."""
-        given = len(self.prefix)
-        texts = [np.asarray([*self.prefix, *self.tokens(window.rows)], np.int64) for window in windows]
+        texts = [self.text(window) for window in windows]
         shape = (len(texts), max(map(len, texts)) - 1)
         ids_BT, targets_BT = np.full(shape, self.end, np.int64), np.full(shape, IGNORED, np.int64)
-        for number, text in enumerate(texts):
+        for number, (text, window) in enumerate(zip(texts, windows, strict=True)):
+            given = self.given(text, window)
             ids_BT[number, : len(text) - 1] = text[:-1]
             targets_BT[number, given - 1 : len(text) - 1] = text[given:]
-        return NextTokenBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT))
+        at_cut_BTH = None if self.kept is None else self.kept.batch([text[:-1] for text in texts])
+        return NextTokenBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT), at_cut_BTH=at_cut_BTH)
+
+    def text(self, window: Window) -> NDArray[np.int64]:
+        """A window as tokens, prefix and last answer included."""
+        return np.asarray([*self.prefix, *self.tokens(window.rows)], np.int64)
+
+    def given(self, text: NDArray[np.int64], window: Window) -> int:
+        """How many tokens at the beginning of a window's text have no loss; at least one."""
+        return len(self.prefix)
+
+    @property
+    def fixed_windows(self) -> bool:
+        """Whether every epoch reads the same windows."""
+        return self.fixed
+
+    @property
+    def most_windows(self) -> int | None:
+        """Windows that are read."""
+        return self.most
 
     @property
     def prefix(self) -> tuple[int, ...]:
@@ -137,6 +167,8 @@ class NextTokenModule(TrainedModule):
         """What the model without its head makes of a batch; ``options`` of its forward."""
         model = cast(Any, self.model)
         device = model.get_output_embeddings().weight.device
+        if self.split is not None and batch.at_cut_BTH is not None:
+            return self.split.upper(batch.at_cut_BTH.to(device), **options)
         embedded_BTH = self.dropout(self.inputs(batch.ids_BT.to(device), progress))
         body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         return body(inputs_embeds=embedded_BTH, use_cache=False, **options)
@@ -194,7 +226,9 @@ class TrieSoftmaxModule(NextTokenModule):
         forced_BT = torch.from_numpy(~self.children_softmax.decides(states_BT))
         targets_BT = batch.targets_BT.masked_fill(forced_BT, IGNORED)
         items = sum(len(window.rows) for window in windows)
-        return TrieSoftmaxBatch(batch.ids_BT, targets_BT, torch.from_numpy(states_BT), items)
+        return TrieSoftmaxBatch(
+            batch.ids_BT, targets_BT, torch.from_numpy(states_BT), items, at_cut_BTH=batch.at_cut_BTH
+        )
 
     def forward(self, batch: NextTokenBatch, progress: float = 0.0) -> Tensor:
         """Summed negative log probability of the items."""

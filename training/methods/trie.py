@@ -26,10 +26,10 @@ from training.methods.base_generative import GenerativeTraining
 from training.methods.encoder_decoder import EncoderDecoderModule
 from training.methods.next_token import NextTokenModule, TrieSoftmaxModule
 from training.objectives.trie_softmax import TrieSoftmax
-from training.recipe import CodesSpec, GenerativeSettings, Recipe, RecipeError
+from training.recipe import CodesSpec, Recipe, RecipeError, TokenSettings
 
 
-class TrieSettings(GenerativeSettings):
+class TrieSettings(TokenSettings):
     """Along the trie of all names: titles, or semantic IDs, as ``history.form`` has it."""
 
     kind: Literal["trie"] = "trie"
@@ -41,8 +41,8 @@ class TrieSettings(GenerativeSettings):
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """Of the codes."""
-        return code_effects()
+        """Of the codes and of kept states."""
+        return {**super().effects(), **code_effects()}
 
     @property
     def codes_spec(self) -> CodesSpec:
@@ -58,6 +58,7 @@ class TrieSettings(GenerativeSettings):
             self.check_titles(recipe)
         else:
             self.check_own_network(recipe)
+        self.check_kept(recipe)
 
 
 def name_items(

@@ -55,15 +55,17 @@ class _ChunkedLogSumExp(torch.autograd.Function):
         return total_P
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (gradient_P,) = gradients
         users_PD, items_ND, total_P = ctx.saved_tensors
-        users_gradient, items_gradient = torch.zeros_like(users_PD), torch.empty_like(items_ND)
+        users_gradient = torch.zeros_like(users_PD)
+        items_gradient = torch.empty_like(items_ND) if ctx.needs_input_grad[1] else None  # none of a frozen head
         start = 0
         for block_CD in items_ND.split(ctx.chunk):
             weights_PC = (users_PD @ block_CD.T - total_P[:, None]).exp() * gradient_P[:, None]
             users_gradient += weights_PC @ block_CD
-            items_gradient[start : start + len(block_CD)] = weights_PC.T @ users_PD
+            if items_gradient is not None:
+                items_gradient[start : start + len(block_CD)] = weights_PC.T @ users_PD
             start += len(block_CD)
         return users_gradient, items_gradient, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ class LoraAdapter(Adapter):
         backbone.requires_grad_(False)
         from peft import LoraConfig, TaskType, get_peft_model
 
-        targets = spec.targets if spec.targets == "all-linear" else [name.strip() for name in spec.targets.split(",")]
+        targets = _targets(backbone, spec)
         config = LoraConfig(
             task_type=TaskType.FEATURE_EXTRACTION,
             r=spec.rank,
@@ -58,7 +59,7 @@ class LoraAdapter(Adapter):
             lora_dropout=spec.dropout,
             target_modules=targets,
             bias="none",
-            fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in backbone.modules()),  # GPT-2's layout
+            fan_in_fan_out=any(map(_is_conv1d, backbone.modules())),
         )
         with _without_peft_deprecations():
             return cast(nn.Module, get_peft_model(cast("PreTrainedModel", backbone), config))
@@ -103,7 +104,13 @@ class LoraAdapter(Adapter):
         return adapted
 
     def merge(self, adapted: nn.Module) -> nn.Module:
-        """Fold the LoRA matrices into the weights; the forward then costs what the bare backbone costs."""
+        """Fold the LoRA matrices into the weights; the forward then costs what the bare backbone costs.
+
+        Weights are not written to, they are replaced: another model may read them.
+        """
+        for module in adapted.modules():
+            if (base := getattr(module, "base_layer", None)) is not None:
+                base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
         unload = getattr(adapted, "merge_and_unload", None)
         return cast(nn.Module, unload()) if unload is not None else adapted
 
@@ -113,6 +120,33 @@ class LoraAdapter(Adapter):
 
 
 ADAPTER = LoraAdapter()
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a part of a backbone is in, by the part's name; None outside all layers."""
+    found = re.search(r"\.(\d+)\.", f".{name}.")
+    return None if found is None else int(found[1])
+
+
+def _targets(backbone: nn.Module, spec: AdapterSpec) -> str | list[str]:
+    """PEFT's ``target_modules``: with ``spec.layers`` the names of all maps that get matrices."""
+    every = spec.targets == "all-linear"
+    suffixes = tuple(name.strip() for name in spec.targets.split(","))
+    if spec.layers is None:
+        return spec.targets if every else list(suffixes)
+    maps = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear) or _is_conv1d(part)]
+    layers = {name: layer for name in maps if (layer := layer_of(name)) is not None}
+    count = 1 + max(layers.values(), default=-1)
+    if spec.layers > count:
+        raise AdapterError(f"adapter.layers={spec.layers}, and the backbone has {count} layers")
+    return [
+        name for name, layer in layers.items()
+        if layer >= count - spec.layers and (every or name.rpartition(".")[2] in suffixes)
+    ]  # fmt: skip
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"  # GPT-2's layout
 
 
 def _check_config(files: Files, adapted: nn.Module) -> None:

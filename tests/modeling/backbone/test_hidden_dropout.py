@@ -127,7 +127,7 @@ def test_it_acts_in_a_recipe_that_writes_with_a_language_model(architecture: str
 
     def passes(share: float) -> list[Tensor]:
         recipe = get_recipe("bigrec", [f"backbone.dropout={share}"], backbone=str(backbone_folder(architecture)))
-        model, _ = load_writer(recipe, None)
+        model, *_ = load_writer(recipe, None)
         model.train()
         ids = torch.arange(3, 15)[None]
         with torch.no_grad():

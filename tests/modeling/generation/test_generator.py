@@ -200,12 +200,33 @@ def test_a_determined_text_is_not_lost_to_beginnings_that_divide(trained: Any, m
     generator = beam_search_for(trained("qwen3"), end_tokens=[END])
     log_V = torch.full((VOCABULARY,), -9.0)
     log_V[[11, 12, 13]] = torch.tensor([0.40, 0.35, 0.25]).log()  # every other choice is even
-    monkeypatch.setattr(generator, "logits", lambda states_PH: log_V.expand(len(states_PH), -1))
+    monkeypatch.setattr(generator, "logits", lambda states_PH, wanted_A: log_V[wanted_A].expand(len(states_PH), -1))
     items = [[11, 21], [11, 22], [12, 21], [12, 22], [13, 21, 22]]
     search = BeamSettings(beams=2, max_new_tokens=6, length_penalty=0.0, renormalize=True)
     (found,) = generator.search(PROMPTS[:1], search, paths=TokenTrie.build(items, END).arrays())
     assert found[0].tokens == (13, 21, 22) and found[0].ended
     assert [np.exp(text.score) for text in found] == pytest.approx([0.25, 0.20])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_among_children_the_head_is_asked_for_their_rows_alone(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    generator, paths = beam_search_for(trained(name), end_tokens=[END]), TokenTrie.build(ITEMS, END).arrays()
+    search, asked = BeamSettings(beams=4, max_new_tokens=6, length_penalty=0.0, renormalize=True), []
+    found = generator.search(PROMPTS, search, paths=paths)
+    logits = generator.logits
+
+    def of_all(states_PH: Any, wanted_A: Any) -> Any:
+        asked.append(wanted_A.tolist())
+        return logits(states_PH)[:, wanted_A]
+
+    monkeypatch.setattr(generator, "logits", of_all)
+    expected = generator.search(PROMPTS, search, paths=paths)
+    assert [[text.tokens for text in texts] for texts in found] == [[t.tokens for t in texts] for texts in expected]
+    scores = [[text.score for text in texts] for texts in (*found, *expected)]
+    np.testing.assert_allclose(scores[: len(found)], scores[len(found) :], atol=1e-5)
+    assert sorted(asked[0]) == sorted({item[0] for item in ITEMS}) and max(map(len, asked)) < VOCABULARY / 2
 
 
 def log_among_children(model: Any, prompt: list[int], item: list[int]) -> float:

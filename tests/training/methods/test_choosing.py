@@ -56,7 +56,7 @@ def untrained(
 ) -> tuple[LlaraGenerator, LlaraModule]:
     """A random writer of `TITLES`, and the module that would train it; the retriever scores by row and history."""
     torch.manual_seed(0)
-    model, tokenizer = load_writer(small(folder), None)
+    model, tokenizer, _ = load_writer(small(folder), None)
     spelling = TitleTokenizer(tokenizer, LIMIT)
     tokens = spelling.spell(TITLES, END)
     words = cast(Any, model).get_input_embeddings()

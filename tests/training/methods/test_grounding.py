@@ -64,7 +64,7 @@ def random_writer(
     folder: Path, titles: list[str] = TITLES, *, popularity: list[int] | None = None, **parts: Any
 ) -> BigRecGenerator:
     """An untrained writer of `titles`; its base model is the same network."""
-    model, tokenizer = load_writer(small(folder), None)
+    model, tokenizer, _ = load_writer(small(folder), None)
     spelling = TitleTokenizer(tokenizer, LIMIT)
     tokens = spelling.spell(titles, END)
     popularity_N = np.array(popularity or range(len(titles), 0, -1))
@@ -403,7 +403,12 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize(
     "file",
-    ["title_space.safetensors", "grounding/model.safetensors", "parts/collaborative/manifest.json", "golden.json"],
+    [
+        "title_space.safetensors",
+        "adapter/adapter_model.safetensors",
+        "parts/collaborative/manifest.json",
+        "golden.json",
+    ],
 )
 def test_a_part_that_is_altered_or_gone_is_refused(trained: Path, tmp_path: Path, file: str) -> None:
     for way in ("gone", "flipped"):

@@ -1,0 +1,48 @@
+"""Reads the titles of a catalog with the base model, once for all runs on the same titles."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from safetensors.numpy import load_file
+from torch import nn
+
+from modeling.artifact.atomic import replaced_folder
+from modeling.artifact.tensor_files import save_arrays
+from modeling.encoder.prompt import TitleTokens
+from modeling.methods.bigrec_title_space import TitleSpace
+from training.loop.budget import timed
+
+VECTORS = "vectors.safetensors"
+
+
+def read_space(
+    body: nn.Module, tokens: TitleTokens, begin: list[int], *, sha256: str | None, cache: Path | None, console: Console
+) -> TitleSpace:
+    """The title space of a catalog.
+
+    Args:
+        body: of the base model, without its head.
+        tokens: of the titles.
+        begin: token ids before every title.
+        sha256: of the base model's weights; None: nothing is kept.
+        cache: folder where vectors are kept, named by weights and tokens; None: nothing is kept.
+        console: for progress.
+    """
+    folder = None
+    if sha256 is not None and cache is not None:
+        digest = hashlib.sha256(repr((sha256, begin)).encode())
+        digest.update(tokens.offsets.tobytes() + tokens.tokens.tobytes())
+        folder = cache / f"titles-{digest.hexdigest()[:16]}"
+        if (folder / VECTORS).exists():
+            return TitleSpace(body, load_file(folder / VECTORS)["vectors"], begin)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"reading {len(tokens)} titles with the base model", total=len(tokens))
+        space = TitleSpace.of_catalog(body, tokens, begin, progress=timed(bar, task, "reading titles"))
+    if folder is not None:
+        with replaced_folder(folder, "new") as work:
+            save_arrays({"vectors": space.vectors_NH.cpu().numpy()}, work / VECTORS)
+    return space
