@@ -12,7 +12,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -25,7 +25,7 @@ from modeling.artifact.verified import Files, Folder
 from modeling.backbone.data_text import DataTokens
 from modeling.backbone.hidden_dropout import set_dropout
 from modeling.backbone.pretrained import files_behind, read_config, read_model, read_tokenizer
-from modeling.backbone.transformer import OwnTransformer
+from modeling.backbone.transformer import NoNetwork, OwnTransformer
 from modeling.spec import BackboneSpec
 from modeling.text import plain_text
 
@@ -122,6 +122,12 @@ def load_backbone(
     model.eval()
     prove_attention(model, causal=spec.attention == "causal")
     return cast(nn.Module, model), info
+
+
+def no_backbone() -> tuple[nn.Module, BackboneInfo]:
+    """What stands in a backbone's place where no network reads the history."""
+    model = NoNetwork()
+    return model, replace(_own_info(BackboneSpec()), architecture=type(model).__name__, hidden_size=0, layers=0)
 
 
 def load_tokenizer(
