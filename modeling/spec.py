@@ -143,9 +143,10 @@ class AdapterSpec(Section):
 
 
 class ProjectorSpec(Section):
-    """From the pooled state to the item space."""
+    """From the pooled state to the item space. ``none``: there is no state and no network; the user's vector is made of
+    the newest items alone (``residual``), the control of what a network adds."""
 
-    kind: Literal["identity", "linear", "mlp"] = "linear"
+    kind: Literal["identity", "linear", "mlp", "none"] = "linear"
     residual: bool = Field(
         False, description="add the newest items' own vectors, with learned weights, to the projected state"
     )
@@ -155,6 +156,10 @@ class ProjectorSpec(Section):
 
     @model_validator(mode="after")
     def _recent_items_are_added(self) -> ProjectorSpec:
+        if self.kind == "none" and not self.residual:
+            raise ValueError(
+                "projector.kind='none' needs projector.residual=true: nothing else is in the user's vector"
+            )
         if self.recent > 1 and not self.residual:
             raise ValueError(f"projector.recent={self.recent} needs projector.residual: nothing is added without it")
         return self
@@ -170,6 +175,10 @@ class ItemsSpec(Section):
 
     tower: Literal["id", "text", "both", "encoder"] = "both"
     dim: int = Field(128, ge=2)
+    id_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of items that have the id of UNKNOWN in a training step, tower 'both' "
+        "only: their titles learn to speak for them on the scale of all others (DropoutNet, Volkovs et al. 2017)"
+    )  # fmt: skip
     normalize: bool = Field(True, description="score = cosine; the trained scale only sharpens the softmax")
     text_source: str | None = Field(
         None, description="backbone whose pooled states are the title vectors; None: the recipe's own"
@@ -239,6 +248,29 @@ class ModelSpec(Section):
         if self.projector.residual and self.history.form == "text":
             raise ValueError("projector.residual adds the items' own vectors: history.form='text' reads titles alone")
         return self
+
+    @model_validator(mode="after")
+    def _no_network_reads_nothing(self) -> ModelSpec:
+        if self.has_network:
+            return self
+        form, tower = self.history.form, self.items.tower
+        if not self.backbone.own or self.backbone.attention != "causal" or self.pooling.kind != "last":
+            raise ValueError(
+                "projector.kind='none' has no network: backbone.source='none', backbone.attention='causal' and "
+                f"pooling.kind='last' are allowed (given {self.backbone.source!r}, {self.backbone.attention!r}, "
+                f"{self.pooling.kind!r})"
+            )
+        if form != "ids" and not (form == "compressed" and tower in ("text", "both")):
+            raise ValueError(
+                "projector.kind='none' reads the vectors of items: history.form='ids' is allowed, and 'compressed' "
+                f"with items.tower 'text' or 'both' (given {form!r} with {tower!r})"
+            )
+        return self
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a network reads the history."""
+        return self.projector.kind != "none"
 
     @property
     def needs_text_vectors(self) -> bool:

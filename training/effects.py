@@ -103,7 +103,15 @@ def _rate(recipe: Recipe) -> bool:
 ALWAYS = Effect("every recipe", lambda recipe: True)
 DENSE = Effect("methods that train a user encoder", _dense)
 CODES = Effect("history.form='codes'", _codes)
-OWN = Effect("backbone.source='none'", lambda recipe: recipe.backbone.own)
+OWN_NETWORK = Effect(
+    "backbone.source='none' with a network: projector.kind other than 'none'",
+    lambda recipe: bool(recipe.backbone.own and recipe.has_network),
+)
+NETWORK = Effect("a network: projector.kind other than 'none'", lambda recipe: bool(recipe.has_network))
+DENSE_NETWORK = Effect(
+    "methods that train a user encoder with a network: projector.kind other than 'none'",
+    lambda recipe: _dense(recipe) and recipe.has_network,
+)
 LORA = Effect("adapter.kind='lora'", lambda recipe: recipe.adapter.kind == "lora")
 DENSE_LANGUAGE_MODEL = Effect("a language model as user encoder", _dense_language_model)
 TITLE_VECTORS = Effect(
@@ -117,8 +125,8 @@ ENCODER_DECODER = Effect(
 EFFECTS: dict[str, Effect] = {
     "history.form": ALWAYS,
     "history.vectors_per_item": Effect(
-        "a user encoder with history.form='compressed'",
-        lambda recipe: _dense(recipe) and recipe.history.form == "compressed",
+        "a user encoder with history.form='compressed' and a network",
+        lambda recipe: _dense(recipe) and recipe.history.form == "compressed" and recipe.has_network,
     ),
     "history.limit": ALWAYS,
     "history.title_tokens": Effect("history.form='titles' or 'text'", lambda recipe: recipe.history.reads_tokens),
@@ -126,9 +134,10 @@ EFFECTS: dict[str, Effect] = {
         "a language model as user encoder, or a method that puts an instruction before the history", _instructed
     ),
     "history.id_dropout": Effect(
-        "a user encoder with ids in the history", lambda recipe: _dense(recipe) and recipe.history.form != "text"
+        "a user encoder whose network reads ids",
+        lambda recipe: _dense(recipe) and recipe.history.form != "text" and recipe.has_network,
     ),
-    "history.dropout": ALWAYS,
+    "history.dropout": NETWORK,
     "history.user_buckets": ENCODER_DECODER,
     "history.user_dropout": Effect(
         "backbone.kind='encoder-decoder' with history.user_buckets",
@@ -140,12 +149,12 @@ EFFECTS: dict[str, Effect] = {
     "backbone.attention": DENSE,
     "backbone.layers": DENSE_LANGUAGE_MODEL,
     "backbone.random_weights": DENSE_LANGUAGE_MODEL,
-    "backbone.width": OWN,
-    "backbone.depth": OWN,
-    "backbone.heads": OWN,
+    "backbone.width": OWN_NETWORK,
+    "backbone.depth": OWN_NETWORK,
+    "backbone.heads": OWN_NETWORK,
     "backbone.head_width": CODES,
     "backbone.feed_forward": CODES,
-    "backbone.dropout": ALWAYS,
+    "backbone.dropout": NETWORK,
     "pooling.kind": DENSE,
     "pooling.count": Effect("pooling.kind='last_n'", lambda recipe: _dense(recipe) and recipe.pooling.kind == "last_n"),
     "adapter.kind": ALWAYS,
@@ -158,9 +167,10 @@ EFFECTS: dict[str, Effect] = {
     "projector.residual": DENSE,
     "projector.recent": DENSE,
     "projector.decay": Effect("projector.recent over 1", lambda recipe: _dense(recipe) and recipe.projector.recent > 1),
-    "projector.dropout": DENSE,
+    "projector.dropout": DENSE_NETWORK,
     "items.tower": DENSE,
     "items.dim": DENSE,
+    "items.id_dropout": Effect("items.tower='both'", lambda recipe: _dense(recipe) and recipe.items.tower == "both"),
     "items.normalize": DENSE,
     "items.text_source": TITLE_VECTORS,
     "items.text_layer": TITLE_VECTORS,

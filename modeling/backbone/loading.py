@@ -12,7 +12,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -26,7 +26,7 @@ from modeling.backbone.gguf_folder import CARRIERS, GgufError, carried_file, fol
 from modeling.backbone.hidden_dropout import set_dropout
 from modeling.backbone.pretrained import files_behind, read_config, read_model, read_tokenizer
 from modeling.backbone.sources import LABEL
-from modeling.backbone.transformer import OwnTransformer
+from modeling.backbone.transformer import NoNetwork, OwnTransformer
 from modeling.spec import BackboneSpec
 from modeling.text import plain_text
 
@@ -142,6 +142,12 @@ def info_of(spec: BackboneSpec, model: Any, config: Any, sha256: str | None, dty
         vocabulary=int(config.vocab_size),
         lm_head=_lm_head(config),
     )
+
+
+def no_backbone() -> tuple[nn.Module, BackboneInfo]:
+    """What stands in a backbone's place where no network reads the history."""
+    model = NoNetwork()
+    return model, replace(_own_info(BackboneSpec()), architecture=type(model).__name__, hidden_size=0, layers=0)
 
 
 def load_tokenizer(

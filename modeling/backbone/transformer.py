@@ -67,6 +67,12 @@ class Block(nn.Module):
         return hidden_BTH + drop(self.contract(inner), self.dropout, self.training)
 
 
+class NoNetwork(nn.Module):
+    """Stands where a backbone would: it has no weights and computes nothing, states have width 0."""
+
+    config = OwnConfig(hidden_size=0, num_hidden_layers=0)
+
+
 class OwnTransformer(nn.Module):
     """Blocks over given input vectors; called like a Hugging Face model with ``inputs_embeds``."""
 

@@ -21,6 +21,7 @@ from modeling.backbone.loading import (
     load_backbone,
     load_text_model,
     load_tokenizer,
+    no_backbone,
     position_limit,
 )
 from modeling.encoder.item_tower import ItemTower, Whitening
@@ -142,7 +143,10 @@ def build_model(
     sources = sources or Sources()
     if text is None and titles is not None:
         text = read_titles(spec, titles, sources)
-    backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype, download=sources.download)
+    if spec.has_network:
+        backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype, download=sources.download)
+    else:
+        backbone, info = no_backbone()
     pieces = None
     if not spec.backbone.own:
         place = sources.tokenizer or sources.backbone

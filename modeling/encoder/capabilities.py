@@ -16,7 +16,7 @@ def capabilities_of(spec: ModelSpec) -> Capabilities:
     pooling, adapter = POOLINGS[spec.pooling.kind], adapter_of(spec.adapter.kind)
     causal = spec.backbone.attention == "causal"
     # the fast forward knows the backbone's own layers, vectors in every item's place, and one wanted position a row
-    packed = causal and pooling.last_position and adapter.merges and spec.history.form != "text"
+    packed = causal and pooling.last_position and adapter.merges and spec.history.form != "text" and spec.has_network
     return Capabilities(
         reads=("ids", "text") if spec.history.reads_text else ("ids",),
         causal=causal,

@@ -93,13 +93,20 @@ class ItemTower(nn.Module):
         assert self.encoded_ND is not None, "only items.tower='encoder' has encoded items"
         self.encoded_ND[torch.as_tensor(rows, device=self.encoded_ND.device)] = vectors_RD.detach()
 
-    def table(self) -> Tensor:
-        """Vectors of all items and of UNKNOWN, [N + 1, D], as trained (not normalised)."""
+    def table(self, nameless_N: Tensor | None = None) -> Tensor:
+        """Vectors of all items and of UNKNOWN, [N + 1, D], as trained (not normalised).
+
+        Args:
+            nameless_N: which of them have the id of UNKNOWN this time; None: as they are.
+        """
         if self._frozen_ND is not None:
             return self._frozen_ND
         if self.encoded_ND is not None:
             return self.encoded_ND
-        return self._combine(self.text_NC, self.ids.weight)
+        ids_ND = self.ids.weight
+        if nameless_N is not None:
+            ids_ND = torch.where(nameless_N[:, None], ids_ND[-1], ids_ND)
+        return self._combine(self.text_NC, ids_ND)
 
     def freeze(self) -> None:
         """Compute the table once and keep it: weights and title vectors no longer change (serving)."""

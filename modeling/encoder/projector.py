@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,21 +12,23 @@ from modeling.spec import ProjectorSpec
 
 
 class Projector(nn.Module):
-    """States [P, H] to vectors [P, D]: identity, linear, or one hidden layer of width H.
+    """States [P, H] to vectors [P, D]: identity, linear, or one hidden layer of width H; or no states at all.
 
     With ``residual`` the vectors of the newest items are added with learned weights, so that "more of the same" needs
     no learning and the backbone learns what differs from it. With several of them, each step back counting less at
-    first, that alone is a nearest-neighbour recommender over the history.
+    first, that alone is a nearest-neighbour recommender over the history (``none``): a factored item-item model with
+    learned recency, near FISM (Kabbur et al. 2013).
     """
 
     def __init__(self, spec: ProjectorSpec, *, hidden_size: int, dim: int) -> None:
         super().__init__()
         self.dropout = Dropout(spec.dropout)
+        self.map: nn.Module | None = None
         if spec.kind == "identity":
-            self.map: nn.Module = nn.Identity()
+            self.map = nn.Identity()
         elif spec.kind == "linear":
             self.map = nn.Linear(hidden_size, dim)
-        else:
+        elif spec.kind == "mlp":
             self.map = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, dim))
         # One weight is a number and no list, as it has always been in artifacts.
         steps_R = torch.arange(spec.recent) if spec.recent > 1 else torch.tensor(0)
@@ -32,6 +36,9 @@ class Projector(nn.Module):
 
     def forward(self, states_PH: Tensor, recent_PD: Tensor | None = None) -> Tensor:
         """``recent_PD``: the weighted sum of the newest items read (`summed`); None without ``residual``."""
+        if self.map is None:
+            assert recent_PD is not None, "without a network and a residual there is no vector"
+            return recent_PD
         vectors_PD: Tensor = self.map(self.dropout(states_PH))
         return vectors_PD if recent_PD is None else vectors_PD + recent_PD
 
@@ -40,3 +47,10 @@ class Projector(nn.Module):
         assert self.newest_weight is not None, "without a residual nothing is added"
         weights_PR = (recent_PR >= 0) * self.newest_weight
         return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))
+
+
+def input_map(width: int, hidden_size: int, size: float) -> nn.Linear:
+    """The other way, into a backbone: from vectors with elements of unit size to vectors with elements of ``size``."""
+    layer = nn.Linear(width, hidden_size, bias=False)
+    nn.init.normal_(layer.weight, std=size / math.sqrt(width))
+    return layer

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from modeling.backbone.adapters.condition import conditioned_on
 from modeling.backbone.dropout import drop
 from modeling.backbone.loading import word_size
-from modeling.backbone.transformer import OwnTransformer
 from modeling.encoder.capabilities import capabilities_of
 from modeling.encoder.item_tower import ItemTower
 from modeling.encoder.pooling import Spans, pooling_of
-from modeling.encoder.projector import Projector
+from modeling.encoder.projector import Projector, input_map
 from modeling.encoder.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder, recent_rows
 from modeling.spec import ModelSpec
 
@@ -119,14 +118,14 @@ class UserEncoder(nn.Module):
         self.hidden_size = hidden_size
         self.fast: CompiledForward | None = None  # see `modeling.inference.encoder_forward.compile_encoder`
         dim, text_dim = spec.items.dim, items.text_NC.shape[1]
-        own = isinstance(backbone, OwnTransformer)
+        own = spec.backbone.own
         size = 1.0 if own else word_size(backbone)
-        tied = own and hidden_size == dim
+        tied = not spec.has_network or (own and hidden_size == dim)
         shown = spec.history.form != "text"
-        self.id_input: nn.Module = nn.Identity() if tied or not shown else _input_map(dim, hidden_size, size)
+        self.id_input: nn.Module = nn.Identity() if tied or not shown else input_map(dim, hidden_size, size)
         self.text_input = None
         if spec.history.form == "compressed" and not (tied and items.text_map is not None):
-            self.text_input = _input_map(text_dim, hidden_size, size)
+            self.text_input = input_map(text_dim, hidden_size, size)
         self.projector = Projector(spec.projector, hidden_size=hidden_size, dim=dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(15.0) if spec.items.normalize else 0.0))
 
@@ -144,8 +143,8 @@ class UserEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the backbone's weights."""
-        return next(self.backbone.parameters()).dtype
+        """Of the backbone's weights; of the items' where there is no network."""
+        return next(self.backbone.parameters(), self.items.ids.weight).dtype
 
     @property
     def exact(self) -> bool:
@@ -233,7 +232,9 @@ class UserEncoder(nn.Module):
     # -- the forward ------------------------------------------------------------------------------------------------
 
     def hidden(self, batch: Batch) -> Tensor:
-        """States of all positions, [B, T, H]."""
+        """States of all positions, [B, T, H]; H is 0 where no network reads them."""
+        if not self.spec.has_network:
+            return torch.zeros(*batch.shape, 0, dtype=self.dtype, device=self.device)
         embeds_BTH = self._embed(batch).to(self.dtype)
         options: dict[str, Any] = {}
         if batch.mask_BT is not None:
@@ -381,13 +382,6 @@ def read_history(history: Sequence[int | str], read_titles: ReadTitles) -> list[
     titles = [item for item in history if isinstance(item, str)]
     read = iter(read_titles(titles) if titles else ())
     return [next(read) if isinstance(item, str) else item for item in history]
-
-
-def _input_map(width: int, hidden_size: int, size: float) -> nn.Linear:
-    """A map from vectors with elements of unit size to vectors with elements of ``size``."""
-    layer = nn.Linear(width, hidden_size, bias=False)
-    nn.init.normal_(layer.weight, std=size / math.sqrt(width))
-    return layer
 
 
 def _accepted(model: nn.Module) -> frozenset[str]:

@@ -79,6 +79,8 @@ class EncoderForward(nn.Module):
     @classmethod
     def of(cls, encoder: UserEncoder) -> tuple[EncoderForward | None, str]:
         """The fast form, or None and why there is none."""
+        if not encoder.spec.has_network:
+            return None, "no network reads the history"
         if not encoder.capabilities.packed:
             spec = encoder.spec
             return None, (

@@ -215,14 +215,16 @@ class Dense(Method[DenseRecord]):
         if spec.items.tower != "text":
             what = f"catalog_size {size} and dim {spec.items.dim}"
             check_holds(files, "parts/items.safetensors", what, NUMBER * size * spec.items.dim // 2)
-        if spec.backbone.own:
+        if spec.backbone.own and spec.has_network:
             backbone = spec.backbone
             what = f"backbone.width {backbone.width} and backbone.depth {backbone.depth}"
             least = NUMBER * 6 * backbone.depth * backbone.width**2 // 2
             check_holds(files, "backbone/model.safetensors", what, least)
 
     def precisions(self, record: DenseRecord) -> tuple[Precision, ...]:
-        """A recipe's own small transformer is not rounded to eight bits."""
+        """A recipe's own small transformer is not rounded to eight bits; without a network nothing is rounded."""
+        if not record.model.has_network:
+            return ("fp32",)
         return ("fp32", "bf16") if record.model.backbone.own else ("fp32", "bf16", "int8")
 
     def tokenizer_sha256(self, model: Model) -> str | None:

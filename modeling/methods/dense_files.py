@@ -96,17 +96,17 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
 def _write_backbone(model: Model, folder: Path) -> None:
     """Copies of what no name can bring back: own, fully trained, random and here-made backbones."""
     spec, backbone = model.spec, model.encoder.backbone
-    if spec.backbone.own:
+    if spec.backbone.own and spec.has_network:
         (folder / "backbone").mkdir()
         save_tensors(state_of(backbone), folder / "backbone" / "model.safetensors")
-    elif stores_backbone(spec, model.sources):
+    elif not spec.backbone.own and stores_backbone(spec, model.sources):
         body: Any = adapter_of(spec.adapter.kind).bare(backbone)
         save_pretrained(body, folder / "backbone")
         _copy_tokenizer(model.sources.tokenizer or model.sources.backbone, spec.backbone.source, folder / "backbone")
     text = model.sources.text_backbone or local_folder(spec.items.text_source)
     if text is None and spec.items.text_source is None and not stored_backbone_reads_titles(spec):
         text = model.sources.backbone or local_folder(spec.backbone.source)
-    if spec.needs_text_vectors and text is not None and not spec.backbone.own:
+    if spec.needs_text_vectors and text is not None and (spec.history.reads_text or not spec.backbone.own):
         _store_text_backbone(text, spec, folder / "parts" / "text_backbone")
 
 
@@ -223,7 +223,7 @@ def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> M
     )
     _check_backbone(model, record, context.manifest.tokenizer_sha256)
     encoder = model.encoder
-    if spec.backbone.own:
+    if spec.backbone.own and spec.has_network:
         _load_into(encoder.backbone, files, "backbone/model.safetensors")
     _load_into(encoder.items, files, "parts/items.safetensors")
     inputs = _input_maps(encoder)

@@ -38,6 +38,11 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "sasrec": ("sasrec", False, OWN),
     "sasrec, sampled": ("sasrec", False, [*OWN, "method.objective.kind=sampled"]),
     "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
+    "sasrec, no network": (
+        "sasrec", False, [*DENSE, "projector.kind=none", "projector.residual=true", "projector.recent=3",
+         "history.form=compressed", "items.tower=both", "items.text_source=FOLDER"],
+    ),
+    "sasrec, seen left out": ("sasrec", False, [*OWN, "method.objective.mask_seen=true"]),
     "sasrec, in both directions": (
         "sasrec", False, [*OWN, "backbone.attention=bidirectional", "pooling.kind=last_n", "optimizer.user_windows=4"],
     ),
@@ -198,6 +203,8 @@ def test_a_setting_is_read_or_refused(
         ("sasrec", ["items.text_source=minilm"]),
         ("sasrec", ["history.instruction=Read"]),
         ("sasrec", ["history.title_tokens=9"]),
+        ("sasrec", ["projector.residual=true", "projector.kind=none", "backbone.depth=4"]),
+        ("sasrec", ["projector.residual=true", "projector.kind=none", "history.dropout=0.4"]),
         ("sasrec", ["backbone.layers=1"]),
         ("sasrec", ["backbone.random_weights=true"]),
         ("sasrec", ["optimizer.backbone_rate=0.1"]),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Window:
         start: place of the first row in the user's sequence.
         draw: seed of whatever is drawn for this window in this epoch.
         last_only: whether the last row is the only target.
+        earlier: the user's rows before ``start``, which the model does not read here.
     """
 
     rows: NDArray[np.int64]
@@ -40,6 +41,7 @@ class Window:
     start: int = 0
     draw: int = 0
     last_only: bool = False
+    earlier: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), compare=False)
 
     @property
     def targets(self) -> int:
@@ -51,7 +53,10 @@ def prefixes_of(sequence: Sequence[int] | NDArray[Any], limit: int, user: int = 
     """Each item but the first as the only target of its own window, with the ``limit`` items before it."""
     rows = np.asarray(sequence, np.int64)
     starts = [max(0, end - limit) for end in range(1, len(rows))]
-    return [Window(rows[start : end + 1], user, start, last_only=True) for end, start in enumerate(starts, 1)]
+    return [
+        Window(rows[start : end + 1], user, start, last_only=True, earlier=rows[:start])
+        for end, start in enumerate(starts, 1)
+    ]
 
 
 def windows_of(
@@ -66,7 +71,9 @@ def windows_of(
         return [Window(rows, user)]
     first = int(rng.integers(1, limit + 1))
     edges = [0, *range(first, targets, limit), targets]
-    return [Window(rows[start : stop + 1], user, start) for start, stop in itertools.pairwise(edges)]
+    return [
+        Window(rows[start : stop + 1], user, start, earlier=rows[:start]) for start, stop in itertools.pairwise(edges)
+    ]
 
 
 def target_shares(sequences: Sequence[NDArray[Any]], size: int, per_user: int | None = None) -> NDArray[np.float64]:
@@ -215,13 +222,15 @@ def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
 @dataclass(frozen=True)
 class TrainingBatch:
     """Prompts with a target at each boundary, or at the last alone. ``P`` boundaries, flattened over the batch;
-    ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer."""
+    ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer; ``seen_S2`` pairs
+    of a position and a row that its user has chosen before, the target excepted; None where nobody asked for them."""
 
     prompts: Batch
     users_P: torch.Tensor
     boundaries_P: torch.Tensor
     recent_PR: torch.Tensor
     targets_P: torch.Tensor
+    seen_S2: torch.Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -230,7 +239,11 @@ class TrainingBatch:
 
 
 def collate(
-    encoder: UserEncoder, windows: Sequence[Window], condition: Callable[[Window], NDArray[np.float32]] | None = None
+    encoder: UserEncoder,
+    windows: Sequence[Window],
+    condition: Callable[[Window], NDArray[np.float32]] | None = None,
+    *,
+    with_seen: bool = False,
 ) -> TrainingBatch:
     """Windows to one padded batch; a window whose prompt lost its oldest items loses those targets with them.
 
@@ -238,12 +251,13 @@ def collate(
         encoder: prepares prompts.
         windows: of a batch.
         condition: what a gated adapter reads beside a window; it must not know the window's targets.
+        with_seen: whether the loss leaves out what users have seen.
     """
     prompts = [
         encoder.prepare(window.rows[:-1].tolist(), None if condition is None else condition(window))
         for window in windows
     ]
-    users, boundaries, recent, targets = [], [], [], []
+    users, boundaries, recent, targets, seen = [], [], [], [], []
     steps_R = np.arange(encoder.recent_items)
     for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
         held = len(prompt.boundaries_M)
@@ -252,9 +266,24 @@ def collate(
         boundaries.append(prompt.boundaries_M[-kept:])
         read, places_PR = window.rows[-1 - held : -1], np.arange(held)[-kept:, None] - steps_R
         recent.append(np.where(places_PR >= 0, read[places_PR.clip(min=0)], -1))
+        if with_seen:
+            seen.append(seen_pairs(window, kept, sum(map(len, targets))))
         targets.append(window.rows[-kept:])
     as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]
-    return TrainingBatch(encoder.collate(prompts), *as_tensor)
+    return TrainingBatch(
+        encoder.collate(prompts), *as_tensor, torch.from_numpy(np.concatenate(seen)) if with_seen else None
+    )
+
+
+def seen_pairs(window: Window, kept: int, start: int) -> NDArray[np.int64]:
+    """What a user has chosen before each of the last ``kept`` targets of a window, also what the model did not read:
+    pairs of a position, counted from ``start``, and a row, [S, 2]. A target that was chosen before is not in them.
+    """
+    history = np.concatenate([window.earlier, window.rows[:-1]])
+    known_P = len(history) - kept + 1 + np.arange(kept)
+    before_PH = np.arange(len(history)) < known_P[:, None]
+    positions_S, places_S = np.nonzero(before_PH & (history != window.rows[-kept:, None]))
+    return np.stack([positions_S + start, history[places_S]], axis=1)
 
 
 class EpochLoader(DataLoader[Window]):

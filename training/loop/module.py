@@ -124,7 +124,7 @@ class RetrievalModule(TrainedModule):
 
     def collate(self, windows: Sequence[Window]) -> TrainingBatch:
         """Windows to one padded batch of prompts."""
-        return collate(self.encoder, windows, self._condition)
+        return collate(self.encoder, windows, self._condition, with_seen=self.objective.mask_seen)
 
     @property
     def last_only(self) -> bool:
@@ -160,7 +160,8 @@ class RetrievalModule(TrainedModule):
         states_PH = encoder.pooling(encoder.hidden(batch.prompts), spans)
         users_PD = encoder.project(states_PH, batch.recent_PR.to(device), items.table_ND)
         scaled_PD = users_PD * encoder.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-        loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device))
+        seen_S2 = None if batch.seen_S2 is None else batch.seen_S2.to(device)
+        loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device), seen_S2)
         weight = anchor_weight(self.objective.pull, progress, self.objective.pull_share)
         if weight and self.anchor_ND is not None:
             pulled = anchor_loss(encoder.items.ids.weight[: encoder.items.size], self.anchor_ND)
@@ -173,7 +174,10 @@ class _Items:
 
     def __init__(self, encoder: UserEncoder) -> None:
         self._encoder = encoder
-        self.table_ND = encoder.items.table()
+        items, nameless_N = encoder.items, None
+        if encoder.training and items.spec.id_dropout:
+            nameless_N = torch.rand(items.size + 1, device=encoder.device) < items.spec.id_dropout
+        self.table_ND = items.table(nameless_N)
 
     def all(self) -> Tensor:
         items = self._encoder.items

@@ -52,7 +52,7 @@ class DenseSettings(MethodSettings):
                 f"method.objective.kind {' or '.join(map(repr, kinds))}", lambda recipe: objective(recipe).kind in kinds
             )
 
-        fields = ("negatives", "popularity_power", "label_smoothing", "logq", "symmetric")
+        fields = ("negatives", "popularity_power", "label_smoothing", "logq", "symmetric", "mask_seen")
         return {f"objective.{name}": of_kind(name) for name in fields} | {
             "objective.pull": Effect("items with an id table", has_ids),
             "objective.pull_share": Effect("method.objective.pull over 0", lambda recipe: objective(recipe).pull > 0),
@@ -62,6 +62,11 @@ class DenseSettings(MethodSettings):
         """Raises ``ValueError`` for a pull to nothing, and for histories that a user encoder cannot read."""
         if self.objective.pull and recipe.requires is None:
             raise ValueError("method.objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
+        if self.objective.mask_seen and self.objective.label_smoothing:
+            raise ValueError(
+                "method.objective.label_smoothing gives a share of the target to every item: with "
+                f"method.objective.mask_seen it is 0 (given {self.objective.label_smoothing:g})"
+            )
         if recipe.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
             raise ValueError(
                 f"method.objective.kind={self.objective.kind!r} compares with the vectors of all items, which "

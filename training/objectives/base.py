@@ -37,6 +37,9 @@ class ObjectiveSpec(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="full only")
     logq: bool = Field(True, description="lower the logits of negatives by their log probability, in_batch only")
     symmetric: bool = Field(False, description="add the loss from items to users, in_batch only")
+    mask_seen: bool = Field(
+        False, description="leave out of the softmax what the user has chosen before, as answers and figures do"
+    )
     pull: float = Field(0.0, ge=0, description="start weight of the pull of the id table towards the id model's")
     pull_share: float = Field(0.5, gt=0, le=1, description="share of the training after which the pull is zero")
 
@@ -90,8 +93,15 @@ class Objective(nn.Module):
         super().__init__()
         self.spec = spec
 
-    def forward(self, users_PD: Tensor, items: ItemVectors, targets_P: Tensor) -> Tensor:
-        """The summed loss; ``users_PD`` are multiplied by the scale (1 / temperature)."""
+    def forward(self, users_PD: Tensor, items: ItemVectors, targets_P: Tensor, seen_S2: Tensor | None = None) -> Tensor:
+        """The summed loss.
+
+        Args:
+            users_PD: user vectors, multiplied by the scale (1 / temperature).
+            items: vectors of items.
+            targets_P: rows of the next items.
+            seen_S2: pairs of a position and a row that is no negative there; None: every row may be one.
+        """
         raise NotImplementedError
 
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from training.objectives.base import Candidates, ItemVectors, Objective, ObjectiveSpec
-from training.objectives.softmax import sampled_softmax
+from training.objectives.softmax import among, sampled_softmax
 
 
 class InBatchSoftmax(Objective):
     """Softmax over the targets of the batch; with ``symmetric``, over its users as well. Each distinct item is encoded
     once a batch."""
 
-    settings = frozenset({"logq", "symmetric"})
+    settings = frozenset({"logq", "symmetric", "mask_seen"})
     log_shares_N: Tensor
 
     def __init__(self, spec: ObjectiveSpec, candidates: Candidates) -> None:
@@ -31,13 +31,16 @@ class InBatchSoftmax(Objective):
         shares_N = np.maximum(candidates.shares_N, 1e-12)  # what is never a target is never looked up
         self.register_buffer("log_shares_N", torch.from_numpy(shares_N).log().float(), False)
 
-    def forward(self, users_PD: Tensor, items: ItemVectors, targets_P: Tensor) -> Tensor:
+    def forward(self, users_PD: Tensor, items: ItemVectors, targets_P: Tensor, seen_S2: Tensor | None = None) -> Tensor:
         rows_U, places_P = targets_P.unique(return_inverse=True)
         items_UD = items.of(rows_U)
         log_expected_U = self.log_shares_N[rows_U] + math.log(len(targets_P))
         if not self.spec.logq:
             log_expected_U = torch.zeros_like(log_expected_U)
-        loss = sampled_softmax(users_PD, items_UD, places_P, places_P, log_expected_U.to(users_PD.dtype))
+        if seen_S2 is not None:
+            seen_S2 = among(seen_S2, rows_U)
+        log_expected_U = log_expected_U.to(users_PD.dtype)
+        loss = sampled_softmax(users_PD, items_UD, places_P, places_P, log_expected_U, seen_S2=seen_S2)
         if not self.spec.symmetric:
             return loss
         return (loss + _from_items(users_PD, items_UD[places_P], targets_P)) / 2

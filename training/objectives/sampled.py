@@ -13,7 +13,7 @@ from training.objectives.softmax import sampled_softmax
 class SampledSoftmax(Objective):
     """Negatives are drawn once a batch, from the popularity raised to a power."""
 
-    settings = frozenset({"negatives", "popularity_power"})
+    settings = frozenset({"negatives", "popularity_power", "mask_seen"})
     needs_all = True
     log_draws_N: Tensor
 
@@ -23,10 +23,10 @@ class SampledSoftmax(Objective):
         draws_N *= spec.negatives / draws_N.sum()
         self.register_buffer("log_draws_N", torch.from_numpy(draws_N).log().float(), False)
 
-    def forward(self, users_PD: Tensor, items: ItemVectors, targets_P: Tensor) -> Tensor:
+    def forward(self, users_PD: Tensor, items: ItemVectors, targets_P: Tensor, seen_S2: Tensor | None = None) -> Tensor:
         items_ND = items.all()
         negatives_K = torch.multinomial(self.log_draws_N.exp(), self.spec.negatives, replacement=True)
-        return sampled_softmax(users_PD, items_ND, targets_P, negatives_K, self.log_draws_N)
+        return sampled_softmax(users_PD, items_ND, targets_P, negatives_K, self.log_draws_N, seen_S2=seen_S2)
 
 
 OBJECTIVE = SampledSoftmax

@@ -39,12 +39,25 @@ __all__ = ["backbone_folder"]  # a fixture
 
 ADDED, NEW = Path(__file__).parents[2] / "added_method", "transitions"
 PLACES = {"modeling": modeling.methods, "training": training.methods, "recipes": training.recipes}
-KINDS = [*method_names(), NEW]
+WITHOUT_NETWORK = "dense without a network"
+VARIANTS = {
+    WITHOUT_NETWORK: Example(
+        "sasrec",
+        (
+            "optimizer.epochs=1", "optimizer.positions=60", "items.dim=16", "projector.kind=none",
+            "projector.residual=true", "projector.recent=4", "history.form=compressed", "items.tower=both",
+            "items.text_source=FOLDER",
+        ),
+    )
+}  # fmt: skip
+KINDS = [*method_names(), *VARIANTS, NEW]
 ITEMS, K = 20, 5
 EMPTY = np.empty(0, np.int64)
 
 
 def example_of(kind: str) -> Example:
+    if kind in VARIANTS:
+        return VARIANTS[kind]
     return Example(NEW, ()) if kind == NEW else importlib.import_module(f"testing.methods.{kind}").EXAMPLE
 
 
@@ -72,7 +85,9 @@ def trained(
     def train(example: Example, name: str) -> Path:
         if name not in made:
             backbone = str(backbone_folder("qwen3")) if example.language_model else None
-            settings = [*example.settings, *([f"requires={example.requires}"] if example.requires else [])]
+            folder = str(backbone_folder("qwen3"))
+            settings = [setting.replace("FOLDER", folder) for setting in example.settings]
+            settings = [*settings, *([f"requires={example.requires}"] if example.requires else [])]
             recipe = get_recipe(example.recipe, settings, backbone=backbone)
             if recipe.method.codes_spec is not None:
                 recipe = get_recipe(example.recipe, settings)
@@ -203,6 +218,21 @@ def test_a_changed_file_is_refused(loaded: Loaded[Any], tmp_path: Path) -> None:
     largest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=largest.name):
         load(folder)
+
+
+def test_without_a_network_the_newest_items_alone_make_the_vector(trained: Callable[[str], Path]) -> None:
+    """The user's vector is the weighted sum of item vectors; nothing of a network is stored, loaded or offered."""
+    found = load(trained(WITHOUT_NETWORK))
+    encoder = found.model.encoder
+    assert not list(encoder.backbone.parameters()) and not (found.folder / "backbone").exists()
+    assert get_method("dense").precisions(found.record) == ("fp32",) and "no network" in found.model.compile()
+    rows = [3, 9, 4, 7, 1, 12]
+    table_ND, weights_R = encoder.items.table(), encoder.projector.newest_weight
+    sum_D = sum(weight * table_ND[row] for weight, row in zip(weights_R, rows[::-1], strict=False))
+    expected_D = sum_D / sum_D.norm()
+    np.testing.assert_allclose(encoder.encode([encoder.prepare(rows)])[0], expected_D.numpy(), atol=1e-6)
+    title, known = encoder.with_titles(["red lamp"]), encoder.with_titles(["a lamp"])
+    assert not np.allclose(*(encoder.encode([encoder.prepare(items)])[0] for items in (title, known)), atol=1e-3)
 
 
 def test_two_stages_rank_what_was_retrieved(trained: Callable[[str], Path]) -> None:

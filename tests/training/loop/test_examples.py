@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modeling.encoder.build import Model, build_model
 from modeling.spec import BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
-from training.loop.examples import EpochWindows, LengthBatches, collate, windows_of
+from training.loop.examples import EpochWindows, LengthBatches, collate, prefixes_of, windows_of
 
 ITEMS = 40
 
@@ -49,6 +49,20 @@ def test_cuts_move_between_epochs_and_repeat_with_the_seed() -> None:
     assert cuts(1, 0) == cuts(1, 0)
     assert cuts(1, 0) != cuts(1, 1)
     assert cuts(1, 0) != cuts(2, 0)
+
+
+def test_what_was_seen_is_all_that_came_before_the_target_however_the_sequence_is_cut() -> None:
+    sequence = np.array([4, 9, 4, 7, 1, 3, 9, 8, 2, 6, 0, 5])
+    for windows in (windows_of(sequence, 3, np.random.default_rng(1)), prefixes_of(sequence, 3)):
+        batch = collate(_id_model().encoder, windows, with_seen=True)
+        assert batch.seen_S2 is not None and collate(_id_model().encoder, windows).seen_S2 is None
+        found = {(int(place), int(row)) for place, row in batch.seen_S2.tolist()}
+        expected = set()
+        for place, target in enumerate(batch.targets_P.tolist()):
+            at = place + 1  # windows of one user hold its targets in order
+            assert sequence[at] == target
+            expected |= {(place, int(row)) for row in sequence[:at] if row != target}
+        assert found == expected
 
 
 @pytest.mark.parametrize("epoch", [0, 5])

@@ -210,6 +210,26 @@ def test_the_sampled_softmax_of_a_run_is_corrected_for_how_it_drew(ring: Dataset
     assert np.abs(popular / 4000 - expected).max() < 0.02
 
 
+@pytest.mark.parametrize("kind", ["full", "sampled", "in_batch"])
+def test_a_run_leaves_out_of_its_loss_what_users_have_seen(kind: str, ring: Dataset) -> None:
+    """With equal vectors the loss is the log of the number of candidates: fewer, by those seen before."""
+    split, losses = leave_one_out(ring), {}
+    for masked in (False, True):
+        settings = [f"method.objective.kind={kind}", f"method.objective.mask_seen={str(masked).lower()}"]
+        recipe = get_recipe("sasrec", [*SMALL, *settings])
+        torch.manual_seed(0)
+        model = build_model(recipe.model_spec(), catalog_size=ring.n_items)
+        module = RetrievalModule(model.encoder, recipe.method.objective, popularity_N=split.popularity())
+        with torch.no_grad():
+            model.encoder.items.ids.weight[:] = 1.0
+        batch = module.collate(EpochWindows(split.train_rows(), limit=50, seed=0).windows)
+        losses[masked] = module(batch).item() / len(batch.targets_P)
+        seen = [len(set(rows[:at].tolist()) - {rows[at]}) for rows in split.train_rows() for at in range(1, len(rows))]
+    assert losses[True] < losses[False] - 0.01
+    if kind == "full":
+        assert losses[True] == pytest.approx(np.log(ring.n_items - np.array(seen)).mean(), abs=1e-4)
+
+
 def ids_of(recipe_settings: list[str], ring: Dataset, sasrec: Path, out: Path) -> NDArray[np.float32]:
     recipe = get_recipe("sasrec", [*SMALL, "requires=sasrec", *recipe_settings])
     run(recipe, ring, RunOptions(out=out, id_model=sasrec), QUIET)

@@ -57,6 +57,19 @@ def test_a_batch_that_holds_every_item_once_is_the_full_softmax_in_value_and_gra
         torch.testing.assert_close(ours, theirs)
 
 
+def test_what_a_user_has_seen_is_no_negative_of_the_batch() -> None:
+    users_PD, items_ND = vectors(count=30)
+    targets_P = torch.randperm(30, generator=torch.Generator().manual_seed(1))[:P]
+    seen_S2 = torch.stack([torch.arange(P).repeat(2), torch.cat([targets_P.roll(1), targets_P.roll(5)])], dim=1)
+    found = in_batch(np.full(30, 1 / 30), mask_seen=True, logq=False)(users_PD, Table(items_ND), targets_P, seen_S2)
+    logits_PP = users_PD @ items_ND[targets_P].T
+    kept_PP = torch.ones(P, P, dtype=torch.bool)
+    kept_PP[torch.arange(P), torch.arange(P).roll(1)] = kept_PP[torch.arange(P), torch.arange(P).roll(5)] = False
+    logits_PP = logits_PP.masked_fill(~kept_PP, -torch.inf)
+    expected = torch.nn.functional.cross_entropy(logits_PP, torch.arange(P), reduction="sum")
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_duplicate_of_the_own_target_is_no_negative() -> None:
     users_PD, items_ND = vectors()
     targets_P = torch.tensor([3, 3, 3, 7] * 3)

@@ -64,6 +64,34 @@ def test_a_drawn_target_is_no_negative_of_its_own_row() -> None:
     assert loss.item() == 0.0
 
 
+def _seen() -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of positions and rows, none of them a target, and the same as a mask [P, N]."""
+    _, _, targets = _inputs()
+    mask = torch.rand(P, N, generator=torch.Generator().manual_seed(5)) < 0.3
+    mask[torch.arange(P), targets] = False
+    return mask.nonzero(), mask
+
+
+@pytest.mark.parametrize("chunk", [7, 57])
+def test_what_was_seen_is_as_if_it_were_in_no_catalog(chunk: int) -> None:
+    users, items, targets = _inputs()
+    pairs, mask = _seen()
+    plain = torch.nn.functional.cross_entropy((users @ items.T).masked_fill(mask, -torch.inf), targets, reduction="sum")
+    everything, certain = torch.arange(N), torch.zeros(N, dtype=torch.float64)
+    for loss in (
+        full_softmax(users, items, targets, chunk=chunk, seen_S2=pairs),
+        sampled_softmax(users, items, targets, everything, certain, seen_S2=pairs),
+    ):
+        expected = _with_gradients(plain, users, items)
+        for wanted, found in zip(expected, _with_gradients(loss, users, items), strict=True):
+            torch.testing.assert_close(found, wanted)
+        plain = torch.nn.functional.cross_entropy(
+            (users @ items.T).masked_fill(mask, -torch.inf), targets, reduction="sum"
+        )
+    with pytest.raises(ValueError, match="label smoothing"):
+        full_softmax(users, items, targets, label_smoothing=0.1, seen_S2=pairs)
+
+
 def test_a_constant_on_all_logits_changes_nothing() -> None:
     users, items, targets = _inputs()
     wide_users = torch.cat([users, torch.ones(P, 1, dtype=torch.float64)], 1)
