@@ -22,6 +22,7 @@ from service.observability.metrics import Metrics
 from service.observability.tracing import open_tracing
 from service.recommend.dense import DenseRecommender
 from service.recommend.generative import GenerativeRecommender
+from service.recommend.reranking import Stages
 from service.settings import Settings, named_folder
 from service.settings.store_kinds import shown
 from service.stores import open_store
@@ -70,6 +71,7 @@ class Service:
         self.traffic = Traffic(
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
         )
+        self.stages = Stages(self.metrics, settings.second_stage_ms / 1000)
         self.searches = Searches(settings.deadline_ms / 1000, self.metrics)
         self.loading: asyncio.Task[None] | None = None
         self._not_ready: str | None = "starting"
@@ -104,6 +106,19 @@ class Service:
     def answering(self, name: str | None, user_id: str | None, request_id: str) -> DenseRecommender:
         """Return who answers a request: the artifact it names, else as the traffic is set; raises as `recommender`."""
         return self.recommender(self.traffic.choose(user_id, request_id) if name is None else name)
+
+    def ranker(self, name: str | None, recipe: str | None, within: str = "") -> AnyRecommender:
+        """Return the recommender of an artifact that scores candidates; see `ArtifactLookup.ranker`. Raises NotReady,
+        UnknownName, Conflict."""
+        self._refuse_before_the_start()
+        return self.registry.ranker(name, recipe, within)
+
+    def ranking(self, name: str | None, recipe: str | None, user_id: str | None, request_id: str) -> AnyRecommender:
+        """Return who ranks candidates: the artifact or recipe that is named, else a dense one as the traffic is set.
+        Raises as `ranker`."""
+        if name is None and recipe is None and "dense" in self.registry.defaults:
+            return self.answering(None, user_id, request_id)
+        return self.ranker(name, recipe)
 
     def activate(self, name: str) -> str | None:
         """Let one artifact answer everything that names none, from the next request on; returns the one before.

@@ -65,6 +65,9 @@ class TableEncoder:
             raise CannotReadText("ids only")
         return [FreeItem(title, text_vector=_vector_of(title)) for title in titles]
 
+    def free_vectors(self, items: Sequence[FreeItem]) -> np.ndarray:
+        return np.stack([_vector_of(item.title) for item in items])
+
     def encode(self, prompts: Sequence[Prompt]) -> np.ndarray:
         self.entered += 1
         self.gate.wait()

@@ -26,6 +26,9 @@ from modeling.encoder.projector import Projector, input_map
 from modeling.encoder.prompt import ID, TEXT, TOKEN, FreeItem, Prompt, PromptBuilder, recent_rows
 from modeling.spec import ModelSpec
 
+TITLES = 64
+"""Free titles that are encoded in one pass as items are."""
+
 
 class CannotReadText(ValueError):
     """Free text was given to a model that reads ids only."""
@@ -312,21 +315,29 @@ class UserEncoder(nn.Module):
         self.items.set_encoded([self.items.size], self.encode_items([self.items.size]))
         self.train(training)
 
-    @torch.inference_mode()
     def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
-        """Item vectors [F, D] of titles that are not in the catalog.
+        """Item vectors [F, D] of titles that are not in the catalog; raises as `free_vectors`."""
+        return self.free_vectors(self.read_titles(titles))
+
+    @torch.inference_mode()
+    def free_vectors(self, items: Sequence[FreeItem]) -> NDArray[np.float32]:
+        """Item vectors [F, D] of free titles that were read.
 
         Raises:
-            CannotReadText: the model reads ids only.
-            ValueError: its item tower has no vector for an item it was not trained on.
+            CannotReadText: the item tower has no vector for an item it was not trained on, or reads other titles than
+                a history does.
         """
-        items = self.read_titles(titles)
         if self._item_prompts is not None:
-            found_FD = self.encode_items(items)
+            parts = [self.encode_items(items[at : at + TITLES]) for at in range(0, len(items), TITLES)]
+            found_FD = torch.cat(parts)
         else:
+            if self.items.text_map is None:
+                raise CannotReadText("the item tower has no vector for an item it was not trained on")
             vectors = [item.text_vector for item in items if item.text_vector is not None]
             if len(vectors) < len(items):
-                raise ValueError(f"history.form={self.spec.history.form!r} reads free titles as tokens, not as vectors")
+                raise CannotReadText(
+                    f"history.form={self.spec.history.form!r} reads free titles as tokens, not as vectors"
+                )
             found_FD = self.items.finish(self.items.cold_table(torch.from_numpy(np.stack(vectors)).to(self.device)))
         vectors_FD: NDArray[np.float32] = found_FD.float().cpu().numpy()
         return vectors_FD

@@ -2,7 +2,7 @@
 
 A method is a module of this package with a `Method` called ``METHOD``; the name of the module is its kind. What it
 loads has one of two shapes. A `VectorMethod` gives a vector for a history: vectors are cached, and an index is searched
-with them. A `ListMethod` gives a ranked list. `Rerank` composes the two: retrieve, then rank.
+with them. A `ListMethod` gives a ranked list. `base_ranking` has rankers, which score given candidates.
 
 Shape legend: B histories, D item dimension, N items, K items of an answer.
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -29,22 +28,12 @@ from modeling.artifact.part_names import Part
 from modeling.artifact.verified import Files
 from modeling.encoder.build import Sources
 from modeling.encoder.prompt import FreeItem, Prompt, TitleTokens
-from modeling.encoder.user_encoder import CannotReadText
-from modeling.generation.api import (
-    GeneratedList,
-    GenerationPrompt,
-    GenerationSettings,
-    GenerativeModel,
-    ListQuery,
-    OnWriting,
-    Turn,
-)
+from modeling.generation.api import GenerativeModel
 from modeling.inference.int8_linear import Precision
 
 Shape = Literal["vector", "list"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 CATALOG = "catalog.parquet"
-NOTHING_WRITTEN = GenerationSettings(1, 1)
 LARGEST_CATALOG = 4 << 30
 """Bytes of ``catalog.parquet``."""
 
@@ -130,6 +119,10 @@ class HistoryEncoder(Protocol):
         """User vectors [B, D]; a prompt alone gives the same vector as in any batch."""
         ...
 
+    def free_vectors(self, items: Sequence[FreeItem]) -> NDArray[np.float32]:
+        """Item vectors [F, D] of free titles; raises `CannotReadText` where the item tower has none for them."""
+        ...
+
 
 class _Networks(Protocol):
     """What both shapes say of the memory they take; a method without networks inherits all of it."""
@@ -195,96 +188,8 @@ class VectorMethod(_Networks, Protocol):
 
 
 class ListMethod(GenerativeModel, _Networks, Protocol):
-    """A loaded method that gives a ranked list: a `GenerativeModel`, or a `Ranker`, which writes nothing."""
-
-
-class Ranker(ListMethod):
-    """A list method without generation. It implements `rank`; what it inherits puts that into the form of a generative
-    model with nothing written.
-
-    Attributes:
-        reads, history_limit: see `ListMethod`; both are set by the method.
-    """
-
-    reads: tuple[str, ...] = ("ids",)
-    history_limit: int
-    default: GenerationSettings = NOTHING_WRITTEN
-    limit: GenerationSettings = NOTHING_WRITTEN
-
-    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Raises `CannotReadText`: ids only are read, unless a method says otherwise."""
-        raise CannotReadText("this model reads item ids only; leave out free titles")
-
-    def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
-        """The newest catalog rows of a history as the tokens of a prompt."""
-        rows = tuple(item for item in history if not isinstance(item, FreeItem))[-self.history_limit :]
-        return GenerationPrompt(rows or (0,), rows)
-
-    def rank(self, rows: Sequence[int], wanted: ListQuery) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Eligible rows for a history, best first, and their scores, descending [K]: none excluded, none twice."""
-        raise NotImplementedError
-
-    def write(
-        self,
-        prompts: Sequence[GenerationPrompt],
-        wanted: Sequence[ListQuery],
-        settings: GenerationSettings = NOTHING_WRITTEN,
-        *,
-        on_step: OnWriting | None = None,
-        turn: Turn = nullcontext,
-    ) -> list[GeneratedList]:
-        """What `rank` gives for each history, and nothing written."""
-        answers = []
-        for prompt, want in zip(prompts, wanted, strict=True):
-            with turn():
-                rows_K, scores_K = self.rank(prompt.rows, want)
-            answers.append(GeneratedList(rows_K, scores_K, 0, (), prompt.length, 0, {"search": 0.0}))
-        return answers
-
-
-def best_rows(scores_N: NDArray[Any], wanted: ListQuery) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The eligible rows with the highest of ``scores_N`` and these scores [K]; of equal ones the lower row is first."""
-    may_N = np.full(len(scores_N), wanted.allowed is None)
-    if wanted.allowed is not None:
-        may_N[wanted.allowed] = True
-    may_N[wanted.exclude] = False
-    order_N = np.argsort(-scores_N, kind="stable")
-    rows_K = order_N[may_N[order_N]][: wanted.k]
-    return rows_K.astype(np.int64), scores_N[rows_K].astype(np.float32)
-
-
-class Rerank(Ranker):
-    """Retrieve, then rank: the best items of a retriever in the order of a ranker.
-
-    Args:
-        retriever: finds candidates among all items.
-        ranker: orders them; it is asked for these candidates only.
-        candidates: how many are retrieved, at least as many as an answer wants.
-    """
-
-    def __init__(self, retriever: VectorMethod, ranker: ListMethod, candidates: int) -> None:
-        self.retriever, self.ranker, self.candidates = retriever, ranker, candidates
-        self.reads = tuple(name for name in retriever.reads if name in ranker.reads)
-        self.history_limit = retriever.encoder.history_limit
-
-    @property
-    def networks(self) -> Mapping[Part, nn.Module]:
-        """Those of both; the ranker's under their own names, the retriever's as the collaborative model."""
-        inside = nn.ModuleList(self.retriever.networks.values())
-        return {**self.ranker.networks, **({Part.COLLABORATIVE: inside} if len(inside) else {})}
-
-    def rank(self, rows: Sequence[int], wanted: ListQuery) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """See `Ranker.rank`; an empty history is put to the ranker over the whole catalog."""
-        if rows:
-            wanted = replace(wanted, allowed=self._retrieved(rows, wanted))
-        answer = self.ranker.write([self.ranker.prepare(list(rows))], [wanted])[0]
-        return answer.rows_K, answer.scores_K
-
-    def _retrieved(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
-        encoder = self.retriever.encoder
-        vector_D = encoder.encode([encoder.prepare(list(rows)[-self.history_limit :])])[0]
-        scores_N = self.retriever.item_vectors_ND @ vector_D
-        return best_rows(scores_N, replace(wanted, k=max(self.candidates, wanted.k)))[0]
+    """A loaded method that gives a ranked list: a `GenerativeModel`, or a `Ranker` (`base_ranking`), which writes
+    nothing and scores given candidates."""
 
 
 R = TypeVar("R", bound=Record)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 V = TypeVar("V")
+A = TypeVar("A", bound=NDArray[Any])
 
 HASH_BYTES = 20
 """Of what is looked up by a hash: two contents with one hash are out of the question."""
@@ -44,7 +45,7 @@ class LruCache(Generic[V]):
             self._entries.popitem(last=False)
 
 
-class ArrayCache(LruCache[NDArray[np.int64]]):
+class ArrayCache(LruCache[A]):
     """At most `capacity` arrays and, but for the newest one, `most_bytes` together."""
 
     def __init__(self, capacity: int, most_bytes: int) -> None:
@@ -52,7 +53,7 @@ class ArrayCache(LruCache[NDArray[np.int64]]):
         self._most = most_bytes
         self.bytes = 0
 
-    def put(self, key: Hashable, value: NDArray[np.int64]) -> None:
+    def put(self, key: Hashable, value: A) -> None:
         """Keep `value`, at the cost of the entries that were used longest ago."""
         if self.capacity == 0:
             return

@@ -120,13 +120,20 @@ class ArtifactCache:
         self, history: Sequence[int | str], k: int, exclude: NDArray[np.int64], categories: Sequence[str]
     ) -> CacheKeys:
         """Return the keys of a request: rows and free titles as the model reads them, excluded rows, sorted names."""
-        ids = self._catalog.item_ids
-        read = orjson.dumps([[part] if isinstance(part, str) else ids[part] for part in history])
+        ids, read = self._catalog.item_ids, self._read(history)
         vector = self._key(b"vector", read)
         if not self.shares_answers:
             return CacheKeys(vector, None)
         rest = orjson.dumps([k, [ids[row] for row in exclude.tolist()], categories])
         return CacheKeys(vector, self._key(b"result", read + b"\n" + rest))
+
+    def vector_question(self, history: Sequence[int | str]) -> CacheKeys:
+        """Return the key of the vector of a history alone."""
+        return CacheKeys(self._key(b"vector", self._read(history)), None)
+
+    def _read(self, history: Sequence[int | str]) -> bytes:
+        ids = self._catalog.item_ids
+        return orjson.dumps([[part] if isinstance(part, str) else ids[part] for part in history])
 
     async def look_up(self, question: CacheKeys, *, want_vector: bool) -> CacheHit:
         """Return what is known; asks once, for the vector only if it is wanted, and not at all for nothing."""

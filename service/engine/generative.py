@@ -1,8 +1,9 @@
 """The generative engine: from prompts to written and grounded items, in batches, on one thread of its own.
 
-Requests with the same beams and length are written together. The device is held for one pass at a time (`device.py`),
-so dense requests wait for one pass at most. After every step, and while it waits for the device, the writing looks
-whether anyone still wants it: when all clients of a batch have left or run out of time, it ends there.
+Requests with the same beams and length are written together, and so are those whose candidates a ranker scores. The
+device is held for one pass at a time (`device.py`), so dense requests wait for one pass at most. After every step, and
+while it waits for the device, the writing looks whether anyone still wants it: when all clients of a batch have left or
+run out of time, it ends there.
 
 A failing batch is written again request by request, so that only the request at fault sees the error.
 """
@@ -14,25 +15,30 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modeling.generation.api import GeneratedList, GenerativeModel, ListQuery
 from modeling.generation.beam_search import GenerationError
+from modeling.methods.base_ranking import CandidateRanker
 from service.engine.base import OnStep, PendingResult, QueuedEngine, failed, smoothed
 from service.engine.batcher import Batch, Entry, Limits, QueueFull, Waiter
 from service.engine.device_lock import DeviceLock
-from service.engine.work import WriteWork, Writing, one_by_one_on_failure
+from service.engine.work import RankWork, Scored, WriteWork, Writing, one_by_one_on_failure
 from service.errors import AnyoError, InvalidInput, Overloaded
 from service.observability.metrics import Metrics
 
-WriteEntry = Entry[WriteWork, PendingResult[Writing]]
-WriteBatch = Batch[WriteWork, PendingResult[Writing]]
+AnyWork = WriteWork | RankWork
+AnyEntry = Entry[AnyWork, PendingResult[Writing | Scored]]
+AnyBatch = Batch[AnyWork, PendingResult[Writing | Scored]]
+RANKING = "ranking"
+"""The group of what is scored; what is written is grouped by its settings."""
 
 
 class GenerationCancelled(Exception):
     """Nobody waits for what is being written."""
 
 
-class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
+class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
     """Lets one generative model write for many requests; `start`, then `run`, then `close`."""
 
     full_reason = "generative_queue_full"
@@ -69,7 +75,15 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
         `on_step` gets the number of each step and the best text so far. Raises TooLarge, Overloaded, InvalidInput,
         DeadlineExceeded, ModelError, NotReady. Cancelling it ends the writing, unless others wait for it too.
         """
-        return await self._answer_to(lambda waiter: self._admit(work, key, waiter), deadline, on_step)
+        answer = await self._answer_to(lambda waiter: self._admit(work, key, work.settings, waiter), deadline, on_step)
+        assert isinstance(answer, Writing)
+        return answer
+
+    async def score(self, work: RankWork, key: Hashable, deadline: float) -> Scored:
+        """Score candidates for one request, by a model that is a `CandidateRanker`; otherwise as `run`."""
+        answer = await self._answer_to(lambda waiter: self._admit(work, key, RANKING, waiter), deadline)
+        assert isinstance(answer, Scored)
+        return answer
 
     async def close(self, within: float) -> None:
         """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the thread."""
@@ -79,7 +93,9 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
     def _loops(self) -> Iterable[tuple[str, Callable[[], None]]]:
         return (("generation", self._write_loop),)
 
-    def _admit(self, work: WriteWork, key: Hashable, waiter: Waiter[PendingResult[Writing]]) -> WriteEntry:
+    def _admit(
+        self, work: AnyWork, key: Hashable, group: Hashable, waiter: Waiter[PendingResult[Writing | Scored]]
+    ) -> AnyEntry:
         if (waiting := self._device.dense_waiting()) > self._max_dense_waiting:
             self._metrics.rejected("generative_after_dense").inc()
             raise Overloaded(
@@ -88,7 +104,7 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
                 retry_after=1,
             )
         with self._wake:
-            return self._queue(key, work.positions, work, waiter, work.settings)
+            return self._queue(key, work.positions, work, waiter, group)
 
     def _what_is_long(self) -> str:
         return "history with these beams and new tokens"
@@ -98,14 +114,15 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
     def _write_loop(self) -> None:
         while (batch := self._take()) is not None:
             started = time.monotonic()
-            results = one_by_one_on_failure(self._write, batch.entries)
+            scores = isinstance(batch.entries[0].work, RankWork)
+            results = one_by_one_on_failure(self._score if scores else self._write, batch.entries)
             self._forward_since = None
             rate = batch.tokens / max(time.monotonic() - started, 1e-6)
             self._tokens_per_second = smoothed(self._tokens_per_second, rate)
             self._metrics.generative_batch_requests.observe(len(batch.entries))
             self._on_loop(self._deliver, batch, results, started)
 
-    def _take(self) -> WriteBatch | None:
+    def _take(self) -> AnyBatch | None:
         with self._wake:
             while not self._stopping:
                 if (batch := self._batcher.next_batch()) is not None:
@@ -113,9 +130,27 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
                 self._wake.wait()
         return None
 
-    def _write(self, entries: Sequence[WriteEntry]) -> list[GeneratedList | None]:
+    def _score(self, entries: Sequence[AnyEntry]) -> list[NDArray[np.float32] | None]:
+        """Return the scores of each; None for all where nobody wanted them any more."""
+        prompts = [entry.work.prompt for entry in entries if isinstance(entry.work, RankWork)]
+        model: object = self._model
+        assert isinstance(model, CandidateRanker)
+        try:
+            self._refuse_if_abandoned(entries)
+            self._forward_since = time.monotonic()
+            scored = model.score(prompts, turn=lambda: self._turn(entries))
+        except GenerationCancelled:
+            return [None] * len(entries)
+        shapes = [np.shape(scores_C) for scores_C in scored]
+        if shapes != [(len(prompt.candidates),) for prompt in prompts]:
+            raise RuntimeError(f"the ranker returned scores of shapes {shapes[:5]} for {len(prompts)} prompts")
+        if not all(np.isfinite(scores_C).all() for scores_C in scored):
+            raise RuntimeError("the ranker returned a score that is not finite")
+        return list(scored)
+
+    def _write(self, entries: Sequence[AnyEntry]) -> list[GeneratedList | None]:
         """Return what was written for each; None for all where nobody wanted it any more."""
-        works = [entry.work for entry in entries]
+        works = [entry.work for entry in entries if isinstance(entry.work, WriteWork)]
         model = self._model
         assert model is not None
         try:
@@ -136,19 +171,19 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
             check_written(answer, work.wanted, self._catalog_size)
         return list(written)
 
-    def _after_step(self, entries: Sequence[WriteEntry], number: int, texts: list[str]) -> None:
+    def _after_step(self, entries: Sequence[AnyEntry], number: int, texts: list[str]) -> None:
         self._forward_since = time.monotonic()
         self._refuse_if_abandoned(entries)
         if any(waiter.ticket.on_step is not None for entry in entries for waiter in tuple(entry.waiters)):
             self._on_loop(_tell, entries, number, texts)
 
-    def _refuse_if_abandoned(self, entries: Sequence[WriteEntry]) -> None:
+    def _refuse_if_abandoned(self, entries: Sequence[AnyEntry]) -> None:
         now = time.monotonic()
         if self._stopping or not any(entry.wanted(now) for entry in entries):
             raise GenerationCancelled
 
     @contextlib.contextmanager
-    def _turn(self, entries: Sequence[WriteEntry]) -> Iterator[None]:
+    def _turn(self, entries: Sequence[AnyEntry]) -> Iterator[None]:
         """Hold the device for one pass; waiting for dense passes is no stall."""
         self._forward_since = None
         with self._device.turn(lambda: self._refuse_if_abandoned(entries)):
@@ -160,24 +195,33 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
 
     # -- back on the event loop ------------------------------------------------------------------------------
 
-    def _deliver(self, batch: WriteBatch, results: Sequence[GeneratedList | Exception | None], started: float) -> None:
+    def _deliver(
+        self,
+        batch: AnyBatch,
+        results: Sequence[GeneratedList | NDArray[np.float32] | Exception | None],
+        started: float,
+    ) -> None:
+        finished = time.monotonic()
         with self._wake:
             self._batcher.done(batch)
         for entry, result in zip(batch.entries, results, strict=True):
             if result is None:
                 self._queue_again(entry)
                 continue
-            answer: Writing | AnyoError
+            answer: Writing | Scored | AnyoError
+            queued = max(0.0, started - entry.arrived)
             if isinstance(result, GenerationError):
                 answer = InvalidInput(str(result))
             elif isinstance(result, Exception):
                 answer = failed(result)
-            else:
+            elif isinstance(result, GeneratedList):
                 self._count(result)
-                answer = Writing(result, {"queue": max(0.0, started - entry.arrived), **result.seconds})
+                answer = Writing(result, {"queue": queued, **result.seconds})
+            else:
+                answer = Scored(result, {"queue": queued, "rank": finished - started})
             self._resolve(entry, answer)
 
-    def _queue_again(self, entry: WriteEntry) -> None:
+    def _queue_again(self, entry: AnyEntry) -> None:
         """Someone may have joined an entry just after the last of its waiters had left."""
         with self._wake:
             for waiter in entry.waiters:
@@ -200,7 +244,7 @@ class GenerativeEngine(QueuedEngine[WriteWork, Writing]):
                 metrics.grounding_distance(recipe).observe(text.distance)
 
 
-def _tell(entries: Sequence[WriteEntry], number: int, texts: Sequence[str]) -> None:
+def _tell(entries: Sequence[AnyEntry], number: int, texts: Sequence[str]) -> None:
     for entry, text in zip(entries, texts, strict=True):
         for waiter in entry.waiters:
             if waiter.ticket.on_step is not None and not waiter.ticket.done():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
+from modeling.methods.base_ranking import RankPrompt
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +22,7 @@ class Work:
     """What one request asks of the device: a prompt (or the vector it gave before) and what to search for.
 
     `exclude` holds rows never to return, `allowed` the only rows to return (None: all). `positions` are those that
-    will have to be read (0: all of the prompt).
+    will have to be read (0: all of the prompt). With `candidates` nothing is searched: these are scored.
     """
 
     prompt: Prompt | None
@@ -30,11 +31,21 @@ class Work:
     allowed: NDArray[np.int64] | None = None
     vector_D: NDArray[np.float32] | None = None
     positions: int = 0
+    candidates: Candidates | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Items to score: rows of the catalog, and vectors of free titles behind them."""
+
+    rows_C: NDArray[np.int64]
+    free_FD: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came back: catalog rows and scores, best first, the user vector, and seconds by stage."""
+    """What came back: catalog rows and scores, best first (of candidates their places and scores, in the order
+    given), the user vector, and seconds by stage."""
 
     rows_K: NDArray[np.int64]
     scores_K: NDArray[np.float32]
@@ -55,6 +66,26 @@ class WriteWork:
         """What it may take on the device: its prompt, and what all beams may write."""
         assert self.settings.beams is not None and self.settings.max_new_tokens is not None
         return self.prompt.length + self.settings.beams * self.settings.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankWork:
+    """What one request, or a part of it, asks to be scored."""
+
+    prompt: RankPrompt
+
+    @property
+    def positions(self) -> int:
+        """What it takes on the device."""
+        return self.prompt.length
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of candidates in the order given, and seconds by stage, waiting included."""
+
+    scores_C: NDArray[np.float32]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

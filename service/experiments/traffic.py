@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,11 @@ from service.errors import AnyoError
 from service.lifecycle.lookup import AnyRecommender
 from service.observability.metrics import Metrics
 from service.recommend.dense import DenseRecommender
-from service.recommend.requests import RecommendQuery
 
 log = structlog.get_logger(__name__)
+
+Replay = Callable[[DenseRecommender, float], Awaitable[Sequence[str]]]
+"""Answers a request again with another artifact before a deadline: the ids of the items."""
 
 SHADOW_BACKLOG = 64  # answered requests that may wait for the shadow
 HASH_BITS = 64
@@ -58,7 +60,7 @@ class Comparison:
 class Served:
     """A request that has been answered, for the shadow to answer again."""
 
-    query: RecommendQuery
+    replay: Replay
     items: Sequence[str]
     seconds: float
 
@@ -102,15 +104,16 @@ class Traffic:
             return None
         return choose(self.weights, request_id if user_id is None else user_id)
 
-    def offer(self, query: RecommendQuery, answered_by: str, items: Sequence[str], seconds: float) -> None:
-        """Let the shadow answer again what was answered as the traffic is set, unless there is better to do."""
+    def offer(self, replay: Replay, answered_by: str, items: Sequence[str], seconds: float) -> None:
+        """Let the shadow answer again what was answered with `items` as the traffic is set, unless there is better to
+        do."""
         if self.shadow is None or answered_by == self.shadow:
             return
         if self._busy() or self._waiting.full():
             self.comparison.dropped += 1
             self._metrics.shadow("dropped").inc()
             return
-        self._waiting.put_nowait(Served(query, items, seconds))
+        self._waiting.put_nowait(Served(replay, items, seconds))
         if self._task is None:
             self._task = asyncio.create_task(self._compare_all())
 
@@ -150,7 +153,7 @@ class Traffic:
     async def _compare(self, served: Served, recommender: DenseRecommender) -> None:
         sums, started = self.comparison, time.monotonic()
         try:
-            answer = await recommender.recommend(served.query, started + self._deadline_s)
+            found = await served.replay(recommender, started + self._deadline_s)
         except AnyoError as error:
             sums.failed += 1
             self._metrics.shadow("failed").inc()
@@ -162,9 +165,8 @@ class Traffic:
             log.error("the shadow failed", artifact=recommender.parts.name, error=repr(error), exc_info=error)
             return
         seconds = time.monotonic() - started
-        ids = recommender.parts.catalog.item_ids
-        longest = max(len(served.items), len(answer.rows))
-        overlap = len({ids[row] for row in answer.rows} & set(served.items)) / longest if longest else 1.0
+        longest = max(len(served.items), len(found))
+        overlap = len(set(found) & set(served.items)) / longest if longest else 1.0
         sums.compared += 1
         sums.overlap += overlap
         sums.served_s += served.seconds

@@ -20,6 +20,7 @@ from service.http.schemas import (
     ErrorAnswer,
     FeedbackRequest,
     GenerativeRequest,
+    RankRequest,
     RecommendRequest,
     TrafficRequest,
 )
@@ -30,7 +31,7 @@ from service.service import Service
 HISTORY_SHOWN = 3
 REF = "#/components/schemas/{model}"
 BODIES: tuple[type[BaseModel], ...] = (
-    RecommendRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
+    RecommendRequest, RankRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
 )  # fmt: skip
 
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
@@ -38,7 +39,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
 }
 
 TAGS = {
-    "recommend": "Recommend items by looking them up.",
+    "recommend": "Recommend items by looking them up, and order given ones.",
     "generative": "Recommend items by writing them, and compare both ways.",
     "users": "Users' stored histories: append, read, list, forget.",
     "items": "The catalog of an artifact.",
@@ -149,6 +150,7 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
     fitting: dict[type[BaseModel], dict[str, Any]] = {
         RecommendRequest: {"history": history, "k": 3, "exclude": history[:1], "categories": categories},
         GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},
+        RankRequest: {"history": history, "candidates": list(parts.catalog.item_ids[:HISTORY_SHOWN])},
         AppendRequest: {"events": [{**AppendRequest.example["events"][0], "item_id": history[-1]}]},
         TrafficRequest: {"weights": {parts.name: 1.0} if loaded[0].kind == "dense" else {}, "shadow": None},
         FeedbackRequest: {**FeedbackRequest.example, "item_id": history[-1]},

@@ -81,6 +81,45 @@ class ArtifactLookup:
             code="unknown_recipe",
         )
 
+    def ranker(self, name: str | None, recipe: str | None, within: str = "") -> AnyRecommender:
+        """Return the recommender of an artifact that scores given candidates: the one named, or one of `recipe`, the
+        default ones first. `within` is the field of the request in which both stand.
+
+        Raises UnknownName (none of this name or recipe is loaded), Conflict (it does not score candidates, or has
+        another recipe).
+        """
+        if name is not None:
+            if name not in self.recommenders:
+                raise self.unknown(name, field=within + "artifact")
+            found = self.recommenders[name]
+            if recipe is not None and found.parts.recipe != recipe:
+                raise Conflict(
+                    f"artifact {name!r} has recipe {found.parts.recipe!r}, recipe is {recipe[:80]!r}; leave one out",
+                    field=within + "recipe",
+                )
+            if not found.ranks:
+                raise Conflict(
+                    f"artifact {name!r} (recipe {found.parts.recipe!r}) generates lists and does not score given "
+                    f"candidates; those that do: {', '.join(self._rankers()) or 'none of those loaded'}",
+                    field=within + "artifact",
+                    code="wrong_kind",
+                )
+            return found
+        defaults = [self.recommenders[each] for each in self.defaults.values()]
+        for each in (*defaults, *self.recommenders.values()):
+            if each.ranks and recipe in (None, each.parts.recipe):
+                return each
+        recipes = sorted({self.recommenders[each].parts.recipe for each in self._rankers()})
+        raise UnknownName(
+            f"no artifact of recipe {str(recipe)[:80]!r} that scores candidates is loaded; recipes of those that do: "
+            f"{', '.join(recipes) or 'none'}",
+            field=within + "recipe",
+            code="unknown_recipe",
+        )
+
+    def _rankers(self) -> list[str]:
+        return [name for name, each in self.recommenders.items() if each.ranks]
+
     def unknown(self, name: str, field: str | None = None) -> AnyoError:
         """Return the error about a name that is not loaded."""
         return UnknownName(

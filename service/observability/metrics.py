@@ -51,6 +51,8 @@ STORE_PARTS = ("read", "write", "list")
 CACHE_PARTS = ("read", "write")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
 LOG_RESULTS = ("written", "dropped")
+RERANK_RESULTS = ("ranked", "degraded")
+EXPLAIN_RESULTS = ("computed", "cached", "degraded")
 
 
 class Metrics:
@@ -64,6 +66,7 @@ class Metrics:
         self._requests()
         self._batches()
         self._generation()
+        self._ranking()
         self._data()
         self._comparisons()
         # Series that exist from the start can be seen to be zero; one that is missing says nothing.
@@ -148,6 +151,17 @@ class Metrics:
         self.filled_items = self._counter(
             "filled_items_total", "Items of answers that no text had reached, filled up by the method's rule.", "recipe"
         )
+
+    def _ranking(self) -> None:
+        self.rank_candidates = self._histogram(
+            "rank_candidates", "Candidates that a request had scored, by recipe of the ranker.", COUNTS, "recipe"
+        )
+        self.reranks = self._counter("reranks_total", "Recommendations that were to be ranked again.", "result")
+        self.explanations = self._counter("explanations_total", "Answers that were to be explained.", "result")
+        for result in RERANK_RESULTS:
+            self.reranks(result)
+        for result in EXPLAIN_RESULTS:
+            self.explanations(result)
 
     def _data(self) -> None:
         self.cache_requests = self._counter(

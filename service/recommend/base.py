@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.base import QueuedEngine
-from service.recommend.histories import Histories
+from service.recommend.histories import Histories, History
 
 Source = Literal["model", "cache", "popular"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Catalog rows and scores, best first, where they came from, and seconds by stage."""
+    """Catalog rows and scores, best first, where they came from, seconds by stage, and the history they are for."""
 
     rows: Sequence[int]
     scores: Sequence[float]
@@ -28,6 +30,7 @@ class Recommendation:
     degraded: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
     vector_D: NDArray[np.float32] | None = None
+    history: History | None = None
 
 
 class BaseRecommender:
@@ -42,6 +45,15 @@ class BaseRecommender:
         """Start the engine on the running event loop."""
         self._engine.start()
 
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Count a request as in flight, also while it has not come to the engine."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
     async def close(self, within: float) -> None:
         """Answer what is in flight for at most `within` seconds, fail the rest, and stop the threads."""
         end = time.monotonic() + within
@@ -50,3 +62,14 @@ class BaseRecommender:
             await asyncio.sleep(min(0.01, left))
         await self._engine.close(max(0.0, end - time.monotonic()))
         self.histories.close()
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return what all of them give; the first error ends the others and is raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,27 +6,34 @@ Knows neither HTTP nor JSON. One recommender serves one artifact.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling.encoder.prompt import Prompt
+from modeling.encoder.prompt import FreeItem, Prompt
+from modeling.encoder.user_encoder import CannotReadText
 from modeling.inference.encoder_forward import EncoderForward
 from modeling.inference.prefix_cache import PrefixCache
+from modeling.methods.base_ranking import inner_products
 from service.artifacts.loading import LoadedArtifact
 from service.caches.local import VectorCache, history_key
 from service.caches.shared import ArtifactCache, CacheHit, CacheKeys
+from service.engine.base import failed
 from service.engine.batcher import Limits
 from service.engine.cpu import set_model_threads, shares
 from service.engine.dense import Engine
 from service.engine.device_lock import DeviceLock
-from service.engine.work import Found, Hits, Work
+from service.engine.work import Candidates, Found, Hits, Work
+from service.errors import AnyoError, Conflict, shown
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, Source
+from service.recommend.explaining import Explainer, Explanation
 from service.recommend.histories import NO_ROWS, Histories, History
-from service.recommend.requests import RecommendQuery
+from service.recommend.ranking import Ranking, ranked, ranked_by_popularity, resolve_candidates
+from service.recommend.requests import RankQuery, RecommendQuery
 from service.settings import Settings
 from service.stores.guarded import GuardedStore
 
@@ -41,6 +48,7 @@ class DenseRecommender(BaseRecommender):
     """Answers requests with one dense artifact; `start` before the first, `close` after the last."""
 
     kind: Literal["dense"] = "dense"
+    ranks = True
 
     def __init__(
         self,
@@ -83,6 +91,7 @@ class DenseRecommender(BaseRecommender):
         )
         block = 1 if self.states is None else min(settings.reuse_block, parts.encoder.history_limit)
         super().__init__(Histories(parts, store, settings, metrics, block=block), self.engine)
+        self._explainer = Explainer(parts, self.histories, self.engine, self._vectors, metrics)
 
     def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Encode with what is kept of each history's beginning."""
@@ -110,11 +119,20 @@ class DenseRecommender(BaseRecommender):
         Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
         DeadlineExceeded.
         """
-        self._in_flight += 1
-        try:
+        with self._answering():
             return await self._recommend(query, deadline, cached)
-        finally:
-            self._in_flight -= 1
+
+    async def rank(self, query: RankQuery, deadline: float) -> Ranking:
+        """Order the candidates of one request by the inner products with the user's vector, before `deadline`; raises
+        as `recommend`."""
+        with self._answering():
+            return await self._rank(query, deadline)
+
+    async def explain(self, answer: Recommendation, rows: Sequence[int], deadline: float) -> Explanation | None:
+        """Say why some of the rows of an answer of this recommender are in it; None where it is popular items. Raises
+        Conflict, Overloaded, ModelError, NotReady, DeadlineExceeded."""
+        with self._answering():
+            return await self._explainer.explain(answer, rows, deadline)
 
     async def _recommend(self, query: RecommendQuery, deadline: float, cached: bool) -> Recommendation:
         history = await self.histories.of(query)
@@ -125,22 +143,71 @@ class DenseRecommender(BaseRecommender):
         work, key, vector_key, question, known = await self._assemble(query, history, deadline, cached)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         if known.result is not None:
-            return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds)
-        found = await self.engine.run(work, key, deadline)
-        if work.vector_D is None:
-            self._vectors.put(vector_key, found.vector_D)
+            return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds, None, history)
+        found = await self._run(work, key, vector_key, deadline)
         answer = _answer(found, history, seconds, "model" if work.vector_D is None else "cache")
         if self._shared is not None and question is not None:
             computed_D = found.vector_D if work.vector_D is None else None
             self._shared.remember(question, computed_D, answer.rows, answer.scores)
         return answer
 
+    async def _rank(self, query: RankQuery, deadline: float) -> Ranking:
+        found = resolve_candidates(query, self.parts.catalog)
+        history = await self.histories.of(query)
+        started = time.monotonic()
+        free_FD = await self._free_vectors(found.titles, deadline)
+        if not history.parts:
+            return ranked_by_popularity(found, self.parts.catalog, history)
+        vector_key, vector_D, question, _ = await self._look_up(
+            history, True, lambda shared: shared.vector_question(history.parts)
+        )
+        prompt, positions = await self._prompt(history, deadline) if vector_D is None else (None, 0)
+        candidates = Candidates(np.array(found.rows, np.int64), free_FD)
+        work = Work(prompt, len(found.parts), NO_ROWS, None, vector_D, positions, candidates)
+        seconds = history.seconds | {"assemble": time.monotonic() - started}
+        scored = await self._run(work, (vector_key, tuple(found.parts)), vector_key, deadline)
+        if self._shared is not None and question is not None and vector_D is None:
+            self._shared.remember(question, scored.vector_D, (), ())
+        source: Source = "model" if vector_D is None else "cache"
+        return ranked(found, scored.scores_K, source, history, seconds | scored.seconds)
+
+    async def _free_vectors(self, titles: Sequence[str], deadline: float) -> NDArray[np.float32]:
+        """Return item vectors [F, D] of free titles among the candidates; raises Conflict where there are none."""
+        if not titles:
+            return np.empty((0, self.parts.index.dim), np.float32)
+        items = cast("Sequence[FreeItem]", await self.histories.read(titles, deadline, "candidates"))
+        try:
+            return await self.histories.aside(partial(self.parts.encoder.free_vectors, items))
+        except CannotReadText as error:
+            raise Conflict(
+                f"candidates holds the free title {shown(titles[0])}, and artifact {self.parts.name!r} (recipe "
+                f"{self.parts.recipe!r}) cannot score it: {error}; send item ids of the catalog",
+                field="candidates",
+                code="cannot_read_text",
+            ) from None
+        except AnyoError:
+            raise
+        except Exception as error:
+            raise failed(error) from error
+
+    async def _run(self, work: Work, key: Hashable, vector_key: bytes, deadline: float) -> Found:
+        """Compute, and keep a vector that was not known."""
+        found = await self.engine.run(work, key, deadline)
+        if work.vector_D is None:
+            self._vectors.put(vector_key, found.vector_D)
+        return found
+
     def search(self, user_BD: NDArray[np.float32], works: Sequence[Work]) -> list[Hits]:
-        """Search the index for several requests; one call for each category filter among them. Blocks."""
+        """Search the index for several requests, one call for each category filter among them, and score the
+        candidates of others. Blocks."""
         hits: list[Hits] = [(NO_ROWS, np.empty(0, np.float32))] * len(works)
         groups: dict[int, list[int]] = {}
         for place, work in enumerate(works):
-            groups.setdefault(id(work.allowed), []).append(place)
+            if work.candidates is None:
+                groups.setdefault(id(work.allowed), []).append(place)
+            else:
+                scores_C = self._score(user_BD[place], work.candidates)
+                hits[place] = np.arange(len(scores_C)), scores_C
         for places in groups.values():
             k = max(works[place].k for place in places)
             exclude = [works[place].exclude for place in places]
@@ -152,6 +219,12 @@ class DenseRecommender(BaseRecommender):
                 hits[place] = rows_K[:eligible], scores_K[:eligible]
         return hits
 
+    def _score(self, user_D: NDArray[np.float32], candidates: Candidates) -> NDArray[np.float32]:
+        rows_C, vectors_CD = candidates.rows_C, candidates.free_FD
+        if len(rows_C):
+            vectors_CD = np.concatenate([self.parts.index.vectors(rows_C), vectors_CD])
+        return inner_products(user_D, vectors_CD)
+
     # -- putting a request together --------------------------------------------------------------------------
 
     async def _assemble(
@@ -161,23 +234,36 @@ class DenseRecommender(BaseRecommender):
         exclude = self.histories.excluded(query, history)
         categories = tuple(sorted(set(query.categories)))
         k = min(query.k, len(self.parts.catalog))
+        vector_key, vector_D, question, known = await self._look_up(
+            history, cached, lambda shared: shared.question(history.parts, k, exclude, categories)
+        )
+        wanted = vector_D is None and known.result is None
+        prompt, positions = await self._prompt(history, deadline) if wanted else (None, 0)
+        work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
+        return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
+
+    async def _look_up(
+        self, history: History, cached: bool, keys: Callable[[ArtifactCache], CacheKeys]
+    ) -> tuple[bytes, NDArray[np.float32] | None, CacheKeys | None, CacheHit]:
+        """Return the key of the user vector, the vector where it is known, and what replicas share; `keys` are those of
+        the request in the shared cache."""
         vector_key = history_key(history.parts)
         vector_D = self._vectors.get(vector_key) if cached else None
         if self._vectors.capacity and cached:
             self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()
         question, known = None, NOTHING_KNOWN
         if cached and self._shared is not None and (vector_D is None or self._shared.shares_answers):
-            question = self._shared.question(history.parts, k, exclude, categories)
+            question = keys(self._shared)
             known = await self._shared.look_up(question, want_vector=vector_D is None)
             if known.vector_D is not None:
                 vector_D = known.vector_D
                 self._vectors.put(vector_key, vector_D)
-        prompt = None
-        if vector_D is None and known.result is None:
-            prompt = self.parts.encoder.prepare(await self.histories.readable(history, deadline))
-        positions = self.states.new_positions(prompt) if self.states is not None and prompt is not None else 0
-        work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
-        return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
+        return vector_key, vector_D, question, known
+
+    async def _prompt(self, history: History, deadline: float) -> tuple[Prompt, int]:
+        """Return the prompt of a history, and the positions of it that have to be read (0: all)."""
+        prompt = self.parts.encoder.prepare(await self.histories.readable(history, deadline))
+        return prompt, self.states.new_positions(prompt) if self.states is not None else 0
 
 
 def _answer(found: Found, history: History, seconds: dict[str, float], source: Source) -> Recommendation:
@@ -189,4 +275,5 @@ def _answer(found: Found, history: History, seconds: dict[str, float], source: S
         history.degraded,
         seconds | found.seconds,
         found.vector_D,
+        history,
     )

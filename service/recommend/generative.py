@@ -6,22 +6,27 @@ Knows neither HTTP nor JSON. One recommender serves one artifact. Nothing is cac
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from modeling.generation.api import GeneratedList, GenerationSettings, ListQuery
 from modeling.generation.beam_search import GenerationError
+from modeling.methods.base_ranking import CandidateRanker, Item, RankPrompt
 from service.artifacts.loading import LoadedGenerative
 from service.engine.base import OnStep
 from service.engine.batcher import Limits
 from service.engine.device_lock import DeviceLock
 from service.engine.generative import GenerativeEngine
-from service.engine.work import WriteWork
-from service.errors import InvalidInput
+from service.engine.work import RankWork, WriteWork
+from service.errors import Conflict, InvalidInput, TooLarge
 from service.observability.metrics import Metrics
-from service.recommend.base import BaseRecommender, Recommendation
+from service.recommend.base import BaseRecommender, Recommendation, together
 from service.recommend.histories import Histories
-from service.recommend.requests import GenerativeQuery
+from service.recommend.ranking import Ranking, ranked, ranked_by_popularity, resolve_candidates
+from service.recommend.requests import GenerativeQuery, RankQuery
 from service.settings import Settings
 from service.stores.guarded import GuardedStore
 
@@ -74,11 +79,64 @@ class GenerativeRecommender(BaseRecommender):
         Raises InvalidInput, NothingUsable, Conflict, TooLarge, Overloaded, ModelError, NotReady,
         DeadlineExceeded.
         """
-        self._in_flight += 1
-        try:
+        with self._answering():
             return await self._recommend(query, deadline, on_step)
-        finally:
-            self._in_flight -= 1
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the model scores given candidates."""
+        return isinstance(self.parts.model, CandidateRanker)
+
+    async def rank(self, query: RankQuery, deadline: float) -> Ranking:
+        """Order the candidates of one request before `deadline`; raises as `recommend`, and Conflict where the model
+        does not score candidates."""
+        with self._answering():
+            return await self._rank(query, deadline)
+
+    async def _rank(self, query: RankQuery, deadline: float) -> Ranking:
+        model, catalog = self.parts.model, self.parts.catalog
+        if not isinstance(model, CandidateRanker):
+            raise Conflict(
+                f"artifact {self.parts.name!r} (recipe {self.parts.recipe!r}) generates lists and does not score given "
+                "candidates; dense artifacts and those of ranking recipes do",
+                field="artifact",
+                code="wrong_kind",
+            )
+        found = resolve_candidates(query, catalog)
+        history = await self.histories.of(query)
+        if not history.parts:
+            return ranked_by_popularity(found, catalog, history)
+        started = time.monotonic()
+        readable = await self.histories.readable(history, deadline)
+        candidates = await self.histories.read(found.parts, deadline, "candidates")
+        prompts = list(self._pieces(model, readable, candidates, query.user_id))
+        seconds = history.seconds | {"assemble": time.monotonic() - started}
+        key = (tuple(history.parts), query.user_id, tuple(found.parts))
+        scored = await together(
+            self.engine.score(RankWork(prompt), (*key, place), deadline) for place, prompt in enumerate(prompts)
+        )
+        for each in scored:
+            seconds |= {name: max(taken, seconds.get(name, 0.0)) for name, taken in each.seconds.items()}
+        scores_C = np.concatenate([each.scores_C for each in scored])
+        return ranked(found, scores_C, "model", history, seconds)
+
+    def _pieces(
+        self, model: CandidateRanker, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None
+    ) -> Iterator[RankPrompt]:
+        """Yield all candidates as one prompt, or as several where a batch cannot hold it; raises TooLarge."""
+        prompt, limit = model.prepare_candidates(history, candidates, user_id), self.engine.batch_positions
+        if prompt.length <= limit:
+            yield prompt
+        elif model.pointwise and len(candidates) > 1:
+            middle = len(candidates) // 2
+            yield from self._pieces(model, history, candidates[:middle], user_id)
+            yield from self._pieces(model, history, candidates[middle:], user_id)
+        else:
+            raise TooLarge(
+                f"{len(candidates)} candidates with this history take {prompt.length} positions, and a batch may hold "
+                f"{limit}; send fewer candidates or a shorter history, or raise ANYO_GENERATIVE_BATCH_TOKENS",
+                field="candidates",
+            )
 
     def settings_of(self, query: GenerativeQuery) -> GenerationSettings:
         """Return how to write for a request; raises InvalidInput beyond what is allowed."""

@@ -6,10 +6,10 @@ Histories given and stored, what is left out, category filters, free titles, and
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import structlog
@@ -30,7 +30,7 @@ from service.errors import (
     shown,
 )
 from service.observability.metrics import Metrics
-from service.recommend.requests import RecommendQuery, TitledItem
+from service.recommend.requests import HistoryQuery, RankQuery, RecommendQuery, TitledItem
 from service.settings import Settings
 from service.stores.guarded import GuardedStore
 
@@ -40,6 +40,8 @@ FILTERS_KEPT, FILTER_BYTES = 256, 64 << 20  # category filters whose rows are ke
 IDS_SHOWN = 5  # in messages
 
 NO_ROWS = np.empty(0, np.int64)
+Part = int | str  # a row of the catalog, or a free title
+T = TypeVar("T")
 
 
 class Reader(Protocol):
@@ -70,7 +72,8 @@ class ArtifactView(Protocol):
 
 @dataclass(slots=True)
 class History:
-    """A history as rows and free titles, oldest first; `seen` are all its rows, also those too old to be read.
+    """A history as rows and free titles, oldest first: `parts` as the model reads it, `items` with those that are too
+    old for it, `seen` all rows among them.
 
     `degraded` names what it had to be put together without, `seconds` how long the store took, where it was asked.
     """
@@ -81,6 +84,7 @@ class History:
     ignored: list[str]
     degraded: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    items: Sequence[Part] = ()
 
 
 def window_start(items: int, limit: int, block: int) -> int:
@@ -103,8 +107,8 @@ class Histories:
         self._store = store
         self._metrics = metrics
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
-        self._allowed = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
-        self._popular = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
+        self._allowed: ArrayCache[NDArray[np.int64]] = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
+        self._popular: ArrayCache[NDArray[np.int64]] = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
         self._filters = Searches(settings.deadline_ms / 1000, metrics)
         self.titles = TitleQueue(
             self._read_titles,
@@ -123,12 +127,14 @@ class Histories:
 
     # -- the history -----------------------------------------------------------------------------------------
 
-    async def of(self, query: RecommendQuery) -> History:
+    async def of(self, query: HistoryQuery) -> History:
         """Return the history of a request, stored and given; raises InvalidInput, NothingUsable."""
-        self._check_categories(query.categories)
+        if isinstance(query, RecommendQuery):
+            self._check_categories(query.categories)
+        user_id = None if isinstance(query, RankQuery) and query.whole else query.user_id
         started = time.monotonic()
-        stored, degraded = await self._stored(query.user_id)
-        seconds = {"history": time.monotonic() - started} if query.user_id is not None else {}
+        stored, degraded = await self._stored(user_id)
+        seconds = {"history": time.monotonic() - started} if user_id is not None else {}
         history = self._resolve(stored, query.history)
         if not history.parts and query.user_id is None:
             raise self._nothing_usable(query)
@@ -147,9 +153,18 @@ class Histories:
         DeadlineExceeded."""
         if not history.titles:
             return cast(list[int], history.parts)
-        titles = [part for part in dict.fromkeys(history.parts) if isinstance(part, str)]
         if "text" not in self._parts.reads:
-            raise self._cannot_read_text(history.titles[0])
+            raise self.cannot_read_text(history.titles[0])
+        return await self.read(history.parts, deadline)
+
+    async def read(self, parts: Sequence[Part], deadline: float, field: str = "history") -> Sequence[int | FreeItem]:
+        """Return rows and titles with the titles read; they stand in `field` of the request. Raises Conflict,
+        Overloaded, DeadlineExceeded."""
+        titles = [part for part in dict.fromkeys(parts) if isinstance(part, str)]
+        if not titles:
+            return cast(Sequence[int], parts)
+        if "text" not in self._parts.reads:
+            raise self.cannot_read_text(titles[0], field)
         read = {title: item for title in titles if (item := self._titles.get(title)) is not None}
         missing = [title for title in titles if title not in read]
         if missing:
@@ -158,7 +173,15 @@ class Histories:
                 self._titles.put(item.title, item)
         if self._titles.capacity:
             self._metrics.cache_requests("title", "miss" if missing else "hit").inc()
-        return [read[part] if isinstance(part, str) else part for part in history.parts]
+        return [read[part] if isinstance(part, str) else part for part in parts]
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Return what brief `work` gives, off the event loop; raises Overloaded, DeadlineExceeded."""
+        return await self._filters.run(work)
+
+    def window(self, items: Sequence[object]) -> int:
+        """Return where the part of so many items begins that the model reads."""
+        return window_start(len(items), self._parts.reader.history_limit, self._block)
 
     async def allowed(self, categories: Sequence[str]) -> NDArray[np.int64] | None:
         """Return the only rows to answer with, the same array for the same categories; None without any. Raises
@@ -207,7 +230,7 @@ class Histories:
         items = [*stored, *given]
         rows = self._parts.catalog.rows(items)
         if rows is not None:  # all of them are ids of the catalog: no item needs a look of its own
-            return History(list(rows[self._window(rows) :]), [], rows, [])
+            return History(list(rows[self.window(rows) :]), [], rows, [], items=rows)
         row_of = self._parts.catalog.row
         for item in items:
             if isinstance(item, TitledItem):
@@ -220,12 +243,9 @@ class Histories:
             else:
                 parts.append(row)
                 seen.append(row)
-        return History(parts[self._window(parts) :], list(titles), seen, list(ignored))
+        return History(parts[self.window(parts) :], list(titles), seen, list(ignored), items=parts)
 
-    def _window(self, items: Sequence[object]) -> int:
-        return window_start(len(items), self._parts.reader.history_limit, self._block)
-
-    def _nothing_usable(self, query: RecommendQuery) -> NothingUsable:
+    def _nothing_usable(self, query: HistoryQuery) -> NothingUsable:
         if not query.history:
             return NothingUsable(
                 "neither history nor user_id is given; send at least one item id of the catalog, or a "
@@ -248,15 +268,16 @@ class Histories:
         try:
             return await self.titles.read(titles, deadline)
         except CannotReadText:
-            raise self._cannot_read_text(titles[0]) from None
+            raise self.cannot_read_text(titles[0]) from None
 
-    def _cannot_read_text(self, title: str) -> Conflict:
+    def cannot_read_text(self, title: str, field: str = "history") -> Conflict:
+        """Return the error about a free title that this artifact cannot read."""
         return Conflict(
-            f"history holds the free title {shown(title)}, and artifact {self._parts.name!r} (recipe "
+            f"{field} holds the free title {shown(title)}, and artifact {self._parts.name!r} (recipe "
             f"{self._parts.recipe!r}) reads {' and '.join(self._parts.reads)} only; send item ids of the "
             "catalog (GET /items finds them by title), or serve an artifact whose GET /artifacts row reads "
             "text",
-            field="history",
+            field=field,
             code="cannot_read_text",
         )
 

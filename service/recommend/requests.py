@@ -14,19 +14,30 @@ class TitledItem:
 
 
 @dataclass(frozen=True, slots=True)
-class RecommendQuery:
-    """Whom to recommend for, how many items, and which to leave out.
-
-    `history` holds item ids and titles, oldest first; a stored history (`user_id`) comes before it. `categories` keeps
-    only items in at least one of them.
-    """
+class HistoryQuery:
+    """Whose history is read: item ids and titles, oldest first; a stored history (`user_id`) comes before `history`."""
 
     history: Sequence[str | TitledItem] = ()
     user_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendQuery(HistoryQuery):
+    """Whom to recommend for, how many items, and which to leave out. `categories` keeps only items in at least one of
+    them."""
+
     k: int = 10
     exclude_seen: bool = True
     exclude: Sequence[str] = ()
     categories: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RankQuery(HistoryQuery):
+    """For whom to order which items, ids and titles. `whole`: what is stored of the user is in `history` already."""
+
+    candidates: Sequence[str | TitledItem] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,13 @@ class DenseSettings(Section):
         "at a time. With 1 every event moves it, and everything is read again; with 5, four events of five cost one "
         "item, and up to four of the oldest items that the model could read are left out.",
     )
+    second_stage_ms: int = Field(
+        default=2000,
+        ge=1,
+        le=600_000,
+        description="Time that ranking again (`rerank`), and again that an explanation (`explain`), may take in "
+        "/recommend; then the answer comes without it, and `degraded` says so.",
+    )
     title_cache_entries: int = Field(
         default=4096,
         ge=0,

@@ -257,7 +257,8 @@ def collate(
         encoder.prepare(window.rows[:-1].tolist(), None if condition is None else condition(window))
         for window in windows
     ]
-    users, boundaries, recent, targets, seen = [], [], [], [], []
+    users, boundaries, recent, seen = [], [], [], []
+    targets: list[NDArray[np.int64]] = []
     steps_R = np.arange(encoder.recent_items)
     for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
         held = len(prompt.boundaries_M)
@@ -269,10 +270,14 @@ def collate(
         if with_seen:
             seen.append(seen_pairs(window, kept, sum(map(len, targets))))
         targets.append(window.rows[-kept:])
-    as_tensor = [torch.from_numpy(np.concatenate(part)) for part in (users, boundaries, recent, targets)]
-    return TrainingBatch(
-        encoder.collate(prompts), *as_tensor, torch.from_numpy(np.concatenate(seen)) if with_seen else None
-    )
+    users_P, boundaries_P, recent_PR, targets_P = (joined(part) for part in (users, boundaries, recent, targets))
+    seen_S2 = joined(seen) if with_seen else None
+    return TrainingBatch(encoder.collate(prompts), users_P, boundaries_P, recent_PR, targets_P, seen_S2)
+
+
+def joined(parts: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+    """One tensor of all rows."""
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def seen_pairs(window: Window, kept: int, start: int) -> NDArray[np.int64]:

@@ -16,14 +16,17 @@ from service.http.errors import ClientGone
 from service.http.middleware import request_info
 from service.http.routes.bodies import check_content_type, decoded, first_mistakes, not_json
 from service.http.schemas.base import Body
-from service.http.schemas.recommend import FreeTitle
+from service.http.schemas.recommend import FreeTitle, RerankRequest
 from service.http.schemas.users import NewEvent
 from service.http.starlette_adapter import JsonAnswer
 from service.service import Service
 
 B = TypeVar("B", bound=Body)
 
-INNER_MODELS: dict[str, type[Body]] = {"history": FreeTitle, "events": NewEvent}
+INNER_MODELS: dict[str, type[Body]] = {
+    "history": FreeTitle, "candidates": FreeTitle, "events": NewEvent, "rerank": RerankRequest,
+}  # fmt: skip
+ITEM_LISTS = ("history", "candidates")
 UNION_TAGS = {"str", "FreeTitle"}
 
 
@@ -115,9 +118,11 @@ def _sentence(mistake: Any, path: list[str], model: type[BaseModel] | None) -> s
         return f"unknown field {shown(name)}{known}"
     if kind == "missing":
         return f"field {shown('.'.join(path))} is missing"
-    if path[0:1] == ["history"] and len(path) == 2 and kind in ("string_type", "model_type", "model_attributes_type"):
-        form = '{"title": "free text"}'
-        return f"{'.'.join(path)} is {given}; an item of a history is an id (a string) or {form}"
+    if path and path[0] in ITEM_LISTS and len(path) == 2 and kind in (
+        "string_type", "model_type", "model_attributes_type"
+    ):  # fmt: skip
+        what = "an item of a history" if path[0] == "history" else "a candidate"
+        return f'{".".join(path)} is {given}; {what} is an id (a string) or {{"title": "free text"}}'
     message = mistake["msg"].removeprefix("Value error, ")
     if model is not None and kind in ("none_required", "literal_error") and name in model.model_fields:
         message = (model.model_fields[name].description or message).rstrip(".")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.artifacts.loading import AnyLoaded
+from service.errors import InvalidInput
 from service.http.disconnect import CancelledWhenClientLeaves
 from service.http.middleware import request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
-from service.http.schemas.recommend import RecommendAnswer, RecommendRequest
+from service.http.schemas.recommend import MAX_EXPLAINED, RecommendAnswer, RecommendRequest
 from service.recommend.base import Recommendation
+from service.recommend.dense import DenseRecommender
+from service.recommend.explaining import Explanation
+from service.recommend.reranking import RankerParts, SecondStage
+from service.service import Service
 
 router = APIRouter(tags=["recommend"])
 
@@ -34,16 +40,72 @@ async def recommend(request: Request) -> Response:
     recommender = service.answering(body.artifact, body.user_id, info.request_id)
     info.recipe = recommender.parts.recipe
     deadline = info.started + service.settings.deadline_ms / 1000
+    second = _second_stage(service, body)
     with CancelledWhenClientLeaves(request):
-        recommendation = await recommender.recommend(query, deadline)
+        staged = await service.stages.recommend(recommender, query, second, body.explain, deadline)
+    recommendation = staged.answer
     info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()
     parts = recommender.parts
     items = [parts.catalog.item_ids[row] for row in recommendation.rows]
     service.feedback.remember(info.request_id, parts, items, recommendation.source)
     if body.artifact is None:
-        service.traffic.offer(query, parts.name, items, time.monotonic() - info.started)
-    return json_answer(answer_of(recommendation, parts, info.request_id, info.timings_ms()))
+
+        async def again(other: DenseRecommender, deadline: float) -> Sequence[str]:
+            found = await service.stages.recommend(other, query, second, False, deadline)
+            return [other.parts.catalog.item_ids[row] for row in found.answer.rows]
+
+        service.traffic.offer(again, parts.name, items, time.monotonic() - info.started)
+    answer = answer_of(recommendation, parts, info.request_id, info.timings_ms())
+    if second is not None:
+        answer["rerank"] = _reranked_by(second) if staged.reranked else None
+    if body.explain:
+        answer["explanation"] = None if staged.explanation is None else _explanation(staged.explanation, parts)
+    return json_answer(answer)
+
+
+def _second_stage(service: Service, body: RecommendRequest) -> SecondStage | None:
+    """Return who ranks again, and refuse what cannot be; raises InvalidInput, UnknownName, Conflict."""
+    if body.explain and body.k > MAX_EXPLAINED:
+        raise InvalidInput(f"k is {body.k}, and with explain at most {MAX_EXPLAINED} are allowed", field="k")
+    stage = body.rerank
+    if stage is None:
+        return None
+    if stage.candidates < body.k:
+        raise InvalidInput(
+            f"rerank.candidates is {stage.candidates}, and k is {body.k}: at least k candidates are needed",
+            field="rerank.candidates",
+        )
+    return SecondStage(service.ranker(stage.artifact, stage.recipe, "rerank."), stage.candidates)
+
+
+def _reranked_by(second: SecondStage) -> dict[str, Any]:
+    return {"artifact": _named(second.ranker.parts), "candidates": second.candidates}
+
+
+def _explanation(explanation: Explanation, parts: AnyLoaded) -> dict[str, Any]:
+    ids, titles = parts.catalog.item_ids, parts.catalog.titles
+    influence_KH = explanation.influence_KH
+    nearest = zip(explanation.nearest_K.tolist(), explanation.cosine_K.tolist(), strict=True)
+    return {
+        "artifact": _named(parts),
+        "history": [
+            {"item_id": None, "title": part} if isinstance(part, str) else {"item_id": ids[part], "title": titles[part]}
+            for part in explanation.history
+        ],
+        "influence": {
+            "method": "leave_one_out",
+            "values": None if influence_KH is None else influence_KH.tolist(),
+        },
+        "nearest": {
+            "method": "item_vector_cosine",
+            "values": [None if place < 0 else {"place": place, "cosine": cosine} for place, cosine in nearest],
+        },
+    }
+
+
+def _named(parts: RankerParts) -> dict[str, str]:
+    return {"name": parts.name, "version": parts.version, "recipe": parts.recipe}
 
 
 def answer_of(
@@ -57,7 +119,7 @@ def answer_of(
             {"rank": rank, "item_id": catalog.item_ids[row], "title": catalog.titles[row], "score": score}
             for rank, (row, score) in enumerate(zip(recommendation.rows, recommendation.scores, strict=True), 1)
         ],
-        "artifact": {"name": parts.name, "version": parts.version, "recipe": parts.recipe},
+        "artifact": _named(parts),
         "timings_ms": timings_ms,
         "source": recommendation.source,
         "ignored_items": recommendation.ignored,

@@ -37,7 +37,21 @@ from service.http.schemas.generative import (
 )
 from service.http.schemas.items import Item, ItemList
 from service.http.schemas.operations import Status
-from service.http.schemas.recommend import ArtifactName, FreeTitle, RankedItem, RecommendAnswer, RecommendRequest
+from service.http.schemas.rank import RankAnswer, RankedCandidate, RankRequest
+from service.http.schemas.recommend import (
+    ArtifactName,
+    ExplainedItem,
+    ExplanationAnswer,
+    FreeTitle,
+    Influence,
+    Nearest,
+    NearestItem,
+    RankedItem,
+    RecommendAnswer,
+    RecommendRequest,
+    RerankedBy,
+    RerankRequest,
+)
 from service.http.schemas.users import (
     AppendAnswer,
     AppendRequest,
@@ -63,6 +77,8 @@ __all__ = [
     "Differences",
     "ErrorAnswer",
     "ErrorDetail",
+    "ExplainedItem",
+    "ExplanationAnswer",
     "FeedbackAnswer",
     "FeedbackRequest",
     "FeedbackRow",
@@ -72,14 +88,22 @@ __all__ = [
     "GeneratedText",
     "GenerativeAnswer",
     "GenerativeRequest",
+    "Influence",
     "Item",
     "ItemList",
     "LoadAnswer",
+    "Nearest",
+    "NearestItem",
     "NewEvent",
+    "RankAnswer",
+    "RankRequest",
+    "RankedCandidate",
     "RankedItem",
     "Rate",
     "RecommendAnswer",
     "RecommendRequest",
+    "RerankRequest",
+    "RerankedBy",
     "ShadowState",
     "SharedPart",
     "Status",

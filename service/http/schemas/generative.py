@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer
 from service.http.schemas.recommend import ArtifactName, RankedItem, RecommendAnswer, RecommendRequest, plain_history
@@ -14,11 +14,22 @@ MAX_BEAMS = 1024
 MAX_NEW_TOKENS = 4096
 
 
+def boolean(value: Any) -> Any:
+    """Refuse 0, which equals False and is no JSON boolean."""
+    if not isinstance(value, bool):
+        raise ValueError("must be a boolean")
+    return value
+
+
 class GenerativeRequest(RecommendRequest):
     """Whom to write recommendations for, with which recipe, and how much may be written."""
 
     artifact: str | None = Field(
         default=None, description="Name of a loaded generative artifact; null takes the default one, or `recipe`'s."
+    )
+    rerank: None = Field(default=None, description="For POST /recommend: only null is allowed here.")
+    explain: Annotated[Literal[False], BeforeValidator(boolean)] = Field(
+        default=False, description="For POST /recommend: only false is allowed here."
     )
     recipe: str | None = Field(
         default=None, min_length=1, max_length=MAX_ID, description="A generative recipe of which an artifact is loaded."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator, FailFast, Field, field_validator
+from pydantic import FailFast, Field, field_validator, model_validator
 
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
@@ -16,15 +16,10 @@ MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
 MAX_K = 1000
 MAX_TITLE = 2000
+MAX_CANDIDATES = 1000
+MAX_EXPLAINED = 100
 
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-
-
-def _boolean(value: Any) -> Any:
-    """Refuse 0, which equals False and is no JSON boolean."""
-    if not isinstance(value, bool):
-        raise ValueError("must be a boolean")
-    return value
 
 
 class FreeTitle(Body):
@@ -39,6 +34,26 @@ class FreeTitle(Body):
         if not plain:
             raise ValueError("the title is blank; write what the item is called")
         return plain
+
+
+class RerankRequest(Body):
+    """A second stage: who ranks again, by name or by recipe, and how many candidates."""
+
+    artifact: str | None = Field(
+        default=None, description="Name of a loaded artifact that scores candidates, the retrieving one or another."
+    )
+    recipe: str | None = Field(
+        default=None, min_length=1, max_length=MAX_ID, description="A recipe of which such an artifact is loaded."
+    )
+    candidates: int = Field(
+        default=50, ge=1, le=MAX_CANDIDATES, description="Items that are retrieved and ranked again, at least `k`."
+    )
+
+    @model_validator(mode="after")
+    def _names_one(self) -> RerankRequest:
+        if self.artifact is None and self.recipe is None:
+            raise ValueError("name an artifact or a recipe that ranks")
+        return self
 
 
 class RecommendRequest(Body):
@@ -65,9 +80,13 @@ class RecommendRequest(Body):
         default_factory=list, max_length=MAX_CATEGORIES, description="Only items in at least one of these categories."
     )
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
-    rerank: None = Field(default=None, description="Not in this version: only null is allowed.")
-    explain: Annotated[Literal[False], BeforeValidator(_boolean)] = Field(
-        default=False, description="Not in this version: only false is allowed."
+    rerank: RerankRequest | None = Field(
+        default=None,
+        description="A second stage: which ranker orders the retrieved candidates, and how many they are.",
+    )
+    explain: bool = Field(
+        default=False,
+        description=f"Say why each item is in the answer, of at most {MAX_EXPLAINED} (`k`).",
     )
 
     def query(self) -> RecommendQuery:
@@ -108,6 +127,54 @@ class ArtifactName(Answer):
     recipe: str
 
 
+class RerankedBy(Answer):
+    """The second stage: who ranked, and how many candidates were retrieved."""
+
+    artifact: ArtifactName
+    candidates: int
+
+
+class ExplainedItem(Answer):
+    """An item of the history as the model reads it; a free title has no id."""
+
+    item_id: str | None
+    title: str
+
+
+class Influence(Answer):
+    """What each item of the history adds to the score of each recommended item: the score minus the one without it.
+
+    One list for each recommended item, a number for each item of the history; null for a history of one item.
+    """
+
+    method: Literal["leave_one_out"]
+    values: list[list[float]] | None
+
+
+class NearestItem(Answer):
+    """The item of the history, by its place in the explanation's `history`, whose vector is most like that of a
+    recommended item."""
+
+    place: int
+    cosine: float
+
+
+class Nearest(Answer):
+    """One for each recommended item; null where no item of the history has a vector."""
+
+    method: Literal["item_vector_cosine"]
+    values: list[NearestItem | None]
+
+
+class ExplanationAnswer(Answer):
+    """Why items are in the answer, by the artifact that retrieved them; lists are in the order of `items`."""
+
+    artifact: ArtifactName
+    history: list[ExplainedItem]
+    influence: Influence
+    nearest: Nearest
+
+
 class RecommendAnswer(Answer):
     """Recommended items, best first, and how the answer came about."""
 
@@ -118,6 +185,12 @@ class RecommendAnswer(Answer):
     source: Literal["model", "cache", "popular"]
     ignored_items: list[str]
     degraded: list[str]
+    rerank: RerankedBy | None = Field(
+        default=None, description="Only where the items were ranked again: who did, and how many candidates there were."
+    )
+    explanation: ExplanationAnswer | None = Field(
+        default=None, description="Only where it was asked for: why the items are in the answer."
+    )
 
     example: ClassVar[dict[str, Any]] = {
         "request_id": REQUEST_ID,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import WrittenCase
 from modeling.artifact.tensor_files import save_arrays
-from modeling.generation.api import ListQuery
-from modeling.methods.base import LoadContext, Method, Ranker, Record, best_rows
+from modeling.generation.api import Turn
+from modeling.methods.base import LoadContext, Method, Record
+from modeling.methods.base_ranking import Ranker, RankPrompt
 
 COUNTS = "transitions.safetensors"
 
@@ -24,7 +26,7 @@ class TransitionRecord(Record):
 
 
 class TransitionModel(Ranker):
-    """Ranks by counts.
+    """Scores by counts.
 
     Args:
         counts_NN: how often item m followed item n.
@@ -36,11 +38,18 @@ class TransitionModel(Ranker):
 
     def __init__(self, counts_NN: NDArray[np.float32], popular_N: NDArray[np.float32], smoothing: float) -> None:
         self.counts_NN, self.popular_N, self.smoothing = counts_NN, popular_N, smoothing
+        self.catalog_size = len(popular_N)
 
-    def rank(self, rows: Sequence[int], wanted: ListQuery) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """What followed the newest item; what is popular where nothing is known."""
-        counts_N = self.counts_NN[rows[-1]] if rows else np.zeros_like(self.popular_N)
-        return best_rows(counts_N + self.smoothing * self.popular_N, wanted)
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """How often each candidate followed the newest item; what is popular where nothing is known."""
+        with turn():
+            return [self._scores(prompt) for prompt in prompts]
+
+    def _scores(self, prompt: RankPrompt) -> NDArray[np.float32]:
+        rows_C, newest = np.array(prompt.candidates, np.int64), np.array(prompt.history[-1:], np.int64)
+        counts_C = self.counts_NN[np.ix_(newest, rows_C)].sum(0)
+        found_C: NDArray[np.float32] = (counts_C + self.smoothing * self.popular_N[rows_C]).astype(np.float32)
+        return found_C
 
 
 class Transitions(Method[TransitionRecord]):

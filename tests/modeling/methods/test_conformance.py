@@ -25,7 +25,7 @@ from modeling.artifact.folders import ArtifactError
 from modeling.encoder.user_encoder import CannotReadText, read_history
 from modeling.generation.api import ListQuery
 from modeling.methods import Loaded, get_method, load, method_names
-from modeling.methods.base import Rerank, best_rows
+from modeling.methods.base_ranking import Rerank, best_rows
 from testing.datasets import write_dataset
 from testing.methods import Example
 from testing.models import backbone_folder

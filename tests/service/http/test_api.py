@@ -299,8 +299,9 @@ WRONG = [
     ({"history": ["a"] * 10_001}, "history", "10000"),
     ({"user_id": 5}, "user_id", "string"),
     ({"user_id": ""}, "user_id", "at least 1"),
-    ({"history": ["a"], "rerank": "x"}, "rerank", "only null is allowed"),
-    ({"history": ["a"], "explain": True}, "explain", "only false is allowed"),
+    ({"history": ["a"], "rerank": "x"}, "rerank", "object"),
+    ({"history": ["a"], "rerank": {"artifact": "fake", "depth": 1}}, "rerank.depth", "known are artifact, recipe"),
+    ({"history": ["a"], "explain": 1}, "explain", "boolean"),
     ({"history": ["a"], "exclude_seen": "no"}, "exclude_seen", "boolean"),
     ([1], "body", "object"),
 ]

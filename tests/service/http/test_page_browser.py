@@ -82,6 +82,28 @@ def test_compose_a_history_and_see_recommendations(browser: Browser, server: Pro
     assert browser.log == []
 
 
+def test_why_an_item_is_recommended_is_said_below_it(browser: Browser, server: Process) -> None:
+    browser.size(390, 844)
+    browser.open(server.url)
+    browser.wait_for(count("#results li") + " == 20", "items")
+    for number in (1, 2):
+        browser.evaluate(f"document.querySelectorAll('#results li button')[{number}].click()")
+        browser.wait_for(count("#history li") + f" == {number}", "the item in the history")
+    browser.wait_for(count("#items li") + " == 10", "recommendations")
+    assert browser.evaluate(count(".why")) == 0
+    browser.click("#why")
+    browser.wait_for(count("#items .why") + " == 20", "two reasons below each item")
+    ask = {"history": browser.evaluate("state.history.map(item => item.id)"), "explain": True}
+    found = httpx.post(server.url + "/recommend", json=ask).json()["explanation"]
+    largest = max(zip(found["influence"]["values"][0], found["history"], strict=True), key=lambda each: abs(each[0]))
+    nearest = found["nearest"]["values"][0]
+    first, second = texts(browser, "#items li:first-child .why")
+    assert first.startswith(f"Leaving one out: {largest[1]['title']} ") and f"{abs(largest[0]):.3f}" in first
+    assert found["history"][nearest["place"]]["title"] in second and f"{nearest['cosine']:.2f}" in second
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert browser.log == []
+
+
 def test_an_error_is_shown_and_the_page_goes_on(browser: Browser, server: Process) -> None:
     browser.open(server.url)
     browser.wait_for(count("#results li") + " == 20", "items")

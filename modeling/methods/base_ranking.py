@@ -1,0 +1,238 @@
+"""Rankers: what scores given candidates for a history, and retrieval followed by ranking.
+
+A `CandidateRanker` is asked for scores of candidates. `Ranker` is a list method around one: it implements `score` and
+gets lists from that. A vector method is a ranker too (`VectorRanker`): its score is the inner product of a user's
+vector and an item's. `Rerank` retrieves with a vector method and ranks with any ranker.
+
+Shape legend: B histories, C candidates of one of them, D item dimension, N items, K items of an answer, F free titles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from modeling.artifact.part_names import Part
+from modeling.encoder.prompt import FreeItem
+from modeling.encoder.user_encoder import CannotReadText
+from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery, OnWriting, Turn
+from modeling.methods.base import ListMethod, VectorMethod
+
+Item = int | FreeItem
+"""A catalog row, or a title that the catalog does not hold."""
+NOTHING_WRITTEN = GenerationSettings(1, 1)
+
+
+@dataclass(frozen=True)
+class RankPrompt:
+    """One history and the candidates to score for it. A ranker may derive a class that holds what it reads of them.
+
+    Attributes:
+        history: oldest item first, at most as many as the ranker reads.
+        candidates: none twice.
+        length: positions that scoring all of them takes, at least 1; batches and queues are bounded by their sum.
+    """
+
+    history: tuple[Item, ...]
+    candidates: tuple[Item, ...]
+    length: int = 1
+
+
+@runtime_checkable
+class CandidateRanker(Protocol):
+    """What scores given candidates. Not for two threads at once."""
+
+    reads: tuple[str, ...]
+    """``ids``, and ``text`` where titles that the catalog does not hold can be read, in histories and as candidates."""
+    history_limit: int
+    """Newest items that are read."""
+    pointwise: bool
+    """Whether the score of a candidate does not depend on the other candidates: then they may be scored in parts."""
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Free text as items; raises `CannotReadText` where ids only are read."""
+        ...
+
+    def prepare_candidates(
+        self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
+    ) -> RankPrompt:
+        """What is read for one history, oldest item first, and at least one candidate, none twice."""
+        ...
+
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """Scores [C] of the candidates of each prompt, in their order, the better the higher; finite.
+
+        Candidates of several histories are scored together. Alone and in any batch they have the same scores, up to
+        rounding. ``turn`` is held around each pass over the device.
+        """
+        ...
+
+
+class Ranker(ListMethod):
+    """A list method without generation: it implements `score`, and `retrieve` where it does not score all items.
+
+    Attributes:
+        reads, history_limit: see `CandidateRanker`; ``history_limit`` is set by the method.
+        catalog_size: N, set by the method.
+    """
+
+    reads: tuple[str, ...] = ("ids",)
+    history_limit: int
+    catalog_size: int
+    pointwise: bool = True
+    default: GenerationSettings = NOTHING_WRITTEN
+    limit: GenerationSettings = NOTHING_WRITTEN
+
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """See `CandidateRanker.score`; a history may be empty."""
+        raise NotImplementedError
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Raises `CannotReadText`: ids only are read, unless a method says otherwise."""
+        raise CannotReadText("this model reads item ids only; leave out free titles")
+
+    def prepare(self, history: Sequence[Item], user_id: str | None = None) -> GenerationPrompt:
+        """The newest catalog rows of a history as the tokens of a prompt."""
+        rows = tuple(item for item in history if not isinstance(item, FreeItem))[-self.history_limit :]
+        return GenerationPrompt(rows or (0,), rows)
+
+    def prepare_candidates(
+        self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
+    ) -> RankPrompt:
+        """See `CandidateRanker.prepare_candidates`; every item counts as one position."""
+        newest = tuple(history[-self.history_limit :])
+        return RankPrompt(newest, tuple(candidates), len(newest) + len(candidates))
+
+    def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
+        """The rows [C] that are scored for a list, at least ``wanted.k`` of the eligible ones where there are."""
+        return eligible_rows(self.catalog_size, wanted)
+
+    def rank(
+        self, rows: Sequence[int], wanted: ListQuery, *, turn: Turn = nullcontext
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Eligible rows for a history, best first, and their scores, descending [K]: none excluded, none twice."""
+        with turn():
+            found_C = self.retrieve(rows, wanted)
+        if not len(found_C):
+            return found_C, np.empty(0, np.float32)
+        (scores_C,) = self.score([self.prepare_candidates(list(rows), found_C.tolist())], turn=turn)
+        order_K = np.lexsort((found_C, -scores_C))[: wanted.k]
+        return found_C[order_K], scores_C[order_K]
+
+    def write(
+        self,
+        prompts: Sequence[GenerationPrompt],
+        wanted: Sequence[ListQuery],
+        settings: GenerationSettings = NOTHING_WRITTEN,
+        *,
+        on_step: OnWriting | None = None,
+        turn: Turn = nullcontext,
+    ) -> list[GeneratedList]:
+        """What `rank` gives for each history, and nothing written."""
+        answers = []
+        for prompt, want in zip(prompts, wanted, strict=True):
+            rows_K, scores_K = self.rank(prompt.rows, want, turn=turn)
+            answers.append(GeneratedList(rows_K, scores_K, 0, (), prompt.length, 0, {"search": 0.0}))
+        return answers
+
+
+class VectorRanker(Ranker):
+    """A vector method as a ranker. A free title is a candidate where the item tower has a vector for it.
+
+    Args:
+        method: whose vectors are compared; its histories are never empty.
+    """
+
+    def __init__(self, method: VectorMethod) -> None:
+        self._method, encoder = method, method.encoder
+        self.reads, self.history_limit = method.reads, encoder.history_limit
+        self.catalog_size = len(method.item_vectors_ND)
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """See `CandidateRanker.read_titles`."""
+        return self._method.encoder.read_titles(titles)
+
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """Inner products of each user's vector with those of the candidates."""
+        encoder = self._method.encoder
+        with turn():
+            user_BD = encoder.encode([encoder.prepare(list(prompt.history)) for prompt in prompts])
+            return [
+                inner_products(user_D, self._vectors(prompt.candidates))
+                for user_D, prompt in zip(user_BD, prompts, strict=True)
+            ]
+
+    def _vectors(self, candidates: Sequence[Item]) -> NDArray[np.float32]:
+        free = [item for item in candidates if isinstance(item, FreeItem)]
+        found = iter(self._method.encoder.free_vectors(free) if free else ())
+        items_ND = self._method.item_vectors_ND
+        return np.stack([next(found) if isinstance(item, FreeItem) else items_ND[item] for item in candidates])
+
+
+class Rerank(Ranker):
+    """Retrieve, then rank: the best items of a retriever in the order of a ranker.
+
+    Args:
+        retriever: finds candidates among all items.
+        ranker: orders them; it is asked for these candidates only.
+        candidates: how many are retrieved, at least as many as an answer wants.
+    """
+
+    def __init__(self, retriever: VectorMethod, ranker: CandidateRanker, candidates: int) -> None:
+        self.retriever, self.ranker, self.candidates = retriever, ranker, candidates
+        self.reads = tuple(name for name in retriever.reads if name in ranker.reads)
+        self.history_limit = max(retriever.encoder.history_limit, ranker.history_limit)
+        self.catalog_size, self.pointwise = len(retriever.item_vectors_ND), ranker.pointwise
+
+    @property
+    def networks(self) -> Mapping[Part, nn.Module]:
+        """Those of both; the ranker's under their own names, the retriever's as the collaborative model."""
+        inside = nn.ModuleList(self.retriever.networks.values())
+        return {**getattr(self.ranker, "networks", {}), **({Part.COLLABORATIVE: inside} if len(inside) else {})}
+
+    def prepare_candidates(
+        self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
+    ) -> RankPrompt:
+        """See `CandidateRanker.prepare_candidates`."""
+        return self.ranker.prepare_candidates(history, candidates, user_id)
+
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """What the ranker gives."""
+        return self.ranker.score(prompts, turn=turn)
+
+    def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
+        """The retriever's best eligible rows; all eligible ones for an empty history."""
+        if not rows:
+            return super().retrieve(rows, wanted)
+        encoder = self.retriever.encoder
+        vector_D = encoder.encode([encoder.prepare(list(rows)[-encoder.history_limit :])])[0]
+        scores_N = self.retriever.item_vectors_ND @ vector_D
+        return best_rows(scores_N, replace(wanted, k=max(self.candidates, wanted.k)))[0]
+
+
+def inner_products(user_D: NDArray[np.float32], vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores [C], each summed on its own, so that it does not depend on which other candidates there are."""
+    scores_C: NDArray[np.float32] = np.einsum("cd,d->c", vectors_CD, user_D, optimize=False)
+    return scores_C
+
+
+def eligible_rows(size: int, wanted: ListQuery) -> NDArray[np.int64]:
+    """The rows that may be answered with, ascending."""
+    may_N = np.full(size, wanted.allowed is None)
+    if wanted.allowed is not None:
+        may_N[wanted.allowed] = True
+    may_N[wanted.exclude] = False
+    return np.flatnonzero(may_N).astype(np.int64)
+
+
+def best_rows(scores_N: NDArray[Any], wanted: ListQuery) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The eligible rows with the highest of ``scores_N`` and these scores [K]; of equal ones the lower row is first."""
+    rows = eligible_rows(len(scores_N), wanted)
+    rows_K = rows[np.argsort(-scores_N[rows], kind="stable")[: wanted.k]]
+    return rows_K, scores_N[rows_K].astype(np.float32)

@@ -1,0 +1,126 @@
+"""Why an item was recommended: what each item of the history adds to its score, and which of them is most like it.
+
+Both are computed from the model's own vectors, not made up after the fact:
+
+* leaving one out: the score minus the score for the same history without that item, read as if it had been sent so (an
+  older item may come into the window). One vector for each item of the history, computed with the other requests of
+  the engine and kept, so that other answers to the same history cost a product;
+* the nearest item of the history: the one whose item vector has the largest cosine with that of the recommended item.
+
+Shape legend: H items of the history that the model reads, K recommended items, D item dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling.encoder.prompt import Prompt
+from service.artifacts.loading import LoadedArtifact
+from service.caches.local import ArrayCache, VectorCache, history_key
+from service.engine.dense import Engine
+from service.engine.work import Candidates, Work
+from service.observability.metrics import Metrics
+from service.recommend.base import Recommendation, together
+from service.recommend.histories import NO_ROWS, Histories, History
+
+HISTORIES_KEPT, KEPT_BYTES = 4096, 64 << 20  # whose vectors with one item left out are kept, and their memory
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Of K rows, for H items of the history (rows and free titles, oldest first).
+
+    `influence_KH` is None where the history has one item: without it there is no score to compare with. `nearest_K` is
+    the place of the most similar item of the history, -1 where none of them has a vector, `cosine_K` how similar it is.
+    """
+
+    history: list[int | str]
+    influence_KH: NDArray[np.float32] | None
+    nearest_K: NDArray[np.int64]
+    cosine_K: NDArray[np.float32]
+
+
+class Explainer:
+    """Explains answers of one dense artifact."""
+
+    def __init__(
+        self, parts: LoadedArtifact, histories: Histories, engine: Engine, vectors: VectorCache, metrics: Metrics
+    ) -> None:
+        self._parts, self._histories, self._engine = parts, histories, engine
+        self._vectors, self._metrics = vectors, metrics
+        self._kept: ArrayCache[NDArray[np.float32]] = ArrayCache(HISTORIES_KEPT, KEPT_BYTES)
+
+    async def explain(self, answer: Recommendation, rows: Sequence[int], deadline: float) -> Explanation | None:
+        """See `DenseRecommender.explain`."""
+        history = answer.history
+        if history is None or not rows:
+            return None
+        score_of = dict(zip(answer.rows, answer.scores, strict=True))
+        scores_K = np.array([score_of[row] for row in rows], np.float32)
+        without_HD = await self._without_each(history, deadline)
+        return await self._histories.aside(
+            partial(explained, self._parts, list(history.parts), np.array(rows, np.int64), scores_K, without_HD)
+        )
+
+    async def _without_each(self, history: History, deadline: float) -> NDArray[np.float32] | None:
+        """Return the vectors [H, D] of the history without each of its items; None where it has one only."""
+        items = list(history.items)
+        if len(items) < 2:
+            return None
+        start = self._histories.window(items[1:])  # of the history without one of its newer items
+        key = history_key([len(history.parts), *items[start:]])
+        known_HD = self._kept.get(key)
+        if known_HD is not None:
+            self._metrics.explanations("cached").inc()
+            return known_HD
+        later = items[start:]
+        read = await self._histories.read(later, deadline)
+        prepare = self._parts.encoder.prepare
+        first = len(later) - len(history.parts)
+
+        def left(place: int) -> tuple[bytes, Prompt]:
+            return history_key(later[:place] + later[place + 1 :]), prepare([*read[:place], *read[place + 1 :]])
+
+        found = await together(self._vector(*left(place), deadline) for place in range(first, len(later)))
+        without_HD = np.stack(found)
+        self._kept.put(key, without_HD)
+        self._metrics.explanations("computed").inc()
+        return without_HD
+
+    async def _vector(self, key: bytes, prompt: Prompt, deadline: float) -> NDArray[np.float32]:
+        known_D = self._vectors.get(key)
+        if known_D is not None:
+            return known_D
+        nothing = Candidates(NO_ROWS, np.empty((0, self._parts.index.dim), np.float32))
+        work = Work(prompt, 0, NO_ROWS, candidates=nothing)
+        return (await self._engine.run(work, (key, "vector"), deadline)).vector_D
+
+
+def explained(
+    parts: LoadedArtifact,
+    history: list[int | str],
+    rows_K: NDArray[np.int64],
+    scores_K: NDArray[np.float32],
+    without_HD: NDArray[np.float32] | None,
+) -> Explanation:
+    """Return the explanation of rows with these scores. Blocks."""
+    items_KD = parts.index.vectors(rows_K)
+    influence_KH = None if without_HD is None else scores_K[:, None] - items_KD @ without_HD.T
+    places = [place for place, part in enumerate(history) if not isinstance(part, str)]
+    nearest_K, cosine_K = np.full(len(rows_K), -1), np.zeros(len(rows_K), np.float32)
+    if places:
+        read_PD = parts.index.vectors(np.array([history[place] for place in places], np.int64))
+        cosine_KP = _unit(items_KD) @ _unit(read_PD).T
+        best_K = cosine_KP.argmax(1)
+        nearest_K, cosine_K = np.array(places)[best_K], cosine_KP[np.arange(len(rows_K)), best_K]
+    return Explanation(history, influence_KH, nearest_K, cosine_K)
+
+
+def _unit(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    found_ND: NDArray[np.float32] = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
+    return found_ND

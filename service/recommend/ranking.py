@@ -1,0 +1,109 @@
+"""Candidates of a ranking request, and the answer: the same for every way of scoring them.
+
+The work of a request does not depend on the order of its candidates: rows of the catalog come first, ascending, then
+free titles. Of equal scores the first in this order is the better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import Catalog
+from service.errors import NothingUsable, shown
+from service.recommend.base import Source
+from service.recommend.histories import IDS_SHOWN, History
+from service.recommend.requests import RankQuery, TitledItem
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateItems:
+    """What a request wants ranked: rows and free titles, none twice, and what was left out and why."""
+
+    rows: list[int]
+    titles: list[str]
+    unknown: list[str]
+    repeated: list[str]
+
+    @property
+    def parts(self) -> list[int | str]:
+        """All of them, in the order in which they are scored."""
+        return [*self.rows, *self.titles]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows and free titles, best first, their scores, and how they came about."""
+
+    items: list[int | str]
+    scores: list[float]
+    source: Source
+    candidates: CandidateItems
+    ignored: list[str]
+    degraded: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def resolve_candidates(query: RankQuery, catalog: Catalog) -> CandidateItems:
+    """Return the candidates of a request; one that is given several times counts once. Raises NothingUsable where none
+    of them can be ranked."""
+    rows: dict[int, None] = {}
+    titles: dict[str, None] = {}
+    unknown: dict[str, None] = {}
+    repeated: dict[str, None] = {}
+    for item in query.candidates:
+        if isinstance(item, TitledItem):
+            name, again = item.title, item.title in titles
+            titles[name] = None
+        elif (row := catalog.row(item)) is not None:
+            name, again = item, row in rows
+            rows[row] = None
+        else:
+            name, again = item, False
+            unknown[item] = None
+        if again:
+            repeated[name] = None
+    if not rows and not titles:
+        ids = ", ".join(shown(item) for item in list(unknown)[:IDS_SHOWN])
+        more = f" and {len(unknown) - IDS_SHOWN} more" if len(unknown) > IDS_SHOWN else ""
+        raise NothingUsable(
+            f"none of the candidates is in the catalog of {len(catalog)} items: {ids}{more}; GET /items lists the ids "
+            "there are",
+            field="candidates",
+            code="no_usable_candidates",
+        )
+    return CandidateItems(sorted(rows), sorted(titles), list(unknown), list(repeated))
+
+
+def ranked(
+    found: CandidateItems,
+    scores_C: NDArray[np.float32],
+    source: Source,
+    history: History,
+    seconds: dict[str, float],
+) -> Ranking:
+    """Return the answer to scores in the order of `found.parts`."""
+    parts, order = found.parts, np.argsort(-scores_C, kind="stable").tolist()
+    return Ranking(
+        [parts[place] for place in order],
+        [float(scores_C[place]) for place in order],
+        source,
+        found,
+        history.ignored,
+        history.degraded,
+        seconds,
+    )
+
+
+def ranked_by_popularity(found: CandidateItems, catalog: Catalog, history: History) -> Ranking:
+    """Return the answer where nothing is known of a user; nobody has taken a free title."""
+    counts = [*(float(catalog.popularity[row]) for row in found.rows), *(0.0 for _ in found.titles)]
+    return ranked(found, np.array(counts, np.float32), "popular", history, history.seconds)
+
+
+def parts_as_items(parts: Sequence[int | str], catalog: Catalog) -> list[str | TitledItem]:
+    """Return rows and free titles as a request names them."""
+    return [TitledItem(part) if isinstance(part, str) else catalog.item_ids[part] for part in parts]

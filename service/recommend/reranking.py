@@ -1,0 +1,172 @@
+"""Two stages: a dense artifact retrieves, a ranker of the same or another artifact orders what was retrieved.
+
+The dense answer is worth more than none. Where the ranking, or an explanation, does not end in its time, is refused
+under load or fails, the answer comes without it and `degraded` says so; likewise where the ranker's catalog lacks a
+candidate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+
+from index import Catalog
+from service.errors import AnyoError, DeadlineExceeded, ModelError, NothingUsable, NotReady, Overloaded
+from service.observability.metrics import Metrics
+from service.recommend.base import Recommendation
+from service.recommend.dense import DenseRecommender
+from service.recommend.explaining import Explanation
+from service.recommend.ranking import Ranking, parts_as_items
+from service.recommend.requests import RankQuery, RecommendQuery
+
+log = structlog.get_logger(__name__)
+
+RERANK, EXPLAIN = "rerank", "explain"  # in `degraded`, and as stages
+MARGIN_S = 0.02  # before the deadline of the whole request, in which its answer is written
+PASSING = (DeadlineExceeded, ModelError, NotReady, NothingUsable, Overloaded)
+
+
+class RankerParts(Protocol):
+    """What of an artifact's parts is needed here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def recipe(self) -> str: ...
+    @property
+    def catalog(self) -> Catalog: ...
+
+
+class AnyRanker(Protocol):
+    """What orders candidates: the recommender of a dense artifact, or of one whose model is a ranker."""
+
+    @property
+    def parts(self) -> RankerParts: ...
+
+    async def rank(self, query: RankQuery, deadline: float) -> Ranking: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SecondStage:
+    """Who ranks again, and how many candidates."""
+
+    ranker: AnyRanker
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagedAnswer:
+    """An answer, whether it was ranked again, and why its items are in it, where that was asked for."""
+
+    answer: Recommendation
+    reranked: bool = False
+    explanation: Explanation | None = None
+
+
+class Stages:
+    """Answers a request in one or two stages, explained where that is wanted. `patience_s` is the time that the ranking
+    may take, and again the explanation."""
+
+    def __init__(self, metrics: Metrics, patience_s: float) -> None:
+        self._metrics, self._patience_s = metrics, patience_s
+
+    async def recommend(
+        self,
+        dense: DenseRecommender,
+        query: RecommendQuery,
+        second: SecondStage | None,
+        explain: bool,
+        deadline: float,
+    ) -> StagedAnswer:
+        """Return the answer of one request before `deadline`; raises as `DenseRecommender.recommend`, and Conflict and
+        TooLarge of the ranker."""
+        if second is None:
+            first = answer = await dense.recommend(query, deadline)
+        else:
+            wider = replace(query, k=max(query.k, second.candidates))
+            first = await dense.recommend(wider, deadline)
+            answer = replace(first, rows=first.rows[: query.k], scores=first.scores[: query.k])
+        reranked, explanation = False, None
+        if second is not None and first.history is not None and first.rows:
+            answer, reranked = await self._ranked_again(dense, first, answer, query, second, deadline)
+        if explain and first.history is not None and answer.rows:
+            answer, explanation = await self._explained(dense, first, answer, deadline)
+        return StagedAnswer(answer, reranked, explanation)
+
+    async def _ranked_again(
+        self,
+        dense: DenseRecommender,
+        first: Recommendation,
+        answer: Recommendation,
+        query: RecommendQuery,
+        second: SecondStage,
+        deadline: float,
+    ) -> tuple[Recommendation, bool]:
+        assert first.history is not None
+        ids = dense.parts.catalog.item_ids
+        candidates = [ids[row] for row in first.rows]
+        history = parts_as_items(first.history.items, dense.parts.catalog)
+        asked = RankQuery(history, query.user_id, candidates, whole=True)
+        started = time.monotonic()
+        try:
+            ranking = await second.ranker.rank(asked, self._until(deadline))
+            if ranking.source == "popular" or ranking.candidates.unknown:
+                raise NothingUsable(f"its catalog lacks {len(ranking.candidates.unknown)} candidates, or all history")
+        except PASSING as error:
+            self._metrics.reranks("degraded").inc()
+            self._note(RERANK, second.ranker.parts.name, error)
+            return _without(answer, RERANK, started), False
+        self._metrics.reranks("ranked").inc()
+        self._metrics.rank_candidates(second.ranker.parts.recipe).observe(len(candidates))
+        names = second.ranker.parts.catalog.item_ids
+        rows = [_known(dense, names[row]) for row in ranking.items if not isinstance(row, str)]
+        seconds = answer.seconds | {RERANK: time.monotonic() - started}
+        return replace(
+            answer, rows=rows[: query.k], scores=ranking.scores[: query.k], seconds=seconds, vector_D=None
+        ), True
+
+    async def _explained(
+        self, dense: DenseRecommender, first: Recommendation, answer: Recommendation, deadline: float
+    ) -> tuple[Recommendation, Explanation | None]:
+        started = time.monotonic()
+        try:
+            explanation = await dense.explain(first, answer.rows, self._until(deadline))
+        except PASSING as error:
+            self._metrics.explanations("degraded").inc()
+            self._note(EXPLAIN, dense.parts.name, error)
+            return _without(answer, EXPLAIN, started), None
+        return replace(answer, seconds=answer.seconds | {EXPLAIN: time.monotonic() - started}), explanation
+
+    def _until(self, deadline: float) -> float:
+        """Return when a stage that begins now has to end; raises DeadlineExceeded where it need not begin."""
+        now = time.monotonic()
+        end = min(now + self._patience_s, deadline - MARGIN_S)
+        if end <= now:
+            raise DeadlineExceeded("no time is left for another stage")
+        return end
+
+    @staticmethod
+    def _note(stage: str, artifact: str, error: AnyoError) -> None:
+        log.warning("answering without a stage", stage=stage, artifact=artifact, error=error.message)
+
+
+def _without(answer: Recommendation, stage: str, started: float) -> Recommendation:
+    seconds = answer.seconds | {stage: time.monotonic() - started}
+    return replace(answer, degraded=[*answer.degraded, stage], seconds=seconds)
+
+
+def _known(dense: DenseRecommender, item: str) -> int:
+    row = dense.parts.catalog.row(item)
+    assert row is not None
+    return row
+
+
+def first_places(items: Sequence[str]) -> Sequence[str]:
+    """Return the part of a ranking by which two are compared: the first ten, of fewer than twenty the first half."""
+    return items[: max(1, min(10, len(items) // 2))]
