@@ -390,8 +390,7 @@ class UserEncoder(nn.Module):
 
 def read_history(history: Sequence[int | str], read_titles: ReadTitles) -> list[int | FreeItem]:
     """Rows as they are, titles as what ``read_titles`` makes of them."""
-    titles = [item for item in history if isinstance(item, str)]
-    read = iter(read_titles(titles) if titles else ())
+    read = iter(read_titles(titles) if (titles := [item for item in history if isinstance(item, str)]) else ())
     return [next(read) if isinstance(item, str) else item for item in history]
 
 
