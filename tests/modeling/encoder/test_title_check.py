@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from modeling.methods.dense import ArtifactError, load_artifact
 from modeling.spec import AdapterSpec, BackboneSpec, ItemsSpec, ModelSpec
 from service.artifacts.loading import open_artifact
 from service.errors import StartError
+from testing.gguf_files import tiny_model, write_gguf
 from testing.models import ITEMS, TITLES
 from tests.modeling.artifact.test_artifact import write
 
@@ -117,14 +119,26 @@ def test_other_tokens_are_refused() -> None:
         {"backbone": {"layers": 1}},
         {"backbone": {"random_weights": True}},
         {"items": {"text_source": "bert"}},
+        {"items": {"text_source": "bert", "text_layer": 1, "text_pooling": "last"}},
+        {"items": {"text_layer": 1, "text_pooling": "weighted_mean"}, "backbone": {"layers": 1}},
+        {"items": {"text_layer": 2}, "backbone": {"layers": 1}},
+        {"file": "gguf", "items": {"text_layer": 2}, "backbone": {"layers": 1}},
     ],
     ids=str,
 )
 def test_titles_are_read_by_the_network_that_read_the_catalog(
-    slots: dict[str, Any], backbone_folder: Callable[[str], Path], tmp_path: Path
+    slots: dict[str, Any],
+    backbone_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tuned, cut, drawn or another than the user's: and the folders it came from are gone when it is loaded."""
-    folder = Path(shutil.copytree(backbone_folder("qwen3"), tmp_path / "mine"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    if "file" in slots:
+        folder = write_gguf(tiny_model("llama"), tmp_path / "mine" / "tiny.gguf")
+    else:
+        folder = Path(shutil.copytree(backbone_folder("qwen3"), tmp_path / "mine" / "folder"))
     items = {"tower": "both", "dim": 16, "text_dim": 8, **slots.get("items", {})}
     if "text_source" in items:
         items["text_source"] = str(shutil.copytree(backbone_folder("bert"), tmp_path / "reader"))
@@ -139,8 +153,10 @@ def test_titles_are_read_by_the_network_that_read_the_catalog(
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     artifact = write(model, tmp_path)
-    shutil.rmtree(folder)
-    shutil.rmtree(tmp_path / "reader", ignore_errors=True)
+    for name in ("mine", "reader", "cache"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
     loaded = load_artifact(artifact)
     check_titles(loaded.encoder, TITLES, "small")
     assert str(tmp_path) not in (artifact / "manifest.json").read_text()
+    if spec.items.text_layer is not None and (kept := artifact / "parts" / "text_backbone").exists():
+        assert json.loads((kept / "config.json").read_text())["num_hidden_layers"] == spec.items.text_layer
