@@ -1,7 +1,7 @@
 """The text tower's reader: titles become unit vectors, pooled states of a language model.
 
-Of a decoder the last layer is made for the next token and describes a text badly; a layer in its first third does it
-better (measured: docs/benchmarks/ablations.md). So the reader runs the first layers alone, which also costs less.
+The last layer of a decoder is made for the next token and describes a text badly; a layer at a third of its depth does
+it better (decision 0050). So the reader can run the first layers alone, which also costs less.
 """
 
 from __future__ import annotations
