@@ -10,11 +10,12 @@ from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
 def recipe(backbone: str = "tiny") -> Recipe:
     """The answer's tokens have a loss, under a curriculum from placeholders to item vectors; greedy decoding.
 
-    Against the paper: one prompt, with a candidate a line, instead of three; titles cut at ten tokens; of every window
-    one random item is the answer in an epoch; when it is served, and for figures over the whole catalog, the candidates
-    are the best items of the required ``sasrec``. ``tiny``, which has read titles only, is helped to what a pretrained
-    model can do: it is trained whole, learns to copy first, reads the vector of an item before its title
-    (``method.slots=before``), and has a second loss (``method.match``) on which candidate's slot is the answer's.
+    Against the paper: one prompt, with a candidate a line, instead of three; titles cut at ten tokens (16 where the
+    backbone is pretrained); of every window one random item is the answer in an epoch; when it is served, and for
+    figures over the whole catalog, the candidates are the best items of the required ``sasrec``. ``tiny``, which
+    has read titles only, is helped to what a pretrained model can do: it is trained whole, learns to copy first,
+    reads the vector of an item before its title (``method.slots=before``), and has a second loss (``method.match``)
+    on which candidate's slot is the answer's.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")
@@ -24,7 +25,8 @@ def recipe(backbone: str = "tiny") -> Recipe:
         summary="language model chooses among candidates of an id model, titles beside projected item vectors",
         source="LLaRA (Liao et al. 2024)",
         history=HistorySpec(
-            form="titles", limit=10, title_tokens=10, instruction="Chosen:" if small else "This user has chosen:",
+            form="titles", limit=10, title_tokens=10 if small else 16,
+            instruction="Chosen:" if small else "This user has chosen:",
             dropout=0.0,
         ),
         backbone=BackboneSpec(source=backbone, dropout=0.0),
