@@ -262,6 +262,7 @@ class BigRecRecord(GeneratorRecord):
 
     Attributes:
         instruction: of the prompt.
+        joined_marks: whether the marks between two titles were tokenized together.
         popularity_exponent, collaborative_exponent: gamma of the two weights.
         collaborative: whether ``parts/collaborative`` holds a dense artifact of the same catalog.
     """
@@ -270,6 +271,7 @@ class BigRecRecord(GeneratorRecord):
     popularity_exponent: float
     collaborative_exponent: float
     collaborative: bool
+    joined_marks: bool = False
 
 
 class BigRec(GenerativeMethod[BigRecRecord]):
@@ -289,6 +291,7 @@ class BigRec(GenerativeMethod[BigRecRecord]):
             stored.copy_to(folder)
         return {
             "instruction": model.prompt.instruction,
+            "joined_marks": model.prompt.joined,
             "popularity_exponent": model.exponents.popularity,
             "collaborative_exponent": model.exponents.collaborative,
             "collaborative": stored is not None,
@@ -318,7 +321,7 @@ class BigRec(GenerativeMethod[BigRecRecord]):
         return BigRecGenerator(
             network,
             names,
-            prompt=InstructionPrompt.of(tokenizer, record.instruction, end),
+            prompt=InstructionPrompt.of(tokenizer, record.instruction, end, joined=record.joined_marks),
             space=TitleSpace(body, vectors_NH, TextTokenizer(tokenizer).wrap[0]),
             popularity_N=popularity_N,
             collaborative=CollaborativeModel(files.below(COLLABORATIVE), size) if record.collaborative else None,

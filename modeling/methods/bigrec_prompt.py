@@ -30,10 +30,11 @@ class InstructionPrompt:
     Attributes:
         prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
         quote: before and after every title.
-        between: two titles.
+        between: what stands between two titles, closing and opening marks included.
         respond: after the history, up to the opening quotation mark of the answer.
         end: closes the answer.
         instruction: what `prefix` says.
+        joined: see `of`.
     """
 
     prefix: tuple[int, ...]
@@ -42,10 +43,14 @@ class InstructionPrompt:
     respond: tuple[int, ...]
     end: int
     instruction: str = ""
+    joined: bool = False
 
     @classmethod
-    def of(cls, tokenizer: Any, instruction: str, end: int) -> InstructionPrompt:
+    def of(cls, tokenizer: Any, instruction: str, end: int, *, joined: bool = False) -> InstructionPrompt:
         """The pieces as ``tokenizer`` has them; ``instruction`` is one sentence, whose end leads to the titles.
+
+        ``joined``: the marks between two titles are tokenized together, as in running text. A pretrained model knows
+        them so; one that knows no such text learns sooner from marks that are always the same tokens.
 
         Raises:
             ValueError: the instruction is empty.
@@ -53,16 +58,17 @@ class InstructionPrompt:
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = TextTokenizer(tokenizer)
-        first, *others = pieces.fixed([instruction, QUOTE, BETWEEN, RESPOND])
-        quote, between, respond = (_without_space(tokenizer, piece) for piece in others)
-        return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end, instruction)
+        first, *others = pieces.fixed([instruction, QUOTE, BETWEEN, QUOTE + BETWEEN + QUOTE, RESPOND])
+        quote, comma, together, respond = (_without_space(tokenizer, piece) for piece in others)
+        between = together if joined else (*quote, *comma, *quote)
+        return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end, instruction, joined)
 
     def read(self, names: Sequence[NDArray[np.int32]]) -> list[int]:
         """What follows the prefix: a history, oldest first, and the request for an answer."""
         tokens: list[int] = []
         for number, name in enumerate(names):
-            tokens += [*(self.between if number else ()), *self.quote, *name.tolist(), *self.quote]
-        return [*tokens, *self.respond]
+            tokens += [*(self.between if number else self.quote), *name.tolist()]
+        return [*tokens, *(self.quote if len(names) else ()), *self.respond]
 
     def answer(self, name: NDArray[np.int32]) -> list[int]:
         """What is to be written after that."""
@@ -75,7 +81,7 @@ class InstructionPrompt:
 
     def most_positions(self, items: int, title_tokens: int) -> int:
         """Positions of the longest prompt of ``items`` items and its answer."""
-        each = title_tokens + 2 * len(self.quote) + len(self.between)
+        each = title_tokens + max(len(self.between), 2 * len(self.quote))
         return len(self.prefix) + items * each + len(self.respond) + title_tokens + self.answer_extra
 
 

@@ -35,6 +35,9 @@ class BigRecSettings(TokenSettings):
     """Titles written freely, and grounded."""
 
     kind: Literal["bigrec"] = "bigrec"
+    joined_marks: bool = Field(
+        False, description="tokenize the marks between two titles together, as a pretrained model knows them"
+    )
     prompt_loss: bool = Field(True, description="loss on the titles of the prompt as well as on the answer")
     instructed: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
@@ -103,7 +106,9 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
         recipe, named = self.recipe, self.named
         tokenizer = cast(TitleTokenizer, named.spelling).tokenizer
         assert named.end is not None, "titles are closed by the tokenizer's end token"
-        self.prompt = InstructionPrompt.of(tokenizer, recipe.history.instruction, named.end)
+        self.prompt = InstructionPrompt.of(
+            tokenizer, recipe.history.instruction, named.end, joined=self.settings.joined_marks
+        )
         longest = self.prompt.most_positions(recipe.history.limit, recipe.history.title_tokens)
         if longest > (limit := position_limit(named.model)):
             raise RecipeError(

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
 from training.methods.llara import LlaraSettings
-from training.recipe import OptimizerSpec, Recipe, RecipeError
+from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
     """The answer's tokens have a loss, under a curriculum from placeholders to item vectors; greedy decoding.
 
-    Against the paper: one prompt, with a candidate a line, instead of three; titles cut at ten tokens; of every window
-    one random item is the answer in an epoch; when it is served, and for figures over the whole catalog, the candidates
-    are the best items of the required ``sasrec``. ``tiny``, which has read titles only, is helped to what a pretrained
-    model can do: it is trained whole, learns to copy first, reads the vector of an item before its title
-    (``method.slots=before``), and has a second loss (``method.match``) on which candidate's slot is the answer's.
+    Against the paper: one prompt, with a candidate a line, instead of three; titles cut at ten tokens (16 where the
+    backbone is pretrained); of every window one random item is the answer in an epoch; when it is served, and for
+    figures over the whole catalog, the candidates are the best items of the required ``sasrec``. ``tiny``, which
+    has read titles only, is helped to what a pretrained model can do: it is trained whole, learns to copy first,
+    reads the vector of an item before its title (``method.slots=before``), and has a second loss (``method.match``)
+    on which candidate's slot is the answer's.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")
-    tiny = backbone == "tiny"
+    small = not pretrained(backbone)
     return Recipe(
         name="llara",
         summary="language model chooses among candidates of an id model, titles beside projected item vectors",
         source="LLaRA (Liao et al. 2024)",
         history=HistorySpec(
-            form="titles", limit=10, title_tokens=10, instruction="Chosen:" if tiny else "This user has chosen:",
+            form="titles", limit=10, title_tokens=10 if small else 16,
+            instruction="Chosen:" if small else "This user has chosen:",
             dropout=0.0,
         ),
         backbone=BackboneSpec(source=backbone, dropout=0.0),
-        adapter=AdapterSpec(kind="full" if tiny else "lora", rank=8, alpha=32, dropout=0.0 if tiny else 0.1),
+        adapter=AdapterSpec(kind="full" if small else "lora", rank=8, alpha=32, dropout=0.0 if small else 0.1),
         items=ItemsSpec(tower="id"),
         optimizer=OptimizerSpec(
             rate=8e-4, backbone_rate=8e-4, schedule="cosine", warmup=0.05, epochs=5, patience=5, positions=128,
             weight_decay=1e-5,
         ),
         method=LlaraSettings(
-            beams=1, candidates=20, copying=2_400_000 if tiny else 0, slots="before" if tiny else "after",
-            match=1.0 if tiny else 0.0,
+            beams=1, candidates=20, copying=2_400_000 if small else 0, slots="before" if small else "after",
+            match=1.0 if small else 0.0,
         ),
         requires="sasrec",
     )  # fmt: skip

@@ -15,7 +15,9 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 import modeling.backbone.loading as loading
 from modeling.artifact.manifest import ArtifactError
@@ -25,6 +27,7 @@ from modeling.encoder.build import Sources
 from modeling.generation.api import ListQuery
 from modeling.generation.factory import decoder_of
 from modeling.methods import load
+from modeling.methods.bigrec_prompt import InstructionPrompt
 from modeling.spec import AdapterSpec
 from service.artifacts.loading import LoadedArtifact, LoadedGenerative, open_artifact
 from service.artifacts.memory import SMALLEST_SHARED, total_bytes
@@ -244,6 +247,26 @@ def test_two_parts_give_what_the_whole_gives(backbone_folder: Folder, architectu
     whole = body(inputs_embeds=embeds, use_cache=False).last_hidden_state
     torch.testing.assert_close(parts.upper(parts.lower(embeds)).last_hidden_state, whole, rtol=0, atol=1e-6)
     assert len(body.layers) == 2 and body.config.num_hidden_layers == 2, "the whole is as it was"
+
+
+def test_marks_are_tokenized_together_as_in_running_text_where_that_is_asked_for() -> None:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(['","'] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    names = [np.array(tokenizer.encode(each), np.int32) for each in ("A", "B C", "D")]
+    lengths = {}
+    for joined in (True, False):
+        prompt = InstructionPrompt.of(tokenizer, "Chosen:", 0, joined=joined)
+        read = prompt.read(names)
+        assert tokenizer.decode(read) == '"A","B C","D"\nNext:"' and tokenizer.decode(prompt.read([])) == '\nNext:"'
+        assert len(prompt.prefix) + len(read) <= prompt.most_positions(3, max(map(len, names)))
+        lengths[joined] = len(prompt.between)
+    assert lengths == {True: 1, False: 3}
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
