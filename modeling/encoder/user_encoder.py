@@ -338,7 +338,7 @@ class UserEncoder(nn.Module):
                 raise CannotReadText(
                     f"history.form={self.spec.history.form!r} reads free titles as tokens, not as vectors"
                 )
-            found_FD = self.items.finish(self.items.cold_table(torch.from_numpy(np.stack(vectors)).to(self.device)))
+            found_FD = self.items.cold_vectors(torch.from_numpy(np.stack(vectors)).to(self.device))
         vectors_FD: NDArray[np.float32] = found_FD.float().cpu().numpy()
         return vectors_FD
 
