@@ -179,6 +179,15 @@ class ItemsSpec(Section):
         0.0, ge=0, lt=1, description="share of items that have the id of UNKNOWN in a training step, tower 'both' "
         "only: their titles learn to speak for them on the scale of all others (DropoutNet, Volkovs et al. 2017)"
     )  # fmt: skip
+    cold: Literal["title", "mapped"] = Field(
+        "title", description="vector of an item that nobody chose in training, tower 'both' only. title: its title "
+        "and the id of UNKNOWN; mapped: what a linear map, fitted on the items that were chosen, makes of its title "
+        "(Gantner et al. 2010), at a length chosen on validation"
+    )  # fmt: skip
+    cold_cost: float = Field(
+        0.02, gt=0, lt=1, description="share of NDCG@10 and of Recall@10 on validation that the other items may lose "
+        "to them, mapped only"
+    )  # fmt: skip
     normalize: bool = Field(True, description="score = cosine; the trained scale only sharpens the softmax")
     text_source: str | None = Field(
         None, description="backbone whose pooled states are the title vectors; None: the recipe's own"
@@ -190,6 +199,15 @@ class ItemsSpec(Section):
         "mean", description="which states of a title are its vector, as pooling.kind; special tokens are among them"
     )
     text_dim: int = Field(384, ge=2, description="whitened title vectors keep at most this many dimensions")
+
+    @model_validator(mode="after")
+    def _a_map_leads_from_titles_to_ids(self) -> ItemsSpec:
+        for name, given in (("cold", self.cold == "mapped"), ("id_dropout", self.id_dropout > 0)):
+            if given and self.tower != "both":
+                raise ValueError(f"items.{name} needs items.tower='both', titles beside ids: given {self.tower!r}")
+        if self.cold == "mapped" and not self.normalize:
+            raise ValueError("items.cold='mapped' chooses a length beside vectors of length 1: items.normalize=true")
+        return self
 
 
 class ModelSpec(Section):

@@ -171,6 +171,8 @@ EFFECTS: dict[str, Effect] = {
     "items.tower": DENSE,
     "items.dim": DENSE,
     "items.id_dropout": Effect("items.tower='both'", lambda recipe: _dense(recipe) and recipe.items.tower == "both"),
+    "items.cold": Effect("items.tower='both'", lambda recipe: _dense(recipe) and recipe.items.tower == "both"),
+    "items.cold_cost": Effect("items.cold='mapped'", lambda recipe: _dense(recipe) and recipe.items.cold == "mapped"),
     "items.normalize": DENSE,
     "items.text_source": TITLE_VECTORS,
     "items.text_layer": TITLE_VECTORS,

@@ -95,13 +95,14 @@ def measure(folder: Path, targets: Targets, seed: int) -> dict[str, NDArray[np.i
 
 def measured(row: Row, dataset: Dataset, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """A row, from its file where it has ended before; a row that has no artifact says why."""
-    slug = re.sub(r"\W+", "-", row.name)
-    place = options.state / dataset.name / f"{slug}-{seed}-{options.minutes:g}min"
-    file = place.with_suffix(".json")
+    record: dict[str, Any] = {
+        "data": dataset.name, "variant": row.name, "settings": options.set, "minutes": options.minutes, "seed": seed
+    }  # fmt: skip
+    place = place_of(record, options.state)
+    file = beside(place, ".json")
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
-    record: dict[str, Any] = {"data": dataset.name, "variant": row.name, "seed": seed}
     console.print(f"[bold]{dataset.name}, seed {seed}: {row.name}[/]")
     if not (place / "manifest.json").exists():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def measured(row: Row, dataset: Dataset, seed: int, options: argparse.Namespace,
             return {**record, "refused": str(error)}
     targets = leave_one_out(dataset).validation
     ranks = measure(place, targets, seed)
-    np.savez(place.with_suffix(".npz"), **ranks)
+    np.savez(beside(place, ".npz"), **ranks)
     training = load_artifact(place).manifest.training
     for name, ranks_T in ranks.items():
         values = question_values(ranks_T, cuts=(10,))
@@ -123,12 +124,22 @@ def measured(row: Row, dataset: Dataset, seed: int, options: argparse.Namespace,
     return record
 
 
-def with_differences(records: list[dict[str, Any]], state: Path, minutes: float) -> list[dict[str, Any]]:
+def place_of(record: dict[str, Any], state: Path) -> Path:
+    """Where a row's artifact stands; its ranks and figures are beside it."""
+    slug = re.sub(r"[^\w.=]+", "-", " ".join([record["variant"], *record["settings"]]))
+    return state / record["data"] / f"{slug}-{record['seed']}-{record['minutes']:g}min"
+
+
+def beside(place: Path, ending: str) -> Path:
+    """A file beside an artifact."""
+    return place.parent / (place.name + ending)
+
+
+def with_differences(records: list[dict[str, Any]], state: Path) -> list[dict[str, Any]]:
     """Rows with the paired difference of NDCG@10 from the small transformer of the same data and seed."""
 
     def ranks(record: dict[str, Any]) -> dict[str, NDArray[np.int64]]:
-        slug = re.sub(r"\W+", "-", record["variant"])
-        with np.load(state / record["data"] / f"{slug}-{record['seed']}-{minutes:g}min.npz") as arrays:
+        with np.load(beside(place_of(record, state), ".npz")) as arrays:
             return dict(arrays)
 
     found = []
@@ -171,7 +182,7 @@ def main() -> None:
         for data in options.data:
             dataset = open_dataset(data, ties=options.ties, seed=seed, strict=False, console=console)
             records += [measured(row, dataset, seed, options, console) for row in rows]
-    print(json.dumps(with_differences(records, options.state, options.minutes), ensure_ascii=False))
+    print(json.dumps(with_differences(records, options.state), ensure_ascii=False))
 
 
 if __name__ == "__main__":

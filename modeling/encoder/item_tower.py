@@ -56,6 +56,10 @@ class ItemTower(nn.Module):
     text_NC: Tensor
     encoded_ND: Tensor | None
     _frozen_ND: Tensor | None
+    chosen_N: Tensor | None
+    cold_map_CD: Tensor
+    cold_mean_D: Tensor
+    cold_length: Tensor
 
     def __init__(self, spec: ItemsSpec, *, catalog_size: int, text_dim: int = 0) -> None:
         super().__init__()
@@ -75,6 +79,12 @@ class ItemTower(nn.Module):
         self.register_buffer("text_NC", torch.zeros(catalog_size + 1, text_dim), persistent=False)
         self.register_buffer("encoded_ND", torch.zeros(catalog_size + 1, spec.dim) if encoded else None)
         self.register_buffer("_frozen_ND", None, persistent=False)
+        mapped = spec.cold == "mapped"
+        self.register_buffer("chosen_N", torch.ones(catalog_size, dtype=torch.bool) if mapped else None)
+        if mapped:
+            self.register_buffer("cold_map_CD", torch.zeros(text_dim, spec.dim))
+            self.register_buffer("cold_mean_D", torch.zeros(spec.dim))
+            self.register_buffer("cold_length", torch.zeros(()))
 
     def set_text(self, vectors_NC: NDArray[np.float32]) -> None:
         """Give the whitened title vectors of the catalog, in row order; UNKNOWN has a zero vector.
@@ -120,8 +130,38 @@ class ItemTower(nn.Module):
         return text_ND if self.spec.tower == "text" else text_ND + ids_ND
 
     def vectors(self) -> Tensor:
-        """What the index holds, [N, D]: normalised where the recipe says so."""
-        return self.finish(self.table()[: self.size])
+        """What the index holds, [N, D]: normalised where the recipe says so; items that nobody chose as `cold_vectors`
+        has them."""
+        vectors_ND = self.finish(self.table()[: self.size])
+        if self.chosen_N is None or bool(self.chosen_N.all()):
+            return vectors_ND
+        cold_ND = self.cold_vectors(self.text_NC[: self.size])
+        return torch.where(self.chosen_N[:, None], vectors_ND, cold_ND)
+
+    def cold_vectors(self, text_FC: Tensor) -> Tensor:
+        """Vectors [F, D] to be searched, of items known by their whitened title vectors alone.
+
+        Raises:
+            ValueError: an id tower has no vector for an item it was not trained on.
+        """
+        if self.spec.cold == "title":
+            return self.finish(self.cold_table(text_FC))
+        return F.normalize(text_FC @ self.cold_map_CD + self.cold_mean_D, dim=-1) * self.cold_length
+
+    @torch.no_grad()
+    def set_cold(self, chosen_N: Tensor, map_CD: Tensor, mean_D: Tensor, length: float) -> None:
+        """Give the map from titles to vectors.
+
+        Args:
+            chosen_N: which items were chosen in training; the vectors of the others are mapped.
+            map_CD, mean_D: the map, ``text @ map + mean``.
+            length: of the vectors it makes, where a chosen item has 1 (`normalize`).
+        """
+        assert self.chosen_N is not None, "only items.cold='mapped' has a map"
+        self.chosen_N.copy_(chosen_N)
+        self.cold_map_CD.copy_(map_CD)
+        self.cold_mean_D.copy_(mean_D)
+        self.cold_length.fill_(length)
 
     def finish(self, vectors_ND: Tensor) -> Tensor:
         """Normalise where the recipe scores by cosine."""

@@ -335,10 +335,9 @@ class UserEncoder(nn.Module):
                 raise CannotReadText("the item tower has no vector for an item it was not trained on")
             vectors = [item.text_vector for item in items if item.text_vector is not None]
             if len(vectors) < len(items):
-                raise CannotReadText(
-                    f"history.form={self.spec.history.form!r} reads free titles as tokens, not as vectors"
-                )
-            found_FD = self.items.finish(self.items.cold_table(torch.from_numpy(np.stack(vectors)).to(self.device)))
+                form = self.spec.history.form
+                raise CannotReadText(f"history.form={form!r} reads free titles as tokens, not as vectors")
+            found_FD = self.items.cold_vectors(torch.from_numpy(np.stack(vectors)).to(self.device))
         vectors_FD: NDArray[np.float32] = found_FD.float().cpu().numpy()
         return vectors_FD
 

@@ -51,7 +51,7 @@ def test_a_row_that_has_ended_is_not_trained_again_and_is_paired_with_the_small_
     first = [table.measured(row, ring, 0, options, QUIET) for row in rows]
     monkeypatch.setattr(table, "run", None)
     assert [table.measured(row, ring, 0, options, QUIET) for row in rows] == first
-    found = table.with_differences(first, tmp_path, 5.0)
+    found = table.with_differences(first, tmp_path)
     assert found[0]["difference"] == {"value": 0, "low": 0, "high": 0}
     assert found[1]["difference"]["value"] == pytest.approx(first[1]["ndcg"] - first[0]["ndcg"])
     assert found[1]["of_order"]["value"] == pytest.approx(first[1]["ndcg"] - first[1]["ndcg_shuffled"])

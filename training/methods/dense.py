@@ -22,6 +22,7 @@ from training.effects import Effect, has_ids
 from training.evaluation.full_ranking import evaluate
 from training.evaluation.metrics import Metrics
 from training.export import write_artifact
+from training.loop.cold_items import ColdItems, map_cold_items
 from training.loop.fit import FitOptions, Fitted, Trained, fit, read_text
 from training.methods.base import Job, TrainingMethod
 from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
@@ -91,6 +92,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         self.text: TextVectors | None = read_text(self.recipe, self.split, job.sources, self.console)
         check_text(self.text, self.recipe)
         self.fitted: Fitted | None = None
+        self.cold: ColdItems | None = None
 
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
@@ -98,7 +100,16 @@ class DenseTraining(TrainingMethod[DenseSettings]):
             self.recipe, self.split, replace(options, anchor_ND=self._anchor()), self.settings.objective,
             sources=self.job.sources, text=self.text, console=self.console,
         )  # fmt: skip
+        if self.recipe.items.cold == "mapped":
+            length = None if self.cold is None else self.cold.length  # a refit has trained on validation
+            self.cold = map_cold_items(self.fitted.model.encoder, self.split, options, length=length)
+            self.console.print(str(self.cold), highlight=False)
         return self.fitted
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """How items that nobody chose got their vectors."""
+        return super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
 
     def validate(self, seed: int) -> Metrics:
         """Figures over all validation users."""
