@@ -126,6 +126,7 @@ def endpoints(check: Check, url: str) -> None:
         ("GET", "/readyz", "", None, 200),
         ("GET", "/metrics", "", None, 200),
         ("GET", "/", "", None, 200),
+        ("GET", "/docs", "", None, 200),
     ]
     for method, path, value, body, expected in calls:
         status, _ = call(url + re.sub(r"\{\w+\}", value, path), method, body)

@@ -13,9 +13,14 @@ from benchmarks.lib.plot import Dot, bar_plot, scatter_plot
 from scripts.pages import readme
 from scripts.pages.__main__ import main
 from scripts.pages.blocks import BLOCK, generate, pages
+from scripts.pages.commands import PAGE as COMMANDS
+from scripts.pages.commands import command_reference
 from scripts.pages.figures import figures
+from scripts.pages.recipe_pages import FOLDER as RECIPES
+from scripts.pages.recipe_pages import SETTINGS, recipe_pages
 from scripts.pages.results import ROOT, ResultError, load_results, numbers
 from scripts.pages.tables import cell, source, table
+from training.recipes import recipe_names
 
 RESULTS = load_results()
 READMES = [ROOT / "README.md", ROOT / "README.ja.md"]
@@ -51,6 +56,19 @@ def test_generated_blocks_are_up_to_date(page: Path) -> None:
 def test_plots_are_up_to_date() -> None:
     stale = [path.name for path, text in figures(RESULTS).items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run python -m scripts.pages"
+
+
+def test_the_references_hold_every_command_and_every_recipe() -> None:
+    """That they are up to date is compared below."""
+    commands, pages_of_recipes = command_reference()[COMMANDS], recipe_pages()
+    for name in ("training train", "training floors", "index build", "service pull", "service key"):
+        assert f"\n## python -m {name}\n" in commands
+    assert "| `--time-budget` | number |" in commands
+    index = pages_of_recipes[RECIPES / "index.md"]
+    for name in recipe_names():
+        assert f"]({name}.md)" in index and "- Source: " in pages_of_recipes[RECIPES / f"{name}.md"]
+    assert "| `method.copying` | `2400000` | `0` |" in pages_of_recipes[RECIPES / "llara.md"]
+    assert "`optimizer.rate`" in pages_of_recipes[SETTINGS]
 
 
 def test_the_command_compares_without_writing() -> None:

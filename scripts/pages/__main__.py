@@ -1,4 +1,4 @@
-"""Make the tables and plots of the documentation from the results; `--check` only compares them.
+"""Make tables and plots of the documentation from the results, and its references from the code.
 
 python -m scripts.pages [--check]
 """
@@ -9,7 +9,9 @@ import argparse
 import sys
 
 from scripts.pages.blocks import generate, pages
+from scripts.pages.commands import command_reference
 from scripts.pages.figures import figures
+from scripts.pages.recipe_pages import recipe_pages
 from scripts.pages.results import ROOT, load_results
 
 
@@ -17,7 +19,7 @@ def main(check: bool) -> int:
     """Write what differs and return 0; with `check` write nothing and return 1 where something differs."""
     results = load_results()
     made = {page: generate(page, page.read_text(encoding="utf-8"), results) for page in pages()}
-    made |= figures(results)
+    made |= figures(results) | command_reference() | recipe_pages()
     stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         print(f"{'out of date' if check else 'written'}: {path.relative_to(ROOT)}")

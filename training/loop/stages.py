@@ -70,7 +70,7 @@ def run_stages(stages: Sequence[Stage], work: Path, console: Console) -> dict[st
         if (found := _report(folder)) is not None:
             stage.restore(folder)
         else:
-            check_time(f"the stage {stage.name!r}")
+            check_time(f"starting the stage {stage.name!r}")
             if len(stages) > 1:
                 console.print(f"stage {number} of {len(stages)}: {stage.name} ({stage.objective})")
             folder.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ from training.data.splits import Targets
 from training.item_ids.assign import AssignedIdentifiers, name_by_titles
 from training.loop.examples import Window
 from training.loop.fit import FitOptions
-from training.loop.trainer import last_complete_checkpoint
+from training.loop.stages import run_stages
 from training.methods.base_generative import GenerativeTraining
-from training.methods.llara_copy_task import teach_copying
+from training.methods.llara_copy_task import CopyingStage
 from training.methods.next_token import IGNORED, NextTokenBatch, NextTokenModule
 from training.recipe import GenerativeSettings, Recipe, RecipeError
 
@@ -290,15 +290,15 @@ class LlaraTraining(GenerativeTraining[LlaraSettings]):
         )
 
     def before_training(self, model: nn.Module, options: FitOptions) -> None:
-        """Learn to copy, unless a checkpoint has learned it."""
-        if not self.settings.copying or last_complete_checkpoint(options.work) is not None:
+        """Learn to copy: a stage that a run which was killed later does not repeat."""
+        if not self.settings.copying:
             return
         assert self.named.end is not None, "titles are closed by the tokenizer's end token"
-        learned = teach_copying(
+        stage = CopyingStage(
             model, end=self.named.end, positions=self.settings.copying, seed=options.seed,
             bf16=options.precision == "bf16", console=self.console,
         )  # fmt: skip
-        self.console.print(f"copying: {learned['accuracy']:.1%} of random tokens are right")
+        run_stages([stage], options.work / "stages", self.console)
 
     def epoch_figures(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, float]:
         """The published ones."""

@@ -12,6 +12,8 @@ Shape legend: B texts, T tokens, P tokens with a loss, V vocabulary, H width.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +24,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from modeling.artifact.tensor_files import save_tensors
+from modeling.encoder.build import trainable
 from training.loop.budget import check_time
+from training.loop.trainer import WEIGHTS, load_trained
 
 POSITIONS = 2000
 """Read in a step."""
@@ -33,6 +38,33 @@ SEGMENTS = 40
 """Most segments of a text, at the end of the way: 248 positions."""
 RIGHT, STEPS = 0.7, 20
 """Share of tokens that has to be right over so many steps before texts get longer; a fifth are first ones, guesses."""
+
+
+@dataclass
+class CopyingStage:
+    """The stage of a training run that teaches a model to copy; see `teach_copying` for the fields."""
+
+    model: nn.Module
+    end: int
+    positions: int
+    seed: int
+    bf16: bool
+    console: Console
+    name: str = "copying"
+    objective: str = "next-token cross-entropy over repeated segments of random tokens"
+
+    def run(self, work: Path) -> dict[str, Any]:
+        """Teach, and keep the weights; figures as `teach_copying` gives them."""
+        learned = teach_copying(
+            self.model, end=self.end, positions=self.positions, seed=self.seed, bf16=self.bf16, console=self.console
+        )
+        self.console.print(f"copying: {learned['accuracy']:.1%} of random tokens are right")
+        save_tensors(trainable(self.model), work / WEIGHTS)
+        return learned
+
+    def restore(self, work: Path) -> None:
+        """Take the weights that it ended with."""
+        load_trained(self.model, work)
 
 
 def teach_copying(

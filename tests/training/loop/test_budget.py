@@ -69,7 +69,7 @@ STAGES = {
     "copying": (
         "llara", "qwen3",
         [*SHORT, "adapter.kind=full", "method.copying=100000", "method.candidates=4", "history.title_tokens=4"],
-        "learning to copy",
+        "starting the stage 'copying'",
     ),
     "title space": ("bigrec", "qwen3", [*SHORT, "history.title_tokens=4"], "reading titles"),
     "training": ("sasrec", None, SMALL, "preparing the training"),
