@@ -116,8 +116,8 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
                 f"history.instruction takes up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
             )
         if self.untuned is None:
-            body, info = load_backbone(recipe.backbone, folder=self.job.backbone, download=True)
-            sha256 = info.sha256
+            body, _ = load_backbone(recipe.backbone, folder=self.job.backbone, download=True)
+            sha256 = None  # small: read anew
         else:
             body, sha256 = decoder_of(self.untuned), None if named.info is None else named.info.sha256
         self.space = read_space(

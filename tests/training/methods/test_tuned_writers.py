@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 import modeling.backbone.loading as loading
@@ -41,7 +41,7 @@ from training.loop.kept_states import keep_states
 from training.methods.base import Job
 from training.methods.base_generative import UNTRAINED, GenerativeTraining
 from training.methods.next_token import NextTokenModule
-from training.objectives.softmax import _ChunkedLogSumExp
+from training.objectives.softmax import full_softmax
 from training.recipe import training_method
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.run import RunOptions, run
@@ -269,14 +269,30 @@ def test_marks_are_tokenized_together_as_in_running_text_where_that_is_asked_for
     assert lengths == {True: 1, False: 3}
 
 
+class _Products(TorchDispatchMode):
+    """Counts products of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), options: Any = None) -> Any:
+        self.count += function is torch.ops.aten.mm.default
+        return function(*given, **(options or {}))
+
+
 def test_a_frozen_head_gets_no_gradient() -> None:
-    users, items = torch.randn(5, 4), torch.randn(9, 4)
-    total = torch.logsumexp(users @ items.T, 1)
+    counts = {}
     for needed in (True, False):
-        context = SimpleNamespace(saved_tensors=(users, items, total), chunk=3, needs_input_grad=(True, needed, False))
-        of_users, of_items, _ = _ChunkedLogSumExp.backward(context, torch.ones(5))
-        torch.testing.assert_close(of_users, (users @ items.T).softmax(1) @ items)
-        assert (of_items is not None) == needed
+        torch.manual_seed(0)
+        users, items = torch.randn(5, 4, requires_grad=True), torch.randn(9, 4, requires_grad=needed)
+        loss = full_softmax(users, items, torch.tensor([0, 8, 3, 3, 1]), chunk=3)
+        with _Products() as products:
+            loss.backward()  # type: ignore[no-untyped-call]
+        counts[needed] = products.count
+        whole = users.detach().clone().requires_grad_()
+        full_softmax(whole, items.detach(), torch.tensor([0, 8, 3, 3, 1]), chunk=9).backward()  # type: ignore[no-untyped-call]
+        assert users.grad is not None and whole.grad is not None and (items.grad is not None) == needed
+        torch.testing.assert_close(users.grad, whole.grad)
+    assert counts == {True: 9, False: 6}, "one product a chunk less"
 
 
 def test_more_layers_than_there_are_cannot_be_tuned(backbone_folder: Folder) -> None:
