@@ -23,7 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from safetensors.numpy import load_file
 
+from modeling.artifact.tensor_files import save_arrays
 from modeling.methods.dense import load_artifact
 from training.cli_common import open_dataset
 from training.data.dataset import Dataset
@@ -58,7 +60,7 @@ class Row:
 
 
 def rows_of(folders: dict[str, str]) -> list[Row]:
-    """All rows, those of language models for ``minilm`` and for other backbones by name and folder."""
+    """All rows, those of language models for ``minilm`` and for other backbones by name and source."""
     found = [
         Row("newest items alone", "sasrec", NO_NETWORK),
         Row(REFERENCE, "sasrec", SMALL),
@@ -68,8 +70,6 @@ def rows_of(folders: dict[str, str]) -> list[Row]:
         kinds = [("frozen", ("adapter.kind=none",)), ("LoRA", ())]
         if name == "minilm":
             kinds.insert(0, ("random weights, LoRA", ("backbone.random_weights=true",)))
-        else:
-            kinds = [(kind, (*settings, "items.text_source=minilm")) for kind, settings in kinds]
         for kind, settings in kinds:
             found.append(Row(f"{name}, {kind}", "anyo", settings, source))
             found.append(Row(f"{name}, {kind}, without newest items", "anyo", (*settings, *NO_BLOCK), source))
@@ -112,7 +112,7 @@ def measured(row: Row, dataset: Dataset, seed: int, options: argparse.Namespace,
             return {**record, "refused": str(error)}
     targets = leave_one_out(dataset).validation
     ranks = measure(place, targets, seed)
-    np.savez(beside(place, ".npz"), **ranks)
+    save_arrays(ranks, beside(place, ".safetensors"))
     training = load_artifact(place).manifest.training
     for name, ranks_T in ranks.items():
         values = question_values(ranks_T, cuts=(10,))
@@ -127,7 +127,7 @@ def measured(row: Row, dataset: Dataset, seed: int, options: argparse.Namespace,
 def place_of(record: dict[str, Any], state: Path) -> Path:
     """Where a row's artifact stands; its ranks and figures are beside it."""
     slug = re.sub(r"[^\w.=]+", "-", " ".join([record["variant"], *record["settings"]]))
-    return state / record["data"] / f"{slug}-{record['seed']}-{record['minutes']:g}min"
+    return state / str(record["data"]) / f"{slug}-{record['seed']}-{record['minutes']:g}min"
 
 
 def beside(place: Path, ending: str) -> Path:
@@ -139,8 +139,7 @@ def with_differences(records: list[dict[str, Any]], state: Path) -> list[dict[st
     """Rows with the paired difference of NDCG@10 from the small transformer of the same data and seed."""
 
     def ranks(record: dict[str, Any]) -> dict[str, NDArray[np.int64]]:
-        with np.load(beside(place_of(record, state), ".npz")) as arrays:
-            return dict(arrays)
+        return load_file(beside(place_of(record, state), ".safetensors"))
 
     found = []
     for record in records:
@@ -166,14 +165,18 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ties", default="file")
     parser.add_argument("--only", default="", help="regular expression that names of rows must contain")
-    parser.add_argument("--folder", nargs="*", default=[], metavar="NAME=PATH", help="further backbones")
+    parser.add_argument(
+        "--backbone", nargs="*", default=[], metavar="NAME=SOURCE", help="further backbones, names or folders"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="slot.field=value", help="settings of all rows")
     parser.add_argument("--state", type=Path, default=Path("artifacts/.backbone-table"), help="what has ended")
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(1)
     rows = [
-        row for row in rows_of(dict(each.split("=", 1) for each in options.folder)) if re.search(options.only, row.name)
+        row
+        for row in rows_of(dict(each.split("=", 1) for each in options.backbone))
+        if re.search(options.only, row.name)
     ]
     for row in rows:
         row.build(options.set)  # a setting that a row refuses is refused before anything is trained

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from benchmarks.quality import backbone as table
 from testing.datasets import SMALL, write_dataset
@@ -59,4 +59,4 @@ def test_a_row_that_has_ended_is_not_trained_again_and_is_paired_with_the_small_
     for own, other in zip(targets.histories(), table.shuffled(targets, 0), strict=True):
         assert sorted(own.tolist()) == sorted(other.tolist())
     assert any((own != other).any() for own, other in zip(targets.histories(), table.shuffled(targets, 0), strict=True))
-    assert np.load(tmp_path / ring.name / "small-transformer-0-5min.npz")["as it is"].shape == (len(targets),)
+    assert load_file(tmp_path / ring.name / "small-transformer-0-5min.safetensors")["as it is"].shape == (len(targets),)

@@ -87,7 +87,7 @@ def map_cold_items(
         encoder.train(training)
         length = trial.longest(encoder.spec.items.cold_cost, options.seed)
         cost = trial.cost(length, options.seed)
-    items.set_cold(*(torch.from_numpy(each) for each in (chosen_N, map_CD, mean_D)), length)
+    items.set_cold(torch.from_numpy(chosen_N), torch.from_numpy(map_CD), torch.from_numpy(mean_D), length)
     return ColdItems(int((~chosen_N).sum()), length, cost)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from training.data.withhold import write_withheld
 from training.loop.cold_items import LONGEST, Trial, fit_map, mapped
 from training.loop.examples import EpochWindows
 from training.loop.module import RetrievalModule
+from training.methods.dense import DenseSettings
 from training.recipes import RecipeError, get_recipe
 from training.run import RunOptions, run
 
@@ -49,8 +51,12 @@ def test_the_map_finds_vectors_of_titles_it_has_not_seen() -> None:
 def test_the_length_is_the_largest_that_costs_the_others_what_is_allowed() -> None:
     """Cold items that point where everybody looks push others out as soon as they are long enough."""
     rng = np.random.default_rng(1)
-    users_TD = mapped(rng.normal(size=(400, 8)).astype(np.float32), np.eye(8, dtype=np.float32), np.zeros(8))
-    vectors_ND = mapped(rng.normal(size=(200, 8)).astype(np.float32), np.eye(8, dtype=np.float32), np.zeros(8))
+    users_TD = mapped(
+        rng.normal(size=(400, 8)).astype(np.float32), np.eye(8, dtype=np.float32), np.zeros(8, np.float32)
+    )
+    vectors_ND = mapped(
+        rng.normal(size=(200, 8)).astype(np.float32), np.eye(8, dtype=np.float32), np.zeros(8, np.float32)
+    )
     scores_TN = users_TD @ vectors_ND.T
     cold_N = np.arange(200) < 30
     best_T = np.where(cold_N, -9, scores_TN).argsort(1)[:, -rng.integers(1, 5, 400)].diagonal()
@@ -110,13 +116,17 @@ def test_items_without_their_ids_take_part_in_training(backbone_folder: Callable
     dataset = read_dataset(write_dataset(tmp_path / "ring", users=24, items=30))
     recipe = get_recipe("sasrec", settings(backbone_folder("qwen3"), "items.id_dropout=0.5"))
     text = read_titles(recipe.model_spec(), dataset.titles, Sources())
-    module = RetrievalModule(
-        build_model(recipe.model_spec(), catalog_size=30, text=text).encoder,
-        recipe.method.objective,
-        popularity_N=leave_one_out(dataset).popularity(),
-    )
-    tables = []
-    module.loss.forward = lambda users, items, targets, seen: tables.append(items.table_ND) or users.sum()  # type: ignore[method-assign,assignment]
+    objective = cast(DenseSettings, recipe.method).objective
+    encoder = build_model(recipe.model_spec(), catalog_size=30, text=text).encoder
+    module = RetrievalModule(encoder, objective, popularity_N=leave_one_out(dataset).popularity())
+    tables: list[torch.Tensor] = []
+
+    class Recorded(torch.nn.Module):
+        def forward(self, users_PD: torch.Tensor, items: Any, targets_P: torch.Tensor, seen_S2: None) -> torch.Tensor:
+            tables.append(items.table_ND)
+            return users_PD.sum()
+
+    module.loss = Recorded()  # type: ignore[assignment]
     batch = module.collate(EpochWindows(leave_one_out(dataset).train_rows(), limit=50, seed=0).windows[:3])
     torch.manual_seed(0)
     module.train()(batch)
