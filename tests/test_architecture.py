@@ -69,7 +69,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "data", "",
         ),
         "modeling": (
-            "methods", "generation", "inference", "encoder", "backbone", "artifact", "spec text cores", "",
+            "methods", "generation", "inference", "encoder", "backbone", "artifact",
+            "spec text cores torch_private transformers_private", "",
         ),
         "index": (
             "__main__", "cli", "", "build storage", "spec", "kinds catalog trie", "approximate faiss_calls",

@@ -71,3 +71,19 @@ def test_a_peer_imports_nothing_of_ours_and_what_its_list_pins(path: Path) -> No
 def test_the_extras_for_cpu_and_gpu_exclude_each_other() -> None:
     conflicts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["conflicts"]
     assert [{"extra": "cpu"}, {"extra": "gpu"}] in conflicts
+
+
+PRIVATE = re.compile(
+    r"\btorch\._[a-z]|torch\.ops\.\w+\._|\bconfig\._[a-z]|operators\._"
+    r"|(?<!self)\._(?:relative_position_bucket|name_or_path|modules|parameters|buffers)\b"
+)
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_private_calls_of_a_library_are_in_one_module_and_its_version_is_bounded(library: str) -> None:
+    adapter = ROOT / "modeling" / f"{library}_private.py"
+    assert PRIVATE.search(adapter.read_text())
+    others = [path for path in SOURCES if not path.stem.endswith("_private") and PRIVATE.search(path.read_text())]
+    assert others == []
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert [each for each in declared if re.fullmatch(rf"{library}>=[\d.]+,<[\d.]+", each)]

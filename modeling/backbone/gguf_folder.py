@@ -23,6 +23,7 @@ from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.folders import ArtifactError, one_line
 from modeling.artifact.tensor_files import save_pretrained
 from modeling.backbone.weights_hash import note_sha256
+from modeling.transformers_private import name_config
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def _convert(file: Path, target: Path) -> None:
     config = type(read.config).from_dict(
         {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
     )
-    config.architectures, config._name_or_path = [type(read).__name__], file.stem
+    config.architectures = [type(read).__name__]
+    name_config(config, file.stem)
     with torch.device("meta"):
         model = type(read)(config)
     model.load_state_dict(read.state_dict(), assign=True)

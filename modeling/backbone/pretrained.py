@@ -20,6 +20,7 @@ from modeling.artifact.folders import ArtifactError, one_line
 from modeling.artifact.plain_json import JsonError, parse
 from modeling.artifact.verified import Files, Folder, files_of
 from modeling.backbone.weights_hash import noted_sha256
+from modeling.transformers_private import name_config
 
 CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OF_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
@@ -86,7 +87,7 @@ def read_config(files: Files, revision: str | None = None) -> Any:
             config = AutoConfig.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a hostile config makes a config class raise
             raise PretrainedError(f"{CONFIG} of {files.name} cannot be used: {one_line(error)}") from error
-    config._name_or_path = files.name
+    name_config(config, files.name)
     return config
 
 

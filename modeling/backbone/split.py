@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from modeling.torch_private import own_module_table
+
 
 class CannotCut(ValueError):
     """A backbone whose layers cannot be run in two parts."""
@@ -69,7 +71,7 @@ class SplitBackbone:
 def _part(body: nn.Module, layers: slice, *, norm: bool) -> Any:
     """A view of a backbone with some of its layers."""
     part = copy.copy(body)
-    part.__dict__["_modules"] = dict(body._modules)
+    own_module_table(part, body)
     part.layers = nn.ModuleList(cast(Any, body).layers[layers])
     if not norm:
         part.norm = nn.Identity()

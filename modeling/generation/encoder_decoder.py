@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from modeling.generation.api import Turn
 from modeling.generation.beam_search import BeamSearch, Sees
+from modeling.transformers_private import relative_position_buckets
 
 
 @dataclass
@@ -131,12 +132,7 @@ class EncoderDecoderBeamSearch(BeamSearch):
         else:
             places_S, positions_T, mask = sees.places_BS[0], sees.positions_BT[0], sees.mask_BXTS
         first = self._blocks[0].layer[0].SelfAttention
-        buckets_TS = first._relative_position_bucket(
-            places_S - positions_T[:, None],
-            bidirectional=False,
-            num_buckets=first.relative_attention_num_buckets,
-            max_distance=first.relative_attention_max_distance,
-        )
+        buckets_TS = relative_position_buckets(first, places_S - positions_T[:, None])
         bias_ATS = first.relative_attention_bias(buckets_TS).permute(2, 0, 1)
         return cast(Tensor, bias_ATS[None].masked_fill(~mask, -torch.inf))
 

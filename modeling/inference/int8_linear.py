@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from modeling.torch_private import int8_product
+
 Precision = Literal["fp32", "bf16", "int8"]
 """fp32: as trained; bf16: weights and states; int8: weights and what they are multiplied with, all else as in fp32."""
 LARGEST = 127
@@ -65,7 +67,7 @@ class Int8Linear(nn.Module):
             rows, shape = given, given.integers_PI.shape[:-1]
         else:
             rows, shape = Rows.of(given.reshape(-1, self.in_features)), given.shape[:-1]
-        sums_PO = torch._int_mm(rows.integers_PI, self.integers_OI.t())
+        sums_PO = int8_product(rows.integers_PI, self.integers_OI.t())
         out_PO = sums_PO.float().mul_(rows.scales_P1).mul_(self.scales_O)
         if self.bias is not None:
             out_PO.add_(self.bias)
@@ -105,4 +107,4 @@ def exact_products() -> bool:
     columns_IO = torch.full((512, 64), LARGEST, dtype=torch.int8)
     columns_IO[:, 1::2] = -LARGEST
     expected_O = LARGEST * columns_IO.int().sum(0)
-    return all(bool((torch._int_mm(rows_PI[:rows], columns_IO) == expected_O).all()) for rows in (1, 16))
+    return all(bool((int8_product(rows_PI[:rows], columns_IO) == expected_O).all()) for rows in (1, 16))

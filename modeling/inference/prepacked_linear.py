@@ -20,6 +20,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from modeling.torch_private import OneDnn
+
 MULTIPLE = 16
 """A product is prepared for its number of positions when that number is met first, which takes as long as the product
 itself and keeps half a megabyte; the oldest of a thousand preparations is forgotten. Multiples of this are few, and 16
@@ -57,11 +59,9 @@ class _Products:
     """The products that are used here."""
 
     def __init__(self) -> None:
-        operators: Any = torch.ops.mkldnn
-        self._reorder = operators._reorder_linear_weight.default
-        self._alone = operators._linear_pointwise.default
-        self._joined = operators._linear_pointwise.binary
-        self.supported = bool(operators._is_mkldnn_bf16_supported())
+        operators = OneDnn()
+        self._reorder, self._alone, self._joined = operators.reorder, operators.linear, operators.linear_joined
+        self.supported = operators.bf16
 
     def reorder(self, weight_OI: Tensor) -> Tensor:
         """In blocks; one layout does for all numbers of positions."""

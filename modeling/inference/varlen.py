@@ -28,6 +28,7 @@ from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.attention import attention
 from modeling.inference.fused_ops import fused_ops_for
 from modeling.inference.layers import DecoderLayers, pooled_states
+from modeling.torch_private import flash_attention
 
 SIZES = tuple(step * base // 4 for base in (1 << power for power in range(6, 16)) for step in (4, 5, 6, 7))
 """Positions of the recorded batches, from 64 on: four an octave, so that an eighth of a batch is filling, about."""
@@ -321,11 +322,7 @@ def attention_of_rows(
     """
     if not queries_PAD.is_cuda:
         return _rows_one_by_one(queries_PAD, keys_SAD, values_SAD, query_ends.tolist(), key_ends.tolist())
-    # the operator itself: its public form (torch.nn.attention.varlen) has other arguments in every version of torch
-    found: Tensor = torch.ops.aten._flash_attention_forward(
-        queries_PAD, keys_SAD, values_SAD, query_ends, key_ends, most_queries, most_keys, 0.0, True, False
-    )[0]
-    return found
+    return flash_attention(queries_PAD, keys_SAD, values_SAD, query_ends, key_ends, most_queries, most_keys)
 
 
 def _rows_one_by_one(

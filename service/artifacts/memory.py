@@ -23,6 +23,7 @@ from torch import nn
 from index import Catalog, VectorIndex
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import TitleTokens
+from modeling.torch_private import tensor_tables
 
 SMALLEST_SHARED = 4096  # bytes; below that, looking for a twin costs more than it saves
 ROW_OVERHEAD = 200  # bytes of Python's own for an item: places in tuples and in the table from id to row
@@ -65,7 +66,7 @@ def share_weights(pool: Pool, module: nn.Module, kind: str) -> list[SharedBlock]
     """
     pieces: dict[int, SharedBlock] = {}
     for owner in module.modules():
-        for store in (owner._parameters, owner._buffers):
+        for store in tensor_tables(owner):
             for name, tensor in store.items():
                 if tensor is None or tensor.numel() * tensor.element_size() < SMALLEST_SHARED:
                     continue

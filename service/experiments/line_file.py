@@ -84,7 +84,7 @@ class WholeLines:
 
     def open(self) -> None:
         """Open or make the file; raises OSError."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._descriptor = descriptor
         end = os.fstat(descriptor).st_size
         # A pipe or a device has no size and no end.

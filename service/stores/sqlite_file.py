@@ -5,6 +5,8 @@ A file that is damaged, belongs to something else or cannot be written is found 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT_S = 5.0  # for another process that holds the file, a backup for instance
+PRIVATE = 0o600
 CHECK_S = 10.0  # a check that takes longer is left off, and the log says so
 CHECK_STEPS = 100_000  # of SQLite's machine, between two looks at the clock
 
@@ -24,6 +27,8 @@ class Unusable(ValueError):
 
 def connect(path: str, schema: str, version: int) -> sqlite3.Connection:
     """Return a connection to a file with `schema` in it, which an empty file gets; raises sqlite3.Error, Unusable."""
+    with contextlib.suppress(OSError):  # a new file of histories is for its owner alone; SQLite's other files follow it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         # Before anything is set: a file of something else stays as it is.

@@ -229,3 +229,23 @@ async def test_a_redis_that_is_away_is_waited_for(url: str) -> None:
     async with running(store=url, store_timeout_ms=10_000, redis_timeout_ms=1000) as anyo:
         assert (await anyo.client.get("/readyz")).status_code == 200
         assert (await anyo.recommend(history=[item_id(1)])).status_code == 200
+
+
+async def test_a_new_file_of_histories_is_for_its_owner_alone_and_one_that_is_there_keeps_its_mode(
+    tmp_path: Path,
+) -> None:
+    before = os.umask(0o022)
+    try:
+        for name, mode in (("new.sqlite", 0o600), ("shared.sqlite", 0o660)):
+            path = tmp_path / name
+            if mode != 0o600:
+                path.touch()
+                path.chmod(mode)
+            store = SqliteStore(str(path), keep=5)
+            await store.open()
+            await store.append("u", [Event("item", 1.0)])
+            files = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.glob(f"{name}*")}
+            await store.close()
+            assert len(files) >= 2 and set(files.values()) == {mode}, files
+    finally:
+        os.umask(before)
