@@ -1,112 +1,39 @@
-"""Files as people have them, one fault each: imported rightly, or refused in a sentence that says what to type."""
+"""Files as people have them, one fault or form each: imported as the plain files are."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
-import zipfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from training.data import DataError, Dataset, read_dataset
-from training.data.importing import ImportOptions, ReadOptions, import_data, parse_core, parse_events, parse_map
-from training.data.report import Tolerances
-
-TITLES = ["Red Kettle", "Blue Mug", "Green Plate", "Oak Spoon", "Wool Hat", "Clay Vase"]
-ITEMS = "item_id,title\n" + "".join(f"i{n},{title}\n" for n, title in enumerate(TITLES))
-START = 1_700_000_000
-ROWS = [(f"u{u}", f"i{(u + step) % 6}", START + 60 * (10 * u + step)) for u in range(20) for step in range(5)]
-Files = dict[str, str | bytes]
-
-
-def table(rows: Sequence[tuple[object, ...]] = tuple(ROWS), header: str = "user_id,item_id,timestamp") -> str:
-    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
-
-
-def files(items: str | bytes | None = ITEMS, interactions: str | bytes | None = None, **more: str | bytes) -> Files:
-    found = {"items.csv": items, "interactions.csv": interactions or table(), **{_name(k): v for k, v in more.items()}}
-    return {name: content for name, content in found.items() if content is not None}
-
-
-def _name(name: str) -> str:
-    return name.replace("__", ".")
-
-
-def made(where: Path, given: Files, confirmed: bool = False, **options: object) -> Dataset:
-    """Import files as the command does where nobody can be asked; `confirmed`: as with --yes."""
-    source = where / "source"
-    source.mkdir(exist_ok=True)
-    for name, content in given.items():
-        (source / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    import_data([source], where / "out", ImportOptions(**options), lambda _, doubts: confirmed or not doubts)  # type: ignore[arg-type]
-    return read_dataset(where / "out", ties="file")
-
-
-def sequences(data: Dataset) -> dict[str, list[str]]:
-    return {user: [data.titles[row] for row in data.sequence(at)] for at, user in enumerate(data.user_ids)}
-
-
-PLAIN = {f"u{u}": [TITLES[(u + step) % 6] for step in range(5)] for u in range(20)}
-
-
-def times(write: Callable[[int], object]) -> str:
-    return table([(u, i, write(t)) for u, i, t in ROWS])
-
-
-def dates(form: str) -> str:
-    from datetime import UTC, datetime
-
-    return times(lambda t: datetime.fromtimestamp(t, UTC).strftime(form))
-
-
-def array(text: str) -> list[dict[str, str]]:
-    names, *rows = [line.split(",") for line in text.splitlines()]
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def lines(text: str) -> str:
-    return "".join(json.dumps(row) + "\n" for row in array(text))
-
-
-def numbered(text: str) -> str:
-    first, *rest = text.splitlines()
-    return "\n".join([f",{first}", *(f"{n},{line}" for n, line in enumerate(rest))]) + "\n"
-
-
-def zipped(name: str, text: str) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(name, text)
-    return content.getvalue()
-
-
-def saved(frame: pl.DataFrame, form: str) -> bytes:
-    content = io.BytesIO()
-    getattr(frame, f"write_{form}")(content)
-    return content.getvalue()
-
-
-def zstandard(text: str) -> bytes:
-    frame = pl.read_csv(text.encode(), infer_schema=False)
-    content = io.BytesIO()
-    frame.lazy().sink_csv(content, compression="zstd")
-    return content.getvalue()
-
-
-def frame(text: str) -> pl.DataFrame:
-    return pl.read_csv(text.encode())
-
-
-def per_user(write: Callable[[list[str]], object]) -> str:
-    ids = {f"u{u}": [f"i{(u + step) % 6}" for step in range(5)] for u in range(20)}
-    return "".join(json.dumps({"user_id": user, "item_ids": write(items)}) + "\n" for user, items in ids.items())
-
+from testing.import_files import (
+    ITEMS,
+    PLAIN,
+    ROWS,
+    START,
+    TITLES,
+    Files,
+    array,
+    dates,
+    files,
+    frame,
+    lines,
+    made,
+    numbered,
+    per_user,
+    saved,
+    sequences,
+    table,
+    times,
+    zipped,
+    zstandard,
+)
+from training.data.importing import ImportOptions, import_data
 
 quoted = ITEMS.replace("Red Kettle", '"Red Kettle"')
 READ: dict[str, Files] = {
@@ -214,112 +141,6 @@ def test_it_is_imported_as_the_plain_files_are(name: str, tmp_path: Path) -> Non
     assert {user: found[user] for user in PLAIN} == PLAIN
     assert len(found) == len(PLAIN)
     assert data.n_interactions == len(ROWS)
-
-
-def with_column(name: str, values: list[object]) -> str:
-    rows = [(*row, values[at % len(values)]) for at, row in enumerate(ROWS)]
-    return table(rows, f"user_id,item_id,timestamp,{name}")
-
-
-REFUSED: dict[str, tuple[Files, str]] = {
-    "no header": (
-        files(interactions=table().split("\n", 1)[1]),
-        "--yes; to say what is what: --map user=1,item=2,time=3",
-    ),
-    "kinds of events": (files(interactions=with_column("event", ["view", "buy", "dislike"])), "--events view,"),
-    "no times": (files(interactions=table([(u, i) for u, i, _ in ROWS], "user_id,item_id")), "--map time=none"),
-    "day or month": (
-        files(interactions=dates("%d/%m/%Y").replace("14/11", "04/11").replace("15/11", "05/11")),
-        "--time-format",
-    ),
-    "rounded by a spreadsheet": (files(interactions=times(lambda t: f"{t:.6E}")), "rounded by a spreadsheet"),
-    "times that are words": (files(interactions=times(lambda t: "soon")), "give it as --time-format"),
-    "a third without a user": (
-        files(interactions=table([("" if at % 3 else u, i, t) for at, (u, i, t) in enumerate(ROWS)])),
-        "have no user_id; refused, allowed: 1 %; --allow missing_id=0.66 goes on",
-    ),
-    "commas in titles without quotes": (files(ITEMS.replace(" ", ", ")), "put quotes around cells"),
-    "a header alone": (files(interactions="user_id,item_id,timestamp\n"), "give --no-header"),
-    "an empty file": (files(interactions=" \n"), "interactions.csv is empty"),
-    "a workbook": (files(None, items__xlsx=zipped("[Content_Types].xml", "x")), "save each of its sheets as csv"),
-    "half a file": (files(None, items__csv__gz=gzip.compress(ITEMS.encode())[:-9]), "is the file complete?"),
-    "no such columns": (files(interactions=table(header="a,b,c")), "--map user=COLUMN,item=COLUMN,time=COLUMN"),
-    "other items": (files(ITEMS.replace("\ni", "\nx")), "--unknown-items keep (without a title) or drop"),
-}
-REFUSED["two logs"] = (
-    files(likes__csv=table([(*row, 5) for row in ROWS], "user_id,item_id,timestamp,rating")),
-    "name only the files that belong together",
-)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_it_is_refused_and_says_what_to_type(name: str, tmp_path: Path) -> None:
-    given, words = REFUSED[name]
-    with pytest.raises(DataError) as raised:
-        made(tmp_path, given)
-    assert words in str(raised.value)
-    assert not (tmp_path / "out").exists()
-
-
-CURED: dict[str, tuple[Files, dict[str, object]]] = {
-    "no header": (files(interactions=table().split("\n", 1)[1]), {"columns": parse_map(["user=1,item=2,time=3"])}),
-    "the order of rows": (
-        files(interactions=table([(u, i) for u, i, _ in ROWS], "user_id,item_id")),
-        {"columns": parse_map(["time=none"])},
-    ),
-    "names of nobody": (files(interactions=table(header="a,b,c")), {"columns": parse_map(["user=a,item=b,time=c"])}),
-    "a form of dates": (files(interactions=dates("%H:%M at %d %m %Y")), {"time_format": "%H:%M at %d %m %Y"}),
-    "an encoding": (files(ITEMS.encode("cp500"), table().encode("cp500")), {"reading": ReadOptions(encoding="cp500")}),
-    "events that count": (
-        files(
-            interactions=table([(*row, "buy") for row in ROWS] + [("u1", "i5", START, "hide")], "user,item,time,event")
-        ),
-        {"events": parse_events("buy")},
-    ),
-    "low ratings": (
-        files(interactions=table([(*row, 4) for row in ROWS] + [("u1", "i5", START, 2)], "user,item,time,rating")),
-        {"min_rating": 3.0},
-    ),
-    "decimal commas": (
-        files(
-            interactions=table([(*row, "4,5") for row in ROWS] + [("u1", "i5", START, "2,5")], "user,item,time,rating")
-            .replace("4,5", "x")
-            .replace("2,5", "y")
-            .replace(",", ";")
-            .replace("x", "4,5")
-            .replace("y", "2,5")
-        ),
-        {"min_rating": 3.0},
-    ),
-    "a core": (files(interactions=table([*ROWS, ("u99", "i0", START)])), {"core": parse_core("user=5")}),
-    "the first of repeats": (
-        files(interactions=table([*ROWS, *((u, i, t + 10**6) for u, i, t in ROWS)])),
-        {"repeats": "first"},
-    ),
-    "the heaviest event": (
-        files(
-            interactions=table(
-                [(*row, "buy") for row in ROWS] + [(u, i, t - 10**6, "view") for u, i, t in ROWS],
-                "user,item,time,event",
-            )
-        ),
-        {"events": parse_events("view=1,buy=3")},
-    ),
-    "unknown items": (files(interactions=table([*ROWS, ("u1", "gone", START)])), {"unknown_items": "drop"}),
-    "rows without users": (
-        files(interactions=table([*ROWS, *[("", "i1", START)] * 50])),
-        {"tolerances": Tolerances(by_kind={"missing_id": 0.4})},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CURED)
-def test_what_it_says_helps(name: str, tmp_path: Path) -> None:
-    given, options = CURED[name]
-    with pytest.raises((DataError, AssertionError)):
-        (tmp_path / "without").mkdir()
-        assert sequences(made(tmp_path / "without", given)) == PLAIN
-    assert sequences(made(tmp_path, given, **options)) == PLAIN
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from training.data import Dataset, read_dataset
+import anyo
+from training.checks import check_learnable
+from training.data import DataError, Dataset, read_dataset
 from training.data.importing import ImportOptions, import_data, parse_events
+from training.data.splits import leave_one_out
+from training.recipes import get_recipe
+from training.run import RunOptions, run
 
 T = 1_400_000_000
 NEWS = "news\tworld\tA storm\tRain.\thttp://x\t[]\t[]"
@@ -147,3 +153,14 @@ def test_logs_without_titles(name: str, tmp_path: Path) -> None:
 def test_kinds_of_events_are_chosen(tmp_path: Path) -> None:
     data = made(tmp_path, LOGS["Taobao"][0], events=parse_events("buy"))
     assert sequences(data, data.item_ids) == {"1": ["20"]}
+
+
+def test_ids_without_titles_are_enough_for_sasrec(tmp_path: Path) -> None:
+    walks = "".join(f"{user} {10 + (user + step) % 9}\n" for user in range(20) for step in range(5))
+    data = made(tmp_path, {"log.txt": walks})
+    small = ["backbone.width=8", "backbone.depth=1", "backbone.heads=1", "optimizer.epochs=1"]
+    run(get_recipe("sasrec", small), data, RunOptions(out=tmp_path / "artifact"), Console(quiet=True))
+    answer = anyo.load(tmp_path / "artifact").recommend(["10"], k=3)
+    assert len({item.item_id for item in answer} - {"10"}) == 3
+    with pytest.raises(DataError, match="title"):
+        check_learnable(get_recipe("anyo", backbone="tiny"), leave_one_out(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -74,7 +75,7 @@ def _heaviest(frame: pl.DataFrame, options: ImportOptions, *more: str) -> pl.Dat
 def _without_repeats(frame: pl.DataFrame, options: ImportOptions) -> pl.DataFrame:
     place = pl.int_range(pl.len())
     ordered = frame.with_columns(place.alias("_place")).sort("timestamp", maintain_order=True)
-    keep = "first" if options.repeats == "first" else "last"
+    keep: Literal["first", "last"] = "first" if options.repeats == "first" else "last"
     return ordered.unique(["user_id", "item_id"], keep=keep, maintain_order=True).sort("_place").drop("_place")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import polars as pl
@@ -89,7 +89,7 @@ def _by_names(table: Table, given: Mapping[str, str]) -> Guess:
 def _by_content(table: Table) -> Guess:
     """A file without a header: the first two columns that are no times, ratings or kinds are taken as user and item."""
     roles: dict[str, str] = {}
-    left = []
+    left: list[str] = []
     for name in table.frame.columns:
         column = table.frame[name].head(1000)
         if "time" not in roles and (is_epoch(column) or share(column, r"^\d{4}-\d\d-\d\d") == 1):
@@ -167,12 +167,17 @@ def interactions_and_items(guesses: list[Guess]) -> tuple[list[Guess], list[Gues
 
 def _likelier(interactions: list[Guess]) -> tuple[list[Guess], list[Guess]]:
     """Of tables with different columns those that names or a source speak for, and those with times; and the others."""
+    speaks: tuple[Callable[[Guess], bool], ...] = (
+        lambda guess: guess.by != BY_CONTENT,
+        lambda guess: "time" in guess.columns or guess.ordered,
+    )
     left = interactions
-    for better in (lambda guess: guess.by != BY_CONTENT, lambda guess: "time" in guess.columns or guess.ordered):
+    for better in speaks:
         chosen = [guess for guess in left if better(guess)]
         if len({tuple(sorted(guess.columns.items())) for guess in left}) > 1 and chosen:
             left = chosen
-    passed = [replace(guess, kind="other", by="another table") for guess in interactions if guess not in left]
+    names = {guess.table.name for guess in left}
+    passed = [replace(each, kind="other", by="another table") for each in interactions if each.table.name not in names]
     return left, passed
 
 

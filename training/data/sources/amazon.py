@@ -27,12 +27,12 @@ def recognise(table: Table) -> Guess | None:
         if {user, item, time} <= held:
             roles = {"user": user, "item": item, "time": time, **{k: v for k, v in more.items() if v in held}}
             return Guess(table, "interactions", roles, "Amazon reviews")
-    item = next((name for name in ("parent_asin", "asin") if name in held), None)
-    if item and "title" in held and held & {*_SIGNS, "categories", "category", "brand", "price", "description"}:
-        roles = {"item": item}
+    product = next((name for name in ("parent_asin", "asin") if name in held), None)
+    if product and "title" in held and held & {*_SIGNS, "categories", "category", "brand", "price", "description"}:
+        roles = {"item": product}
         for role, names in _ITEM.items():
-            name = next((name for name in names if name in held), None)
-            roles |= {} if name is None else {role: name}
+            if found := [name for name in names if name in held]:
+                roles[role] = found[0]
         return Guess(table, "items", roles, "Amazon products")
     return None if table.header or table.frame.width != 4 else _ratings(table)
 
