@@ -158,7 +158,7 @@ def test_kinds_of_events_are_chosen(tmp_path: Path) -> None:
 def test_ids_without_titles_are_enough_for_sasrec(tmp_path: Path) -> None:
     walks = "".join(f"{user} {10 + (user + step) % 9}\n" for user in range(20) for step in range(5))
     data = made(tmp_path, {"log.txt": walks})
-    small = ["backbone.width=8", "backbone.depth=1", "backbone.heads=1", "optimizer.epochs=1"]
+    small = ["items.dim=16", "backbone.width=16", "optimizer.epochs=1"]
     run(get_recipe("sasrec", small), data, RunOptions(out=tmp_path / "artifact"), Console(quiet=True))
     answer = anyo.load(tmp_path / "artifact").recommend(["10"], k=3)
     assert len({item.item_id for item in answer} - {"10"}) == 3
