@@ -21,6 +21,8 @@ __all__ = ["load", "main"]
 OVERVIEW = """\
 Usage: anyo COMMAND …
 
+  anyo data import FILE… --out DIR              read your files          (python -m training data import)
+  anyo data check DIR                           say what is in them      (python -m training data check)
   anyo train RECIPE --data NAME|DIR --out DIR   make an artifact          (python -m training train)
   anyo evaluate ARTIFACT                        measure it                (python -m training evaluate)
   anyo serve ARTIFACT… [--port 8000]            answer POST /recommend    (python -m service)

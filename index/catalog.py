@@ -12,12 +12,12 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import polars as pl
 
 from index.base import RowArray
+from index.text import folded
 
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "row": pl.Int64,
@@ -94,7 +94,7 @@ class Catalog:
         """
         if limit < 0 or offset < 0:
             raise ValueError(f"limit is {limit} and offset {offset}; both are 0 or more")
-        words = tuple(dict.fromkeys(_folded(query).split()))
+        words = tuple(dict.fromkeys(folded(query).split()))
         if not words:
             return [int(row) for row in self._by_popularity[offset : offset + limit]]
         matches: list[int] = []
@@ -176,7 +176,7 @@ class Catalog:
 
     @cached_property
     def _folded_titles(self) -> tuple[str, ...]:
-        return tuple(_folded(title) for title in self.titles)
+        return tuple(map(folded, self.titles))
 
     @cached_property
     def _by_popularity(self) -> RowArray:
@@ -191,13 +191,6 @@ class Catalog:
             for name in names:
                 rows.setdefault(name, []).append(row)
         return {name: np.array(found, dtype=np.int64) for name, found in rows.items()}
-
-
-def _folded(text: str) -> str:
-    """Text as it is compared: compatibility forms and case do not count (Unicode 3.13, D146, of NFKC forms)."""
-    if text.isascii():
-        return text.lower()
-    return normalize("NFKC", normalize("NFKC", text).casefold())
 
 
 def _frame(content: bytes, path: Path | str, size: int | None) -> pl.DataFrame:

@@ -33,7 +33,9 @@ def every_command() -> Iterator[tuple[str, ...]]:
         yield (name,)
         command = typer.main.get_command(app)
         if hasattr(command, "commands"):
-            yield from ((name, sub) for sub in command.commands)
+            for sub, inner in command.commands.items():
+                yield (name, sub)
+                yield from ((name, sub, each) for each in getattr(inner, "commands", ()))
 
 
 @pytest.mark.parametrize("words", [*every_command()], ids=" ".join)

@@ -78,6 +78,10 @@ def check_program(package: str, words: list[str]) -> None:
     if hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{package} has no command {words[:1]}"
         command, words = command.commands[words[0]], words[1:]
+    if hasattr(command, "commands"):  # `data NAME` is `data fetch NAME`
+        first = words[0] if words and words[0] in (*command.commands, "--help") else "fetch"
+        words = words[1:] if words[:1] == [first] else words
+        command = command.commands.get(first, command)
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used - known - {"--help"} == set(), f"{package} {words[:1]} has no option {used - known}"
@@ -87,7 +91,7 @@ def check_program(package: str, words: list[str]) -> None:
     check_data(data)
     if package == "training" and command.name == "train" and re.fullmatch(r"[a-z0-9|]+", words[0]):
         check_recipe(words[0], words)
-    if package == "training" and command.name == "data" and words:
+    if package == "training" and command.name == "fetch" and words:
         assert words[0] in (*known_names(), "…", "--help"), f"training data takes a name, not {words[0]}"
 
 

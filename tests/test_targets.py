@@ -29,7 +29,8 @@ COMMANDS = {
     ("training", "reweigh", "out"): "reweigh {artifact} --data {data} --out {out}",
     ("training", "rewrite", "out"): "rewrite {artifact} --out {out}",
     ("training", "withhold", "out"): "withhold --data {data} --out {out}",
-    ("training", "data", "out"): "data demo --out {out}",
+    ("training", "data fetch", "out"): "data demo --out {out}",
+    ("training", "data import", "out"): "data import {data} --out {out}",
     ("training", "evaluate", "top"): "evaluate {artifact} --data {data} --top {out}",
     ("training", "evaluate", "ledger_file"): "evaluate {artifact} --data {data} --ledger-file {out}",
     ("training", "compare", "ledger_file"): "compare {artifact} --data {data} --ledger-file {out}",
@@ -44,7 +45,12 @@ FILES = {key: line for key, line in COMMANDS.items() if key not in FOLDERS}
 def outputs() -> Iterator[tuple[str, str, str]]:
     for program, app in APPS.items():
         for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
-            yield from ((program, name, each.name) for each in command.params if each.name in NAMES)
+            for path, inner in {name: command, **nested(name, command)}.items():
+                yield from ((program, path, each.name) for each in inner.params if each.name in NAMES)
+
+
+def nested(name: str, command: Any) -> dict[str, Any]:
+    return {f"{name} {sub}": inner for sub, inner in getattr(command, "commands", {}).items()}
 
 
 def test_every_output_path_of_every_command_is_tried_here() -> None:

@@ -20,6 +20,7 @@ from modeling.artifact.targets import check_target
 from training import cli_data
 from training.cli_common import (
     LARGEST_SEED,
+    Allow,
     Ledger,
     LedgerFile,
     check_ledger,
@@ -79,6 +80,7 @@ def train(
     ] = False,
     id_model: Annotated[Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on.")] = None,
     strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
+    allow: Allow = None,
     keep_work: Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -92,7 +94,7 @@ def train(
             raise RecipeError(f"precision {precision!r} is not allowed; allowed are auto, fp32 and bf16")
         refuse_repeats(settings or [])
         chosen = get_recipe(recipe, settings or [], backbone=backbone)
-        dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, allow=allow, console=console)
         _use_cores()
         options = RunOptions(
             out=out,
@@ -126,6 +128,7 @@ def reweigh(
     ] = None,
     seed: Seed = 0,
     ties: Ties = "file",
+    allow: Allow = None,
     time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
@@ -134,7 +137,7 @@ def reweigh(
         check_out(out, data, id_model, artifact)
         from training.methods.bigrec_reweigh import reweigh as weigh
 
-        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, allow=allow, console=console)
         _use_cores()
         manifest = weigh(artifact, dataset, out, collaborative=id_model, seed=seed, console=console)
     found = manifest.metrics
@@ -187,6 +190,7 @@ def evaluate(
     top: Annotated[
         Path | None, typer.Option(help="Write each user's top-20 item ids here, one JSON line each.")
     ] = None,
+    allow: Allow = None,
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,
     time_budget: TimeBudget = None,
@@ -199,7 +203,7 @@ def evaluate(
         from training.compare import evaluate_artifact, write_top
         from training.evaluation.table import print_results
 
-        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, allow=allow, console=console)
         _use_cores()
         row, answers = evaluate_artifact(
             artifact, dataset, split_part, seed=seed, ledger=ledger, ledger_file=ledger_file, console=console
@@ -221,6 +225,7 @@ def compare(
     split_part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     seed: TieSeed = 0,
     ties: Ties = "file",
+    allow: Allow = None,
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,
     time_budget: TimeBudget = None,
@@ -232,7 +237,7 @@ def compare(
         from training.compare import compare_artifacts, differences
         from training.evaluation.table import print_results
 
-        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, allow=allow, console=console)
         _use_cores()
         rows, table = compare_artifacts(
             artifacts, dataset, split_part, seed=seed, ledger=ledger, ledger_file=ledger_file, console=console

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from training.data import Dataset
+    from training.data.report import Tolerances
 
 LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
@@ -27,6 +28,10 @@ CACHE = Path("data")
 Ledger = Annotated[bool, typer.Option(help="Append test results to the ledger, artifacts/test-ledger.jsonl.")]
 LedgerFile = Annotated[
     Path | None, typer.Option(help="Another ledger to append to, e.g. benchmarks/results/test-ledger.jsonl.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Tolerate more of a kind of odd rows, e.g. unknown_item=0.2; repeatable."),
 ]
 TOP_FIELDS = ("user_id", "history", "target", "top")
 _OURS = {
@@ -60,7 +65,17 @@ def errors_as_one_line(console: Console) -> Iterator[None]:
         raise typer.Exit(NOT_ALLOWED) from None
 
 
-def open_dataset(name: str, *, ties: str, seed: int, strict: bool, console: Console) -> Dataset:
+def tolerances_of(allow: list[str] | None) -> Tolerances:
+    """The tolerances that ``--allow`` asks for; raises `DataError`."""
+    from training.data.importing import parse_allowed
+    from training.data.report import Tolerances
+
+    return Tolerances(by_kind=parse_allowed(allow or []))
+
+
+def open_dataset(
+    name: str, *, ties: str, seed: int, strict: bool, console: Console, allow: list[str] | None = None
+) -> Dataset:
     """Read a data set by name or folder and say what was found in it.
 
     Args:
@@ -68,13 +83,14 @@ def open_dataset(name: str, *, ties: str, seed: int, strict: bool, console: Cons
         ties: ``file`` or ``shuffle``: the order of interactions of a user at the same time.
         seed: of the shuffle.
         strict: refuse every oddity.
+        allow: shares tolerated, as ``kind=share``.
         console: the report goes here.
     """
     from training.data import DataError, load_dataset, shuffle_ties
 
     if ties not in ("file", "shuffle"):
         raise DataError(f"ties is {ties!r}; it is 'file' or 'shuffle'")
-    dataset = load_dataset(name, cache_dir=CACHE, strict=strict)
+    dataset = load_dataset(name, cache_dir=CACHE, strict=strict, tolerance=tolerances_of(allow))
     if ties == "shuffle":
         dataset = shuffle_ties(dataset, seed)
     facts = dataset.statistics()

@@ -20,7 +20,7 @@ LONGEST_NAME = 200
 """Characters of a folder's name; folders beside it, while it is written, have longer ones."""
 OF_THE_DESKTOP = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that a file manager leaves in any folder it shows."""
-DATA_SET_FILES = {"source.json", "items.jsonl", "interactions.csv.gz"}
+DATA_SET_FILES = {"source.json", "items.jsonl", "interactions.csv.gz", "interactions.parquet"}
 
 
 class TargetError(FileExistsError):

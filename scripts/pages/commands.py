@@ -40,11 +40,16 @@ def command_reference() -> dict[Path, str]:
 
 def _commands() -> Iterator[tuple[str, Any]]:
     for program, app in PROGRAMS:
-        command: Any = typer.main.get_command(app)
-        if hasattr(command, "commands"):
-            yield from ((f"{program} {name}", each) for name, each in command.commands.items())
-        else:
-            yield program, command
+        yield from _leaves(program, typer.main.get_command(app))
+
+
+def _leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """A command, or all commands of a group, of groups inside it too."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, inner in command.commands.items():
+        yield from _leaves(f"{name} {word}", inner)
 
 
 def _section(name: str, command: Any) -> str:

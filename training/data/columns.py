@@ -52,8 +52,8 @@ def text(column: pl.Series, file: str) -> Column:
 
 
 def loose_text(column: pl.Series, file: str) -> Column:
-    """As `text`, of a column that nothing depends on: lists of text are joined, numbers written out."""
-    if column.dtype == pl.Object or isinstance(column.dtype, pl.List):
+    """As `text`, of more kinds: lists are joined, numbers written out, objects become `name: value; …`."""
+    if column.dtype == pl.Object or column.dtype.is_nested():
         values, wrong = _by_value(column, pl.String, _loose_text)
         return text(values, file)[0], wrong
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
@@ -211,8 +211,11 @@ def _text(value: Any) -> str | None:
 
 
 def _loose_text(value: Any) -> str | None:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return " ".join(value)
+    if isinstance(value, list):
+        return " ".join(filter(None, map(_loose_text, value)))
+    if isinstance(value, dict):
+        parts = {name: _loose_text(inner) for name, inner in value.items()}
+        return "; ".join(f"{name}: {text}" for name, text in parts.items() if text)
     return _text(str(value) if isinstance(value, int | float) else value)
 
 

@@ -19,13 +19,12 @@ import polars as pl
 
 from training.data.columns import ids
 from training.data.format import (
-    DEFAULT_TOLERANCE,
     INTERACTION_COLUMNS,
     validate_interactions,
     validate_items,
 )
 from training.data.notices import on_interactions, on_items
-from training.data.report import DataError, DataReport
+from training.data.report import DEFAULT_TOLERANCE, DataError, DataReport, Tolerances
 from training.data.tables import find_file, read_table
 
 Ints = npt.NDArray[np.int64]
@@ -111,7 +110,7 @@ class Dataset:
 
     def statistics(self) -> dict[str, Any]:
         """Size and shape, as plain data."""
-        tied = _tied(self)
+        tied = tied_with_the_one_before(self)
         return {
             "users": self.n_users,
             "items": self.n_items,
@@ -129,14 +128,14 @@ def read_dataset(
     folder: Path | str,
     *,
     strict: bool = False,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | Tolerances = DEFAULT_TOLERANCE,
     ties: Ties = "file",
     seed: int = 0,
 ) -> Dataset:
     """Read a data folder (see `training.data.format` for files, columns and what is tolerated).
 
-    `tolerance` is the share of a file's rows that may be odd in any one way; `strict` allows none and
-    refuses unsorted times too. `ties="file"` keeps interactions of one user with the same time in file
+    `tolerance` is the share of a file's rows that may be odd in any one way, or one for each kind; `strict`
+    allows none and refuses unsorted times too. `ties="file"` keeps interactions of one user with the same time in file
     order, which is right where the file's order means something (positions instead of times);
     `ties="shuffle"` puts them in an order drawn with `seed`, which is right where many actions share a
     second or a day, and the file may be sorted by id. Raises `DataError`.
@@ -145,13 +144,12 @@ def read_dataset(
     name = folder.resolve().name
     if not name.isprintable():  # it stands in artifacts, which hold no other name
         raise DataError(f"the name of the folder, {name[:40]!a}, holds characters that cannot be printed")
-    if not 0 <= tolerance <= 1:
-        raise DataError(f"tolerance is {tolerance}; it is a share between 0 and 1")
+    tolerances = tolerance if isinstance(tolerance, Tolerances) else Tolerances(tolerance)
     raw_items = read_table(find_file(folder, "items"))
     raw_interactions = read_table(find_file(folder, "interactions"))
-    items, items_sieve = validate_items(raw_items, tolerance, strict)
+    items, items_sieve = validate_items(raw_items, tolerances, strict)
     all_ids, _ = ids(raw_items.frame["item_id"], raw_items.file)
-    interactions, sieve = validate_interactions(raw_interactions, items, all_ids, raw_items.file, tolerance, strict)
+    interactions, sieve = validate_interactions(raw_interactions, items, all_ids, raw_items.file, tolerances, strict)
     content = f"items {raw_items.sha256}\ninteractions {raw_interactions.sha256}\n"
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     notes = on_items(raw_items)
@@ -207,7 +205,7 @@ def _seeded(sha256: str, purpose: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
-def _tied(dataset: Dataset) -> npt.NDArray[np.bool_]:
+def tied_with_the_one_before(dataset: Dataset) -> npt.NDArray[np.bool_]:
     """[R] whether an interaction has the same user and time as the one before it."""
     tied = np.zeros(dataset.n_interactions, dtype=bool)
     tied[1:] = dataset.timestamps[1:] == dataset.timestamps[:-1]
@@ -219,7 +217,7 @@ def _notes(dataset: Dataset) -> list[str]:
     notes = []
     if dataset.order_only:
         notes.append("timestamps are positions in the user's sequence, not times")
-    tied = np.flatnonzero(_tied(dataset))
+    tied = np.flatnonzero(tied_with_the_one_before(dataset))
     if len(tied):
         share = f"{100 * len(tied) / dataset.n_interactions:.1f} %"
         ascending = _share_ascending(dataset, tied)
@@ -230,7 +228,7 @@ def _notes(dataset: Dataset) -> list[str]:
             + (": that order says something about ids, so shuffle ties" if telling else "")
         )
     pairs = dataset.rows.astype(np.int64) + dataset.n_items * np.repeat(np.arange(dataset.n_users), dataset.lengths_U)
-    repeats = len(pairs) - len(np.unique(pairs))
+    repeats = len(pairs) - pl.Series(pairs).n_unique()
     if repeats:
         notes.append(f"{repeats:,} interactions are with an item the user had before; they are kept")
     short = int((dataset.lengths_U < 3).sum())
@@ -240,13 +238,12 @@ def _notes(dataset: Dataset) -> list[str]:
 
 
 def _share_ascending(dataset: Dataset, tied: Ints) -> float:
-    """How often the id of an interaction in `tied` comes after the id before it; 0.5 would be chance."""
-    names = [dataset.item_ids[row] for row in dataset.rows.tolist()]
-    return float(np.mean([_before(names[at - 1], names[at]) for at in tied.tolist()]))
+    """How often the id of an interaction in `tied` comes after the id before it; 0.5 would be chance.
 
-
-def _before(first: str, second: str) -> bool:
-    """Whether ids are in ascending order, as numbers where both are."""
-    if first.isdecimal() and second.isdecimal():
-        return int(first) < int(second)
-    return first < second
+    Ids are compared as numbers where both are.
+    """
+    ids = dataset.items["item_id"]
+    numbers = ids.set(~ids.str.contains(r"^\d+$"), None).cast(pl.Int64, strict=False)
+    before, after = dataset.rows[tied - 1], dataset.rows[tied]
+    by_number = numbers[before] < numbers[after]
+    return float(by_number.fill_null(ids[before] < ids[after]).mean())  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The folder format: what items and interactions must hold, and what is done about rows that do not.
 
-    items.{jsonl,csv,parquet}         item_id, title; optional categories, brand, description, title_missing, …
-    interactions.{csv,jsonl,parquet}  user_id, item_id, timestamp; optional rating, review, summary
+    items.{jsonl,csv,parquet}         item_id, title; optional categories, brand, description, price, attributes, …
+    interactions.{csv,jsonl,parquet}  user_id, item_id, timestamp; optional rating, review, summary, split
 
 (`.jsonl` and `.csv` also gzipped.) Ids are text or integers and are kept as they stand; titles have white
 space evened out; categories are a list (lists in it are flattened), or text with `|` between names; a
@@ -32,11 +32,10 @@ import polars as pl
 
 from training.data import columns as read
 from training.data.notices import hint_for_unknown
-from training.data.report import SHOWN, DataError, Finding, Place, shown
+from training.data.report import SHOWN, DataError, Finding, Place, Tolerances, shown
 from training.data.tables import LINE, RawTable
 
-DEFAULT_TOLERANCE = 0.01
-INTERACTION_EXTRAS = ("rating", "review", "summary")
+INTERACTION_EXTRAS = ("rating", "review", "summary", "split")
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp", *INTERACTION_EXTRAS)
 
 _Reader = Callable[[pl.Series, str], read.Column]
@@ -45,10 +44,10 @@ _Reader = Callable[[pl.Series, str], read.Column]
 class Sieve:
     """A table on its way to being usable: rows are taken out by kind, and every kind is remembered."""
 
-    def __init__(self, raw: RawTable, tolerance: float, strict: bool) -> None:
+    def __init__(self, raw: RawTable, tolerances: Tolerances, strict: bool) -> None:
         """Start with all readable rows of `raw`; the unreadable ones are the first finding."""
         self.file, self.total, self.frame, self._raw = raw.file, raw.total, raw.frame, raw.frame
-        self.tolerance, self.strict = tolerance, strict
+        self.tolerances, self.strict = tolerances, strict
         self.findings: list[Finding] = []
         if raw.broken:
             self._remember("broken_row", len(raw.broken), "cannot be read", "left out", raw.broken[:SHOWN])
@@ -95,7 +94,7 @@ class Sieve:
         limit: float | None = -1.0,
     ) -> None:
         if limit == -1.0:
-            limit = 0.0 if self.strict else self.tolerance
+            limit = 0.0 if self.strict else self.tolerances.of(kind)
         self.findings.append(Finding(kind, self.file, count, self.total, what, done, places, limit))
 
     def _places(self, hit: pl.Series, column: str) -> tuple[Place, ...]:
@@ -108,13 +107,13 @@ class Sieve:
         )
 
 
-def validate_items(raw: RawTable, tolerance: float, strict: bool) -> tuple[pl.DataFrame, Sieve]:
+def validate_items(raw: RawTable, tolerances: Tolerances, strict: bool) -> tuple[pl.DataFrame, Sieve]:
     """Usable items in file order (`item_id`, `title`, `categories`, further columns), and what was found.
 
     Raises `DataError` for a missing column, no usable row, or more odd rows of one kind than allowed.
     """
     _need(raw, ("item_id", "title"))
-    sieve = Sieve(raw, tolerance, strict)
+    sieve = Sieve(raw, tolerances, strict)
     sieve.typed("item_id", read.ids, needed=True)
     sieve.typed("title", read.text, needed=True)
     for name, reader in _ITEM_COLUMNS.items():
@@ -140,7 +139,7 @@ def validate_interactions(
     items: pl.DataFrame,
     all_item_ids: pl.Series,
     items_file: str,
-    tolerance: float,
+    tolerances: Tolerances,
     strict: bool,
 ) -> tuple[pl.DataFrame, Sieve]:
     """Usable interactions in file order (`user_id`, `item_id`, `timestamp`, …), and what was found.
@@ -149,7 +148,7 @@ def validate_interactions(
     `validate_items`.
     """
     _need(raw, ("user_id", "item_id", "timestamp"))
-    sieve = Sieve(raw, tolerance, strict)
+    sieve = Sieve(raw, tolerances, strict)
     for name, reader in (("user_id", read.ids), ("item_id", read.ids), ("timestamp", read.times)):
         sieve.typed(name, reader, needed=True)
     extras = [name for name in INTERACTION_EXTRAS if name in raw.frame.columns]
@@ -181,9 +180,11 @@ _ITEM_COLUMNS: dict[str, _Reader] = {
     "categories": read.labels,
     "brand": read.loose_text,
     "description": read.loose_text,
+    "price": read.loose_text,
+    "attributes": read.loose_text,
     "title_missing": read.flags,
 }
-_UNREAD = ("brand", "description", "title_missing")  # by no recipe
+_UNREAD = ("brand", "description", "price", "attributes", "title_missing")  # nothing depends on them
 
 
 def _need(raw: RawTable, names: tuple[str, ...]) -> None:

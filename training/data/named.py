@@ -25,8 +25,7 @@ from rich.console import Console
 from training.data import amazon, demo, movielens
 from training.data.dataset import Dataset, Ties, read_dataset
 from training.data.download import Checksum, DownloadError, download, fetch_text, md5_in
-from training.data.format import DEFAULT_TOLERANCE
-from training.data.report import DataError
+from training.data.report import DEFAULT_TOLERANCE, DataError, Tolerances
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -80,7 +79,7 @@ def load_dataset(
     cache_dir: Path = DEFAULT_CACHE,
     *,
     strict: bool = False,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | Tolerances = DEFAULT_TOLERANCE,
     ties: Ties = "file",
     seed: int = 0,
     console: Console | None = None,

@@ -50,7 +50,7 @@ def on_interactions(raw: RawTable, read: Iterable[str], ratings: pl.Series | Non
             )
         else:
             notes.append(f"{raw.file}: column {name!r} is not read")
-    if ratings is not None and (note := _low_ratings(raw.file, ratings)):
+    if ratings is not None and (note := low_ratings(raw.file, ratings)):
         notes.append(note)
     return notes
 
@@ -64,6 +64,20 @@ def hint_for_unknown(wanted: Iterable[str], known: Iterable[str]) -> str:
         if len(found) * 2 > len(wanted):
             return f" ({words} they would be found: {shown(found[0][0])} here, {shown(found[0][1])} there)"
     return ""
+
+
+def respelled(wanted: Iterable[str], known: Iterable[str]) -> tuple[dict[str, str], str]:
+    """The known id that each wanted id stands for, by the first change that finds more than half, and that in words.
+
+    Empty where no change does, or where one would make two known ids the same.
+    """
+    known, wanted = [*dict.fromkeys(known)], [*dict.fromkeys(wanted)]
+    for words, change in _CHANGES.items():
+        changed = {change(name): name for name in known}
+        found = {name: changed[change(name)] for name in wanted if change(name) in changed}
+        if len(found) * 2 > len(wanted) and len(changed) == len(known):
+            return found, words
+    return {}, ""
 
 
 _CHANGES: dict[str, Callable[[str], str]] = {
@@ -95,7 +109,8 @@ def _kinds(column: pl.Series) -> list[tuple[str, int]]:
     return [(value, count) for value, count in counts.iter_rows()]
 
 
-def _low_ratings(file: str, ratings: pl.Series) -> str:
+def low_ratings(file: str, ratings: pl.Series) -> str:
+    """A note on ratings in the lower half of their scale; "" where there are none."""
     values = ratings.drop_nulls()
     if values.is_empty():
         return ""

@@ -6,15 +6,50 @@ only while rows of its kind stay within a stated share of the file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+DEFAULT_TOLERANCE = 0.01
 SHOWN = 3  # examples kept of each kind
 _WIDTH = 60  # characters shown of what stood there
 
 
 class DataError(Exception):
     """A data set cannot be used; the message says where, what stood there and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Shares of a file's rows that may be odd: `share` in any one way, or another for a kind in `by_kind`.
+
+    Raises:
+        DataError: a kind that there is not, or a share that is none.
+    """
+
+    share: float = DEFAULT_TOLERANCE
+    by_kind: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, share in self.by_kind.items():
+            if kind not in KINDS:
+                raise DataError(f"{kind!r} is no kind of finding; kinds are {', '.join(KINDS)}")
+            if not 0 <= share <= 1:
+                raise DataError(f"{kind}={share:g} is not allowed; a share is between 0 and 1")
+        if not 0 <= self.share <= 1:
+            raise DataError(f"tolerance is {self.share}; it is a share between 0 and 1")
+
+    def of(self, kind: str) -> float:
+        """The share allowed for a kind."""
+        return self.by_kind.get(kind, self.share)
+
+
+KINDS = (
+    "broken_row", "wrong_value", "missing_id", "missing_time", "empty_title", "mixed_units", "duplicate_item",
+    "unknown_item", "item_left_out", "duplicate_interaction", "wrong_cell",
+)  # fmt: skip
+"""Kinds of findings that have a limit."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +91,8 @@ class Finding:
         if self.limit is not None:
             allowed = f", allowed: {_percent(self.limit) if self.limit else 'none'}"
         outcome = "refused" if self.refused else self.done
+        if self.refused and self.kind in KINDS and self.of:
+            allowed += f"; --allow {self.kind}={math.ceil(100 * self.count / self.of) / 100:g} goes on without them"
         examples = "".join(f"\n  {place}" for place in self.places)
         return f"{self.file}: {rows}{share} {self.what}; {outcome}{allowed}{examples}"
 

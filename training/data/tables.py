@@ -161,7 +161,7 @@ def _no_constant(name: str) -> None:
 
 def _read_csv(data: bytes, file: str) -> tuple[pl.DataFrame, list[Place]]:
     data = _with_line_ends(data)
-    header = _header(data, file)
+    header = header_names(data, file)
     regular = data.replace(b"\r\n", b"\n") if b'"' not in data else data
     if _is_regular(regular, len(header)):
         frame = pl.read_csv(
@@ -169,13 +169,14 @@ def _read_csv(data: bytes, file: str) -> tuple[pl.DataFrame, list[Place]]:
         )
         line = pl.int_range(2, frame.height + 2, dtype=pl.Int64).alias(LINE)
         return frame.with_columns(line), []
-    return _read_csv_slowly(data, header, file)
+    return read_csv_slowly(data, header, file)
 
 
-def _header(data: bytes, file: str) -> list[str]:
+def header_names(data: bytes, file: str, delimiter: str = ",") -> list[str]:
+    """Names of the columns in the first line; one without a name gets one. Raises `DataError`."""
     first = data.split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
     try:
-        names = next(csv.reader([first]), [])
+        names = next(csv.reader([first], delimiter=delimiter), [])
     except csv.Error as error:
         raise DataError(f"{file}:1: the header is not csv ({error})") from None
     twice = [name for name in names if name and names.count(name) > 1]
@@ -208,13 +209,16 @@ def _is_regular(data: bytes, width: int) -> bool:
     return bool((np.diff(commas, prepend=0) == width - 1).all()) and len(ends) > 1
 
 
-def _read_csv_slowly(data: bytes, header: list[str], file: str) -> tuple[pl.DataFrame, list[Place]]:
+def read_csv_slowly(
+    data: bytes, header: list[str], file: str, delimiter: str = ",", *, skip_header: bool = True
+) -> tuple[pl.DataFrame, list[Place]]:
+    """Rows with the line on which each began, and the places of rows that cannot be read."""
     physical = list(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
     lines: list[int] = []
     rows: list[list[str]] = []
     broken: list[Place] = []
-    for number, cells in _records(physical):
-        if number == 1 or cells == []:
+    for number, cells in _records(physical, delimiter):
+        if (number == 1 and skip_header) or cells == []:
             continue
         if isinstance(cells, str):
             broken.append(Place(file, number, "", f"{cells}: {_raw(physical[number - 1])}"))
@@ -233,7 +237,7 @@ def _read_csv_slowly(data: bytes, header: list[str], file: str) -> tuple[pl.Data
     return frame.with_columns(empty_is_null), broken
 
 
-def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
+def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """Each record with the line it began on: its cells, or why it cannot be read.
 
     After an error reading goes on with the next physical line, so that one stray quote costs one row and
@@ -241,7 +245,7 @@ def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
     """
     start = 0
     while start < len(lines):
-        reader = csv.reader((lines[at] for at in range(start, len(lines))), strict=True)
+        reader = csv.reader((lines[at] for at in range(start, len(lines))), delimiter=delimiter, strict=True)
         used = 0
         try:
             for cells in reader:

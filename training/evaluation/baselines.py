@@ -6,14 +6,14 @@ All are fitted on the training part, rank the whole catalog, and never return wh
 - markov-1: how often an item came right after the user's last one; where nothing did, popularity decides.
 - item-knn: cosine between items over users, where a user with many items counts less (each user's row has length
   1), summed over the last ten items, each step back counting 0.8 as much.
-- title-tfidf: the same sum over the cosine of titles (tf = 1 + ln count, idf = ln(1 + N / titles with the word)).
+- title-tfidf: the same sum over the cosine of titles (tf = 1 + ln count, idf = ln(1 + N / titles with the word));
+  of Chinese, Japanese and Korean text pairs of characters stand for words.
 - hybrid-knn: that sum plus the same over the cosine of what items stand near in histories
   (`training.data.cooccurrence`): titles speak for items that few have taken, histories for the others.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from index.text import terms
 from training.data.cooccurrence import neighbour_vectors
 from training.data.splits import FittedOn, Part, Split
 from training.evaluation.metrics import Floats, Ints, Metrics, rank_report, target_ranks
@@ -179,7 +180,7 @@ def _tfidf(titles: Sequence[str]) -> Any:
     vocabulary: dict[str, int] = {}
     rows, words = [], []
     for row, title in enumerate(titles):
-        for word in re.findall(r"\w+", title.lower()):
+        for word in terms(title):
             rows.append(row)
             words.append(vocabulary.setdefault(word, len(vocabulary)))
     counts_NV = sp.csr_array((np.ones(len(rows)), (rows, words)), shape=(len(titles), max(len(vocabulary), 1)))

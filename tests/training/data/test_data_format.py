@@ -130,7 +130,7 @@ def test_both_ways_of_reading_csv_agree_and_give_back_what_was_written(tmp_path_
     table = read_table(path)
     assert table.broken == ()
     assert table.frame.select("a", "b", "c").rows() == [tuple(cell or None for cell in row) for row in rows]
-    slow, broken = tables._read_csv_slowly(text.encode(), ["a", "b", "c"], "items.csv")
+    slow, broken = tables.read_csv_slowly(text.encode(), ["a", "b", "c"], "items.csv")
     assert broken == [] and slow.rows() == table.frame.select(slow.columns).rows()
 
 

@@ -155,9 +155,9 @@ SAID = {
         lambda folder: write(folder, quoted_categories("Drama, Romance")),
         "6 of 6 categories hold ',' and are read as one name each, as 'Drama, Romance'; names are separated by '|'",
     ),
-    "descriptions that are no text": (
-        lambda folder: write(folder, None, items__jsonl=items_with(description=lambda n: {"a": n})),
-        "items.jsonl: 6 of 6 rows (100 %) hold something else than is allowed as description; cell emptied",
+    "marks of titles that are no marks": (
+        lambda folder: write(folder, None, items__jsonl=items_with(title_missing=lambda n: {"a": n})),
+        "items.jsonl: 6 of 6 rows (100 %) hold something else than is allowed as title_missing; cell emptied",
     ),
 }
 

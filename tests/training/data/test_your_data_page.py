@@ -1,0 +1,55 @@
+"""The page "Your data" works as it stands: its commands, in its order, on files with its columns."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import training.cli
+
+PAGES = Path(__file__).resolve().parents[3] / "docs" / "getting-started"
+RUN = ("import", "check", "floors", "train", "compare")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (PAGES / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def write_files(page: str, items: int = 8) -> None:
+    """The two files of the page with more rows of the same kind: users walk through the products."""
+    products, orders = (block.splitlines() for block in blocks(page, "csv"))
+    ids = ["b17", "b04", *(f"b{n}" for n in range(20, 18 + items))]
+    more = [products[1].replace("b17", name).replace(",", f" {n},", 2) for n, name in enumerate(ids)]
+    more = [line.replace(f"{name} {n}", name) for n, (name, line) in enumerate(zip(ids, more, strict=True))]
+    rows = [
+        orders[1].replace("u1", f"u{user}").replace("b17", ids[(user + step) % items]).replace("14", f"{10 + step}", 1)
+        for user in range(16)
+        for step in range(5)
+    ]
+    Path("products.csv").write_text("\n".join([products[0], *more]))
+    Path("orders.csv").write_text("\n".join([*orders, *rows]))
+
+
+@pytest.mark.parametrize("page", ["your-data.md", "your-data.ja.md"])
+def test_the_commands_lead_from_csv_to_recommendations(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(page)
+    commands = [shlex.split(line) for block in blocks(page, "sh") for line in block.splitlines()]
+    chosen = [words[3:] for words in commands if words[:3] == ["python", "-m", "training"]]
+    assert [next(word for word in words if word in RUN) for words in chosen if "--backbone" not in words] == [*RUN]
+    for words in chosen:
+        if page.endswith(".ja.md") and words[0] in ("train", "compare"):
+            return  # the same commands as on the English page
+        more = ["--set", "optimizer.epochs=2"] if words[0] == "train" else []
+        done = CliRunner().invoke(training.cli.app, [*words, *more])
+        assert done.exit_code == 0, (words, done.output)
+    Path("page.py").write_text(blocks(page, "python")[0])
+    runpy.run_path("page.py")
+    assert len(capsys.readouterr().out.splitlines()) == 3

@@ -1,0 +1,200 @@
+"""Times as people write them: numbers in any unit, dates of many forms. Dates without a zone are taken as UTC.
+
+Numbers stay as they are unless units are mixed: then all become seconds. Dates become seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from training.data.columns import NOTHING, UNITS, of_another_unit
+from training.data.importing.content import share
+from training.data.report import DataError, shown
+
+_MICROSECONDS = 1_000_000
+_LOOKED_AT = 1000
+_ENDS = ("", " %H:%M:%S%.f", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
+_ZONED = (" %H:%M:%S%.f%z", " %H:%M:%S%.f %z")
+_WORDS = (
+    "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S",
+    "%d/%b/%Y:%H:%M:%S %z", "%m %d, %Y",
+    *(day + end for day in ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y") for end in _ENDS),
+)  # fmt: skip
+_DIGITS = {
+    r"^(19|20)\d{2}[01]\d[0-3]\d$": "%Y%m%d",
+    r"^(19|20)\d{2}[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d$": "%Y%m%d%H%M%S",
+}
+_DAY_FIRST, _MONTH_FIRST = "day/month", "month/day"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times of R rows: Int64 or Float64 `values` (null: none), which rows are `wrong`, and the form in words.
+
+    `doubt`: what is not certain, as the order of day and month; "" where nothing is.
+    """
+
+    values: pl.Series
+    wrong: pl.Series
+    form: str
+    doubt: str = ""
+    note: str = ""
+
+
+def read_times(column: pl.Series, form: str | None) -> Times:
+    """Read a column of times.
+
+    Args:
+        column: numbers, text, dates.
+        form: of dates as strftime writes it; None: found out.
+
+    Raises:
+        DataError: none of the times is of a form that is known.
+    """
+    if isinstance(column.dtype, pl.Datetime | pl.Date):
+        return Times(_seconds(column), _none(column), "dates")
+    if column.dtype.is_integer() or column.dtype.is_float():
+        return _numbers(column, column.cast(pl.Float64) if column.dtype.is_float() else column)
+    texts = column.cast(pl.String).str.strip_chars()
+    texts = texts.set(texts.is_in(["", *NOTHING]), None)
+    if form is not None:
+        return _dates(texts, form)
+    whole = texts.cast(pl.Int64, strict=False)
+    numbers = whole if whole.null_count() == texts.null_count() else texts.cast(pl.Float64, strict=False)
+    if numbers.null_count() - texts.null_count() <= 0.5 * (len(texts) - texts.null_count()):
+        compact = next((form for pattern, form in _DIGITS.items() if share(texts, pattern) == 1), None)
+        return _dates(texts, compact) if compact else _numbers(texts, numbers)
+    return _best_dates(texts)
+
+
+def _numbers(given: pl.Series, numbers: pl.Series) -> Times:
+    if numbers.dtype.is_float():
+        numbers = numbers.set(~numbers.is_finite().fill_null(True), None)
+        if (numbers.cast(pl.Int64, strict=False).cast(pl.Float64) == numbers).all():
+            numbers = numbers.cast(pl.Int64)
+    numbers = numbers.cast(pl.Int64, strict=False) if numbers.dtype.is_integer() else numbers
+    wrong = numbers.is_null() & given.is_not_null()
+    doubt = ""
+    if given.dtype == pl.String and share(given.head(_LOOKED_AT), r"[eE]\+") > 0.5:
+        doubt = (
+            f"times such as {shown(given.drop_nulls()[0])} were rounded by a spreadsheet, so that their order is lost; "
+            "export the column as whole numbers"
+        )
+    _, units = of_another_unit(numbers)
+    if units:
+        return Times(
+            _in_seconds(numbers),
+            wrong,
+            f"{units}, all turned into seconds",
+            doubt,
+            f"times in {units}; all were turned into seconds",
+        )
+    unit = next((unit for unit, start in UNITS.items() if _within(numbers, start)), "")
+    return Times(numbers, wrong, f"{unit} since 1970" if unit else "numbers", doubt)
+
+
+def _within(numbers: pl.Series, start: float) -> bool:
+    inside = ((numbers >= start) & (numbers < 100 * start)).drop_nulls()
+    return bool(len(inside) and inside.all())
+
+
+def _in_seconds(numbers: pl.Series) -> pl.Series:
+    value = pl.col("t").cast(pl.Float64)
+    result = value
+    for start in list(UNITS.values())[1:]:
+        result = pl.when(value >= start).then(value / (start / UNITS["seconds"])).otherwise(result)
+    seconds = pl.DataFrame({"t": numbers}).select(result.alias(numbers.name)).to_series()
+    return _whole(seconds)
+
+
+def _best_dates(texts: pl.Series) -> Times:
+    plain = _plain(texts)
+    sample = plain.drop_nulls().unique(maintain_order=True).head(_LOOKED_AT)
+    parsed = {form: sample.len() - _parse(sample, form).null_count() for form in _forms(sample)}
+    best = max(parsed, key=lambda form: parsed[form], default=None)
+    if best is None or parsed[best] * 2 < len(sample):
+        example = shown(sample[0]) if len(sample) else "nothing"
+        raise DataError(
+            f"times such as {example} are of no known form; give it as --time-format, e.g. '%d.%m.%Y %H:%M', or map "
+            "another column: --map time=COLUMN"
+        )
+    values = _parse(plain, best)
+    for form in sorted(parsed, key=lambda form: -parsed[form]):
+        if values.null_count() == plain.null_count():
+            break
+        if _order(form) == _order(best):
+            values = values.fill_null(_parse(plain, form))
+    doubt = _doubt(plain, best, values)
+    return Times(_seconds(values), values.is_null() & texts.is_not_null(), f"dates, {best}", doubt)
+
+
+def _plain(texts: pl.Series) -> pl.Series:
+    """Dates with one sign between the numbers and without the words for UTC."""
+    return (
+        texts.str.replace_all(r"[年月]", "-").str.replace_all(r"[時时分]", ":").str.replace_all(r"日", " ")
+        .str.replace_all(r"[秒]", "").str.replace(r":\s*$", "").str.replace_all(r"\s+", " ")
+        .str.replace(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:T|\s|$)", "$1-$2-$3 ")
+        .str.replace(r"^(\d{1,2})[-/](\d{1,2})[-/](\d{4}|\d{2})(,?)", "$1/$2/$3")
+        .str.replace(r"\s*(?:Z|UTC|GMT)$", "").str.strip_chars()
+    )  # fmt: skip
+
+
+def _forms(sample: pl.Series) -> Iterator[str]:
+    if share(sample, r"^\d{4}-") > 0.5:
+        yield from ("%Y-%m-%d" + end for end in (*_ENDS, *_ZONED))
+    elif share(sample, r"^\d{1,2}[/.]\d{1,2}[/.]\d{2,4}") > 0.5:
+        sign = "." if share(sample, r"^\d{1,2}\.") > 0.5 else "/"
+        year = "%Y" if share(sample, r"^\d{1,2}[/.]\d{1,2}[/.]\d{4}") > 0.5 else "%y"
+        months = ("%d.%m.",) if sign == "." else ("%m/%d/", "%d/%m/")
+        yield from (month + year + end for month in months for end in (*_ENDS, *_ZONED))
+    else:
+        yield from _WORDS
+
+
+def _order(form: str) -> str:
+    return {"%d/%m": _DAY_FIRST, "%m/%d": _MONTH_FIRST}.get(form[:5], "")
+
+
+def _doubt(plain: pl.Series, best: str, values: pl.Series) -> str:
+    """Said where day and month could as well change places."""
+    order = _order(best)
+    if not order:
+        return ""
+    swapped = best.replace("%m", "%_").replace("%d", "%m").replace("%_", "%d")
+    if _parse(plain, swapped).null_count() > values.null_count():
+        return ""
+    return (
+        f"dates such as {shown(plain.drop_nulls()[0])} may be day/month or month/day; say which with "
+        f"--time-format {best!r} or {swapped!r}"
+    )
+
+
+def _parse(texts: pl.Series, form: str) -> pl.Series:
+    try:
+        parsed = texts.str.to_datetime(form, strict=False, time_unit="us")
+    except pl.exceptions.PolarsError:
+        return pl.Series(texts.name, [None] * len(texts), dtype=pl.Datetime("us"))
+    return parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if parsed.dtype.time_zone else parsed  # type: ignore[attr-defined]
+
+
+def _dates(texts: pl.Series, form: str) -> Times:
+    values = _parse(texts, form)
+    if values.null_count() == len(values) and len(texts.drop_nulls()):
+        raise DataError(f"times such as {shown(texts.drop_nulls()[0])} are not of the form {form!r} (--time-format)")
+    return Times(_seconds(values), values.is_null() & texts.is_not_null(), f"dates, {form}")
+
+
+def _seconds(dates: pl.Series) -> pl.Series:
+    return _whole(dates.dt.epoch("us").cast(pl.Float64) / _MICROSECONDS)
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    whole = values.cast(pl.Int64, strict=False)
+    return whole if (whole.cast(pl.Float64) == values).all() else values
+
+
+def _none(column: pl.Series) -> pl.Series:
+    return pl.repeat(False, len(column), dtype=pl.Boolean, eager=True)

@@ -1,0 +1,144 @@
+"""Text in columns: csv, tab-separated, `::` and the like, and lines of numbers with spaces between.
+
+It comes last and takes what no other format is. polars reads the file; Python's csv reader is asked only where polars
+refuses it, because it knows the lines of broken rows.
+"""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from training.data.importing.encodings import to_utf8
+from training.data.importing.names import is_known
+from training.data.importing.table import ReadOptions, Table
+from training.data.report import SHOWN, DataError, Place
+from training.data.tables import LINE, header_names, read_csv_slowly
+
+PRIORITY = 9
+UNIT = "\x1f"
+"""Stands for a separator of several characters, which no csv reader takes."""
+_SEPARATORS = ("\t", "::", "\x01", ";", "|", ",")
+_NAMES = {"\t": "tabs", " ": "spaces", "\x01": "^A"}
+_LOOKED_AT = 50
+_LONGEST_NAME = 60
+_NUMBER = re.compile(r"^[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?$")
+_NUMBERS = re.compile(r"^\d+( +\d+)* *$")
+
+
+def matches(name: str, data: bytes) -> bool:
+    """Anything."""
+    return True
+
+
+def read(name: str, data: bytes, options: ReadOptions) -> list[Table]:
+    """The one table of the file."""
+    data, encoding, broken = to_utf8(name, data, options.encoding)
+    skipped = len(re.match(rb"(?:#[^\n]*\n|\s*\n)*", data)[0].splitlines())  # type: ignore[index]
+    body = data.split(b"\n", skipped)[-1] if skipped else data
+    if b"\0" in body[:1000] and not body[:1000].isascii():
+        raise DataError(f"{name} is not text; csv, JSON, parquet, Arrow and archives of these are read")
+    sample = [line for line in body[:1_000_000].decode("utf-8", "replace").split("\n")[:_LOOKED_AT] if line.strip()]
+    separator = options.separator or _sniffed(sample)
+    if separator is None and sample and all(map(_NUMBERS.match, sample)):
+        return [_of_numbers(name, body, encoding, skipped)]
+    separator = separator or ","
+    quote = '"' if _is_quoted(sample, separator) or (b'"' in body and separator != "::") else None
+    has_header = (
+        options.header if options.header is not None else _has_header([_cells(line, separator) for line in sample])
+    )
+    if len(separator) > 1:
+        body, quote = body.replace(separator.encode(), UNIT.encode()), None
+    table = _read(name, body, UNIT if len(separator) > 1 else separator, quote, has_header, skipped)
+    form = f"{encoding}, separated by {_NAMES.get(separator, repr(separator))}" + ("" if has_header else ", no header")
+    return [
+        Table(name, table.frame, form, has_header, table.first, table.multiline, table.lines, broken + table.broken)
+    ]
+
+
+def _sniffed(lines: list[str]) -> str | None:
+    """The separator that all lines have alike, at least once; several alike: the one that is there most often."""
+    best, found = 0.0, None
+    for sign in _SEPARATORS:
+        counts = [len(_cells(line, sign)) - 1 for line in lines]
+        usual = max(set(counts), key=counts.count)
+        alike = counts.count(usual) / len(counts)
+        if usual and alike >= 0.8 and (score := alike * 10 + min(usual, 9) / 10) > best:
+            best, found = score, sign
+    if found is None and lines and any("," in line for line in lines):
+        return ","
+    return found
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """The cells of one line, separators between quotes passed over."""
+    if '"' not in line or separator == "::":
+        return line.split(separator)
+    inside, cells, start = False, [], 0
+    for at, character in enumerate(line):
+        if character == '"':
+            inside = not inside
+        elif character == separator and not inside:
+            cells.append(line[start:at])
+            start = at + 1
+    return [*cells, line[start:]]
+
+
+def _is_quoted(lines: list[str], separator: str) -> bool:
+    return any(cell.startswith('"') for line in lines for cell in _cells(line, separator))
+
+
+def _has_header(rows: list[list[str]]) -> bool:
+    """Whether a first line names columns: it has a known name, or nothing that is a number, long or repeated."""
+    first = [cell.strip().strip('"') for cell in rows[0]]
+    if any(map(is_known, first)):
+        return True
+    below = [{row[at].strip().strip('"') for row in rows[1:] if at < len(row)} for at in range(len(first))]
+    again = any(cell and cell in cells for cell, cells in zip(first, below, strict=True))
+    return not again and not any(_NUMBER.match(cell) or len(cell) > _LONGEST_NAME for cell in first)
+
+
+def _read(name: str, body: bytes, separator: str, quote: str | None, has_header: bool, skipped: int) -> Table:
+    try:
+        frame = pl.read_csv(body, separator=separator, quote_char=quote, has_header=has_header, infer_schema=False)
+    except pl.exceptions.PolarsError:
+        return _read_slowly(name, body, separator, has_header, skipped)
+    if frame.is_empty():
+        raise DataError(f"{name} holds one line and no rows after it; if that line is no header, give --no-header")
+    header_lines = 1 + sum(column.count("\n") for column in frame.columns) if has_header else 0
+    if not has_header:
+        frame.columns = [f"column_{at}" for at in range(1, frame.width + 1)]
+    return Table(name, frame, "", has_header, skipped + header_lines + 1, multiline=b'"' in body)
+
+
+def _read_slowly(name: str, body: bytes, separator: str, has_header: bool, skipped: int) -> Table:
+    first = body.split(b"\n", 1)[0].decode()
+    header = header_names(body, name, separator) if has_header else None
+    width = len(header) if header else len(_cells(first, separator))
+    header = header or [f"column_{at}" for at in range(1, width + 1)]
+    rows = [_cells(line, separator) for line in body[:100_000].decode("utf-8", "replace").split("\n")[1:_LOOKED_AT]]
+    rows = [row for row in rows if row != [""]][:-1] or rows[:1]
+    if rows and all(len(row) == width + 1 and not row[-1].strip() for row in rows):
+        header.append("column_" + str(width + 1))  # a separator at the end of every line
+    frame, broken = read_csv_slowly(body, header, name, separator, skip_header=has_header)
+    if frame.is_empty():
+        examples = "".join(f"\n  {place}" for place in broken[:SHOWN])
+        raise DataError(
+            f"{name}: no row has as many cells as the first line; put quotes around cells that hold {separator!r}, or "
+            f"give the right --separator{examples}"
+        )
+    shifted = tuple(Place(each.file, each.line + skipped, each.column, each.found) for each in broken)
+    return Table(name, frame.drop(LINE), "", has_header, lines=frame[LINE] + skipped, broken=shifted)
+
+
+def _of_numbers(name: str, body: bytes, encoding: str, skipped: int) -> Table:
+    """Lines of a user and one or more items: two columns, the second a list."""
+    lines = pl.Series("line", body.decode().split("\n")).str.strip_chars()
+    cells = pl.DataFrame({"cells": lines.str.split(" "), "line": pl.int_range(1, len(lines) + 1, eager=True) + skipped})
+    cells = cells.filter(lines != "")
+    frame = cells.select(
+        pl.col("cells").list.first().alias("column_1"),
+        pl.col("cells").list.slice(1).list.filter(pl.element() != "").alias("column_2"),
+    )
+    return Table(name, frame, f"{encoding}, numbers separated by spaces", False, lines=cells["line"])
