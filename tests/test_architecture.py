@@ -101,7 +101,7 @@ LATE_IMPORTS = {
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
-    "training.cli": (13, "the command line answers before torch is read"),
+    "training.cli": (14, "the command line answers before torch is read"),
     "training.cli_common": (1, "the command line answers before torch is read"),
     "training.cli_data": (12, "the command line answers before polars is read"),
     "training.evaluation.table": (1, "for a type alone"),
