@@ -275,9 +275,11 @@ def collate(
         targets.append(window.rows[-kept:])
         owners.append(np.full(kept, window.user))
         places.append(window.start + np.arange(len(window.rows))[-kept:])
-    parts = [joined(part) for part in (users, boundaries, recent, targets, owners, places)]
+    users_P, boundaries_P, recent_PR, targets_P = (joined(part) for part in (users, boundaries, recent, targets))
     seen_S2 = joined(seen) if with_seen else None
-    return TrainingBatch(encoder.collate(prompts), *parts, seen_S2)
+    return TrainingBatch(
+        encoder.collate(prompts), users_P, boundaries_P, recent_PR, targets_P, joined(owners), joined(places), seen_S2
+    )
 
 
 def joined(parts: Sequence[NDArray[np.int64]]) -> torch.Tensor:
