@@ -79,6 +79,9 @@ class BackboneSpec(Section):
     random_weights: bool = Field(
         False, description="control: the same architecture with random weights, trained as the recipe says"
     )
+    block: Literal["plain", "ligr"] = Field(
+        "plain", description="layers of the own transformer: pre-normalised, or gated ones with a SwiGLU (LiGR)"
+    )
     width: int = Field(128, ge=8, description="own transformer only")
     depth: int = Field(2, ge=1, description="own transformer only")
     heads: int = Field(2, ge=1, description="own transformer only")
@@ -171,6 +174,10 @@ class ItemsSpec(Section):
     The history shows the same id table. The own transformer reads it as it is (SASRec's shared table); a language
     model reads it through a learned input map. ``encoder``: an item's vector is that of a history of its title alone,
     read by the user encoder itself, so that titles are encoded by what is trained.
+
+    With ``words`` the items are new words of the language model, as if its vocabulary had been extended
+    (``resize_token_embeddings``): the id table has its width, is read as it is, and starts at the mean of each title's
+    words.
     """
 
     tower: Literal["id", "text", "both", "encoder"] = "both"
@@ -189,6 +196,13 @@ class ItemsSpec(Section):
         "to them, mapped only"
     )  # fmt: skip
     normalize: bool = Field(True, description="score = cosine; the trained scale only sharpens the softmax")
+    untied: bool = Field(
+        False, description="score items by a table of their own, which no history shows; it has the width of the "
+        "backbone where projector.kind is 'identity'",
+    )  # fmt: skip
+    bias: bool = Field(False, description="a learned constant of each item in its score, as one more dimension")
+    frozen: bool = Field(False, description="keep the id table of the required model as it is")
+    words: bool = Field(False, description="items are new words of the language model, which start from their titles")
     text_source: str | None = Field(
         None, description="backbone whose pooled states are the title vectors; None: the recipe's own"
     )
@@ -205,6 +219,10 @@ class ItemsSpec(Section):
         for name, given in (("cold", self.cold == "mapped"), ("id_dropout", self.id_dropout > 0)):
             if given and self.tower != "both":
                 raise ValueError(f"items.{name} needs items.tower='both', titles beside ids: given {self.tower!r}")
+        if self.cold == "mapped" and (self.untied or self.bias):
+            raise ValueError(
+                "items.cold='mapped' makes vectors of one table: items.untied and items.bias are false with it"
+            )
         if self.cold == "mapped" and not self.normalize:
             raise ValueError("items.cold='mapped' chooses a length beside vectors of length 1: items.normalize=true")
         return self
@@ -238,9 +256,13 @@ class ModelSpec(Section):
                 f"adapter.kind={self.adapter.kind!r} needs a pretrained backbone: backbone.source is 'none', "
                 "which is always trained whole"
             )
-        if self.projector.kind == "identity" and not own:
-            raise ValueError("projector.kind='identity' needs the own transformer (backbone.source='none')")
-        if self.projector.kind == "identity" and self.backbone.width != self.items.dim:
+        if self.projector.kind == "identity" and not own and not (self.items.untied or self.items.words):
+            raise ValueError(
+                "projector.kind='identity' over a language model needs items.untied or items.words: no other table has "
+                "its width"
+            )
+        same = self.backbone.width == self.items.dim
+        if self.projector.kind == "identity" and own and not (same or self.items.untied):
             raise ValueError(
                 f"projector.kind='identity' needs backbone.width ({self.backbone.width}) = items.dim ({self.items.dim})"
             )
@@ -265,6 +287,22 @@ class ModelSpec(Section):
             )
         if self.projector.residual and self.history.form == "text":
             raise ValueError("projector.residual adds the items' own vectors: history.form='text' reads titles alone")
+        return self
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> ModelSpec:
+        items, form = self.items, self.history.form
+        if items.untied and items.tower not in ("id", "both"):
+            raise ValueError(f"items.untied is a second id table: items.tower={items.tower!r} has none")
+        if items.bias and items.tower == "encoder":
+            raise ValueError("items.bias needs items that are known in training: items.tower='encoder' reads any title")
+        if items.words and (self.backbone.own or items.tower != "id" or form not in ("ids", "titles")):
+            raise ValueError(
+                "items.words needs a language model, items.tower='id' and history.form 'ids' or 'titles' (given "
+                f"backbone.source={self.backbone.source!r}, {items.tower!r} and {form!r})"
+            )
+        if items.frozen and (items.words or items.tower not in ("id", "both") or form == "text"):
+            raise ValueError("items.frozen keeps the id table that a history shows: there is none, or it is made here")
         return self
 
     @model_validator(mode="after")

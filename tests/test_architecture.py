@@ -102,7 +102,7 @@ LATE_IMPORTS = {
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
-    "training.cli": (13, "the command line answers before torch is read"),
+    "training.cli": (14, "the command line answers before torch is read"),
     "training.cli_common": (3, "the command line answers before torch is read"),
     "training.cli_data": (18, "the command line answers before polars is read"),
     "training.data.checking.check": (1, "only where a tokenizer is asked"),

@@ -26,6 +26,7 @@ NAMES = {"out", "target", "top", "ledger_file"}
 # How each output path of each command is given; {data} is a data set, {artifact} a folder, {out} the target.
 COMMANDS = {
     ("training", "train", "out"): "train sasrec --data {data} --out {out}",
+    ("training", "teacher", "out"): "teacher {artifact} --data {data} --out {out}",
     ("training", "reweigh", "out"): "reweigh {artifact} --data {data} --out {out}",
     ("training", "rewrite", "out"): "rewrite {artifact} --out {out}",
     ("training", "withhold", "out"): "withhold --data {data} --out {out}",

@@ -79,6 +79,9 @@ def train(
         bool, typer.Option(help="After selecting, train anew on train + validation; for serving, not for tables.")
     ] = False,
     id_model: Annotated[Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Lists of another artifact (see `teacher`) that a recipe learns from.")
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
     allow: Allow = None,
     keep_work: Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")] = False,
@@ -86,7 +89,7 @@ def train(
 ) -> None:
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
     with errors_as_one_line(console):
-        check_out(out, data, id_model, backbone)
+        check_out(out, data, id_model, backbone, teacher)
         from training.recipes import RecipeError, get_recipe, refuse_repeats
         from training.run import RunOptions, run
 
@@ -105,6 +108,7 @@ def train(
             split=split,
             refit=refit,
             id_model=id_model,
+            teacher=teacher,
             keep_work=keep_work,
         )
         result = run(chosen, dataset, options, console)
@@ -116,6 +120,29 @@ def train(
     )
     if as_json:
         print(json.dumps({"artifact": str(out), "version": result.manifest.version, **result.validation.to_dict()}))
+
+
+@app.command()
+def teacher(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder, of any recipe.")],
+    data: Annotated[str, typer.Option(help="The data set it was trained on (name or folder).")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    items: Annotated[int, typer.Option(min=1, max=1000, help="Items of a list.")] = 20,
+    newest: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Targets of a user, the newest ones; left out: all.")
+    ] = None,
+    seed: TieSeed = 0,
+    ties: Ties = "file",
+) -> None:
+    """Write an artifact's lists for every training target, for a recipe that learns from them (dllm2rec)."""
+    with errors_as_one_line(console):
+        check_out(out, data, artifact, kind="new")
+        from training.compare import export_teacher
+
+        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
+        _use_cores()
+        found = export_teacher(artifact, dataset, out, top=items, newest=newest, console=console)
+    console.print(f"wrote {out}: lists of {items} items for {len(found.users_R):,} training targets")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from index import Catalog, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
+from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
 from modeling.artifact.verified import Files
 from modeling.methods import load, method_of
@@ -26,9 +27,11 @@ from training.evaluation.baselines import FLOORS, measure_baseline
 from training.evaluation.full_ranking import Evaluation, evaluate
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
+from training.evaluation.teacher import ask_teacher
+from training.evaluation.teacher_lists import Teacher
 from training.methods.base import split_of
 from training.methods.next_token import evaluate_generator
-from training.provenance import require_same_questions
+from training.provenance import require_same_data, require_same_questions
 from training.recipe import training_method
 
 LARGEST_INDEX = 256 << 30  # bytes
@@ -153,6 +156,29 @@ def differences(rows: Sequence[dict[str, Any]]) -> dict[str, str] | None:
     return {
         name: f"{each['difference']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]" for name, each in found.items()
     } or None
+
+
+def export_teacher(
+    folder: Path, dataset: Dataset, out: Path, *, top: int, newest: int | None, console: Console
+) -> Teacher:
+    """Write the lists of an artifact for the training part of its split, to a new or empty folder ``out``; see
+    `training.evaluation.teacher.ask_teacher`.
+
+    Raises:
+        ArtifactError: it was trained on other data, in another order, or on what is asked for on validation.
+        DataError: more items of a list are wanted than there are items.
+    """
+    files, manifest = open_files(folder)
+    label, split = f"artifact {folder.name}", split_of(dataset, manifest.split)
+    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
+    require_same_data(label, manifest, dataset)
+    require_same_questions(folder, manifest, catalog, dataset, "validation")
+    if top > dataset.n_items:
+        raise DataError(f"lists of {top} items are wanted, and {dataset.name} has {dataset.n_items} items")
+    teacher = ask_teacher(files, split, catalog.popular(), top=top, newest=newest, console=console)
+    with replaced_folder(out, kind="new") as work:
+        teacher.write(work)
+    return teacher
 
 
 def write_top(path: Path, answers: Evaluation, dataset: Dataset) -> None:

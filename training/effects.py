@@ -95,12 +95,21 @@ def has_ids(recipe: Recipe) -> bool:
     return _dense(recipe) and recipe.items.tower != "encoder"
 
 
+def _item_width(recipe: Recipe) -> bool:
+    """A table of items has the width ``items.dim``."""
+    items, identity = recipe.items, recipe.projector.kind == "identity"
+    shown = recipe.history.form != "text" and not items.words
+    scored = not identity if items.untied else not items.words
+    return _dense(recipe) and (shown or scored)
+
+
 def _rate(recipe: Recipe) -> bool:
     """Something else than a language model is trained."""
     return _dense(recipe) or recipe.backbone.own or recipe.method.trains_beside
 
 
 ALWAYS = Effect("every recipe", lambda recipe: True)
+LEARNED = Effect("recipes that are trained by steps", lambda recipe: bool(recipe.method.learns))
 DENSE = Effect("methods that train a user encoder", _dense)
 CODES = Effect("history.form='codes'", _codes)
 OWN_NETWORK = Effect(
@@ -149,6 +158,9 @@ EFFECTS: dict[str, Effect] = {
     "backbone.attention": DENSE,
     "backbone.layers": DENSE_LANGUAGE_MODEL,
     "backbone.random_weights": DENSE_LANGUAGE_MODEL,
+    "backbone.block": Effect(
+        "a user encoder with backbone.source='none' and a network", lambda r: _dense(r) and OWN_NETWORK.acts(r)
+    ),
     "backbone.width": OWN_NETWORK,
     "backbone.depth": OWN_NETWORK,
     "backbone.heads": OWN_NETWORK,
@@ -169,7 +181,15 @@ EFFECTS: dict[str, Effect] = {
     "projector.decay": Effect("projector.recent over 1", lambda recipe: _dense(recipe) and recipe.projector.recent > 1),
     "projector.dropout": DENSE_NETWORK,
     "items.tower": DENSE,
-    "items.dim": DENSE,
+    "items.dim": Effect(
+        "a table whose width is not that of the backbone: not items.words alone, nor items.untied under "
+        "projector.kind='identity' where histories show no ids",
+        _item_width,
+    ),
+    "items.untied": DENSE,
+    "items.bias": DENSE,
+    "items.frozen": Effect("items with an id table", has_ids),
+    "items.words": DENSE_LANGUAGE_MODEL,
     "items.id_dropout": Effect("items.tower='both'", lambda recipe: _dense(recipe) and recipe.items.tower == "both"),
     "items.cold": Effect("items.tower='both'", lambda recipe: _dense(recipe) and recipe.items.tower == "both"),
     "items.cold_cost": Effect("items.cold='mapped'", lambda recipe: _dense(recipe) and recipe.items.cold == "mapped"),

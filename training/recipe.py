@@ -14,7 +14,7 @@ from index.kinds.flat import FlatSpec
 from index.spec import AnyIndexSpec, changed
 from modeling.backbone.adapters import adapter_of
 from modeling.spec import ModelSpec, Section
-from training.effects import ALWAYS, EFFECTS, Effect
+from training.effects import ALWAYS, EFFECTS, LEARNED, Effect
 from training.older_recipes import MOVED, upgraded
 
 METHODS = "training.methods"
@@ -83,6 +83,7 @@ class MethodSettings(Section):
         instructed: whether ``history.instruction`` begins every prompt.
         builds_on: whether an artifact of the recipe ``requires`` can be built on.
         trains_beside: whether something beside the backbone is trained, at ``optimizer.rate``.
+        learns: whether a network is trained by steps; without one, only the settings of the method itself are read.
     """
 
     kind: str
@@ -90,6 +91,12 @@ class MethodSettings(Section):
     instructed: ClassVar[bool] = False
     builds_on: ClassVar[bool] = False
     trains_beside: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether lists that another artifact gave are learned from."""
+        return False
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
@@ -314,6 +321,8 @@ def index_settings(settings: Sequence[str]) -> dict[str, Any]:
 def effect_of(recipe: Recipe, path: str) -> Effect:
     """When the setting at ``path`` is read."""
     slot, _, rest = path.partition(".")
+    if slot != "method" and not recipe.method.learns:
+        return LEARNED
     return recipe.method.effects().get(rest, ALWAYS) if slot == "method" else EFFECTS.get(path) or EFFECTS[slot]
 
 

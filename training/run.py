@@ -22,6 +22,7 @@ from training.checks import check_learnable
 from training.data.dataset import Dataset
 from training.data.splits import FittedOn, Split
 from training.evaluation.metrics import Metrics
+from training.evaluation.teacher_lists import Teacher
 from training.loop.budget import OutOfTime, budget
 from training.loop.fit import FitOptions, Precision, Trained
 from training.methods.base import Job, TrainingMethod, check_id_model, split_of
@@ -46,6 +47,7 @@ class RunOptions:
     split: str = "leave-one-out"
     refit: bool = False
     id_model: Path | None = None
+    teacher: Path | None = None
     keep_work: bool = False
 
 
@@ -73,9 +75,11 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         check_learnable(recipe, split)
         precision = _precision(options, console)
         id_rows = _id_rows(recipe, split, options.id_model, same_rows=method.same_rows)
-        work = _work_folder(recipe, dataset, options, precision.taken)
+        teacher = _teacher(recipe, split, options.teacher)
+        work = _work_folder(recipe, dataset, options, precision.taken, teacher)
         sources = _sources(recipe, split, options, console)
-        way = method(Job(recipe, split, console, sources, options.id_model if recipe.requires else None, id_rows))
+        id_model = options.id_model if recipe.requires else None
+        way = method(Job(recipe, split, console, sources, id_model, id_rows, teacher))
         fit_options = FitOptions(
             work=work / "train",
             seed=options.seed,
@@ -101,7 +105,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         options.out,
         fitted_on=fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training={**_training_record(recipe, fitted, dataset, options, precision), **way.report},
+        training={**_training_record(recipe, fitted, dataset, options, precision, teacher), **way.report},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
@@ -168,7 +172,9 @@ def _precision(options: RunOptions, console: Console) -> Settled:
     return settled
 
 
-def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions, precision: str) -> Path:
+def _work_folder(
+    recipe: Recipe, dataset: Dataset, options: RunOptions, precision: str, teacher: Teacher | None
+) -> Path:
     """Where checkpoints live: named by everything that decides the result, so that only the same run resumes."""
     decides = [
         recipe.model_dump(mode="json"),
@@ -180,6 +186,8 @@ def _work_folder(recipe: Recipe, dataset: Dataset, options: RunOptions, precisio
     ]
     if recipe.requires is not None and options.id_model is not None:
         decides.append(read_dense(options.id_model)[0].version)
+    if teacher is not None:
+        decides.append(teacher.facts)
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return options.out.absolute().parent / f".{options.out.name}.training-{digest}"
 
@@ -195,8 +203,33 @@ def _id_rows(recipe: Recipe, split: Split, folder: Path | None, *, same_rows: bo
     return check_id_model(recipe, split, folder, same_rows=same_rows)
 
 
+def _teacher(recipe: Recipe, split: Split, folder: Path | None) -> Teacher | None:
+    """The exported lists that a recipe learns from; raises `RecipeError` and `DataError`."""
+    if not recipe.method.needs_teacher:
+        if folder is not None:
+            raise RecipeError(f"recipe {recipe.name!r} learns from no teacher: --teacher {folder} has no effect")
+        return None
+    if folder is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r} learns from another artifact's lists: write them with `python -m training "
+            "teacher ARTIFACT`, and give the folder with --teacher"
+        )
+    teacher, dataset = Teacher.read(folder), split.dataset
+    expected = {"data_sha256": dataset.sha256, "split": split.name, "ties": dataset.ties, "fitted_on": "train"}
+    for name, value in expected.items():
+        if teacher.facts.get(name) != value:
+            found = str(teacher.facts.get(name))[:40]
+            raise RecipeError(f"--teacher {folder} has {name} {found!r}, and {value[:40]!r} is needed")
+    return teacher
+
+
 def _training_record(
-    recipe: Recipe, fitted: Trained, dataset: Dataset, options: RunOptions, precision: Settled
+    recipe: Recipe,
+    fitted: Trained,
+    dataset: Dataset,
+    options: RunOptions,
+    precision: Settled,
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
     import torch
     import transformers
@@ -216,5 +249,6 @@ def _training_record(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "time_budget_minutes": options.time_budget,
+        **({"teacher": teacher.facts} if teacher is not None else {}),
         **({"id_model": id_model_record(options.id_model)} if recipe.requires and options.id_model else {}),
     }

@@ -358,7 +358,9 @@ def _body_options(config: Any) -> dict[str, Any]:
 
 def _own(spec: BackboneSpec) -> OwnTransformer:
     causal = spec.attention == "causal"
-    model = OwnTransformer(width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout, causal=causal)
+    model = OwnTransformer(
+        width=spec.width, depth=spec.depth, heads=spec.heads, dropout=spec.dropout, causal=causal, block=spec.block
+    )
     prove_attention(model.eval(), causal=causal)
     return model.train()
 

@@ -1,9 +1,9 @@
 """A small transformer trained from scratch: the network of the id models.
 
 SASRec (Kang and McAuley 2018) in its pre-normalised form: learned positions counted from the oldest item read,
-residual on the un-normalised stream, GELU feed-forward of four times the width. Attention is causal, or bidirectional
-as in BERT4Rec. Under causal attention every valid position comes before the padding, so that the causal mask alone
-keeps padding out and no key mask is needed.
+residual on the un-normalised stream, GELU feed-forward of four times the width; `GatedBlock` is the layer of eSASRec.
+Attention is causal, or bidirectional as in BERT4Rec. Under causal attention every valid position comes before the
+padding, so that the causal mask alone keeps padding out and no key mask is needed.
 """
 
 from __future__ import annotations
@@ -61,10 +61,45 @@ class Block(nn.Module):
             allowed = ((seen.tril() if self.causal else seen) & mask_BT.bool()[:, None, :] | own)[:, None]
         is_causal = self.causal and allowed is None
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=is_causal)
-        mixed = self.attention_output(mixed.transpose(1, 2).reshape(batch, length, width))
-        hidden_BTH = hidden_BTH + drop(mixed, self.dropout, self.training)
-        inner = drop(F.gelu(self.expand(self.feed_forward_norm(hidden_BTH))), self.dropout, self.training)
-        return hidden_BTH + drop(self.contract(inner), self.dropout, self.training)
+        mixed_BTH = mixed.transpose(1, 2).reshape(batch, length, width)
+        return self.add_feed_forward(self.add_attention(hidden_BTH, mixed_BTH))
+
+    def add_attention(self, hidden_XH: Tensor, mixed_XH: Tensor) -> Tensor:
+        """The stream [..., H] with what attention mixed for its positions."""
+        return hidden_XH + self._thinned(self.attention_output(mixed_XH))
+
+    def add_feed_forward(self, hidden_XH: Tensor) -> Tensor:
+        """The stream [..., H] with what the feed-forward makes of it."""
+        inner = self._thinned(F.gelu(self.expand(self.feed_forward_norm(hidden_XH))))
+        return hidden_XH + self._thinned(self.contract(inner))
+
+    def _thinned(self, states_XH: Tensor) -> Tensor:
+        return drop(states_XH, self.dropout, self.training)
+
+
+class GatedBlock(Block):
+    """LiGR (Borisyuk et al. 2025), the layer of eSASRec (Tikhonovich et al. 2025): what attention and feed-forward add
+    passes a gate, the logistic function of a linear map of the stream; the feed-forward is a SwiGLU."""
+
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
+        super().__init__(width, heads, dropout, causal)
+        self.expand = nn.Linear(width, 8 * width)
+        self.attention_gate = nn.Linear(width, width)
+        self.feed_forward_gate = nn.Linear(width, width)
+
+    def add_attention(self, hidden_XH: Tensor, mixed_XH: Tensor) -> Tensor:
+        gate_XH: Tensor = self.attention_gate(hidden_XH).sigmoid()
+        return hidden_XH + gate_XH * self._thinned(self.attention_output(mixed_XH))
+
+    def add_feed_forward(self, hidden_XH: Tensor) -> Tensor:
+        gate, value = self.expand(self.feed_forward_norm(hidden_XH)).chunk(2, -1)
+        added = self.contract(self._thinned(F.silu(gate) * value))
+        gate_XH: Tensor = self.feed_forward_gate(hidden_XH).sigmoid()
+        return hidden_XH + gate_XH * self._thinned(added)
+
+
+BLOCKS: dict[str, type[Block]] = {"plain": Block, "ligr": GatedBlock}
+"""Kinds of layers, `BackboneSpec.block`."""
 
 
 class NoNetwork(nn.Module):
@@ -76,12 +111,14 @@ class NoNetwork(nn.Module):
 class OwnTransformer(nn.Module):
     """Blocks over given input vectors; called like a Hugging Face model with ``inputs_embeds``."""
 
-    def __init__(self, *, width: int, depth: int, heads: int, dropout: float, causal: bool = True) -> None:
+    def __init__(
+        self, *, width: int, depth: int, heads: int, dropout: float, causal: bool = True, block: str = "plain"
+    ) -> None:
         super().__init__()
         self.config = OwnConfig(width, depth)
         self.positions = nn.Embedding(MAX_POSITIONS, width)
         nn.init.normal_(self.positions.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, causal) for _ in range(depth))
+        self.blocks = nn.ModuleList(BLOCKS[block](width, heads, dropout, causal) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(

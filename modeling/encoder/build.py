@@ -167,7 +167,17 @@ def build_model(
         item_limit=spec.history.limit,
         position_limit=min(LONGEST_PROMPT, position_limit(backbone)),
     )
-    items = ItemTower(spec.items, catalog_size=catalog_size, text_dim=text.vectors_NC.shape[1] if text else 0)
+    items = ItemTower(
+        spec.items,
+        catalog_size=catalog_size,
+        text_dim=text.vectors_NC.shape[1] if text else 0,
+        hidden_size=info.hidden_size,
+        identity=spec.projector.kind == "identity",
+        shows_ids=spec.history.form != "text",
+    )
+    if spec.items.words and titles is not None:
+        assert pieces is not None
+        items.start_words(cast(Any, backbone).get_input_embeddings(), pieces(titles))
     if text is not None:
         items.set_text(text.vectors_NC)
     encoder = UserEncoder(

@@ -18,6 +18,13 @@ from torch import Tensor, nn
 
 from modeling.spec import ItemsSpec
 
+LARGEST_SCALE = 100.0
+
+
+def scale_of(log_scale: Tensor) -> Tensor:
+    """What scores are multiplied by in the softmax; a sharper one over cosines only overfits."""
+    return log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
+
 
 @dataclass(frozen=True)
 class Whitening:
@@ -51,6 +58,12 @@ class ItemTower(nn.Module):
         catalog_size: N. The id table has one more row, UNKNOWN, for items and titles without a trained id. Items that
             the user encoder encodes have no id table: their vectors, as last encoded, stand in ``encoded_ND``.
         text_dim: C, width of the whitened title vectors; 0 where the model uses none.
+        hidden_size: H, of the backbone; only where a table has its width.
+        identity: whether user vectors are states of the backbone, so that a second table has its width.
+        shows_ids: whether histories show the id table; one that nobody reads is left out beside a second one.
+
+    Attributes:
+        id_dim, dim: width of the vectors that a history shows, and of those that are scored, a bias not counted.
     """
 
     text_NC: Tensor
@@ -61,23 +74,40 @@ class ItemTower(nn.Module):
     cold_mean_D: Tensor
     cold_length: Tensor
 
-    def __init__(self, spec: ItemsSpec, *, catalog_size: int, text_dim: int = 0) -> None:
+    def __init__(
+        self,
+        spec: ItemsSpec,
+        *,
+        catalog_size: int,
+        text_dim: int = 0,
+        hidden_size: int = 0,
+        identity: bool = False,
+        shows_ids: bool = True,
+    ) -> None:
         super().__init__()
         with_text = spec.tower in ("text", "both")
         if with_text and not text_dim:
             raise ValueError(f"items.tower={spec.tower!r} needs title vectors, and none were given")
         self.spec = spec
         self.size = catalog_size
+        self.id_dim = hidden_size if spec.words else spec.dim
+        self.dim = hidden_size if spec.untied and identity else spec.dim if spec.untied else self.id_dim
         encoded = spec.tower == "encoder"
-        self.ids = nn.Embedding(1 if encoded else catalog_size + 1, spec.dim)
-        self.ids.requires_grad_(not encoded)
+        no_ids = encoded or (spec.untied and not shows_ids)
         scale = 0.25 if with_text else 1.0
-        nn.init.normal_(self.ids.weight, std=scale / math.sqrt(spec.dim))
-        self.text_map = nn.Linear(text_dim, spec.dim, bias=False) if with_text else None
+        self.ids = nn.Embedding(1 if no_ids else catalog_size + 1, self.id_dim)
+        self.ids.requires_grad_(not (no_ids or spec.frozen))
+        nn.init.normal_(self.ids.weight, std=scale / math.sqrt(self.id_dim))
+        self.outputs = nn.Embedding(catalog_size + 1, self.dim) if spec.untied else None
+        if self.outputs is not None:
+            nn.init.normal_(self.outputs.weight, std=scale / math.sqrt(self.dim))
+            nn.init.zeros_(self.outputs.weight[catalog_size])  # UNKNOWN is never a target
+        self.biases_N = nn.Parameter(torch.zeros(catalog_size + 1)) if spec.bias else None
+        self.text_map = nn.Linear(text_dim, self.dim, bias=False) if with_text else None
         if self.text_map is not None:
-            nn.init.normal_(self.text_map.weight, std=1 / math.sqrt(spec.dim))
+            nn.init.normal_(self.text_map.weight, std=1 / math.sqrt(self.dim))
         self.register_buffer("text_NC", torch.zeros(catalog_size + 1, text_dim), persistent=False)
-        self.register_buffer("encoded_ND", torch.zeros(catalog_size + 1, spec.dim) if encoded else None)
+        self.register_buffer("encoded_ND", torch.zeros(catalog_size + 1, self.dim) if encoded else None)
         self.register_buffer("_frozen_ND", None, persistent=False)
         mapped = spec.cold == "mapped"
         self.register_buffer("chosen_N", torch.ones(catalog_size, dtype=torch.bool) if mapped else None)
@@ -103,6 +133,16 @@ class ItemTower(nn.Module):
         assert self.encoded_ND is not None, "only items.tower='encoder' has encoded items"
         self.encoded_ND[torch.as_tensor(rows, device=self.encoded_ND.device)] = vectors_RD.detach()
 
+    @torch.no_grad()
+    def start_words(self, words: nn.Embedding, tokens_N: Sequence[Sequence[int]]) -> None:
+        """Start items at the mean of their titles' words; UNKNOWN, and titles without a word, at the mean of all."""
+        known = [row for row, tokens in enumerate(tokens_N) if tokens]
+        for row in known:
+            self.ids.weight[row] = words.weight[torch.tensor(tokens_N[row])].float().mean(0)
+        rest_N = torch.ones(self.size + 1, dtype=torch.bool)
+        rest_N[known] = False
+        self.ids.weight[rest_N] = self.ids.weight[known].mean(0) if known else words.weight.float().mean(0)
+
     def table(self, nameless_N: Tensor | None = None) -> Tensor:
         """Vectors of all items and of UNKNOWN, [N + 1, D], as trained (not normalised).
 
@@ -113,10 +153,28 @@ class ItemTower(nn.Module):
             return self._frozen_ND
         if self.encoded_ND is not None:
             return self.encoded_ND
-        ids_ND = self.ids.weight
+        ids_ND = self.scored.weight
         if nameless_N is not None:
             ids_ND = torch.where(nameless_N[:, None], ids_ND[-1], ids_ND)
         return self._combine(self.text_NC, ids_ND)
+
+    @property
+    def scored(self) -> nn.Embedding:
+        """The id table that items are scored by."""
+        return self.ids if self.outputs is None else self.outputs
+
+    @property
+    def width(self) -> int:
+        """D, of the vectors that are searched."""
+        return self.dim + (self.biases_N is not None)
+
+    @torch.no_grad()
+    def forget(self, rows_N: Tensor) -> None:
+        """Give items (a mask over the catalog) what UNKNOWN has, in every table."""
+        tables = [self.ids.weight, self.scored.weight, *([] if self.biases_N is None else [self.biases_N])]
+        for table in tables:
+            if len(table) > self.size:
+                table[:-1][rows_N] = table[-1].clone()
 
     def freeze(self) -> None:
         """Compute the table once and keep it: weights and title vectors no longer change (serving)."""
@@ -132,7 +190,7 @@ class ItemTower(nn.Module):
     def vectors(self) -> Tensor:
         """What the index holds, [N, D]: normalised where the recipe says so; items that nobody chose as `cold_vectors`
         has them."""
-        vectors_ND = self.finish(self.table()[: self.size])
+        vectors_ND = self.with_bias(self.finish(self.table()[: self.size]), slice(self.size))
         if self.chosen_N is None or bool(self.chosen_N.all()):
             return vectors_ND
         cold_ND = self.cold_vectors(self.text_NC[: self.size])
@@ -145,7 +203,7 @@ class ItemTower(nn.Module):
             ValueError: an id tower has no vector for an item it was not trained on.
         """
         if self.spec.cold == "title":
-            return self.finish(self.cold_table(text_FC))
+            return self.with_bias(self.finish(self.cold_table(text_FC)), [self.size] * len(text_FC))
         return F.normalize(text_FC @ self.cold_map_CD + self.cold_mean_D, dim=-1) * self.cold_length
 
     @torch.no_grad()
@@ -163,6 +221,20 @@ class ItemTower(nn.Module):
         self.cold_mean_D.copy_(mean_D)
         self.cold_length.fill_(length)
 
+    def with_bias(self, vectors_RD: Tensor, rows_R: Tensor | slice | list[int]) -> Tensor:
+        """Finished vectors of items as they are searched: with the bias of each, if there is one, as last element."""
+        if self.biases_N is None:
+            return vectors_RD
+        return torch.cat([vectors_RD, self.biases_N[rows_R, None].to(vectors_RD.dtype)], -1)
+
+    def as_query(self, vectors_PD: Tensor, log_scale: Tensor) -> Tensor:
+        """User vectors as they search: finished; beside biases with 1 / scale, so that ``scale * query · item`` is
+        ``scale * user · vector + bias``, the logit of the softmax."""
+        found_PD = self.finish(vectors_PD)
+        if self.biases_N is None:
+            return found_PD
+        return torch.cat([found_PD, (1 / scale_of(log_scale)).expand(len(found_PD), 1).to(found_PD.dtype)], -1)
+
     def finish(self, vectors_ND: Tensor) -> Tensor:
         """Normalise where the recipe scores by cosine."""
         return F.normalize(vectors_ND, dim=-1) if self.spec.normalize else vectors_ND
@@ -175,4 +247,4 @@ class ItemTower(nn.Module):
         """
         if self.text_map is None:
             raise ValueError("an id tower has no vector for an item it was not trained on")
-        return self._combine(text_FC, self.ids.weight[self.size].expand(len(text_FC), -1))
+        return self._combine(text_FC, self.scored.weight[self.size].expand(len(text_FC), -1))

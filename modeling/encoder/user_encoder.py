@@ -120,16 +120,16 @@ class UserEncoder(nn.Module):
         self._read_titles = read_titles
         self.hidden_size = hidden_size
         self.fast: CompiledForward | None = None  # see `modeling.inference.encoder_forward.compile_encoder`
-        dim, text_dim = spec.items.dim, items.text_NC.shape[1]
+        dim, text_dim = items.id_dim, items.text_NC.shape[1]
         own = spec.backbone.own
         size = 1.0 if own else word_size(backbone)
-        tied = not spec.has_network or (own and hidden_size == dim)
+        tied = not spec.has_network or (own and hidden_size == dim) or spec.items.words
         shown = spec.history.form != "text"
         self.id_input: nn.Module = nn.Identity() if tied or not shown else input_map(dim, hidden_size, size)
         self.text_input = None
         if spec.history.form == "compressed" and not (tied and items.text_map is not None):
             self.text_input = input_map(text_dim, hidden_size, size)
-        self.projector = Projector(spec.projector, hidden_size=hidden_size, dim=dim)
+        self.projector = Projector(spec.projector, hidden_size=hidden_size, dim=items.dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(15.0) if spec.items.normalize else 0.0))
 
     # -- putting a request together (numpy, no torch) ---------------------------------------------------------------
@@ -142,7 +142,7 @@ class UserEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.items.ids.weight.device
+        return self.log_scale.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -270,8 +270,8 @@ class UserEncoder(nn.Module):
         recent_PD = None
         if self.spec.projector.residual:
             table_ND = self.items.table() if table_ND is None else table_ND
-            recent_PD = self.projector.summed(table_ND, recent_PR) * math.sqrt(self.spec.items.dim)
-        return self.items.finish(self.projector(states_PH.float(), recent_PD).float())
+            recent_PD = self.projector.summed(table_ND, recent_PR) * math.sqrt(self.items.dim)
+        return self.items.as_query(self.projector(states_PH.float(), recent_PD).float(), self.log_scale)
 
     def forward(self, batch: Batch) -> Tensor:
         """User vectors [B, D]."""
@@ -328,8 +328,7 @@ class UserEncoder(nn.Module):
                 a history does.
         """
         if self._item_prompts is not None:
-            parts = [self.encode_items(items[at : at + TITLES]) for at in range(0, len(items), TITLES)]
-            found_FD = torch.cat(parts)
+            found_FD = torch.cat([self.encode_items(items[at : at + TITLES]) for at in range(0, len(items), TITLES)])
         else:
             if self.items.text_map is None:
                 raise CannotReadText("the item tower has no vector for an item it was not trained on")
@@ -369,7 +368,7 @@ class UserEncoder(nn.Module):
             unknown = torch.rand(rows_S.shape, device=rows_S.device) < drop
             rows_S = torch.where(unknown, self.items.size, rows_S)
         has_id = (kinds_S & ID).bool()[:, None]
-        scale = math.sqrt(self.spec.items.dim)
+        scale = 1.0 if self.spec.items.words else math.sqrt(self.items.id_dim)
         out_SH = self.id_input(self.items.ids(rows_S) * scale) * has_id
         if self.spec.history.form != "compressed":
             return cast(Tensor, out_SH)

@@ -313,8 +313,7 @@ class OwnLayers:
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.blocks[layer]
-        states_PH = states_PH + block.attention_output(mixed_PAD.reshape(len(states_PH), -1))
-        out: Tensor = states_PH + block.contract(F.gelu(block.expand(block.feed_forward_norm(states_PH))))
+        out: Tensor = block.add_feed_forward(block.add_attention(states_PH, mixed_PAD.reshape(len(states_PH), -1)))
         return out
 
     def end(self, states_PH: Tensor) -> Tensor:

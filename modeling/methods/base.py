@@ -163,6 +163,7 @@ class _Networks(Protocol):
         Raises:
             ArtifactError: they come out otherwise than in training.
         """
+        return
 
 
 class VectorMethod(_Networks, Protocol):

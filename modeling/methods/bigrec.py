@@ -1,7 +1,7 @@
 """BIGRec (Bao et al. 2023): a language model writes a title freely; the nearest titles of the catalog are the answer.
 
 The best text of a free beam search is looked up in the title space of the base model
-(`modeling/methods/bigrec_title_space.py`), and all items are ranked by their distance to it. Optionally a distance,
+(`modeling/generation/title_space.py`), and all items are ranked by their distance to it. Optionally a distance,
 scaled to [0, 1] for each history, is multiplied by ``(1 + w) ** -gamma``, where ``w`` in [0, 1] is an item's
 popularity, or its score under a collaborative model for this history. The nearest item has distance 0 and keeps the
 first place, whatever gamma is.
@@ -31,11 +31,11 @@ from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifie
 from modeling.generation.beam_search import Text
 from modeling.generation.factory import decoder_of
 from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.generation.title_space import TitleSpace
 from modeling.inference.int8_linear import dtype_of
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, made_ready, title_end
 from modeling.methods.bigrec_prompt import InstructionPrompt
-from modeling.methods.bigrec_title_space import TitleSpace
 from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
 from modeling.spec import BackboneSpec
 

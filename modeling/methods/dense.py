@@ -213,8 +213,9 @@ class Dense(Method[DenseRecord]):
             what = f"catalog_size {size} and text_dim {record.text_dim}"
             check_holds(files, "parts/text.safetensors", what, NUMBER * size * record.text_dim)
         if spec.items.tower != "text":
-            what = f"catalog_size {size} and dim {spec.items.dim}"
-            check_holds(files, "parts/items.safetensors", what, NUMBER * size * spec.items.dim // 2)
+            width = record.dim - spec.items.bias if spec.items.untied or spec.items.words else spec.items.dim
+            what = f"catalog_size {size} and item vectors of width {width}"
+            check_holds(files, "parts/items.safetensors", what, NUMBER * size * width // 2)
         if spec.backbone.own and spec.has_network:
             backbone = spec.backbone
             what = f"backbone.width {backbone.width} and backbone.depth {backbone.depth}"

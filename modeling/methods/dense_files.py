@@ -26,7 +26,7 @@ from modeling.backbone.loading import load_backbone, load_text_model, load_token
 from modeling.backbone.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, state_of
 from modeling.encoder.capabilities import capabilities_of
-from modeling.encoder.item_tower import Whitening
+from modeling.encoder.item_tower import Whitening, scale_of
 from modeling.encoder.prompt import TitleTokens
 from modeling.encoder.title_check import read_map
 from modeling.encoder.user_encoder import UserEncoder
@@ -175,10 +175,10 @@ def record_of(folder: Path, model: Model) -> DenseRecord:
         model=neutral_spec(model.spec),
         backbone=BackboneRecord(**known, stored=(folder / "backbone").is_dir()),
         instruction_tokens=model.instruction_tokens,
-        dim=model.spec.items.dim,
+        dim=model.encoder.items.width,
         text_dim=model.text.vectors_NC.shape[1] if model.text else 0,
         normalize=model.spec.items.normalize,
-        temperature=float(torch.exp(-model.encoder.log_scale.detach())),
+        temperature=float(1 / scale_of(model.encoder.log_scale.detach())),
         capabilities=capabilities_of(model.spec),
     )
 

@@ -57,7 +57,11 @@ def recipe_pages() -> dict[Path, str]:
 def _page(recipe: Recipe) -> str:
     module = importlib.import_module(f"training.recipes.{recipe.name}")
     shape = "a user vector, searched in an index" if recipe.method.encodes else "a ranked list, generated"
+    if not recipe.method.learns:
+        shape = "a ranked list, counted from the interactions; no network is trained"
     base = f"an artifact of `{recipe.requires}`, given with `--id-model`" if recipe.requires else "no other artifact"
+    if recipe.method.needs_teacher:
+        base = "lists of another artifact (`python -m training teacher`), given with `--teacher`"
     text = [
         f"# {recipe.name}\n",
         f"{_paragraphs(module.__doc__ or '')}\n",
@@ -88,7 +92,7 @@ def _read(recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
             continue
         for name, inner in type(section).model_fields.items():
             path = f"{slot}.{name}"
-            if path not in EFFECTS or EFFECTS[path].acts(recipe):
+            if recipe.method.learns and (path not in EFFECTS or EFFECTS[path].acts(recipe)):
                 yield path, getattr(section, name), _default(inner)
     effects = type(recipe.method).effects()
     for path, value, usual in _flat(recipe.method, "method"):

@@ -17,6 +17,7 @@ from index.base import IndexSpec
 from modeling.spec import Section
 from testing.datasets import write_dataset
 from testing.models import backbone_folder
+from training.compare import export_teacher
 from training.data.dataset import Dataset, read_dataset
 from training.effects import EFFECTS
 from training.recipe import MethodSettings, effect_of, method_names, training_method
@@ -37,6 +38,8 @@ CODES = [
 RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "sasrec": ("sasrec", False, OWN),
     "sasrec, sampled": ("sasrec", False, [*OWN, "method.objective.kind=sampled"]),
+    "sasrec, gated, gbce": ("sasrec", False, [*OWN, "backbone.block=ligr", "method.objective.kind=gbce"]),
+    "dllm2rec": ("dllm2rec", False, OWN),
     "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
     "sasrec, no network": (
         "sasrec", False, [*DENSE, "projector.kind=none", "projector.residual=true", "projector.recent=3",
@@ -50,6 +53,19 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "anyo": ("anyo", True, DENSE),
     "anyo, titles": ("anyo", True, [*DENSE, "history.form=titles", "history.title_tokens=4", "history.limit=5"]),
     "anyo, frozen": ("anyo", True, [*DENSE, "adapter.kind=none"]),
+    "popularity": ("popularity", False, []),
+    "markov": ("markov", False, []),
+    "item_knn": ("item_knn", False, ["method.neighbours=5"]),
+    "item_softmax": ("item_softmax", True, DENSE),
+    "e4srec": ("e4srec", True, DENSE),
+    "e4srec, tied": ("e4srec", True, [*DENSE, "items.untied=false", "projector.kind=linear"]),
+    "e4srec, titles": (
+        "e4srec", True,
+        [*SHORT, "history.form=text", "requires=", "items.frozen=false", "history.title_tokens=4", "history.limit=5"],
+    ),
+    "e4srec, words": (
+        "e4srec", True, [*SHORT, "items.words=true", "items.untied=false", "items.frozen=false", "requires="],
+    ),
     "contriever": ("contriever", True, [*DENSE, "history.title_tokens=4", "history.limit=5"]),
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),
@@ -169,9 +185,13 @@ def test_a_setting_is_read_or_refused(
     backbone = folder if language_model else None
     recipe = get_recipe(name, settings, backbone=backbone)
     id_model = sasrec if recipe.requires else None
+    teacher = None
+    if recipe.method.needs_teacher:
+        teacher = tmp_path / "teacher"
+        export_teacher(sasrec, ring, teacher, top=10, newest=None, console=QUIET)
     with pytest.MonkeyPatch.context() as patch:
         found = reads_of(patch, recipe)
-        run(recipe, ring, RunOptions(out=tmp_path / "out", id_model=id_model), QUIET)
+        run(recipe, ring, RunOptions(out=tmp_path / "out", id_model=id_model, teacher=teacher), QUIET)
     accepted, refused = set(), set()
     for path in paths_of(recipe):  # of an index, its own class refuses what its kind does not read
         for value in others(path, recipe):

@@ -23,12 +23,20 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from index.text import terms
+from modeling.methods.counts import CountsModel
 from training.data.cooccurrence import neighbour_vectors
 from training.data.splits import FittedOn, Part, Split
+from training.evaluation.counting import (
+    DECAY,
+    LAST,
+    inverse,
+    item_knn_counts,
+    lengths,
+    markov_counts,
+    popularity_counts,
+)
 from training.evaluation.metrics import Floats, Ints, Metrics, rank_report, target_ranks
 
-LAST = 10
-DECAY = 0.8
 BATCH = 512
 TOP = 20
 
@@ -48,41 +56,21 @@ class Baseline:
 
 def popularity(split: Split, fitted_on: FittedOn = "train") -> Scorer:
     """The same scores for everyone: how often each item was taken."""
-    counts_N = split.popularity(fitted_on).astype(np.float64)
-    return lambda histories: np.broadcast_to(counts_N, (len(histories), len(counts_N)))
+    return _scorer(popularity_counts(split, fitted_on))
 
 
 def markov(split: Split, fitted_on: FittedOn = "train") -> Scorer:
     """How often each item followed the last one; popularity, scaled below any count, where nothing followed."""
-    offsets, rows = split.sequences(fitted_on)
-    follows = np.ones(max(len(rows) - 1, 0), dtype=bool)
-    inner = offsets[1:-1]
-    follows[inner[(inner > 0) & (inner < len(rows))] - 1] = False  # the last item of one user, the first of the next
-    items = split.dataset.n_items
-    counts_NN = sp.csr_array(
-        (np.ones(int(follows.sum())), (rows[:-1][follows], rows[1:][follows])), shape=(items, items)
-    )
-    back_off_N = split.popularity(fitted_on) / (split.popularity(fitted_on).max() + 1)
-
-    def score(histories: Histories) -> Floats:
-        last_BN = _weights([history[-1:] for history in histories], items)
-        scores_BN: Floats = np.asarray((last_BN @ counts_NN).todense()) + back_off_N
-        return scores_BN
-
-    return score
+    return _scorer(markov_counts(split, fitted_on))
 
 
 def item_knn(split: Split, fitted_on: FittedOn = "train") -> Scorer:
     """Cosine between items over users, summed over the decayed recent history."""
-    offsets, rows = split.sequences(fitted_on)
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    taken_UN = sp.csr_array((np.ones(len(rows)), (users, rows)), shape=(len(offsets) - 1, split.dataset.n_items))
-    taken_UN.data[:] = 1.0  # an item taken twice counts once
-    unit_UN = sp.diags_array(_inverse(_lengths(taken_UN, axis=1))) @ taken_UN
-    unit_UN = unit_UN @ sp.diags_array(_inverse(_lengths(unit_UN, axis=0)))
-    similar_NN = sp.csr_array(unit_UN.T @ unit_UN)
-    similar_NN.setdiag(0)
-    return lambda histories: np.asarray((_weights(histories, split.dataset.n_items) @ similar_NN).todense())
+    return _scorer(item_knn_counts(split, fitted_on))
+
+
+def _scorer(model: CountsModel) -> Scorer:
+    return lambda histories: np.stack([model.scores(history) for history in histories])
 
 
 def title_tfidf(split: Split, fitted_on: FittedOn = "train") -> Scorer:
@@ -188,15 +176,4 @@ def _tfidf(titles: Sequence[str]) -> Any:
     counts_NV.data = 1 + np.log(counts_NV.data)
     titles_with_word = np.maximum(np.bincount(counts_NV.indices, minlength=counts_NV.shape[1]), 1)
     weighted_NV = counts_NV @ sp.diags_array(np.log(1 + len(titles) / titles_with_word))
-    return sp.csr_array(sp.diags_array(_inverse(_lengths(weighted_NV, axis=1))) @ weighted_NV)
-
-
-def _lengths(matrix: Any, axis: int) -> Any:
-    return np.sqrt(matrix.multiply(matrix).sum(axis=axis))
-
-
-def _inverse(values: Any) -> Floats:
-    """1 / value, and 0 where there is nothing to divide by."""
-    values = np.asarray(values, dtype=np.float64)
-    inverse: Floats = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
-    return inverse
+    return sp.csr_array(sp.diags_array(inverse(lengths(weighted_NV, axis=1))) @ weighted_NV)

@@ -222,14 +222,17 @@ def _none_too_small(batches: list[list[int]], least: int) -> list[list[int]]:
 @dataclass(frozen=True)
 class TrainingBatch:
     """Prompts with a target at each boundary, or at the last alone. ``P`` boundaries, flattened over the batch;
-    ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer; ``seen_S2`` pairs
-    of a position and a row that its user has chosen before, the target excepted; None where nobody asked for them."""
+    ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer; ``owners_P``
+    whose sequences targets are of, and ``places_P`` where they stand in them; ``seen_S2`` pairs of a position and a
+    row that its user has chosen before, the target excepted; None where nobody asked for them."""
 
     prompts: Batch
     users_P: torch.Tensor
     boundaries_P: torch.Tensor
     recent_PR: torch.Tensor
     targets_P: torch.Tensor
+    owners_P: torch.Tensor
+    places_P: torch.Tensor
     seen_S2: torch.Tensor | None = None
 
     @property
@@ -257,7 +260,7 @@ def collate(
         encoder.prepare(window.rows[:-1].tolist(), None if condition is None else condition(window))
         for window in windows
     ]
-    users, boundaries, recent, seen = [], [], [], []
+    users, boundaries, recent, seen, owners, places = [], [], [], [], [], []
     targets: list[NDArray[np.int64]] = []
     steps_R = np.arange(encoder.recent_items)
     for number, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
@@ -270,9 +273,13 @@ def collate(
         if with_seen:
             seen.append(seen_pairs(window, kept, sum(map(len, targets))))
         targets.append(window.rows[-kept:])
+        owners.append(np.full(kept, window.user))
+        places.append(window.start + np.arange(len(window.rows))[-kept:])
     users_P, boundaries_P, recent_PR, targets_P = (joined(part) for part in (users, boundaries, recent, targets))
     seen_S2 = joined(seen) if with_seen else None
-    return TrainingBatch(encoder.collate(prompts), users_P, boundaries_P, recent_PR, targets_P, seen_S2)
+    return TrainingBatch(
+        encoder.collate(prompts), users_P, boundaries_P, recent_PR, targets_P, joined(owners), joined(places), seen_S2
+    )
 
 
 def joined(parts: Sequence[NDArray[np.int64]]) -> torch.Tensor:

@@ -19,17 +19,21 @@ from modeling.encoder.build import Model, Sources, TextVectors, build_model, rea
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import question_values
+from training.evaluation.teacher_lists import Teacher
 from training.loop.budget import minutes_left, timed
 from training.loop.ema import WeightAverage
 from training.loop.examples import EpochWindows, target_shares
 from training.loop.fused_rms_norm import fused_rms_norms
 from training.loop.module import RetrievalModule, TrainedModule
 from training.loop.progress import TrainingProgress, say_progress
+from training.loop.student import Student
 from training.loop.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 from training.objectives.base import ObjectiveSpec
+from training.objectives.distillation import DistillationSpec
 from training.recipe import Recipe, RecipeError
 
 Precision = Literal["fp32", "bf16"]
+NO_DISTILLATION = DistillationSpec()
 VALIDATION_USERS = 5000
 """Users ranked after each epoch to select the best; the final figures are over all of them."""
 
@@ -74,6 +78,7 @@ class FitOptions:
     epochs: int | None = None
     anchor_ND: NDArray[np.float32] | None = None
     cache: Path | None = None
+    teacher: Teacher | None = None
 
 
 def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
@@ -91,6 +96,7 @@ def fit(
     split: Split,
     options: FitOptions,
     objective: ObjectiveSpec,
+    distillation: DistillationSpec = NO_DISTILLATION,
     *,
     sources: Sources,
     text: TextVectors | None,
@@ -101,7 +107,7 @@ def fit(
     model = build_model(
         recipe.model_spec(),
         catalog_size=split.dataset.n_items,
-        titles=split.dataset.titles if recipe.history.reads_tokens else None,
+        titles=split.dataset.titles if recipe.history.reads_tokens or recipe.items.words else None,
         text=text,
         sources=sources,
     )
@@ -115,6 +121,9 @@ def fit(
             split.train_rows(options.fitted_on), split.dataset.n_items, recipe.optimizer.user_windows
         ),
         anchor_ND=options.anchor_ND,
+        student=None
+        if options.teacher is None
+        else Student(distillation, options.teacher, model.encoder.items, options.seed),
     )
     targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.backbone.hidden_dropout import NoDropout, drop_hidden
+from modeling.encoder.item_tower import scale_of
 from modeling.encoder.user_encoder import UserEncoder
 from training.loop.examples import TrainingBatch, Window, collate
+from training.loop.student import Student
 from training.objectives.anchor import anchor_loss, anchor_weight
 from training.objectives.base import Candidates, ObjectiveSpec, objective_class
 from training.recipe import RecipeError
-
-LARGEST_SCALE = 100.0
-"""The learned scale is kept below this: a sharper softmax over cosines only overfits."""
 
 
 class Counted(Protocol):
@@ -86,6 +85,7 @@ class RetrievalModule(TrainedModule):
         shares_N: how often each item is a target, as a share of all targets; None: as popularity says.
         anchor_ND: the id model's table, for the pull.
         condition: what a gated adapter reads beside a window.
+        student: what is taken from a teacher; None without one.
     """
 
     anchor_ND: Tensor
@@ -100,9 +100,11 @@ class RetrievalModule(TrainedModule):
         shares_N: NDArray[np.float64] | None = None,
         anchor_ND: NDArray[np.float32] | None = None,
         condition: Callable[[Window], NDArray[np.float32]] | None = None,
+        student: Student | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.student = student
         self.objective = objective
         self._condition = condition
         chosen_N = popularity_N > 0 if encoder.items.text_map is not None else np.ones(len(popularity_N), bool)
@@ -118,9 +120,11 @@ class RetrievalModule(TrainedModule):
             raise RecipeError(str(error)) from error
 
     def close(self) -> None:
-        """The end of training: the backbone is as it came, apart from its weights."""
+        """The end of training: the backbone is as it came, apart from its weights, and there is one id table."""
         for hook in self._hooks:
             hook.remove()
+        if self.student is not None:
+            self.student.fold(self.encoder.items)
 
     def collate(self, windows: Sequence[Window]) -> TrainingBatch:
         """Windows to one padded batch of prompts."""
@@ -143,8 +147,7 @@ class RetrievalModule(TrainedModule):
         if self.encoder.spec.items.tower == "encoder":
             self.encoder.refresh_items()
             return
-        table = self.encoder.items.ids.weight
-        table[:-1][~self.chosen_N] = table[-1].clone()
+        self.encoder.items.forget(~self.chosen_N)
 
     def pretrained(self, name: str) -> bool:
         """The backbone and its adapter; our own small transformer is trained from scratch."""
@@ -152,6 +155,10 @@ class RetrievalModule(TrainedModule):
 
     def forward(self, batch: TrainingBatch, progress: float = 0.0) -> Tensor:
         """Summed loss over the batch's targets; ``progress`` in [0, 1] moves the pull's weight."""
+        with nullcontext() if self.student is None else self.student.computing():
+            return self._loss(batch, progress)
+
+    def _loss(self, batch: TrainingBatch, progress: float) -> Tensor:
         encoder, device = self.encoder, self.encoder.device
         items = _Items(encoder)
         spans = batch.prompts.spans
@@ -159,9 +166,11 @@ class RetrievalModule(TrainedModule):
             spans = spans.at(batch.users_P.to(device), batch.boundaries_P.to(device))
         states_PH = encoder.pooling(encoder.hidden(batch.prompts), spans)
         users_PD = encoder.project(states_PH, batch.recent_PR.to(device), items.table_ND)
-        scaled_PD = users_PD * encoder.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
+        scaled_PD = users_PD * scale_of(encoder.log_scale)
         seen_S2 = None if batch.seen_S2 is None else batch.seen_S2.to(device)
         loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device), seen_S2)
+        if self.student is not None:
+            loss = loss + self.student(scaled_PD, items.all(), batch)
         weight = anchor_weight(self.objective.pull, progress, self.objective.pull_share)
         if weight and self.anchor_ND is not None:
             pulled = anchor_loss(encoder.items.ids.weight[: encoder.items.size], self.anchor_ND)
@@ -181,9 +190,10 @@ class _Items:
 
     def all(self) -> Tensor:
         items = self._encoder.items
-        return items.finish(self.table_ND[: items.size]).float()
+        return items.with_bias(items.finish(self.table_ND[: items.size]), slice(items.size)).float()
 
     def of(self, rows_R: Tensor) -> Tensor:
         if self._encoder.spec.items.tower == "encoder":
             return self._encoder.encode_items(rows_R.tolist()).float()
-        return self._encoder.items.finish(self.table_ND[rows_R]).float()
+        items = self._encoder.items
+        return items.with_bias(items.finish(self.table_ND[rows_R]), rows_R).float()

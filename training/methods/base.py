@@ -25,6 +25,7 @@ from modeling.methods.dense import read_dense
 from training.data.dataset import Dataset
 from training.data.splits import Split, Targets, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
+from training.evaluation.teacher_lists import Teacher
 from training.loop.fit import FitOptions, Trained
 from training.provenance import (
     require_same_data,
@@ -48,6 +49,7 @@ class Job:
         sources: folders of backbones that were made here.
         id_model: artifact of the recipe that this one builds on; None where it builds on none.
         id_rows: its catalog rows in the row order of the data set [N].
+        teacher: lists of another artifact, to learn from; None without.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class Job:
     sources: Sources = field(default_factory=lambda: Sources(download=True))
     id_model: Path | None = None
     id_rows: NDArray[np.int64] | None = None
+    teacher: Teacher | None = None
 
     @property
     def backbone(self) -> Path | None:

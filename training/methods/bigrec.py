@@ -16,9 +16,9 @@ from modeling.generation.api import GenerationSettings
 from modeling.generation.base import ItemGenerator
 from modeling.generation.factory import decoder_of
 from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.generation.title_space import TitleSpace
 from modeling.methods.bigrec import BigRecGenerator, Collaborative
 from modeling.methods.bigrec_prompt import InstructionPrompt
-from modeling.methods.bigrec_title_space import TitleSpace
 from modeling.methods.dense_scores import CollaborativeModel
 from training.data.splits import Targets
 from training.item_ids.assign import AssignedIdentifiers, name_by_titles

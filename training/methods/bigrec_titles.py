@@ -13,7 +13,7 @@ from torch import nn
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.tensor_files import save_arrays
 from modeling.encoder.prompt import TitleTokens
-from modeling.methods.bigrec_title_space import TitleSpace
+from modeling.generation.title_space import TitleSpace
 from training.loop.budget import timed
 
 VECTORS = "vectors.safetensors"

@@ -26,16 +26,18 @@ from training.loop.cold_items import ColdItems, map_cold_items
 from training.loop.fit import FitOptions, Fitted, Trained, fit, read_text
 from training.methods.base import Job, TrainingMethod
 from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
+from training.objectives.distillation import DistillationSpec
 from training.recipe import MethodSettings, Recipe
 
 TEXT = "parts/text.safetensors"
 
 
 class DenseSettings(MethodSettings):
-    """``objective``: the loss at every item boundary."""
+    """``objective``: the loss at every item boundary; ``distillation``: what is learned from a teacher beside it."""
 
     kind: Literal["dense"] = "dense"
     objective: ObjectiveSpec = ObjectiveSpec()
+    distillation: DistillationSpec = DistillationSpec()
     encodes: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
@@ -53,8 +55,9 @@ class DenseSettings(MethodSettings):
                 f"method.objective.kind {' or '.join(map(repr, kinds))}", lambda recipe: objective(recipe).kind in kinds
             )
 
-        fields = ("negatives", "popularity_power", "label_smoothing", "logq", "symmetric", "mask_seen")
+        fields = ("negatives", "popularity_power", "label_smoothing", "logq", "symmetric", "mask_seen", "calibration")
         return {f"objective.{name}": of_kind(name) for name in fields} | {
+            **_distillation_effects(),
             "objective.pull": Effect("items with an id table", has_ids),
             "objective.pull_share": Effect("method.objective.pull over 0", lambda recipe: objective(recipe).pull > 0),
         }
@@ -68,6 +71,22 @@ class DenseSettings(MethodSettings):
                 "method.objective.label_smoothing gives a share of the target to every item: with "
                 f"method.objective.mask_seen it is 0 (given {self.objective.label_smoothing:g})"
             )
+        taken = self.distillation
+        if taken.ranking and not (taken.position or taken.confidence or taken.consistency):
+            raise ValueError("method.distillation.ranking needs a weight over 0: position, confidence or consistency")
+        if taken.used and recipe.items.tower == "encoder":
+            raise ValueError("method.distillation needs the vectors of all items: items.tower='encoder' has none")
+        if taken.embedding and (
+            recipe.items.tower != "id" or recipe.history.form != "ids" or recipe.requires or recipe.items.words
+        ):
+            raise ValueError(
+                "method.distillation.embedding is added to an id table that starts at random: items.tower='id', "
+                "history.form='ids', no requires and no items.words are needed"
+            )
+        if recipe.items.frozen and recipe.requires is None:
+            raise ValueError("items.frozen needs requires=<id recipe>: there is no id table to be kept")
+        if recipe.items.words and recipe.requires is not None:
+            raise ValueError("items.words starts items from their titles, and requires from another model's table")
         if recipe.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
             raise ValueError(
                 f"method.objective.kind={self.objective.kind!r} compares with the vectors of all items, which "
@@ -76,9 +95,25 @@ class DenseSettings(MethodSettings):
         if recipe.history.form == "codes":
             raise ValueError("history.form='codes' needs a method that writes codes, and 'dense' writes nothing")
 
+    @property
+    def needs_teacher(self) -> bool:
+        """With any weight of distillation."""
+        return self.distillation.used
+
     def reads_titles(self, recipe: Recipe) -> bool:
         """Their vectors, or their tokens."""
         return recipe.needs_text_vectors or recipe.history.reads_tokens
+
+
+def _distillation_effects() -> dict[str, Effect]:
+    """How lists are weighed is read where they are."""
+
+    def lists(recipe: Recipe) -> bool:
+        return isinstance(recipe.method, DenseSettings) and recipe.method.distillation.ranking > 0
+
+    effect = Effect("method.distillation.ranking over 0", lists)
+    fields = ("candidates", "position", "confidence", "consistency", "shuffled")
+    return {f"distillation.{name}": effect for name in fields}
 
 
 class DenseTraining(TrainingMethod[DenseSettings]):
@@ -97,7 +132,8 @@ class DenseTraining(TrainingMethod[DenseSettings]):
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
         self.fitted = fit(
-            self.recipe, self.split, replace(options, anchor_ND=self._anchor()), self.settings.objective,
+            self.recipe, self.split, replace(options, anchor_ND=self._anchor(), teacher=self.job.teacher),
+            self.settings.objective, self.settings.distillation,
             sources=self.job.sources, text=self.text, console=self.console,
         )  # fmt: skip
         if self.recipe.items.cold == "mapped":

@@ -33,11 +33,11 @@ from modeling.methods.llara import (
 from modeling.spec import VectorPosition
 from training.data.splits import Targets
 from training.item_ids.assign import AssignedIdentifiers, name_by_titles
+from training.loop.copy_task import CopyingStage
 from training.loop.examples import Window
 from training.loop.fit import FitOptions
 from training.loop.stages import run_stages
 from training.methods.base_generative import GenerativeTraining
-from training.methods.llara_copy_task import CopyingStage
 from training.methods.next_token import IGNORED, NextTokenBatch, NextTokenModule
 from training.recipe import GenerativeSettings, Recipe, RecipeError
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from modeling.spec import Section
 
-_NOT_KINDS = {"base", "anchor", "softmax", "trie_softmax"}
+_NOT_KINDS = {"base", "anchor", "distillation", "softmax", "trie_softmax"}
 
 
 class ObjectiveSpec(Section):
@@ -28,14 +28,17 @@ class ObjectiveSpec(Section):
 
     ``full``: softmax over all items. ``sampled``: over the target and ``negatives`` draws from the training
     popularity raised to ``popularity_power``, corrected by their log probability (logQ). ``in_batch``: over the targets
-    of the batch.
+    of the batch. ``gbce``: binary cross-entropy with ``negatives`` uniform draws, corrected for their number.
     """
 
     kind: str = "full"
-    negatives: int = Field(512, ge=1, description="draws for a batch, sampled only")
+    negatives: int = Field(512, ge=1, description="draws for a batch, sampled and gbce only")
     popularity_power: float = Field(1.0, ge=0, le=1, description="sampled only")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="full only")
     logq: bool = Field(True, description="lower the logits of negatives by their log probability, in_batch only")
+    calibration: float = Field(
+        0.75, ge=0, le=1, description="t of gBCE: 0 is plain binary cross-entropy, 1 undoes the sampling, gbce only"
+    )
     symmetric: bool = Field(False, description="add the loss from items to users, in_batch only")
     mask_seen: bool = Field(
         False, description="leave out of the softmax what the user has chosen before, as answers and figures do"

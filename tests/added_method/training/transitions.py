@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from modeling.methods.transitions import TransitionModel  # found beside the project's own methods
@@ -23,6 +23,7 @@ class TransitionSettings(MethodSettings):
 
     kind: Literal["transitions"] = "transitions"
     smoothing: float = Field(0.1, gt=0)
+    learns: ClassVar[bool] = False
 
 
 class TransitionTraining(TrainingMethod[TransitionSettings]):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling.backbone.loading import BackboneError, prove_attention
-from modeling.backbone.transformer import OwnTransformer
+from modeling.backbone.transformer import BLOCKS, OwnTransformer
 from modeling.encoder.build import Model
 from modeling.encoder.capabilities import capabilities_of
 from modeling.encoder.pooling import POOLINGS, Spans, pooling_of
@@ -114,10 +114,11 @@ class _Leaking(nn.Module):
         return self.inner(inputs_embeds)
 
 
-def test_attention_is_proved_alone_and_padded_on_both_sides() -> None:
+@pytest.mark.parametrize("block", BLOCKS)
+def test_attention_is_proved_alone_and_padded_on_both_sides(block: str) -> None:
     torch.manual_seed(0)
     own = {
-        causal: OwnTransformer(width=16, depth=2, heads=2, dropout=0.0, causal=causal).eval()
+        causal: OwnTransformer(width=16, depth=2, heads=2, dropout=0.0, causal=causal, block=block).eval()
         for causal in (True, False)
     }
     for causal, model in own.items():

@@ -93,7 +93,8 @@ def test_an_id_model(small_model: Build) -> None:
     compare(sped_up(small_model("ids").encoder), HISTORIES)
 
 
-def test_an_own_transformer_over_ids_and_texts() -> None:
+@pytest.mark.parametrize("block", ["plain", "ligr"])
+def test_an_own_transformer_over_ids_and_texts(block: Any) -> None:
     torch.manual_seed(3)
     from modeling.encoder.build import TextVectors
     from modeling.encoder.item_tower import Whitening
@@ -102,7 +103,7 @@ def test_an_own_transformer_over_ids_and_texts() -> None:
     whitening = Whitening.fit(raw, 8)
     spec = ModelSpec(
         history=HistorySpec(form="compressed", dropout=0.0),
-        backbone=BackboneSpec(width=16, depth=2, heads=2, dropout=0.0),
+        backbone=BackboneSpec(width=16, depth=2, heads=2, dropout=0.0, block=block),
         adapter=AdapterSpec(kind="none"),
         items=ItemsSpec(tower="both", dim=16, text_source="minilm"),
     )

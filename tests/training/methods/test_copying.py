@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from training.loop import copy_task as copying
 from training.loop.budget import OutOfTime, budget
+from training.loop.copy_task import CopyingStage, random_texts, teach_copying
 from training.loop.stages import run_stages
-from training.methods import llara_copy_task as copying
-from training.methods.llara_copy_task import CopyingStage, random_texts, teach_copying
 
 QUIET = Console(quiet=True)
 END, WORDS = 2, 32

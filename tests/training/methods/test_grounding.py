@@ -23,12 +23,12 @@ from modeling.generation.base import ItemIdentifiers
 from modeling.generation.beam_search import BeamSettings
 from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.generation.title_space import TitleSpace
 from modeling.inference.int8_linear import Precision
 from modeling.inference.prepacked_linear import PrepackedLinear
 from modeling.methods.base_generative import load_generative
 from modeling.methods.bigrec import BigRecGenerator, Exponents
 from modeling.methods.bigrec_prompt import InstructionPrompt
-from modeling.methods.bigrec_title_space import TitleSpace
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.artifacts.memory import total_bytes
 from service.errors import StartError

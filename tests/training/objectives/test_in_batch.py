@@ -39,8 +39,8 @@ def vectors(count: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_objectives_are_found_by_their_files() -> None:
-    assert objective_kinds() == ["full", "in_batch", "sampled"]
-    with pytest.raises(RecipeError, match="'bpr' is not known; allowed are full, in_batch, sampled"):
+    assert objective_kinds() == ["full", "gbce", "in_batch", "sampled"]
+    with pytest.raises(RecipeError, match="'bpr' is not known; allowed are full, gbce, in_batch, sampled"):
         get_recipe("sasrec", ["method.objective.kind=bpr"])
     with pytest.raises(RecipeError, match="'in_batch' is allowed"):
         get_recipe("contriever", ["method.objective.kind=full"])

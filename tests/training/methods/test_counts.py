@@ -1,0 +1,119 @@
+"""Counted rankers: an artifact ranks as the floor of the same name does, and a broken table is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from modeling.artifact.folders import ArtifactError
+from modeling.artifact.manifest import read_manifest, seal
+from modeling.generation.api import ListQuery
+from modeling.methods import load
+from modeling.methods.counts import CountsModel, CountsTable
+from testing.datasets import write_dataset
+from training.data.dataset import Dataset, read_dataset
+from training.data.splits import leave_one_out
+from training.evaluation.baselines import FLOORS, measure_baseline
+from training.evaluation.counting import item_knn_counts
+from training.recipes import RecipeError, get_recipe
+from training.run import RunOptions, run
+
+QUIET = Console(quiet=True)
+FLOOR_OF = {"popularity": "popularity", "markov": "markov-1", "item_knn": "item-knn"}
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=40, items=20))
+
+
+def dense(model: CountsModel) -> Any:
+    """The table as a matrix."""
+    size = len(model.table.prior_N)
+    matrix_NN = np.zeros((size, size))
+    for row in range(size):
+        columns, values = model.table.row(row)
+        matrix_NN[row, columns] = values
+    return matrix_NN
+
+
+@pytest.mark.parametrize("name", FLOOR_OF)
+def test_the_artifact_scores_as_the_floor_does(name: str, ring: Dataset, tmp_path: Path) -> None:
+    result = run(get_recipe(name), ring, RunOptions(out=tmp_path / name), QUIET)
+    model: CountsModel = load(tmp_path / name).model
+    split = leave_one_out(ring)
+    histories = list(split.validation.histories())
+    floor_BN = FLOORS[FLOOR_OF[name]](split, "train")(histories)
+    np.testing.assert_allclose([model.scores(history) for history in histories], floor_BN, rtol=1e-6)
+    assert result.fitted.steps == 1 and result.manifest.method.kind == "counts"
+    # Ties are broken by row here and by chance in the floor.
+    floor = measure_baseline(FLOOR_OF[name], split, "validation").metrics["recall@10"]
+    assert abs(result.validation["recall@10"] - floor) < 0.2
+
+
+def test_the_newest_item_decides_and_each_step_back_counts_less() -> None:
+    table = CountsTable(
+        np.zeros(3), np.array([0, 1, 2, 2]), np.array([2, 1], np.int32), np.array([1.0, 1.0], np.float32)
+    )
+    model = CountsModel(table, "item-knn", last=2, decay=0.5)
+    assert model.scores([0, 1]).tolist() == [0, 1, 0.5]
+    assert model.scores([0, 1, 2]).tolist() == [0, 0.5, 0], "the oldest of three is not looked up"
+    assert model.rank([0, 1], ListQuery(2))[0].tolist() == [1, 2]
+    assert model.rank([], ListQuery(3))[0].tolist() == [0, 1, 2]
+
+
+def test_only_the_nearest_neighbours_are_kept(ring: Dataset) -> None:
+    split = leave_one_out(ring)
+    whole_NN, cut_NN = dense(item_knn_counts(split)), dense(item_knn_counts(split, neighbours=3))
+    assert ((cut_NN > 0).sum(1) <= 3).all() and ((whole_NN > 0).sum(1) > 3).any()
+    for whole_N, cut_N in zip(whole_NN, cut_NN, strict=True):
+        kept = np.flatnonzero(cut_N)
+        assert np.array_equal(whole_N[kept], cut_N[kept])
+        assert whole_N[cut_N == 0].max() <= whole_N[kept].min()
+
+
+@pytest.mark.parametrize("damage", ["a column outside", "rows that overlap"])
+def test_a_table_of_other_items_is_refused(damage: str, ring: Dataset, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    run(get_recipe("markov"), ring, RunOptions(out=tmp_path / "a"), QUIET)
+    arrays = load_file(tmp_path / "a" / "counts.safetensors")
+    if damage == "a column outside":
+        arrays["columns_E"][0] = 20
+    else:
+        arrays["offsets_N1"][1] = arrays["offsets_N1"][-1]
+    save_file(arrays, tmp_path / "a" / "counts.safetensors")
+    seal(tmp_path / "a", read_manifest(tmp_path / "a"))
+    with pytest.raises(ArtifactError, match="no table of 20 items"):
+        load(tmp_path / "a")
+
+
+def test_the_table_is_counted_as_memory() -> None:
+    table = CountsTable(np.zeros(2), np.zeros(3, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    (found,) = CountsModel(table, "popularity").networks.values()
+    assert sum(buffer.nbytes for buffer in found.buffers()) == 2 * 8 + 3 * 8
+    assert all(isinstance(buffer, torch.Tensor) for buffer in found.buffers())
+
+
+@pytest.mark.parametrize("setting", ["optimizer.epochs=3", "history.limit=5", "backbone.width=16", "method.last=3"])
+def test_settings_of_networks_are_refused(setting: str) -> None:
+    with pytest.raises(RecipeError, match="has no effect on this recipe"):
+        get_recipe("popularity", [setting])
+
+
+def test_a_backbone_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'markov' has no network: backbone 'minilm' is not allowed"):
+        get_recipe("markov", backbone="minilm")
+
+
+def test_scores_of_candidates_are_those_of_the_list(ring: Dataset) -> None:
+    model = item_knn_counts(leave_one_out(ring))
+    (scores,) = model.score([model.prepare_candidates([3, 4, 5], [9, 0, 6])])
+    np.testing.assert_array_equal(scores, model.scores([3, 4, 5])[[9, 0, 6]].astype(np.float32))
+    rows, ranked = model.rank([3, 4, 5], ListQuery(20))
+    assert dict(zip(rows.tolist(), ranked.tolist(), strict=True))[6] == scores[2]

@@ -1,0 +1,97 @@
+"""Counts popularity, transitions and neighbours from the training part: the one home of these formulas.
+
+The floors (`training.evaluation.baselines`) rank with these models, and recipes of the method ``counts`` write them as
+artifacts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from modeling.methods.counts import CountsModel, CountsTable, Rule
+from training.data.splits import FittedOn, Split
+from training.evaluation.metrics import Floats
+
+LAST = 10
+DECAY = 0.8
+
+
+def popularity_counts(split: Split, fitted_on: FittedOn = "train") -> CountsModel:
+    """The same scores for everyone: how often each item was taken."""
+    counts_N = split.popularity(fitted_on).astype(np.float64)
+    return _model("popularity", counts_N, sp.csr_array((len(counts_N), len(counts_N))))
+
+
+def markov_counts(split: Split, fitted_on: FittedOn = "train") -> CountsModel:
+    """How often each item followed the last one; popularity, scaled below any count, where nothing followed."""
+    offsets, rows = split.sequences(fitted_on)
+    follows = np.ones(max(len(rows) - 1, 0), dtype=bool)
+    inner = offsets[1:-1]
+    follows[inner[(inner > 0) & (inner < len(rows))] - 1] = False  # the last item of one user, the first of the next
+    items = split.dataset.n_items
+    counts_NN = sp.csr_array(
+        (np.ones(int(follows.sum())), (rows[:-1][follows], rows[1:][follows])), shape=(items, items)
+    )
+    popularity_N = split.popularity(fitted_on)
+    return _model("markov", popularity_N / (popularity_N.max() + 1), counts_NN)
+
+
+def item_knn_counts(
+    split: Split,
+    fitted_on: FittedOn = "train",
+    *,
+    last: int = LAST,
+    decay: float = DECAY,
+    neighbours: int | None = None,
+) -> CountsModel:
+    """Cosine between items over users, where each user's row has length 1, summed over the decayed recent history.
+
+    Args:
+        split: its sequences are counted.
+        fitted_on: part of them.
+        last: newest items that are looked up.
+        decay: what each step back counts of the one after it.
+        neighbours: most similar items that are kept for each item; None keeps all.
+    """
+    offsets, rows = split.sequences(fitted_on)
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    taken_UN = sp.csr_array((np.ones(len(rows)), (users, rows)), shape=(len(offsets) - 1, split.dataset.n_items))
+    taken_UN.data[:] = 1.0  # an item taken twice counts once
+    unit_UN = sp.diags_array(inverse(lengths(taken_UN, axis=1))) @ taken_UN
+    unit_UN = unit_UN @ sp.diags_array(inverse(lengths(unit_UN, axis=0)))
+    similar_NN = sp.csr_array(unit_UN.T @ unit_UN)
+    similar_NN.setdiag(0)
+    similar_NN.eliminate_zeros()
+    if neighbours is not None:
+        similar_NN = _nearest(similar_NN, neighbours)
+    return _model("item-knn", np.zeros(split.dataset.n_items), similar_NN, last=last, decay=decay)
+
+
+def _nearest(similar_NN: Any, count: int) -> Any:
+    """The ``count`` largest entries of each row; of equal ones those of the lower columns."""
+    rows = np.repeat(np.arange(similar_NN.shape[0]), np.diff(similar_NN.indptr))
+    order = np.lexsort((similar_NN.indices, -similar_NN.data, rows))
+    place = np.arange(len(order)) - similar_NN.indptr[rows[order]]
+    kept = order[place < count]
+    return sp.csr_array((similar_NN.data[kept], (rows[kept], similar_NN.indices[kept])), shape=similar_NN.shape)
+
+
+def _model(rule: Rule, prior_N: Floats, table_NN: Any, *, last: int = 1, decay: float = 1.0) -> CountsModel:
+    table_NN.sum_duplicates()
+    table = CountsTable(prior_N, table_NN.indptr, table_NN.indices, table_NN.data)
+    return CountsModel(table, rule, last=last, decay=decay)
+
+
+def lengths(matrix: Any, axis: int) -> Any:
+    """Euclidean lengths of the rows (``axis`` 1) or columns (0) of a sparse matrix."""
+    return np.sqrt(matrix.multiply(matrix).sum(axis=axis))
+
+
+def inverse(values: Any) -> Floats:
+    """1 / value, and 0 where there is nothing to divide by."""
+    values = np.asarray(values, dtype=np.float64)
+    found: Floats = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
+    return found

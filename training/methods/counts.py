@@ -1,0 +1,91 @@
+"""Counts rankers from the training part: popularity, what follows the last item, item neighbours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from modeling.artifact.manifest import Manifest
+from modeling.methods.counts import CountsModel, Rule
+from training.data.splits import FittedOn
+from training.effects import Effect
+from training.evaluation.counting import DECAY, LAST, item_knn_counts, markov_counts, popularity_counts
+from training.evaluation.metrics import Metrics
+from training.export import write_list_artifact
+from training.loop.fit import FitOptions, Trained
+from training.methods.base import Job, TrainingMethod
+from training.methods.next_token import evaluate_generator
+from training.recipe import MethodSettings, Recipe, RecipeError
+
+
+class CountsSettings(MethodSettings):
+    """``rule``: what is counted."""
+
+    kind: Literal["counts"] = "counts"
+    rule: Rule = "popularity"
+    last: int = Field(LAST, ge=1, description="newest items that are looked up, item-knn only")
+    decay: float = Field(DECAY, gt=0, le=1, description="what each step back counts of the one after it, item-knn only")
+    neighbours: int | None = Field(
+        None, ge=1, description="most similar items kept for each item, None: all; item-knn only"
+    )
+    learns: ClassVar[bool] = False
+
+    @classmethod
+    def effects(cls) -> Mapping[str, Effect]:
+        """Only neighbours are cut, and summed over several items."""
+
+        def item_knn(recipe: Recipe) -> bool:
+            return isinstance(recipe.method, CountsSettings) and recipe.method.rule == "item-knn"
+
+        effect = Effect("method.rule='item-knn'", item_knn)
+        return {"last": effect, "decay": effect, "neighbours": effect}
+
+
+def no_backbone(name: str, backbone: str) -> None:
+    """Refuse a backbone other than ``none``; raises `RecipeError`."""
+    if backbone != "none":
+        raise RecipeError(f"recipe {name!r} has no network: backbone {backbone!r} is not allowed, only 'none'")
+
+
+class CountsTraining(TrainingMethod[CountsSettings]):
+    """See the module."""
+
+    kind, Settings = "counts", CountsSettings
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.model: CountsModel | None = None
+
+    def fit(self, options: FitOptions) -> Trained:
+        """One pass over the interactions."""
+        start = time.perf_counter()
+        self.model = self._counted(options.fitted_on)
+        seconds = time.perf_counter() - start
+        return Trained(epochs=1.0, best_epoch=1.0, steps=1, seconds=seconds, stopped_by="epochs")
+
+    def _counted(self, fitted_on: FittedOn) -> CountsModel:
+        chosen = self.settings
+        if chosen.rule == "popularity":
+            return popularity_counts(self.split, fitted_on)
+        if chosen.rule == "markov":
+            return markov_counts(self.split, fitted_on)
+        return item_knn_counts(
+            self.split, fitted_on, last=chosen.last, decay=chosen.decay, neighbours=chosen.neighbours
+        )
+
+    def validate(self, seed: int) -> Metrics:
+        """Figures over all validation users."""
+        assert self.model is not None
+        return evaluate_generator(self.model, self.split.validation, self.split.popularity(), seed=seed).metrics
+
+    def write(self, folder: Path, **facts: Any) -> Manifest:
+        """See `training.export.write_list_artifact`."""
+        assert self.model is not None
+        return write_list_artifact(folder, self.recipe, self.split, self.model, **facts)
+
+
+METHOD = CountsTraining

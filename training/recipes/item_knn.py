@@ -1,0 +1,22 @@
+"""item_knn: items that the users of the newest items chose too."""
+
+from __future__ import annotations
+
+from modeling.spec import HistorySpec, ItemsSpec
+from training.methods.counts import CountsSettings, no_backbone
+from training.recipe import Recipe
+
+
+def recipe(backbone: str = "none") -> Recipe:
+    """Cosine between items over users, summed over the last ten items; users with many items count less.
+
+    ``method.neighbours`` keeps the nearest of each item alone, which makes the artifact small."""
+    no_backbone("item_knn", backbone)
+    return Recipe(
+        name="item_knn",
+        summary="baseline: nearest neighbours of the last ten items, no network",
+        source="item-based nearest neighbours; Sarwar et al. 2001, Deshpande and Karypis 2004",
+        history=HistorySpec(form="ids"),
+        items=ItemsSpec(tower="id"),
+        method=CountsSettings(rule="item-knn"),
+    )
