@@ -63,6 +63,7 @@ class DenseRecommender(BaseRecommender):
         self.parts = parts
         self._shared = shared
         self._metrics = metrics
+        metrics.rank_candidates(parts.recipe)  # there from the start, so that none can be told from zero
         self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
         self._fast = fast = cast("EncoderForward | None", getattr(parts.encoder, "fast", None))
         self._positions = ENOUGH_POSITIONS[parts.precision] if settings.device == "cpu" else None

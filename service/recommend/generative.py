@@ -51,6 +51,8 @@ class GenerativeRecommender(BaseRecommender):
         self.limit = _smaller(
             parts.model.limit, GenerationSettings(settings.generative_max_beams, settings.generative_max_new_tokens)
         )
+        if self.ranks:
+            metrics.rank_candidates(parts.recipe)
         self.default = _smaller(parts.model.default, self.limit)
         limits = Limits(
             settings.generative_batch_tokens,

@@ -153,6 +153,7 @@ def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> d
         "items": len(parts.catalog),
         "dim": recommender.parts.index.dim if recommender.kind == "dense" else None,
         "writes": writes,
+        "ranks": recommender.ranks,
         "history_limit": parts.reader.history_limit,
         "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],
         "examples": [case.ids for case in parts.golden[:EXAMPLES_SHOWN] if case.ids],

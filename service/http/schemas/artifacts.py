@@ -76,6 +76,7 @@ class ArtifactRow(Answer):
     items: int
     dim: int | None
     writes: WritingRange | None
+    ranks: bool
     history_limit: int
     categories: list[str]
     examples: list[list[str]]
@@ -114,6 +115,7 @@ class ArtifactList(Answer):
                 "items": 2000,
                 "dim": 128,
                 "writes": None,
+                "ranks": True,
                 "history_limit": 50,
                 "categories": ["mystery", "travel"],
                 "examples": [["d-004", "d-211", "d-017"]],

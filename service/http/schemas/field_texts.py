@@ -66,6 +66,7 @@ FIELDS: dict[str, str] = {
     "previous": "The default artifact before, or null.",
     "prompt": "Positions read.",
     "rank": "Place in the answer, from 1; null where the item was not in it.",
+    "ranks": "Whether it scores given candidates: `POST /rank`, and `rerank` in `/recommend`.",
     "rated": "Answers with a report.",
     "ratio": "Total time of the written answer over that of the dense one; null where popular items are the answer.",
     "reads": "What of a history the artifact reads: `ids`, `text`.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,19 @@ import modeling.methods
 from index import Catalog
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import WrittenCase, write_golden
+from modeling.encoder.build import Model
 from modeling.generation.api import ListQuery
 from modeling.methods import get_method, load, write_manifest
 from modeling.methods.base_ranking import RankPrompt, VectorRanker
+from modeling.spec import AdapterSpec, ItemsSpec
 from service.http.app import create_app
 from service.service import Service
 from service.settings import load_settings
-from testing.artifacts import ITEMS, LIMIT, write_id_artifact
+from testing.artifacts import ITEMS, LIMIT, write_id_artifact, write_text_artifact
+from testing.models import TITLES, backbone_folder, small_model
 from testing.running import declare
+
+__all__ = ["backbone_folder", "small_model"]  # fixtures
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -218,6 +223,36 @@ async def test_what_cannot_be_ranked_is_refused_in_the_shape_of_all_errors(serve
     ):
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["field"]) == (status, code, field), answer.text
+
+
+async def test_a_free_title_is_scored_as_the_item_tower_encodes_it(
+    small_model: Callable[..., Model], tmp_path: Path
+) -> None:
+    model = small_model("text", adapter=AdapterSpec(kind="none"), items=ItemsSpec(tower="encoder", dim=16))
+    model.encoder.refresh_items()
+    async with serving(write_text_artifact(model, tmp_path / "texts")) as anyo:
+        row_of = {title: row for row, title in enumerate(TITLES)}
+        title, fresh = TITLES[2], "a lamp of no catalog"
+        answer = (await anyo.rank(["i2", {"title": fresh}, {"title": title}, "i7", {"title": title}], [0, 5])).json()
+        scores = {item["item_id"] or item["title"]: item["score"] for item in answer["items"]}
+        assert len(answer["items"]) == 4 and answer["repeated_candidates"] == [title]
+        assert [item["item_id"] for item in answer["items"] if item["title"] == fresh] == [None]
+        assert scores[title] == pytest.approx(scores[f"i{row_of[title]}"], abs=1e-5)
+        (user_D,) = anyo.model.encoder.encode([anyo.model.encoder.prepare([0, 5])])
+        (fresh_D,) = anyo.model.encoder.title_vectors([fresh])
+        assert scores[fresh] == pytest.approx(float(fresh_D @ user_D), abs=1e-5)
+        read = anyo.model.encoder.read_titles([fresh])
+        (found_C,) = VectorRanker(anyo.model).score([RankPrompt((0, 5), (2, *read))])
+        np.testing.assert_allclose(found_C, [scores["i2"], scores[fresh]], atol=1e-5)
+        history = [{"title": fresh}, "i5"]
+        body = {"history": history, "k": 3, "explain": True}
+        explained = (await anyo.client.post("/recommend", json=body)).json()
+        assert [item["item_id"] for item in explained["explanation"]["history"]] == [None, "i5"]
+        body = {"history": ["i5"], "k": 12, "exclude_seen": False}
+        without = (await anyo.client.post("/recommend", json=body)).json()
+        score = {item["item_id"]: item["score"] for item in without["items"]}
+        for item, values in zip(explained["items"], explained["explanation"]["influence"]["values"], strict=True):
+            assert values[0] == pytest.approx(item["score"] - score[item["item_id"]], abs=1e-5)
 
 
 async def test_a_user_of_whom_nothing_is_known_gets_the_popular_ones_first(served: Served) -> None:
