@@ -57,7 +57,9 @@ def write_gguf(model: Any, path: Path) -> Path:
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
         part = name.split(".")[-2]
         stored = _interleaved(tensor, heads[part]) if kind == "llama" and part in heads else tensor
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), stored.numpy())
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert known is not None, f"GGUF has no name for {name}"
+        writer.add_tensor(known, stored.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -109,7 +109,10 @@ def last_target_only(model: Model, windows: list[Window]) -> dict[str, Any]:
     )
     return {
         "batch": TrainingBatch(
-            prompts, batch.users_P[last], batch.boundaries_P[last], batch.recent_PR[last], batch.targets_P[last]
+            prompts,
+            *(getattr(batch, name)[last] for name in ("users_P", "boundaries_P", "recent_PR", "targets_P")),
+            batch.owners_P[last],
+            batch.places_P[last],
         )
     }
 
