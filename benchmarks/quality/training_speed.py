@@ -110,9 +110,12 @@ def last_target_only(model: Model, windows: list[Window]) -> dict[str, Any]:
     return {
         "batch": TrainingBatch(
             prompts,
-            *(getattr(batch, name)[last] for name in ("users_P", "boundaries_P", "recent_PR", "targets_P")),
-            batch.owners_P[last],
-            batch.places_P[last],
+            users_P=batch.users_P[last],
+            boundaries_P=batch.boundaries_P[last],
+            recent_PR=batch.recent_PR[last],
+            targets_P=batch.targets_P[last],
+            owners_P=batch.owners_P[last],
+            places_P=batch.places_P[last],
         )
     }
 
