@@ -189,6 +189,14 @@ class VectorMethod(_Networks, Protocol):
         """Make the encoder ready for serving; the reason where it stays as it is, else an empty text."""
         return ""
 
+    def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [F, D] of items that the catalog does not have, made of their titles, as ``item_vectors_ND`` are.
+
+        Raises:
+            CannotReadText: this model makes no item vectors of text.
+        """
+        raise CannotReadText("it makes no item vectors of text")
+
     def record_launches(self, positions: int) -> str:
         """Record what a GPU does for batches of up to so many positions; the reason where that fails."""
         return ""

@@ -50,12 +50,14 @@ class P5Generator(TrieGenerator):
         whole_words: WholeWordEmbedding | None,
         language: Language,
         families: Sequence[Family],
+        trie: TokenTrie | None = None,
     ) -> None:
         super().__init__(
             model, names, paths=paths, items=items, end=end, history_limit=history_limit, default=default,
-            whole_words=whole_words,
+            whole_words=whole_words, trie=trie,
         )  # fmt: skip
         self._closes = end
+        self.names_are_assigned = True  # even where they are words
         self.language, self.families = language, tuple(families)
         self.template = SERVED
 

@@ -162,7 +162,7 @@ class Traffic:
             log.error("the shadow failed", artifact=recommender.parts.name, error=repr(error), exc_info=error)
             return
         seconds = time.monotonic() - started
-        ids = recommender.parts.catalog.item_ids
+        ids = recommender.catalog.item_ids
         longest = max(len(served.items), len(answer.rows))
         overlap = len({ids[row] for row in answer.rows} & set(served.items)) / longest if longest else 1.0
         sums.compared += 1

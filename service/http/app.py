@@ -16,7 +16,16 @@ from service.http.errors import CODE_OF_STATUS, HttpError, NotAllowed, error_bod
 from service.http.middleware import RequestMiddleware, request_info
 from service.http.openapi import describe
 from service.http.path_ids import allowed_methods, readable
-from service.http.routes import artifacts, feedback, generative, items, operations, recommend, users
+from service.http.routes import (
+    artifacts,
+    feedback,
+    generative,
+    item_changes,
+    items,
+    operations,
+    recommend,
+    users,
+)
 from service.http.routes.common import input_error
 from service.http.routing import Routes
 from service.http.starlette_adapter import App, Shortcut
@@ -46,7 +55,9 @@ def create_app(service: Service) -> App:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    routers = [module.router for module in (recommend, generative, users, items, feedback, artifacts, operations)]
+    routers = [
+        module.router for module in (recommend, generative, users, items, item_changes, feedback, artifacts, operations)
+    ]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]

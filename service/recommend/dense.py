@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from service.engine.cpu import set_model_threads, shares
 from service.engine.dense import Engine
 from service.engine.device_lock import DeviceLock
 from service.engine.work import Found, Hits, Work
+from service.items.artifact_items import ArtifactItems
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, Source
 from service.recommend.histories import NO_ROWS, Histories, History
@@ -54,6 +56,7 @@ class DenseRecommender(BaseRecommender):
     ) -> None:
         self.parts = parts
         self._shared = shared
+        items = ArtifactItems(parts, settings, metrics)
         self._metrics = metrics
         self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
         self._fast = fast = cast("EncoderForward | None", getattr(parts.encoder, "fast", None))
@@ -82,7 +85,8 @@ class DenseRecommender(BaseRecommender):
             before_pass=self._before_pass,
         )
         block = 1 if self.states is None else min(settings.reuse_block, parts.encoder.history_limit)
-        super().__init__(Histories(parts, store, settings, metrics, block=block), self.engine)
+        histories = Histories(parts, store, settings, metrics, catalog=items.catalog, block=block)
+        super().__init__(histories, self.engine, items)
 
     def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Encode with what is kept of each history's beginning."""
@@ -125,32 +129,53 @@ class DenseRecommender(BaseRecommender):
         work, key, vector_key, question, known = await self._assemble(query, history, deadline, cached)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         if known.result is not None:
+            if self.catalog.changed:  # meanwhile
+                return await self._recommend(query, deadline, cached)
             return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds)
         found = await self.engine.run(work, key, deadline)
         if work.vector_D is None:
             self._vectors.put(vector_key, found.vector_D)
-        answer = _answer(found, history, seconds, "model" if work.vector_D is None else "cache")
-        if self._shared is not None and question is not None:
+        source: Source = "model" if work.vector_D is None else "cache"
+        while (again := self._again(work, found, query, history)) is not None:
+            found = await self.engine.run(again, (key, self.catalog.generation), deadline)
+        answer = _answer(found, history, seconds, source)
+        if self._shared is not None and question is not None and not self.catalog.changed:
             computed_D = found.vector_D if work.vector_D is None else None
             self._shared.remember(question, computed_D, answer.rows, answer.scores)
         return answer
+
+    def _again(self, work: Work, found: Found, query: RecommendQuery, history: History) -> Work | None:
+        """What to search again, because items were changed while the answer was computed; None where it may stand."""
+        rows = found.rows_K.tolist()
+        if all(map(self.catalog.is_open, rows)):
+            if not self.catalog.changed:
+                return None
+            exclude = self.histories.excluded(query, history)  # an item that was taken may have a new row
+            if not set(rows) & set(exclude.tolist()):
+                return None
+        exclude = self.histories.excluded(query, history)
+        return replace(work, prompt=None, vector_D=found.vector_D, exclude=exclude)
 
     def search(self, user_BD: NDArray[np.float32], works: Sequence[Work]) -> list[Hits]:
         """Search the index for several requests; one call for each category filter among them. Blocks."""
         hits: list[Hits] = [(NO_ROWS, np.empty(0, np.float32))] * len(works)
         groups: dict[int, list[int]] = {}
+        index = self.items.index  # as it is now: no older than what any of these requests saw
+        assert index is not None
         for place, work in enumerate(works):
             groups.setdefault(id(work.allowed), []).append(place)
         for places in groups.values():
             k = max(works[place].k for place in places)
             exclude = [works[place].exclude for place in places]
-            scores_BK, rows_BK = self.parts.index.search(
-                user_BD[places], k, exclude=exclude, allowed=works[places[0]].allowed
-            )
+            scores_BK, rows_BK = index.search(user_BD[places], k, exclude=exclude, allowed=works[places[0]].allowed)
             for place, scores_K, rows_K in zip(places, scores_BK, rows_BK, strict=True):
                 eligible = min(works[place].k, int(np.count_nonzero(rows_K >= 0)))
                 hits[place] = rows_K[:eligible], scores_K[:eligible]
         return hits
+
+    def _shares_answers(self) -> bool:
+        """Answers are shared between replicas until the first item changes; user vectors are always."""
+        return self._shared is not None and self._shared.shares_answers and not self.catalog.changed
 
     # -- putting a request together --------------------------------------------------------------------------
 
@@ -160,14 +185,15 @@ class DenseRecommender(BaseRecommender):
         """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
         exclude = self.histories.excluded(query, history)
         categories = tuple(sorted(set(query.categories)))
-        k = min(query.k, len(self.parts.catalog))
+        k = max(1, min(query.k, len(self.catalog)))
+        changes = self.catalog.generation
         vector_key = history_key(history.parts)
         vector_D = self._vectors.get(vector_key) if cached else None
         if self._vectors.capacity and cached:
             self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()
         question, known = None, NOTHING_KNOWN
-        if cached and self._shared is not None and (vector_D is None or self._shared.shares_answers):
-            question = self._shared.question(history.parts, k, exclude, categories)
+        if cached and self._shared is not None and (vector_D is None or self._shares_answers()):
+            question = self._shared.question(history.parts, k, exclude, categories, whole=self._shares_answers())
             known = await self._shared.look_up(question, want_vector=vector_D is None)
             if known.vector_D is not None:
                 vector_D = known.vector_D
@@ -177,7 +203,7 @@ class DenseRecommender(BaseRecommender):
             prompt = self.parts.encoder.prepare(await self.histories.readable(history, deadline))
         positions = self.states.new_positions(prompt) if self.states is not None and prompt is not None else 0
         work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
-        return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
+        return work, (vector_key, k, exclude.tobytes(), categories, changes), vector_key, question, known
 
 
 def _answer(found: Found, history: History, seconds: dict[str, float], source: Source) -> Recommendation:

@@ -8,14 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.artifacts.loading import AnyLoaded
 from service.http.disconnect import CancelledWhenClientLeaves
 from service.http.middleware import request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
 from service.http.schemas.recommend import RecommendAnswer, RecommendRequest
+from service.lifecycle.lookup import AnyRecommender
 from service.recommend.base import Recommendation
+from service.service import Service
 
 router = APIRouter(tags=["recommend"])
 
@@ -38,19 +39,24 @@ async def recommend(request: Request) -> Response:
         recommendation = await recommender.recommend(query, deadline)
     info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()
-    parts = recommender.parts
-    items = [parts.catalog.item_ids[row] for row in recommendation.rows]
+    parts, catalog = recommender.parts, recommender.catalog
+    recommendation = recommender.shown(recommendation)
+    items = [catalog.item_ids[row] for row in recommendation.rows]
     service.feedback.remember(info.request_id, parts, items, recommendation.source)
     if body.artifact is None:
         service.traffic.offer(query, parts.name, items, time.monotonic() - info.started)
-    return json_answer(answer_of(recommendation, parts, info.request_id, info.timings_ms()))
+    return json_answer(answer_of(service, recommendation, recommender, info.request_id, info.timings_ms()))
 
 
 def answer_of(
-    recommendation: Recommendation, parts: AnyLoaded, request_id: str, timings_ms: dict[str, float]
+    service: Service,
+    recommendation: Recommendation,
+    recommender: AnyRecommender,
+    request_id: str,
+    timings_ms: dict[str, float],
 ) -> dict[str, Any]:
     """Return the body that every answer with recommended items begins with."""
-    catalog = parts.catalog
+    parts, catalog = recommender.parts, recommender.catalog
     return {
         "request_id": request_id,
         "items": [
@@ -61,5 +67,5 @@ def answer_of(
         "timings_ms": timings_ms,
         "source": recommendation.source,
         "ignored_items": recommendation.ignored,
-        "degraded": recommendation.degraded,
+        "degraded": [*recommendation.degraded, *service.items.degraded()],
     }

@@ -35,7 +35,19 @@ from service.http.schemas.generative import (
     GenerativeRequest,
     TokenCounts,
 )
-from service.http.schemas.items import Item, ItemList
+from service.http.schemas.items import (
+    BulkAnswer,
+    Item,
+    ItemBody,
+    ItemChange,
+    ItemLine,
+    ItemList,
+    ItemPatch,
+    LineOutcome,
+    Recommends,
+    SimilarAnswer,
+    SimilarItem,
+)
 from service.http.schemas.operations import Status
 from service.http.schemas.recommend import ArtifactName, FreeTitle, RankedItem, RecommendAnswer, RecommendRequest
 from service.http.schemas.users import (
@@ -58,6 +70,7 @@ __all__ = [
     "ArtifactName",
     "ArtifactRow",
     "Body",
+    "BulkAnswer",
     "CompareAnswer",
     "CompareRequest",
     "Differences",
@@ -73,15 +86,23 @@ __all__ = [
     "GenerativeAnswer",
     "GenerativeRequest",
     "Item",
+    "ItemBody",
+    "ItemChange",
+    "ItemLine",
     "ItemList",
+    "ItemPatch",
+    "LineOutcome",
     "LoadAnswer",
     "NewEvent",
     "RankedItem",
     "Rate",
     "RecommendAnswer",
     "RecommendRequest",
+    "Recommends",
     "ShadowState",
     "SharedPart",
+    "SimilarAnswer",
+    "SimilarItem",
     "Status",
     "StoredEvent",
     "TokenCounts",
