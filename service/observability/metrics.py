@@ -47,6 +47,7 @@ DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.
 CACHES = ("user_vector", "title", "states")
 SHARED_CACHES = ("shared_vector", "shared_result")
 REDIS_PARTS = ("store_read", "store_write", "store_list", "cache", "cache_write", "items_read", "items_write")
+ITEM_STORE_OPERATIONS = ("write", "get", "changes")
 ITEM_STATES = ("live", "hidden", "deleted")
 STORE_PARTS = ("read", "write", "list")
 CACHE_PARTS = ("read", "write")
@@ -83,6 +84,8 @@ class Metrics:
         for part in CACHE_PARTS:
             self.cache_up(part).set(1)
         self.item_store_up.set(1)
+        for op in ITEM_STORE_OPERATIONS:
+            self.item_store_seconds(op)
         for part in REDIS_PARTS:
             self.breaker_state(part)
             self.breaker_opened(part)

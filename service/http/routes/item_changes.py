@@ -66,7 +66,7 @@ async def patch_item(request: Request, item_id: ItemPath) -> Response:
     return await _change(request, service, item_id, patched)
 
 
-@router.delete("/items/{item_id:id}", responses=answers(ItemChange, *STATUSES))
+@router.delete("/items/{item_id:id}", responses=answers(ItemChange, 400, 404, 409, 412, 422, 429, 503, 504))
 @opened_by(Right.ADMIN)
 async def delete_item(request: Request, item_id: ItemPath) -> Response:
     """Delete an item; one that was deleted before stays so."""

@@ -31,6 +31,7 @@ CATEGORIES = "Names that `categories` of a request filters by."
 ATTRIBUTES = "Values by name: a string, a number, true or false, or a list of strings."
 VECTOR = "A vector in the item space of `artifact`, which is used as it is instead of one made of the title."
 STATE = "`hidden`: kept, and never recommended."
+VERSION = "How often the item was changed; 0: it is as the artifact was trained."
 OF = "Whose item space `vector` is in; the default dense artifact where left out."
 
 
@@ -101,8 +102,8 @@ class Item(Answer):
     categories: list[str]
     popularity: int
     attributes: dict[str, str | float | bool | list[str]]
-    state: Literal["live", "hidden"]
-    version: int
+    state: Literal["live", "hidden"] = Field(description=STATE)
+    version: int = Field(description=VERSION)
 
     example: ClassVar[dict[str, Any]] = {
         "item_id": "d-017",
@@ -136,9 +137,9 @@ class ItemChange(Answer):
     """What became of a change: `changed` is false where the item was as it was sent already."""
 
     item_id: str
-    version: int
-    state: Literal["live", "hidden", "deleted"]
-    changed: bool
+    version: int = Field(description=VERSION)
+    state: Literal["live", "hidden", "deleted"] = Field(description="What the item is now.")
+    changed: bool = Field(description="False where the item was so already.")
     artifacts: list[Recommends]
 
     example: ClassVar[dict[str, Any]] = {
@@ -154,7 +155,7 @@ class LineOutcome(Answer):
     """What became of a line: `stale` where the item had another version than `if_version`, and was left as it was."""
 
     item_id: str
-    version: int
+    version: int = Field(description=VERSION)
     outcome: Literal["changed", "same", "stale"]
 
 
@@ -172,7 +173,7 @@ class SimilarItem(Answer):
     rank: int
     item_id: str
     title: str
-    score: float
+    score: float = Field(description="The inner product of the two vectors.")
 
 
 class SimilarAnswer(Answer):
