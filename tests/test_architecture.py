@@ -74,8 +74,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "methods", "generation", "inference", "encoder", "backbone", "artifact", "spec text cores", "",
         ),
         "index": (
-            "__main__", "cli", "", "build storage live_index live_catalog", "spec", "kinds catalog trie", "approximate faiss_calls",
-            "base border",
+            "__main__", "cli", "", "build storage live_index live_catalog", "spec", "kinds catalog trie",
+            "approximate faiss_calls", "base border",
         ),
     }.items()
 }  # fmt: skip
