@@ -1,10 +1,11 @@
 """What changing items does to requests beside it, and how soon changes are seen.
 
-    python -m benchmarks.serving.live_items ARTIFACT [--texts 20] [--vectors 100] [--share 0.3] [--seconds 15] [--rounds 2]
+    python -m benchmarks.serving.live_items ARTIFACT [--texts 20] [--vectors 100] [--seconds 15] [--rounds 2]
 
-Rounds alternate: an open loop of `/recommend` alone, and the same while items are added, so many a second embedded from
-their titles and so many with a given vector. A second server on the same store of items is asked for some of them until it
-has them: the visibility is the time from the acknowledgement to that. Caches are off. The last line is one JSON object.
+Rounds alternate: an open loop of `/recommend` alone, and the same while items are added, so many a second embedded
+from their titles and so many with a given vector. A second server on the same store of items is asked for some of them
+until it has them: the visibility is the time from the acknowledgement to that. Caches are off. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -26,23 +27,7 @@ from benchmarks.lib.server import Server, recommendations
 
 TARGET_RATIO, TARGET_VISIBLE_S = 1.5, 1.0
 LOOKED_AT = 25  # every so many of the changes is looked for on the other replica
-WORDS = [
-    "amber",
-    "border",
-    "candle",
-    "drift",
-    "ember",
-    "fable",
-    "garden",
-    "harbour",
-    "island",
-    "jade",
-    "kite",
-    "lantern",
-    "meadow",
-    "north",
-    "orchard",
-]
+WORDS = ("amber", "border", "candle", "drift", "ember", "fable", "garden", "harbour", "island", "jade", "kite")
 
 
 class Writer:
