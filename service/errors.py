@@ -6,6 +6,7 @@ AnyoError
   TooLarge              a request beyond one of its limits
   InvalidInput          a field is wrong
     NothingUsable       no item of the history is in the catalog, and no user_id is given
+  PreconditionFailed    an item has another version than the request expects
   Overloaded            the queue is full; carries when to come back
   ModelError            the model failed on this very request
   NotReady              loading, draining or broken; carries the reason
@@ -73,6 +74,12 @@ class Conflict(AnyoError):
     """The request is right in itself, but not for this artifact or against what is stored."""
 
     code = "conflict"
+
+
+class PreconditionFailed(AnyoError):
+    """What the request expects to be stored is not what is stored."""
+
+    code = "precondition_failed"
 
 
 class TooLarge(AnyoError):

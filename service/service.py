@@ -15,10 +15,12 @@ from service.concurrency.searches import Searches
 from service.errors import NotReady, StartError
 from service.experiments.feedback import Feedback
 from service.experiments.traffic import Traffic
+from service.item_stores import open_item_store
+from service.items.live import LiveItems
 from service.keys import key_of_this_start
 from service.lifecycle.lookup import AnyRecommender, Kind
 from service.lifecycle.registry import OpenArtifact, Registry
-from service.observability.metrics import Metrics
+from service.observability.metrics import ITEM_STATES, Metrics
 from service.observability.tracing import open_tracing
 from service.recommend.dense import DenseRecommender
 from service.recommend.generative import GenerativeRecommender
@@ -66,7 +68,9 @@ class Service:
             download=settings.allow_downloads,
         )
         trial = try_out if open_artifact is None else None
-        self.registry = Registry(settings, self.store, self.metrics, opener, self._cache, trial)
+        item_store = open_item_store(settings.item_store, settings, self.metrics) if settings.item_store else None
+        self.items = LiveItems(settings, self.metrics, item_store)
+        self.registry = Registry(settings, self.store, self.metrics, opener, self._cache, trial, self.items)
         self.feedback = Feedback(settings.feedback_entries, self.metrics, settings.feedback_log)
         self.traffic = Traffic(
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
@@ -149,7 +153,7 @@ class Service:
         for recommender in self.recommenders.values():
             if (reason := recommender.engine.trouble()) is not None:
                 return reason
-        return None
+        return self.items.trouble()
 
     def not_ready(self) -> str | None:
         """Return why no traffic should come here now, or None: the answer of readiness."""
@@ -172,6 +176,10 @@ class Service:
             await self._inner_store.open()
         except Exception as error:
             raise StartError(f"the store {shown(self.settings.store)} cannot be opened: {error}") from error
+        try:
+            await self.items.open()
+        except Exception as error:
+            raise StartError(f"the item store {shown(self.settings.item_store)} cannot be opened: {error}") from error
         if self._cache is not None:
             await self._cache.open()
         self.feedback.open()
@@ -199,12 +207,15 @@ class Service:
         self.searches.close()
         await asyncio.to_thread(self.feedback.close)
         await self._inner_store.close()
+        await self.items.close()
         if self._cache is not None:
             await self._cache.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
 
     async def _load(self) -> None:
+        await self.items.read_all(self._note_step)
+        self.items.start()
         for given in self.settings.artifacts:
             name, folder = named_folder(given)
             try:
@@ -239,6 +250,10 @@ class Service:
         metrics.batch_tokens_limit.set(settings.max_batch_tokens)
         metrics.batch_requests_limit.set(settings.max_batch_requests)
         metrics.artifact_bytes.set_function(lambda: self.registry.bytes())
+        for state in ITEM_STATES:
+            metrics.changed_items(state).set_function(partial(self.items.count, state))
+        metrics.item_delta.set_function(lambda: self.items.delta_size)
+        metrics.item_lag_seconds.set_function(lambda: self.items.lag_s)
         metrics.artifact_bytes_limit.set(settings.max_artifact_bytes)
 
     def _busy(self) -> bool:

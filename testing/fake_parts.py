@@ -68,6 +68,9 @@ class TableEncoder:
     def free_vectors(self, items: Sequence[FreeItem]) -> np.ndarray:
         return np.stack([_vector_of(item.title) for item in items])
 
+    def title_vectors(self, titles: Sequence[str]) -> np.ndarray:
+        return np.stack([_vector_of(title) for title in titles])
+
     def encode(self, prompts: Sequence[Prompt]) -> np.ndarray:
         self.entered += 1
         self.gate.wait()
@@ -124,7 +127,8 @@ def make_parts(
     encoder.batches.clear()
     encoder.delay_s = delay_s
     reads = ("ids", "text") if reads_text else ("ids",)
-    return LoadedArtifact(name, "0123456789ab", "fake-recipe", reads, encoder, index, catalog, golden)  # type: ignore[arg-type]
+    embed = encoder.title_vectors if reads_text else None
+    return LoadedArtifact(name, "0123456789ab", "fake-recipe", reads, encoder, index, catalog, golden, embed=embed)  # type: ignore[arg-type]
 
 
 def _golden(encoder: TableEncoder, index: FlatIndex, catalog: Catalog, rng: np.random.Generator) -> GoldenCase:

@@ -22,6 +22,7 @@ from modeling.generation.api import (
     GeneratedList,
     GenerationPrompt,
     GenerationSettings,
+    GenerativeModel,
     Hypothesis,
     ListQuery,
     OnWriting,
@@ -43,7 +44,7 @@ class ReadPrompt(GenerationPrompt):
     read: Prompt | None = None
 
 
-class TitleWriter:
+class TitleWriter(GenerativeModel):
     """Writes titles."""
 
     reads: tuple[str, ...] = ("ids", "text")

@@ -39,9 +39,11 @@ CORE_OF_SERVICE = {
         "experiments",
         "lifecycle",
         "recommend",
+        "items",
         "caches",
         "artifacts",
         "engine",
+        "item_stores",
         "stores",
         "redis_client",
         "concurrency",
@@ -58,8 +60,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     package: tuple(frozenset(floor.split()) or frozenset({""}) for floor in floors)
     for package, floors in {
         "service": (
-            "__main__", "cli admin_cli", "http", "service", "experiments", "lifecycle", "recommend", "caches",
-            "artifacts engine stores", "redis_client", "concurrency", "observability", "keys",
+            "__main__", "cli admin_cli", "http", "service", "experiments", "lifecycle", "recommend", "items caches",
+            "artifacts engine item_stores", "stores", "redis_client", "concurrency", "observability", "keys",
             "context version errors settings early", "",
         ),
         "training": (
@@ -73,8 +75,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "spec text cores torch_private transformers_private", "",
         ),
         "index": (
-            "__main__", "cli", "", "build storage", "spec", "kinds catalog trie", "approximate faiss_calls",
-            "base border text", "time_limit",
+            "__main__", "cli", "", "build storage live_index live_catalog", "spec", "kinds catalog trie",
+            "approximate faiss_calls", "base border text", "time_limit",
         ),
     }.items()
 }  # fmt: skip

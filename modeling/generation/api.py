@@ -6,7 +6,7 @@ is grounded to items of the catalog. Every generative method, whatever it writes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -114,6 +114,8 @@ class GenerativeModel(Protocol):
     """What the artifact was evaluated with; both fields are set."""
     limit: GenerationSettings
     """The largest values that may be asked for; both fields are set."""
+    adds_items: bool = False
+    """Whether items that it was not trained on can be written; see `change_items`."""
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free text as items of a history; raises `CannotReadText` where ids only are read."""
@@ -140,3 +142,16 @@ class GenerativeModel(Protocol):
             GenerationError: settings beyond `limit`, or a prompt that is too long for the model.
         """
         ...
+
+    def item_refusal(self, title: str) -> str | None:
+        """Why an item with this title, which the model was not trained on, cannot be written; None where it can."""
+        return "this method recommends the items that it was trained on only; items cannot be added to it"
+
+    def change_items(self, closed: Set[int], added: Mapping[int, str]) -> None:
+        """Take over which items there are, from the next `write` on; it may be called while one runs.
+
+        Args:
+            closed: all rows of the catalog that are not to be written.
+            added: titles, by row, of all items that it was not trained on; rows above those of the catalog, none of
+                which `item_refusal` refuses. Nothing where ``adds_items`` is false.
+        """

@@ -15,7 +15,15 @@ from torch import nn
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem, TitleTokens
 from modeling.encoder.title_check import check_title_tokens, sample_rows
-from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery, OnWriting, Turn
+from modeling.generation.api import (
+    GeneratedList,
+    GenerationPrompt,
+    GenerationSettings,
+    GenerativeModel,
+    ListQuery,
+    OnWriting,
+    Turn,
+)
 from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, GenerationError, OnStep, Paths, Text
 from modeling.generation.factory import beam_search_for
 from modeling.generation.item_tokenizer import ItemTokenizer
@@ -110,7 +118,7 @@ class DecodeSession:
             self._on_step(step, best)
 
 
-class ItemGenerator:
+class ItemGenerator(GenerativeModel):
     """A `GenerativeModel` over a causal language model and the names of a catalog; how it reads, searches and grounds
     is the method's.
 

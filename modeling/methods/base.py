@@ -28,6 +28,7 @@ from modeling.artifact.part_names import Part
 from modeling.artifact.verified import Files
 from modeling.encoder.build import Sources
 from modeling.encoder.prompt import FreeItem, Prompt, TitleTokens
+from modeling.encoder.user_encoder import CannotReadText
 from modeling.generation.api import GenerativeModel
 from modeling.inference.int8_linear import Precision
 
@@ -182,6 +183,14 @@ class VectorMethod(_Networks, Protocol):
     def compile(self) -> str:
         """Make the encoder ready for serving; the reason where it stays as it is, else an empty text."""
         return ""
+
+    def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [F, D] of items that the catalog does not have, made of their titles, as ``item_vectors_ND`` are.
+
+        Raises:
+            CannotReadText: this model makes no item vectors of text.
+        """
+        raise CannotReadText("it makes no item vectors of text")
 
     def record_launches(self, positions: int) -> str:
         """Record what a GPU does for batches of up to so many positions; the reason where that fails."""

@@ -24,7 +24,7 @@ from modeling.artifact.verified import Files, Folder
 from modeling.encoder.build import Model, Sources
 from modeling.encoder.prompt import TitleTokens
 from modeling.encoder.title_check import check_titles
-from modeling.encoder.user_encoder import UserEncoder, read_history
+from modeling.encoder.user_encoder import CannotReadText, UserEncoder, read_history
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Precision
 from modeling.methods import Loaded, load, method_of
@@ -118,6 +118,15 @@ class DenseModel(VectorMethod):
     def compile(self) -> str:
         """Give the encoder the inference-only forward."""
         return compile_encoder(self._encoder) or ""
+
+    def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """See `VectorMethod.title_vectors`."""
+        try:
+            return self._encoder.title_vectors(titles)
+        except CannotReadText:
+            raise
+        except ValueError as error:
+            raise CannotReadText(one_line(error)) from error
 
     def record_launches(self, positions: int) -> str:
         """See `VectorMethod.record_launches`."""

@@ -52,12 +52,14 @@ class P5Generator(TrieGenerator):
         whole_words: WholeWordEmbedding | None,
         language: Language,
         families: Sequence[Family],
+        trie: TokenTrie | None = None,
     ) -> None:
         super().__init__(
             model, names, paths=paths, items=items, end=end, history_limit=history_limit, default=default,
-            inputs=None if whole_words is None else WholeWordInputs(whole_words),
+            inputs=None if whole_words is None else WholeWordInputs(whole_words), trie=trie,
         )  # fmt: skip
         self._closes, self.whole_words = end, whole_words
+        self.names_are_assigned = True  # even where they are words
         self.language, self.families = language, tuple(families)
         self.template = SERVED
 

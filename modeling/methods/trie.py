@@ -12,7 +12,7 @@ under the model, whatever the number of its tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from modeling.encoder.prompt import FreeItem, TitleTokens
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Paths, Text
-from modeling.generation.item_tokenizer import CodeTokenizer, ItemTokenizer
+from modeling.generation.item_tokenizer import CodeTokenizer, ItemTokenizer, TitleTokenizer
 from modeling.generation.token_inputs import TokenInputs
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, trie_of
@@ -44,6 +44,7 @@ class TrieGenerator(ItemGenerator):
         default: beams and tokens it was evaluated with.
         inputs: see `ItemGenerator`.
         renormalize: divide probabilities among the tokens that may follow, for a model that was trained so.
+        trie: of the names; None: built again where items change.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TrieGenerator(ItemGenerator):
         default: GenerationSettings,
         inputs: TokenInputs | None = None,
         renormalize: bool = False,
+        trie: TokenTrie | None = None,
     ) -> None:
         self._closing = () if end is None else (end,)
         longest = int(np.diff(names.tokens.offsets).max(initial=1)) + len(self._closing)
@@ -65,7 +67,53 @@ class TrieGenerator(ItemGenerator):
             model, names, end=end, prefix=self._closing, history_limit=history_limit, default=default, longest=longest,
             inputs=inputs,
         )  # fmt: skip
-        self.paths, self._items, self.renormalize = paths, items, renormalize
+        self._tree, self.renormalize = (paths, items), renormalize
+        self._trie = trie
+        self._closed: Set[int] = frozenset()
+        self.names_are_assigned = not isinstance(names.spelling, TitleTokenizer)
+        self._added: dict[int, list[int]] = {}
+
+    @property
+    def paths(self) -> Paths:
+        """The trie of the names as arrays."""
+        return self._tree[0]
+
+    @property
+    def adds_items(self) -> bool:  # type: ignore[override]
+        """Whether items are written as their titles, which every item has."""
+        return not self.names_are_assigned
+
+    def item_refusal(self, title: str) -> str | None:
+        """See `GenerativeModel.item_refusal`: titles that can be written to their end within the usual tokens."""
+        most = cast(int, self.default.max_new_tokens)
+        if self.names_are_assigned:
+            return "this method writes items as identifiers that are assigned in training; items cannot be added to it"
+        tokens = self._spelt(title)
+        if not tokens or self.end in tokens:
+            return f"the tokenizer of this method has no tokens for the title {title[:80]!r}"
+        if len(tokens) + len(self._closing) > most:
+            return f"the title has {len(tokens)} tokens, and this artifact writes at most {most - len(self._closing)}"
+        return None
+
+    def change_items(self, closed: Set[int], added: Mapping[int, str]) -> None:
+        """See `GenerativeModel.change_items`: a changed copy of the trie takes the place of the old one."""
+        trie = trie_of(self.names.tokens, self.end) if self._trie is None else self._trie.copy()
+        for row in self._closed - closed:
+            trie.add(row, self.names.tokens[row].tolist())
+        for row in closed - self._closed:
+            trie.remove(row, self.names.tokens[row].tolist())
+        for row in self._added.keys() - added.keys():
+            trie.remove(row, self._added.pop(row))
+        for row in added.keys() - self._added.keys() if self.adds_items else ():
+            self._added[row] = self._spelt(added[row])
+            trie.add(row, self._added[row])
+        self._trie, self._closed = trie, frozenset(closed)
+        found = trie_paths(self.names, trie)
+        self._tree = found["paths"], found["items"]  # one assignment: whoever writes has taken the old ones
+
+    def _spelt(self, title: str) -> list[int]:
+        (read,) = self.names.spelling.read([title])
+        return [] if read.tokens is None else [int(token) for token in read.tokens]
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
         """Items oldest to newest, each closed by the end token; an empty history is the end token alone."""
@@ -84,24 +132,31 @@ class TrieGenerator(ItemGenerator):
         Items that are excluded or not allowed may take beams. What the beams did not reach is filled up with popular
         items, whose scores are below those of the written.
         """
+        paths, items = self._tree
         found = search.run(
-            [prompt.tokens for prompt in prompts], length_penalty=0.0, paths=self.paths, renormalize=self.renormalize
+            [prompt.tokens for prompt in prompts], length_penalty=0.0, paths=paths, renormalize=self.renormalize
         )
         seconds, started = search.seconds(), time.perf_counter()
         written = [
-            self._answer(texts, prompt, want, search.new_tokens, seconds)
+            self._answer(texts, items, prompt, want, search.new_tokens, seconds)
             for texts, prompt, want in zip(found, prompts, wanted, strict=True)
         ]
         seconds |= {"ground": time.perf_counter() - started, "search": 0.0}
         return written
 
     def _answer(
-        self, texts: Sequence[Text], prompt: GenerationPrompt, wanted: ListQuery, new: int, seconds: dict[str, float]
+        self,
+        texts: Sequence[Text],
+        items: Callable[[int], list[int]],
+        prompt: GenerationPrompt,
+        wanted: ListQuery,
+        new: int,
+        seconds: dict[str, float],
     ) -> GeneratedList:
         generated: list[Hypothesis] = []
         places = TopK(wanted)
         for text in texts:
-            named = self._items(text.state)  # none where a text was cut
+            named = items(text.state)  # none where a text was cut
             generated.append(
                 Hypothesis(
                     self.names.spelling.text(text.tokens),
@@ -147,13 +202,16 @@ class TrieRecord(GeneratorRecord):
 
 
 def trie_paths(names: ItemIdentifiers, trie: TokenTrie) -> dict[str, Any]:
-    """The arguments ``paths`` and ``items`` of a `TrieGenerator`; of items with one name the more popular is first."""
+    """The arguments of a `TrieGenerator` that follow from a trie; of items with one name the more popular is first."""
     place_N = names.place_N
 
-    def items(state: int) -> list[int]:
-        return sorted(trie.items(state), key=lambda row: int(place_N[row]))
+    def place(row: int) -> int:
+        return int(place_N[row]) if row < len(place_N) else row  # items that were added come last
 
-    return {"paths": trie.arrays(), "items": items}
+    def items(state: int) -> list[int]:
+        return sorted(trie.items(state), key=place)
+
+    return {"paths": trie.arrays(), "items": items, "trie": trie}
 
 
 def trie_generator(

@@ -4,13 +4,15 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from weakref import WeakSet
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from torch import nn
 
 from index import Catalog, VectorIndex, parse_index
@@ -39,6 +41,8 @@ FORCE = "set ANYO_PRECISION_FORCED=true to use it anyway"
 INDEX_FILES = (ENTRY_FILE, INDEX_FILE)
 LARGEST_CATALOG, LARGEST_INDEX = 4 << 30, 256 << 30  # bytes
 
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
 POOL = Pool()
 BACKBONES: WeakSet[nn.Module] = WeakSet()  # of models that give vectors, on a processor in fp32, adapters merged
 log = structlog.get_logger(__name__)
@@ -59,6 +63,7 @@ class LoadedArtifact:
     precision: Precision = "fp32"
     pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
+    embed: Embed | None = None  # vectors [F, D] of titles that the catalog does not have; raises CannotReadText
     kind: Literal["dense"] = "dense"
 
     @property
@@ -179,6 +184,7 @@ def _open_dense(
         precision="fp32" if model.encoder.exact else precision,  # a small transformer is not rounded
         pieces=pieces,
         files=_files_of(manifest),
+        embed=model.title_vectors if "text" in model.reads else None,
     )
 
 

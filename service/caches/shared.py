@@ -117,12 +117,19 @@ class ArtifactCache:
         self._version = (parts.version + ("" if parts.precision == "fp32" else f" in {parts.precision}")).encode()
 
     def question(
-        self, history: Sequence[int | str], k: int, exclude: NDArray[np.int64], categories: Sequence[str]
+        self,
+        history: Sequence[int | str],
+        k: int,
+        exclude: NDArray[np.int64],
+        categories: Sequence[str],
+        *,
+        whole: bool = True,
     ) -> CacheKeys:
-        """Return the keys of a request: rows and free titles as the model reads them, excluded rows, sorted names."""
+        """Return the keys of a request: rows and free titles as the model reads them, excluded rows, sorted names; not
+        `whole`: of its user vector alone."""
         ids, read = self._catalog.item_ids, self._read(history)
         vector = self._key(b"vector", read)
-        if not self.shares_answers:
+        if not self.shares_answers or not whole:
             return CacheKeys(vector, None)
         rest = orjson.dumps([k, [ids[row] for row in exclude.tolist()], categories])
         return CacheKeys(vector, self._key(b"result", read + b"\n" + rest))

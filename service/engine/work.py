@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from index.base import VectorIndex
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
 from modeling.methods.base_ranking import RankPrompt
@@ -36,10 +37,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """Items to score: rows of the catalog, and vectors of free titles behind them."""
+    """Items to score: rows of the catalog, vectors of free titles behind them, and the index that has the rows: as it
+    was when they were looked up, so that no later change of an item takes them away."""
 
     rows_C: NDArray[np.int64]
     free_FD: NDArray[np.float32]
+    index: VectorIndex | None = None
 
 
 @dataclass(frozen=True, slots=True)

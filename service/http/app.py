@@ -16,7 +16,18 @@ from service.http.errors import CODE_OF_STATUS, HttpError, NotAllowed, error_bod
 from service.http.middleware import RequestMiddleware, request_info
 from service.http.openapi import describe
 from service.http.path_ids import allowed_methods, readable
-from service.http.routes import artifacts, feedback, generative, items, operations, pages, rank, recommend, users
+from service.http.routes import (
+    artifacts,
+    feedback,
+    generative,
+    item_changes,
+    items,
+    operations,
+    pages,
+    rank,
+    recommend,
+    users,
+)
 from service.http.routes.common import input_error
 from service.http.routing import Routes
 from service.http.starlette_adapter import App, Shortcut
@@ -47,7 +58,19 @@ def create_app(service: Service) -> App:
     )
     app.state.service = service
     routers = [
-        module.router for module in (recommend, rank, generative, users, items, feedback, artifacts, operations, pages)
+        module.router
+        for module in (
+            recommend,
+            rank,
+            generative,
+            users,
+            items,
+            item_changes,
+            feedback,
+            artifacts,
+            operations,
+            pages,
+        )
     ]
     for router in routers:
         app.include_router(router)

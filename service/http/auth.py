@@ -197,14 +197,14 @@ class Authorization:
     def _check_admin(self, headers: Headers) -> None:
         if not self._admin:
             raise Forbidden(
-                "artifacts and traffic cannot be changed here: no admin key is configured; make one with "
+                "artifacts, traffic and items cannot be changed here: no admin key is configured; make one with "
                 "`python -m service key` and set its hash as ANYO_ADMIN_KEYS"
             )
         key = _sent_key(headers)
         if self._admin.name_of(key) is not None:
             return
         if self._api.name_of(key) is not None:
-            raise Forbidden("this is an API key; artifacts and traffic are changed with an admin key")
+            raise Forbidden("this is an API key; artifacts, traffic and items are changed with an admin key")
         raise _unauthorized(key, "an admin key")
 
 

@@ -82,9 +82,11 @@ class Callers:
 
 
 def is_json(declared: bytes) -> bool:
-    """Return whether a content type is JSON's."""
+    """Return whether a content type is JSON's, or that of JSON lines."""
     kind = declared.partition(b";")[0].strip().lower()
-    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+    return kind in (b"application/json", b"application/x-ndjson") or (
+        kind.startswith(b"application/") and kind.endswith(b"+json")
+    )
 
 
 def _is_own(origin: bytes, host: bytes) -> bool:

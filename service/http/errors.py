@@ -22,6 +22,7 @@ from service.errors import (
     ModelError,
     NotReady,
     Overloaded,
+    PreconditionFailed,
     StoreUnavailable,
     TooLarge,
     UnknownName,
@@ -30,6 +31,7 @@ from service.errors import (
 STATUS: dict[type[AnyoError], int] = {
     UnknownName: 404,
     Conflict: 409,
+    PreconditionFailed: 412,
     TooLarge: 413,
     InvalidInput: 422,
     Overloaded: 429,
@@ -49,6 +51,7 @@ CODE_OF_STATUS = {
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",
+    412: "precondition_failed",
     413: "too_large",
     415: "unsupported_media",
     422: "invalid_input",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
@@ -20,6 +21,9 @@ from service.http.schemas import (
     ErrorAnswer,
     FeedbackRequest,
     GenerativeRequest,
+    ItemBody,
+    ItemLine,
+    ItemPatch,
     RankRequest,
     RecommendRequest,
     TrafficRequest,
@@ -29,9 +33,11 @@ from service.http.schemas.field_texts import FIELDS
 from service.service import Service
 
 HISTORY_SHOWN = 3
+LINES = "application/x-ndjson"
 REF = "#/components/schemas/{model}"
 BODIES: tuple[type[BaseModel], ...] = (
     RecommendRequest, RankRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
+    ItemBody, ItemPatch, ItemLine,
 )  # fmt: skip
 
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
@@ -42,7 +48,7 @@ TAGS = {
     "recommend": "Recommend items by looking them up, and order given ones.",
     "generative": "Recommend items by writing them, and compare both ways.",
     "users": "Users' stored histories: append, read, list, forget.",
-    "items": "The catalog of an artifact.",
+    "items": "The catalog: look up, add, change, hide and delete items.",
     "feedback": "What was taken after an answer, and what that says of the artifacts.",
     "artifacts": "What is loaded, loading and unloading, and which artifact answers what.",
     "operations": "Probes, metrics, and the pages for people.",
@@ -96,6 +102,13 @@ def takes(model: type[Body]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads `model` from the body itself."""
     content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": model.example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def takes_lines(model: type[Body]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads JSON lines, a `model` each."""
+    schema = {"type": "string", "description": f"JSON lines, each a {model.__name__}."}
+    example = orjson.dumps(model.example).decode() + "\n"
+    return {"requestBody": {"required": True, "content": {LINES: {"schema": schema, "example": example}}}}
 
 
 def describe(app: FastAPI) -> None:

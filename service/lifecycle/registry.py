@@ -28,6 +28,7 @@ from service.caches.shared import SharedCache
 from service.concurrency.threads import in_thread
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, Conflict, InvalidInput, NotReady, StartError, UnknownName
+from service.items.live import LiveItems
 from service.lifecycle.lookup import AnyRecommender, ArtifactLookup
 from service.lifecycle.warmup import rehearse
 from service.lifecycle.warmup_generative import rehearse_generative
@@ -83,6 +84,7 @@ class Registry(ArtifactLookup):
         open_artifact: OpenArtifact,
         cache: SharedCache | None = None,
         trial: Trial | None = None,
+        items: LiveItems | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -90,6 +92,7 @@ class Registry(ArtifactLookup):
         self._open_parts = open_artifact
         self._cache = cache
         self._trial = trial
+        self._items = items or LiveItems(settings, metrics, None)
         self._cancelled = asyncio.Event()
         self._can_cancel = False  # a load that has not been published yet
         self._folders: dict[str, Path] = {}  # of the artifacts named at the start, which may lie anywhere
@@ -337,11 +340,15 @@ class Registry(ArtifactLookup):
         if parts.kind == "generative":
             await rehearse_generative(parts, self._store, self._settings, self.device)
             self._refuse_if_closed()
-            return GenerativeRecommender(parts, self._store, self._settings, self._metrics, self.device)
+            generative = GenerativeRecommender(parts, self._store, self._settings, self._metrics, self.device)
+            await self._items.attach(generative.items)
+            return generative
         rate = await rehearse(parts, self._store, self._settings, self.device)
         self._refuse_if_closed()
         shared = self._cache.of(parts) if self._cache is not None else None
-        return DenseRecommender(parts, self._store, self._settings, self._metrics, shared, rate, self.device)
+        dense = DenseRecommender(parts, self._store, self._settings, self._metrics, shared, rate, self.device)
+        await self._items.attach(dense.items)
+        return dense
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
@@ -353,6 +360,7 @@ class Registry(ArtifactLookup):
         generative = recommender.kind == "generative"
         deadline_ms = self._settings.generative_deadline_ms if generative else self._settings.deadline_ms
         await recommender.close(deadline_ms / 1000 + LAST_ANSWERS_S)
+        self._items.detach(recommender.items)
         parts = recommender.parts
         if (parts.name, parts.version, parts.recipe) not in self._shown():
             self._metrics.forget(self._metrics.artifact_info, parts.name, parts.version, parts.recipe)
@@ -370,4 +378,4 @@ class Registry(ArtifactLookup):
         recommender = self.recommenders[name]
         self.defaults[recommender.kind] = name
         if recommender.kind == "dense":
-            self._metrics.index_items.set(recommender.parts.index.size)
+            self._metrics.index_items.set_function(lambda: len(recommender.catalog))

@@ -46,7 +46,9 @@ REASONS = (
 DISTANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 CACHES = ("user_vector", "title", "states")
 SHARED_CACHES = ("shared_vector", "shared_result")
-REDIS_PARTS = ("store_read", "store_write", "store_list", "cache", "cache_write")
+REDIS_PARTS = ("store_read", "store_write", "store_list", "cache", "cache_write", "items_read", "items_write")
+ITEM_STORE_OPERATIONS = ("write", "get", "changes")
+ITEM_STATES = ("live", "hidden", "deleted")
 STORE_PARTS = ("read", "write", "list")
 CACHE_PARTS = ("read", "write")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
@@ -84,6 +86,9 @@ class Metrics:
             self.store_up(part).set(1)  # until the first failure; a Redis that is away at the start is one
         for part in CACHE_PARTS:
             self.cache_up(part).set(1)
+        self.item_store_up.set(1)
+        for op in ITEM_STORE_OPERATIONS:
+            self.item_store_seconds(op)
         for part in REDIS_PARTS:
             self.breaker_state(part)
             self.breaker_opened(part)
@@ -182,6 +187,18 @@ class Metrics:
             "breaker_state", "Circuit breaker of a part of Redis: 0 closed, 1 half-open, 2 open.", "part"
         )
         self.breaker_opened = self._counter("breaker_opened_total", "Times that a circuit breaker opened.", "part")
+        self.changed_items = self._gauge("changed_items", "Items that were ever changed, by state.", "state")
+        self.item_delta = self._gauge("item_delta", "Added items that are not merged yet.")
+        self.item_lag_seconds = self._gauge(
+            "item_lag_seconds", "Seconds since changes of other replicas were last read to their end."
+        )
+        self.item_merge_seconds = self._histogram("item_merge_seconds", "Seconds of one merge of items.", SECONDS)
+        self.item_store_up = self._gauge(
+            "item_store_up", "1 while the item store does what is asked, 0 after a failure."
+        )
+        self.item_store_seconds = self._histogram(
+            "item_store_seconds", "Seconds of one operation of the item store.", STAGE_SECONDS, "op"
+        )
         self.index_items = self._gauge("index_items", "Items in the index of the default artifact.")
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
         self.artifact_bytes = self._gauge("artifact_bytes", "Memory of all loaded artifacts, shared parts once.")

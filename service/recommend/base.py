@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.live_catalog import LiveCatalog
 from service.engine.base import QueuedEngine
+from service.items.artifact_items import ArtifactItems
 from service.recommend.histories import Histories, History
 
 Source = Literal["model", "cache", "popular"]
@@ -33,13 +35,22 @@ class Recommendation:
     history: History | None = None
 
 
+R = TypeVar("R", bound=Recommendation)
+
+
 class BaseRecommender:
     """Answers requests with one artifact; `start` before the first, `close` after the last."""
 
-    def __init__(self, histories: Histories, engine: QueuedEngine[Any, Any]) -> None:
+    def __init__(self, histories: Histories, engine: QueuedEngine[Any, Any], items: ArtifactItems) -> None:
         self.histories = histories
+        self.items = items
         self._engine = engine
         self._in_flight = 0
+
+    @property
+    def catalog(self) -> LiveCatalog:
+        """The items of the artifact as they are now."""
+        return self.items.catalog
 
     def start(self) -> None:
         """Start the engine on the running event loop."""
@@ -62,6 +73,20 @@ class BaseRecommender:
             await asyncio.sleep(min(0.01, left))
         await self._engine.close(max(0.0, end - time.monotonic()))
         self.histories.close()
+        self.items.close()
+
+    def shown(self, answer: R) -> R:
+        """An answer without the items that may not be shown any more; call it when nothing is awaited until it is sent.
+
+        What was withdrawn while the answer was made is left out, so that it is never shown after the change was
+        acknowledged.
+        """
+        if all(map(self.catalog.is_open, answer.rows)):
+            return answer
+        kept = [place for place, row in enumerate(answer.rows) if self.catalog.is_open(row)]
+        return replace(
+            answer, rows=[answer.rows[place] for place in kept], scores=[answer.scores[place] for place in kept]
+        )
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

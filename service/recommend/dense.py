@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal, cast
 
@@ -28,6 +29,7 @@ from service.engine.dense import Engine
 from service.engine.device_lock import DeviceLock
 from service.engine.work import Candidates, Found, Hits, Work
 from service.errors import AnyoError, Conflict, shown
+from service.items.artifact_items import ArtifactItems
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, Source
 from service.recommend.explaining import Explainer, Explanation
@@ -62,6 +64,7 @@ class DenseRecommender(BaseRecommender):
     ) -> None:
         self.parts = parts
         self._shared = shared
+        items = ArtifactItems(parts, settings, metrics)
         self._metrics = metrics
         metrics.rank_candidates(parts.recipe)  # there from the start, so that none can be told from zero
         self._vectors = VectorCache(settings.user_cache_entries, parts.index.dim)
@@ -91,8 +94,9 @@ class DenseRecommender(BaseRecommender):
             before_pass=self._before_pass,
         )
         block = 1 if self.states is None else min(settings.reuse_block, parts.encoder.history_limit)
-        super().__init__(Histories(parts, store, settings, metrics, block=block), self.engine)
-        self._explainer = Explainer(parts, self.histories, self.engine, self._vectors, metrics)
+        histories = Histories(parts, store, settings, metrics, catalog=items.catalog, block=block)
+        super().__init__(histories, self.engine, items)
+        self._explainer = Explainer(parts, items, self.histories, self.engine, self._vectors, metrics)
 
     def _encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Encode with what is kept of each history's beginning."""
@@ -144,26 +148,31 @@ class DenseRecommender(BaseRecommender):
         work, key, vector_key, question, known = await self._assemble(query, history, deadline, cached)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         if known.result is not None:
+            if self.catalog.changed:  # meanwhile
+                return await self._recommend(query, deadline, cached)
             return Recommendation(*known.result, "cache", history.ignored, history.degraded, seconds, None, history)
         found = await self._run(work, key, vector_key, deadline)
-        answer = _answer(found, history, seconds, "model" if work.vector_D is None else "cache")
-        if self._shared is not None and question is not None:
+        source: Source = "model" if work.vector_D is None else "cache"
+        while (again := await self._again(work, found, query, history)) is not None:
+            found = await self.engine.run(again, (key, self.catalog.generation), deadline)
+        answer = _answer(found, history, seconds, source)
+        if self._shared is not None and question is not None and not self.catalog.changed:
             computed_D = found.vector_D if work.vector_D is None else None
             self._shared.remember(question, computed_D, answer.rows, answer.scores)
         return answer
 
     async def _rank(self, query: RankQuery, deadline: float) -> Ranking:
-        found = resolve_candidates(query, self.parts.catalog)
+        found, index = resolve_candidates(query, self.catalog), self.items.index  # of one moment
         history = await self.histories.of(query)
         started = time.monotonic()
         free_FD = await self._free_vectors(found.titles, deadline)
         if not history.parts:
-            return ranked_by_popularity(found, self.parts.catalog, history)
+            return ranked_by_popularity(found, self.catalog, history)
         vector_key, vector_D, question, _ = await self._look_up(
             history, True, lambda shared: shared.vector_question(history.parts)
         )
         prompt, positions = await self._prompt(history, deadline) if vector_D is None else (None, 0)
-        candidates = Candidates(np.array(found.rows, np.int64), free_FD)
+        candidates = Candidates(np.array(found.rows, np.int64), free_FD, index)
         work = Work(prompt, len(found.parts), NO_ROWS, None, vector_D, positions, candidates)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         scored = await self._run(work, (vector_key, tuple(found.parts)), vector_key, deadline)
@@ -198,33 +207,42 @@ class DenseRecommender(BaseRecommender):
             self._vectors.put(vector_key, found.vector_D)
         return found
 
+    async def _again(self, work: Work, found: Found, query: RecommendQuery, history: History) -> Work | None:
+        """What to search again, because items were changed while the answer was computed; None where it may stand."""
+        if not self.catalog.changed:
+            return None
+        rows = found.rows_K.tolist()
+        exclude = self.histories.excluded(query, history)  # an item that was taken may have a new row
+        if all(map(self.catalog.is_open, rows)) and not set(rows) & set(exclude.tolist()):
+            return None
+        allowed = await self.histories.allowed(query.categories)
+        return replace(work, prompt=None, vector_D=found.vector_D, exclude=exclude, allowed=allowed)
+
     def search(self, user_BD: NDArray[np.float32], works: Sequence[Work]) -> list[Hits]:
         """Search the index for several requests, one call for each category filter among them, and score the
         candidates of others. Blocks."""
         hits: list[Hits] = [(NO_ROWS, np.empty(0, np.float32))] * len(works)
         groups: dict[int, list[int]] = {}
+        index = self.items.index  # as it is now: no older than what any of these requests saw
+        assert index is not None
         for place, work in enumerate(works):
             if work.candidates is None:
                 groups.setdefault(id(work.allowed), []).append(place)
             else:
-                scores_C = self._score(user_BD[place], work.candidates)
+                scores_C = _score(user_BD[place], work.candidates)
                 hits[place] = np.arange(len(scores_C)), scores_C
         for places in groups.values():
             k = max(works[place].k for place in places)
             exclude = [works[place].exclude for place in places]
-            scores_BK, rows_BK = self.parts.index.search(
-                user_BD[places], k, exclude=exclude, allowed=works[places[0]].allowed
-            )
+            scores_BK, rows_BK = index.search(user_BD[places], k, exclude=exclude, allowed=works[places[0]].allowed)
             for place, scores_K, rows_K in zip(places, scores_BK, rows_BK, strict=True):
                 eligible = min(works[place].k, int(np.count_nonzero(rows_K >= 0)))
                 hits[place] = rows_K[:eligible], scores_K[:eligible]
         return hits
 
-    def _score(self, user_D: NDArray[np.float32], candidates: Candidates) -> NDArray[np.float32]:
-        rows_C, vectors_CD = candidates.rows_C, candidates.free_FD
-        if len(rows_C):
-            vectors_CD = np.concatenate([self.parts.index.vectors(rows_C), vectors_CD])
-        return inner_products(user_D, vectors_CD)
+    def _shares_answers(self) -> bool:
+        """Answers are shared between replicas until the first item changes; user vectors are always."""
+        return self._shared is not None and self._shared.shares_answers and not self.catalog.changed
 
     # -- putting a request together --------------------------------------------------------------------------
 
@@ -234,14 +252,17 @@ class DenseRecommender(BaseRecommender):
         """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
         exclude = self.histories.excluded(query, history)
         categories = tuple(sorted(set(query.categories)))
-        k = min(query.k, len(self.parts.catalog))
+        k = max(1, min(query.k, len(self.catalog)))
+        changes = self.catalog.generation
         vector_key, vector_D, question, known = await self._look_up(
-            history, cached, lambda shared: shared.question(history.parts, k, exclude, categories)
+            history,
+            cached,
+            lambda shared: shared.question(history.parts, k, exclude, categories, whole=self._shares_answers()),
         )
         wanted = vector_D is None and known.result is None
         prompt, positions = await self._prompt(history, deadline) if wanted else (None, 0)
         work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
-        return work, (vector_key, k, exclude.tobytes(), categories), vector_key, question, known
+        return work, (vector_key, k, exclude.tobytes(), categories, changes), vector_key, question, known
 
     async def _look_up(
         self, history: History, cached: bool, keys: Callable[[ArtifactCache], CacheKeys]
@@ -253,7 +274,7 @@ class DenseRecommender(BaseRecommender):
         if self._vectors.capacity and cached:
             self._metrics.cache_requests("user_vector", "miss" if vector_D is None else "hit").inc()
         question, known = None, NOTHING_KNOWN
-        if cached and self._shared is not None and (vector_D is None or self._shared.shares_answers):
+        if cached and self._shared is not None and (vector_D is None or self._shares_answers()):
             question = keys(self._shared)
             known = await self._shared.look_up(question, want_vector=vector_D is None)
             if known.vector_D is not None:
@@ -278,3 +299,11 @@ def _answer(found: Found, history: History, seconds: dict[str, float], source: S
         found.vector_D,
         history,
     )
+
+
+def _score(user_D: NDArray[np.float32], candidates: Candidates) -> NDArray[np.float32]:
+    rows_C, vectors_CD = candidates.rows_C, candidates.free_FD
+    if len(rows_C):
+        assert candidates.index is not None
+        vectors_CD = np.concatenate([candidates.index.vectors(rows_C), vectors_CD])
+    return inner_products(user_D, vectors_CD)

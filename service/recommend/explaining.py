@@ -13,17 +13,19 @@ Shape legend: H items of the history that the model reads, K recommended items, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.base import VectorIndex
 from modeling.encoder.prompt import Prompt
 from service.artifacts.loading import LoadedArtifact
 from service.caches.local import ArrayCache, VectorCache, history_key
 from service.engine.dense import Engine
 from service.engine.work import Candidates, Work
+from service.items.artifact_items import ArtifactItems
 from service.observability.metrics import Metrics
 from service.recommend.base import Recommendation, together
 from service.recommend.histories import NO_ROWS, Histories, History
@@ -44,14 +46,26 @@ class Explanation:
     nearest_K: NDArray[np.int64]
     cosine_K: NDArray[np.float32]
 
+    def of(self, places: Sequence[int]) -> Explanation:
+        """Return that of some of the rows, by their places."""
+        kept = list(places)
+        influence_KH = None if self.influence_KH is None else self.influence_KH[kept]
+        return replace(self, influence_KH=influence_KH, nearest_K=self.nearest_K[kept], cosine_K=self.cosine_K[kept])
+
 
 class Explainer:
     """Explains answers of one dense artifact."""
 
     def __init__(
-        self, parts: LoadedArtifact, histories: Histories, engine: Engine, vectors: VectorCache, metrics: Metrics
+        self,
+        parts: LoadedArtifact,
+        items: ArtifactItems,
+        histories: Histories,
+        engine: Engine,
+        vectors: VectorCache,
+        metrics: Metrics,
     ) -> None:
-        self._parts, self._histories, self._engine = parts, histories, engine
+        self._parts, self._items, self._histories, self._engine = parts, items, histories, engine
         self._vectors, self._metrics = vectors, metrics
         self._kept: ArrayCache[NDArray[np.float32]] = ArrayCache(HISTORIES_KEPT, KEPT_BYTES)
 
@@ -60,11 +74,13 @@ class Explainer:
         history = answer.history
         if history is None or not rows:
             return None
+        index = self._items.index  # of this moment: it has the rows, whatever is withdrawn meanwhile
+        assert index is not None
         score_of = dict(zip(answer.rows, answer.scores, strict=True))
         scores_K = np.array([score_of[row] for row in rows], np.float32)
         without_HD = await self._without_each(history, deadline)
         return await self._histories.aside(
-            partial(explained, self._parts, list(history.parts), np.array(rows, np.int64), scores_K, without_HD)
+            partial(explained, index, list(history.parts), np.array(rows, np.int64), scores_K, without_HD)
         )
 
     async def _without_each(self, history: History, deadline: float) -> NDArray[np.float32] | None:
@@ -102,19 +118,19 @@ class Explainer:
 
 
 def explained(
-    parts: LoadedArtifact,
+    index: VectorIndex,
     history: list[int | str],
     rows_K: NDArray[np.int64],
     scores_K: NDArray[np.float32],
     without_HD: NDArray[np.float32] | None,
 ) -> Explanation:
     """Return the explanation of rows with these scores. Blocks."""
-    items_KD = parts.index.vectors(rows_K)
+    items_KD = index.vectors(rows_K)
     influence_KH = None if without_HD is None else scores_K[:, None] - items_KD @ without_HD.T
     places = [place for place, part in enumerate(history) if not isinstance(part, str)]
     nearest_K, cosine_K = np.full(len(rows_K), -1), np.zeros(len(rows_K), np.float32)
     if places:
-        read_PD = parts.index.vectors(np.array([history[place] for place in places], np.int64))
+        read_PD = index.vectors(np.array([history[place] for place in places], np.int64))
         cosine_KP = _unit(items_KD) @ _unit(read_PD).T
         best_K = cosine_KP.argmax(1)
         nearest_K, cosine_K = np.array(places)[best_K], cosine_KP[np.arange(len(rows_K)), best_K]

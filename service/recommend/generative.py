@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modeling.generation.api import GeneratedList, GenerationSettings, ListQuery
 from modeling.generation.beam_search import GenerationError
@@ -22,9 +23,10 @@ from service.engine.device_lock import DeviceLock
 from service.engine.generative import GenerativeEngine
 from service.engine.work import RankWork, WriteWork
 from service.errors import Conflict, InvalidInput, TooLarge
+from service.items.artifact_items import ArtifactItems
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, together
-from service.recommend.histories import Histories
+from service.recommend.histories import Histories, History
 from service.recommend.ranking import Ranking, ranked, ranked_by_popularity, resolve_candidates
 from service.recommend.requests import GenerativeQuery, RankQuery
 from service.settings import Settings
@@ -71,7 +73,8 @@ class GenerativeRecommender(BaseRecommender):
             max_dense_waiting=settings.generative_dense_waiting,
             stall_seconds=settings.stall_seconds,
         )
-        super().__init__(Histories(parts, store, settings, metrics), self.engine)
+        items = ArtifactItems(parts, settings, metrics)
+        super().__init__(Histories(parts, store, settings, metrics, catalog=items.catalog), self.engine, items)
 
     async def recommend(
         self, query: GenerativeQuery, deadline: float, on_step: OnStep | None = None
@@ -96,7 +99,7 @@ class GenerativeRecommender(BaseRecommender):
             return await self._rank(query, deadline)
 
     async def _rank(self, query: RankQuery, deadline: float) -> Ranking:
-        model, catalog = self.parts.model, self.parts.catalog
+        model, catalog = self.parts.model, self.catalog
         if not isinstance(model, CandidateRanker):
             raise Conflict(
                 f"artifact {self.parts.name!r} (recipe {self.parts.recipe!r}) generates lists and does not score given "
@@ -105,12 +108,13 @@ class GenerativeRecommender(BaseRecommender):
                 code="wrong_kind",
             )
         found = resolve_candidates(query, catalog)
+        asked = self._as_trained(found.parts)
         history = await self.histories.of(query)
         if not history.parts:
             return ranked_by_popularity(found, catalog, history)
         started = time.monotonic()
         readable = await self.histories.readable(history, deadline)
-        candidates = await self.histories.read(found.parts, deadline, "candidates")
+        candidates = await self.histories.read(asked, deadline, "candidates")
         prompts = list(self._pieces(model, readable, candidates, query.user_id))
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         key = (tuple(history.parts), query.user_id, tuple(found.parts))
@@ -140,6 +144,18 @@ class GenerativeRecommender(BaseRecommender):
                 field="candidates",
             )
 
+    def _as_trained(self, parts: Sequence[int | str]) -> list[int | str]:
+        """Candidates as the model knows them: an item that changed since by the row that it was trained under, one that
+        is new by its title."""
+        known: list[int | str] = []
+        for part in parts:
+            item = None if isinstance(part, str) else self.catalog.item(part)
+            if item is None:
+                known.append(part)
+            else:
+                known.append(item.title if item.trained_row is None else item.trained_row)
+        return known
+
     def settings_of(self, query: GenerativeQuery) -> GenerationSettings:
         """Return how to write for a request; raises InvalidInput beyond what is allowed."""
         for name in ("beams", "max_new_tokens"):
@@ -164,19 +180,19 @@ class GenerativeRecommender(BaseRecommender):
             rows, scores = await self.histories.popular(query, history)
             return GenerativeRecommendation(rows, scores, "popular", history.ignored, history.degraded, history.seconds)
         started = time.monotonic()
-        exclude = self.histories.excluded(query, history)
         allowed = await self.histories.allowed(query.categories)
-        wanted = ListQuery(min(query.k, len(self.parts.catalog)), exclude, allowed)
+        wanted = self._wanted(query, history, allowed)
         try:
             readable = await self.histories.readable(history, deadline)
             prompt = self.parts.model.prepare(readable, query.user_id)
         except GenerationError as error:
             raise InvalidInput(str(error), field="history") from error
         read = (tuple(history.parts), prompt.tokens)  # a model may read the same items differently for another user
-        key = (*read, wanted.k, exclude.tobytes(), tuple(sorted(set(query.categories))), settings)
+        changes = self.catalog.generation
+        key = (*read, wanted.k, wanted.exclude.tobytes(), tuple(sorted(set(query.categories))), settings, changes)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         writing = await self.engine.run(WriteWork(prompt, wanted, settings), key, deadline, on_step)
-        written = writing.written
+        written = self._as_now(writing.written)
         assert settings.beams is not None
         return GenerativeRecommendation(
             written.rows_K.tolist(),
@@ -188,6 +204,29 @@ class GenerativeRecommender(BaseRecommender):
             written=written,
             beams=settings.beams,
         )
+
+    def _wanted(self, query: GenerativeQuery, history: History, allowed: NDArray[np.int64] | None) -> ListQuery:
+        """What to ask of the model, in the rows that it knows."""
+        self.items.renew_names()
+        exclude = self.items.of_model(self.histories.excluded(query, history))
+        return ListQuery(
+            max(1, min(query.k, len(self.catalog))),
+            self.items.closed_to_model(exclude),
+            None if allowed is None else self.items.of_model(allowed),
+        )
+
+    def _as_now(self, written: GeneratedList) -> GeneratedList:
+        """An answer of the model in the rows that items have now, without those that may not be shown."""
+        if not self.catalog.changed:
+            return written
+        current = [self.catalog.current(row) for row in written.rows_K.tolist()]
+        kept = [place for place, row in enumerate(current) if row is not None]
+        texts = tuple(
+            replace(text, row=None if text.row is None else self.catalog.current(text.row))
+            for text in written.generated
+        )
+        rows_K = np.array([current[place] for place in kept], np.int64)
+        return replace(written, rows_K=rows_K, scores_K=written.scores_K[kept], generated=texts)
 
 
 def _smaller(one: GenerationSettings, other: GenerationSettings) -> GenerationSettings:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ import structlog
 from numpy.typing import NDArray
 
 from index import Catalog
+from index.live_catalog import LiveCatalog
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
 from service.caches.local import ArrayCache, LruCache
@@ -100,15 +102,25 @@ class Histories:
     """Reads requests for one artifact; `close` after the last."""
 
     def __init__(
-        self, parts: ArtifactView, store: GuardedStore, settings: Settings, metrics: Metrics, *, block: int = 1
+        self,
+        parts: ArtifactView,
+        store: GuardedStore,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        catalog: LiveCatalog | None = None,
+        block: int = 1,
     ) -> None:
-        """`block`: the window over a long history moves by so many items at a time."""
+        """`catalog`: of the artifact, as it is now; `block`: the window over a long history moves by so many items at a
+        time."""
         self._parts, self._block = parts, block
+        self._catalog = LiveCatalog(parts.catalog) if catalog is None else catalog
         self._store = store
         self._metrics = metrics
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
         self._allowed: ArrayCache[NDArray[np.int64]] = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
         self._popular: ArrayCache[NDArray[np.int64]] = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
+        self._with_changes: LruCache[tuple[int, NDArray[np.int64]]] = LruCache(FILTERS_KEPT)
         self._filters = Searches(settings.deadline_ms / 1000, metrics)
         self.titles = TitleQueue(
             self._read_titles,
@@ -116,9 +128,7 @@ class Histories:
             most_positions=settings.max_queued_tokens,
             patience_s=settings.max_queue_seconds,
         )
-        self._known_categories = frozenset(parts.catalog.known_categories)
-        known = sorted(self._known_categories)
-        self._some_categories = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
+        self._trained_categories = frozenset(parts.catalog.known_categories)
 
     def close(self) -> None:
         """Stop the threads that read titles and look filters up."""
@@ -143,9 +153,9 @@ class Histories:
 
     def excluded(self, query: RecommendQuery, history: History) -> NDArray[np.int64]:
         """Return the rows never to answer with, ascending."""
-        rows = [row for row in map(self._parts.catalog.row, query.exclude) if row is not None]
+        rows = [row for row in map(self._catalog.row, query.exclude) if row is not None]
         if query.exclude_seen:
-            rows += history.seen
+            rows += self._catalog.latest(history.seen)
         return np.array(sorted(set(rows)), np.int64) if rows else NO_ROWS
 
     async def readable(self, history: History, deadline: float) -> Sequence[int | FreeItem]:
@@ -192,23 +202,29 @@ class Histories:
         rows = self._allowed.get(key)
         if rows is None:
             # The union may be most of a large catalog: not on the event loop.
-            rows = await self._filters.run(partial(self._parts.catalog.in_categories, key))
+            rows = await self._filters.run(partial(self._catalog.trained.in_categories, key))
             self._allowed.put(key, rows)
-        return rows
+        if not self._catalog.changed:
+            return rows
+        found = self._with_changes.get(key)
+        if found is None or found[0] != self._catalog.generation:
+            found = self._catalog.generation, self._catalog.in_categories(key, rows)
+            self._with_changes.put(key, found)
+        return found[1]
 
     async def popular(self, query: RecommendQuery, history: History) -> tuple[list[int], list[float]]:
         """Return popular rows and how often each was taken: the answer where nothing is known. Raises Overloaded,
         DeadlineExceeded."""
-        catalog, key = self._parts.catalog, tuple(sorted(set(query.categories)))
+        key = tuple(sorted(set(query.categories)))
         order = self._popular.get(key)
         if order is None:
-            order = await self._filters.run(partial(catalog.popular, key))
+            order = await self._filters.run(partial(self._catalog.trained.popular, key))
             self._popular.put(key, order)
         excluded = set(self.excluded(query, history).tolist())
-        # Looking at k + |excluded| rows is enough, however large the catalog is.
-        candidates = order[: query.k + len(excluded)].tolist()
-        rows = [row for row in candidates if row not in excluded][: query.k]
-        return rows, [float(catalog.popularity[row]) for row in rows]
+        # Looking at k + |excluded| open rows is enough, however large the catalog is.
+        open_rows = self._catalog.by_popularity(key, order)
+        rows = list(islice((row for row in open_rows if row not in excluded), query.k))
+        return rows, [float(self._catalog.popularity[row]) for row in rows]
 
     # -- steps -----------------------------------------------------------------------------------------------
 
@@ -228,21 +244,28 @@ class Histories:
         seen: list[int] = []
         ignored: dict[str, None] = {}
         items = [*stored, *given]
-        rows = self._parts.catalog.rows(items)
-        if rows is not None:  # all of them are ids of the catalog: no item needs a look of its own
+        catalog, trained = self._catalog, len(self._catalog.trained)
+        rows = catalog.rows(items)
+        if rows is not None and (not catalog.changed or max(rows, default=0) < trained):
+            # All of them are ids of the artifact's catalog: no item needs a look of its own.
             return History(list(rows[self.window(rows) :]), [], rows, [], items=rows)
-        row_of = self._parts.catalog.row
         for item in items:
             if isinstance(item, TitledItem):
                 parts.append(item.title)
                 titles[item.title] = None
                 continue
-            row = row_of(item)
-            if row is None:
+            row = catalog.row(item)
+            if row is not None:
+                seen.append(row)
+            # An item that the artifact was trained on is read as it was then, however it changed since.
+            read: int | str | None = catalog.trained_row(item)
+            if read is None and row is not None and "text" in self._parts.reads:
+                read = catalog.titles[row]
+                titles[read] = None
+            if read is None:
                 ignored[item] = None
             else:
-                parts.append(row)
-                seen.append(row)
+                parts.append(read)
         return History(parts[self.window(parts) :], list(titles), seen, list(ignored), items=parts)
 
     def _nothing_usable(self, query: HistoryQuery) -> NothingUsable:
@@ -255,7 +278,7 @@ class Histories:
         ids = ", ".join(shown(item) for item in query.history[:IDS_SHOWN])
         more = f" and {len(query.history) - IDS_SHOWN} more" if len(query.history) > IDS_SHOWN else ""
         return NothingUsable(
-            f"none of the items in history is in the catalog of {len(self._parts.catalog)} items: "
+            f"none of the items in history is in the catalog of {len(self._catalog)} items: "
             f"{ids}{more}; GET /items lists the ids there are, and a user_id would be answered with "
             "popular items",
             field="history",
@@ -283,15 +306,12 @@ class Histories:
 
     def _check_categories(self, categories: Sequence[str]) -> None:
         for name in categories:
-            if name not in self._known_categories:
-                known = len(self._known_categories)
+            if name not in self._trained_categories and not self._catalog.has_new_category(name):
+                known = self._catalog.known_categories
+                some = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
                 raise InvalidInput(
                     f"category {shown(name)} is not in the catalog; "
-                    + (
-                        f"known are {self._some_categories} ({known} in all)"
-                        if known
-                        else "its items have no categories"
-                    ),
+                    + (f"known are {some} ({len(known)} in all)" if known else "its items have no categories"),
                     field="categories",
                     code="unknown_category",
                 )

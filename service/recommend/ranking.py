@@ -7,12 +7,13 @@ free titles. Of equal scores the first in this order is the better.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog
+from index.live_catalog import LiveCatalog
 from service.errors import NothingUsable, shown
 from service.recommend.base import Source
 from service.recommend.histories import IDS_SHOWN, History
@@ -46,10 +47,26 @@ class Ranking:
     degraded: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def shown(self, catalog: LiveCatalog) -> Ranking:
+        """Return it without the items that may not be shown any more, which are unknown now; of an item that changed,
+        the row that it has now. Call it when nothing is awaited until it is sent."""
+        if all(isinstance(item, str) or catalog.is_open(item) for item in self.items):
+            return self
+        now = [item if isinstance(item, str) else catalog.current(item) for item in self.items]
+        kept = [(item, score) for item, score in zip(now, self.scores, strict=True) if item is not None]
+        gone = [item for item, found in zip(self.items, now, strict=True) if found is None]
+        names = [catalog.item_ids[item] for item in gone if not isinstance(item, str) and catalog.remembers(item)]
+        return replace(
+            self,
+            items=[item for item, _ in kept],
+            scores=[score for _, score in kept],
+            candidates=replace(self.candidates, unknown=[*self.candidates.unknown, *names]),
+        )
 
-def resolve_candidates(query: RankQuery, catalog: Catalog) -> CandidateItems:
-    """Return the candidates of a request; one that is given several times counts once. Raises NothingUsable where none
-    of them can be ranked."""
+
+def resolve_candidates(query: RankQuery, catalog: LiveCatalog) -> CandidateItems:
+    """Return the candidates of a request; one that is given several times counts once, one that may not be recommended
+    now is unknown. Raises NothingUsable where none of them can be ranked."""
     rows: dict[int, None] = {}
     titles: dict[str, None] = {}
     unknown: dict[str, None] = {}
@@ -58,7 +75,7 @@ def resolve_candidates(query: RankQuery, catalog: Catalog) -> CandidateItems:
         if isinstance(item, TitledItem):
             name, again = item.title, item.title in titles
             titles[name] = None
-        elif (row := catalog.row(item)) is not None:
+        elif (row := catalog.open_row(item)) is not None:
             name, again = item, row in rows
             rows[row] = None
         else:
@@ -98,7 +115,7 @@ def ranked(
     )
 
 
-def ranked_by_popularity(found: CandidateItems, catalog: Catalog, history: History) -> Ranking:
+def ranked_by_popularity(found: CandidateItems, catalog: LiveCatalog, history: History) -> Ranking:
     """Return the answer where nothing is known of a user; nobody has taken a free title."""
     counts = [*(float(catalog.popularity[row]) for row in found.rows), *(0.0 for _ in found.titles)]
     return ranked(found, np.array(counts, np.float32), "popular", history, history.seconds)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from index import Catalog
+from index.live_catalog import LiveCatalog
 from service.errors import AnyoError, DeadlineExceeded, ModelError, NothingUsable, NotReady, Overloaded
 from service.observability.metrics import Metrics
 from service.recommend.base import Recommendation
@@ -39,8 +39,6 @@ class RankerParts(Protocol):
     def version(self) -> str: ...
     @property
     def recipe(self) -> str: ...
-    @property
-    def catalog(self) -> Catalog: ...
 
 
 class AnyRanker(Protocol):
@@ -48,6 +46,8 @@ class AnyRanker(Protocol):
 
     @property
     def parts(self) -> RankerParts: ...
+    @property
+    def catalog(self) -> LiveCatalog: ...
 
     async def rank(self, query: RankQuery, deadline: float) -> Ranking: ...
 
@@ -67,6 +67,16 @@ class StagedAnswer:
     answer: Recommendation
     reranked: bool = False
     explanation: Explanation | None = None
+
+    def shown(self, catalog: LiveCatalog) -> StagedAnswer:
+        """Return it without the items that may not be shown any more; see `BaseRecommender.shown`."""
+        rows, scores = self.answer.rows, self.answer.scores
+        kept = [place for place, row in enumerate(rows) if catalog.is_open(row)]
+        if len(kept) == len(rows):
+            return self
+        answer = replace(self.answer, rows=[rows[place] for place in kept], scores=[scores[place] for place in kept])
+        explanation = None if self.explanation is None else self.explanation.of(kept)
+        return replace(self, answer=answer, explanation=explanation)
 
 
 class Stages:
@@ -109,8 +119,9 @@ class Stages:
         deadline: float,
     ) -> tuple[Recommendation, bool]:
         assert first.history is not None
-        ids = dense.parts.catalog.item_ids
-        candidates = [ids[row] for row in first.rows]
+        ids = dense.catalog.item_ids
+        row_of = {ids[row]: row for row in first.rows if dense.catalog.remembers(row)}
+        candidates = list(row_of)
         history = parts_as_items(first.history.items, dense.parts.catalog)
         asked = RankQuery(history, query.user_id, candidates, whole=True)
         started = time.monotonic()
@@ -124,8 +135,8 @@ class Stages:
             return _without(answer, RERANK, started), False
         self._metrics.reranks("ranked").inc()
         self._metrics.rank_candidates(second.ranker.parts.recipe).observe(len(candidates))
-        names = second.ranker.parts.catalog.item_ids
-        rows = [_known(dense, names[row]) for row in ranking.items if not isinstance(row, str)]
+        names = second.ranker.catalog.item_ids
+        rows = [row_of[names[row]] for row in ranking.items if not isinstance(row, str)]
         seconds = answer.seconds | {RERANK: time.monotonic() - started}
         return replace(
             answer, rows=rows[: query.k], scores=ranking.scores[: query.k], seconds=seconds, vector_D=None
@@ -135,6 +146,7 @@ class Stages:
         self, dense: DenseRecommender, first: Recommendation, answer: Recommendation, deadline: float
     ) -> tuple[Recommendation, Explanation | None]:
         started = time.monotonic()
+        answer = dense.shown(answer)
         try:
             explanation = await dense.explain(first, answer.rows, self._until(deadline))
         except PASSING as error:
@@ -159,12 +171,6 @@ class Stages:
 def _without(answer: Recommendation, stage: str, started: float) -> Recommendation:
     seconds = answer.seconds | {stage: time.monotonic() - started}
     return replace(answer, degraded=[*answer.degraded, stage], seconds=seconds)
-
-
-def _known(dense: DenseRecommender, item: str) -> int:
-    row = dense.parts.catalog.row(item)
-    assert row is not None
-    return row
 
 
 def first_places(items: Sequence[str]) -> Sequence[str]:

@@ -19,12 +19,13 @@ from service.settings.dense import DenseSettings
 from service.settings.generative import GenerativeSettings
 from service.settings.history_store import HistoryStoreSettings
 from service.settings.http import HttpSettings
+from service.settings.items import ItemSettings
 from service.settings.observability import ObservabilitySettings
 from service.settings.secret_files import file_variables, read_setting_files
 from service.settings.shared_cache import SharedCacheSettings
 from service.settings.store_kinds import sections
 
-UNSHOWN = ("store", "cache", "otlp_endpoint")  # may hold a password
+UNSHOWN = ("store", "cache", "item_store", "otlp_endpoint")  # may hold a password
 LISTS = ("artifacts", "api_keys", "admin_keys", "allowed_hosts", "cors_origins")
 S = TypeVar("S", bound=Section)
 
@@ -38,6 +39,7 @@ class Settings(
     ArtifactSettings,
     HistoryStoreSettings,
     SharedCacheSettings,
+    ItemSettings,
     DenseSettings,
     GenerativeSettings,
     ObservabilitySettings,

@@ -9,33 +9,21 @@ through all users keeps nobody's history waiting. Appends that arrive while the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import queue
 import sqlite3
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-import structlog
-
-from service.errors import Overloaded, StartError
+from service.errors import StartError
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.settings.store_kinds.sqlite import SqliteUrl
-from service.stores.base import Appended, Event, EventConflict, StoreDown
+from service.stores.base import Appended, Event, EventConflict
 from service.stores.sqlite_file import check, connect, why_not_opened
+from service.stores.sqlite_worker import SqliteWorker, do
 from service.stores.user_list import Place, UserPart, UserSummary
-
-log = structlog.get_logger(__name__)
-T = TypeVar("T")
-Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
 
 SCHEMA_VERSION = 1
 USERS_AT_ONCE = 5000  # users that one job of a list looks at: a millisecond or two
-GROUP = 256  # most appends in one commit
-MAX_WAITING = 4096  # jobs that may wait for a connection
 
 SCHEMA = """
 CREATE TABLE events (
@@ -57,20 +45,16 @@ def open_url(place: SqliteUrl, settings: Settings, metrics: Metrics) -> SqliteSt
     return SqliteStore(place.path, settings.store_history)
 
 
-class CommitFailed(sqlite3.OperationalError):
-    """The disk refused a commit at its end: what it wrote may or may not come back after a crash."""
-
-
 class SqliteStore:
     """A HistoryStore in the file `path` (`:memory:` for one that forgets), keeping `keep` events a user."""
 
     def __init__(self, path: str, keep: int) -> None:
         self._path = path
         self._keep = keep
-        self._writer = _Worker("anyo-store-write", together=True)
+        self._writer = SqliteWorker("anyo-store-write", together=True)
         in_memory = path == ":memory:"  # has one connection
-        self._reader = self._writer if in_memory else _Worker("anyo-store-read", together=False)
-        self._lister = self._writer if in_memory else _Worker("anyo-store-list", together=False)
+        self._reader = self._writer if in_memory else SqliteWorker("anyo-store-read", together=False)
+        self._lister = self._writer if in_memory else SqliteWorker("anyo-store-list", together=False)
 
     async def open(self) -> None:
         """Open or create the file; raises StartError for one that is damaged, not ours, locked or not writable."""
@@ -87,19 +71,19 @@ class SqliteStore:
 
     async def append(self, user_id: str, events: Sequence[Event]) -> Appended:
         """Store all events or none, and return once they are on the disk."""
-        return await _do(self._writer, lambda connection: _append(connection, user_id, events, self._keep))
+        return await do(self._writer, lambda connection: _append(connection, user_id, events, self._keep))
 
     async def history(self, user_id: str) -> list[Event]:
         """Return a user's events, oldest first."""
-        return await _do(self._reader, lambda connection: _history(connection, user_id))
+        return await do(self._reader, lambda connection: _history(connection, user_id))
 
     async def forget(self, user_id: str) -> int:
         """Delete a user's events; `secure_delete` overwrites them, so a later checkpoint leaves no copy in the file."""
-        return await _do(self._writer, lambda connection: _forget(connection, user_id))
+        return await do(self._writer, lambda connection: _forget(connection, user_id))
 
     async def users_part(self, query: str, after: Place | None, most: int) -> UserPart:
         """Look at USERS_AT_ONCE users behind `after` and return at most `most` whose id contains `query`."""
-        return await _do(self._lister, lambda connection: _users(connection, query, after, most))
+        return await do(self._lister, lambda connection: _users(connection, query, after, most))
 
     def _connect(self) -> sqlite3.Connection:
         return connect(self._path, SCHEMA, SCHEMA_VERSION)
@@ -108,125 +92,6 @@ class SqliteStore:
         """Commit what waits and close the file."""
         for worker in (self._lister, self._reader, self._writer):
             await asyncio.to_thread(worker.stop)
-
-
-async def _do(worker: _Worker, work: Callable[[sqlite3.Connection], T]) -> T:
-    try:
-        return await worker.do(work)
-    except sqlite3.Error as error:
-        log.error("store failed", error=repr(error))
-        raise StoreDown(str(error), maybe_done=isinstance(error, CommitFailed)) from error
-
-
-class _Worker:
-    """A thread with a connection; `together`: jobs that wait together are committed together."""
-
-    def __init__(self, name: str, *, together: bool) -> None:
-        self._together = together
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._connect: Callable[[], sqlite3.Connection] = lambda: sqlite3.connect(":memory:")
-
-    def start(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._connect = connect
-        self._thread.start()
-
-    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._jobs.qsize() >= MAX_WAITING:
-            raise Overloaded(f"{MAX_WAITING} operations wait for the store", retry_after=1)
-        future: Future[T] = Future()
-        self._jobs.put((work, future))
-        return await asyncio.wrap_future(future)
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._jobs.put(None)
-            self._thread.join()
-
-    def _loop(self) -> None:
-        connection: sqlite3.Connection | None = None
-        while (job := self._jobs.get()) is not None:
-            group, last = self._take_more(job)
-            try:
-                # A connection that could not be made is tried again with the next job.
-                connection = connection or self._connect()
-                if self._together:
-                    _run_group(connection, group)
-                else:
-                    _run_one_by_one(connection, group)
-            except Exception as error:
-                for _, future in group:
-                    _settle(future, error=error)
-            if last:
-                break
-        if connection is not None:
-            connection.close()
-
-    def _take_more(self, job: Job) -> tuple[list[Job], bool]:
-        group = [job]
-        while len(group) < GROUP:
-            try:
-                other = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if other is None:
-                return group, True
-            group.append(other)
-        return group, False
-
-
-def _run_one_by_one(connection: sqlite3.Connection, group: list[Job]) -> None:
-    """Run jobs that only read, each answered as soon as it is done."""
-    for work, future in group:
-        if not future.set_running_or_notify_cancel():  # nobody waits for it any more
-            continue
-        try:
-            result = work(connection)
-        except Exception as error:
-            _settle(future, error=error)
-        else:
-            _settle(future, result)
-
-
-def _run_group(connection: sqlite3.Connection, group: list[Job]) -> None:
-    """Run jobs in one transaction, each in a savepoint, so that one that fails takes nothing with it."""
-    settled: list[tuple[Future[Any], Any, Exception | None]] = []
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for work, future in group:
-            if not future.set_running_or_notify_cancel():
-                continue
-            connection.execute("SAVEPOINT job")
-            try:
-                settled.append((future, work(connection), None))
-            except Exception as error:
-                connection.execute("ROLLBACK TO job")
-                settled.append((future, None, error))
-            connection.execute("RELEASE job")
-        _commit(connection)
-    except Exception:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    # Only now are the writes on the disk.
-    for future, result, failure in settled:
-        _settle(future, result, failure)
-
-
-def _commit(connection: sqlite3.Connection) -> None:
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise CommitFailed(str(error)) from error
-
-
-def _settle(future: Future[Any], result: Any = None, error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
 
 
 def _append(connection: sqlite3.Connection, user_id: str, events: Sequence[Event], keep: int) -> Appended:

@@ -150,12 +150,12 @@ def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> d
         "own_bytes": total_bytes([mine]),
         "shares": _shares(parts.pieces, others),
         "reads": parts.reads,
-        "items": len(parts.catalog),
+        "items": len(recommender.catalog),
         "dim": recommender.parts.index.dim if recommender.kind == "dense" else None,
         "writes": writes,
         "ranks": recommender.ranks,
         "history_limit": parts.reader.history_limit,
-        "categories": parts.catalog.known_categories[:CATEGORIES_SHOWN],
+        "categories": recommender.catalog.known_categories[:CATEGORIES_SHOWN],
         "examples": [case.ids for case in parts.golden[:EXAMPLES_SHOWN] if case.ids],
     }
 

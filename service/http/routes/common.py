@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from service.errors import AnyoError, InvalidInput, shortened, shown
-from service.http.errors import ClientGone
+from service.http.errors import BadRequest, ClientGone
 from service.http.middleware import request_info
+from service.http.openapi import LINES
 from service.http.routes.bodies import check_content_type, decoded, first_mistakes, not_json
 from service.http.schemas.base import Body
 from service.http.schemas.recommend import FreeTitle, RerankRequest
@@ -73,6 +74,29 @@ async def read_body(request: Request, model: type[B]) -> B:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise input_error(first_mistakes(error, body, model), model, body) from None
+
+
+async def read_lines(request: Request, model: type[B], most: int) -> list[B]:
+    """Read and check a body of JSON lines, at most `most`; raises as `read_body`, and names the line."""
+    headers = request.headers
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != LINES:
+        raise BadRequest(f"send JSON lines, with 'content-type: {LINES}'", code="not_json")
+    body = await _whole_body(request)
+    if encoding := headers.get("content-encoding"):
+        body = decoded(body, encoding, service_of(request).settings.max_body_bytes)
+    lines = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip()]
+    if not 1 <= len(lines) <= most:
+        raise InvalidInput(f"the body has {len(lines)} lines; 1 to {most} are taken at once", field="body")
+    return [_line(model, number, line) for number, line in lines]
+
+
+def _line(model: type[B], number: int, line: bytes) -> B:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        found = input_error(first_mistakes(error, line, model), model, line)
+        found.message = f"line {number}: {found.message}; nothing was stored"
+        raise found from None
 
 
 async def _whole_body(request: Request) -> bytes:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.artifacts.loading import LoadedGenerative
 from service.engine.base import OnStep
 from service.http.disconnect import CancelledWhenClientLeaves
 from service.http.middleware import RequestInfo, milliseconds, request_info
@@ -75,14 +74,15 @@ async def compare(request: Request) -> Response:
         written = await generative.recommend(query, deadline)
         ended = time.monotonic()
     info.seconds = {"dense": between - started, "generative": ended - between}
-    dense_ids, written_ids = ({each.parts.catalog.item_ids[row] for row in answer.rows}
+    found, written = dense.shown(found), generative.shown(written)
+    dense_ids, written_ids = ({each.catalog.item_ids[row] for row in answer.rows}
                               for each, answer in ((dense, found), (generative, written)))  # fmt: skip
     longest = max(len(dense_ids), len(written_ids))
     computed = found.source != "popular" and written.source != "popular"
     return json_answer({
         "request_id": info.request_id,
-        "dense": answer_of(found, dense.parts, info.request_id, _timings(found, between - started)),
-        "generative": _answer(written, generative.parts, info.request_id, _timings(written, ended - between)),
+        "dense": answer_of(service, found, dense, info.request_id, _timings(found, between - started)),
+        "generative": _answer(service, written, generative, info.request_id, _timings(written, ended - between)),
         "ratio": round((ended - between) / max(between - started, 1e-6), 2) if computed else None,
         "overlap": round(len(dense_ids & written_ids) / longest, 4) if longest else 1.0,
     })  # fmt: skip
@@ -97,13 +97,12 @@ async def _write(
     on_step: OnStep | None,
 ) -> dict[str, Any]:
     """Return the body of the answer, which is counted and remembered then."""
-    answer = await recommender.recommend(query, deadline, on_step)
+    answer = recommender.shown(await recommender.recommend(query, deadline, on_step))
     info.seconds = answer.seconds
     service.metrics.answers(answer.source).inc()
-    parts = recommender.parts
-    items = [parts.catalog.item_ids[row] for row in answer.rows]
-    service.feedback.remember(info.request_id, parts, items, answer.source)
-    return _answer(answer, parts, info.request_id, info.timings_ms())
+    items = [recommender.catalog.item_ids[row] for row in answer.rows]
+    service.feedback.remember(info.request_id, recommender.parts, items, answer.source)
+    return _answer(service, answer, recommender, info.request_id, info.timings_ms())
 
 
 def _timings(answer: Recommendation, total: float) -> dict[str, float]:
@@ -111,16 +110,20 @@ def _timings(answer: Recommendation, total: float) -> dict[str, float]:
 
 
 def _answer(
-    answer: GenerativeRecommendation, parts: LoadedGenerative, request_id: str, timings_ms: dict[str, float]
+    service: Service,
+    answer: GenerativeRecommendation,
+    recommender: GenerativeRecommender,
+    request_id: str,
+    timings_ms: dict[str, float],
 ) -> dict[str, Any]:
-    written, ids = answer.written, parts.catalog.item_ids
+    written, catalog = answer.written, recommender.catalog
     return {
-        **answer_of(answer, parts, request_id, timings_ms),
+        **answer_of(service, answer, recommender, request_id, timings_ms),
         "generated": [
             {
                 "text": text.text,
                 "code": None if text.code is None else list(text.code),
-                "item_id": None if text.row is None else ids[text.row],
+                "item_id": None if text.row is None or not catalog.is_open(text.row) else catalog.item_ids[text.row],
                 "distance": text.distance,
                 "valid": text.valid,
             }

@@ -1,20 +1,23 @@
-"""The catalog: find items by title, look one up."""
+"""The catalog: find items by title, look one up, and those close to it. `item_changes` changes them."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from index import Catalog
-from service.errors import UnknownName, shown
+from index.base import SearchError, VectorIndex
+from index.live_catalog import LiveCatalog
+from service.errors import AnyoError, Conflict, UnknownName, shown
 from service.http.openapi import answers
 from service.http.rights import Right, opened_by
 from service.http.routes.common import Page, json_answer, page_of, service_of
-from service.http.schemas.items import Item, ItemList
+from service.http.schemas.items import Item, ItemList, SimilarAnswer
+from service.service import Service
 
 router = APIRouter(tags=["items"])
 
@@ -25,16 +28,26 @@ class ItemsPage(Page):
     artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
 
 
+class SimilarQuery(BaseModel):
+    """The query of similar items; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(default=10, ge=1, le=1000, description="How many items.")
+    artifact: str | None = Field(default=None, description="Which dense artifact; the default one where left out.")
+
+
 @router.get("/items", responses=answers(ItemList, 404, 422, 429, 503, 504))
 @opened_by(Right.API)
 async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Response:
-    """List items whose title holds every word of `query`, the most popular first."""
+    """List items whose title holds every word of `query`, the most popular first; hidden ones are not among them."""
     service = service_of(request)
-    catalog = service.loaded(page.artifact).parts.catalog
+    catalog = service.loaded(page.artifact).catalog
     # A rare word walks through every title of the catalog: not on the event loop.
     rows = await service.searches.run(partial(catalog.search, page.query, page.limit + 1, page.offset))
-    shown, following = page_of(rows, page)
-    return json_answer({"items": [item_at(catalog, row) for row in shown], "next": following})
+    rows = [row for row in rows if catalog.is_open(row)]  # withdrawn meanwhile
+    found, following = page_of(rows, page)
+    return json_answer({"items": [item_at(service, catalog, row) for row in found], "next": following})
 
 
 @router.get("/items/{item_id:id}", responses=answers(Item, 404, 422, 503))
@@ -42,23 +55,75 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
 async def item(
     request: Request, item_id: Annotated[str, Path()], artifact: Annotated[str | None, Query()] = None
 ) -> Response:
-    """Look one item up."""
-    parts = service_of(request).loaded(artifact).parts
-    row = parts.catalog.row(item_id)
+    """Look one item up; `ETag` is its version."""
+    service = service_of(request)
+    recommender = service.loaded(artifact)
+    row = recommender.catalog.row(item_id)
     if row is None:
-        raise UnknownName(
-            f"item {shown(item_id)} is not in the catalog of {parts.name!r} ({len(parts.catalog)} items); "
-            "GET /items?query=… finds items by title",
-            code="unknown_item",
-        )
-    return json_answer(item_at(parts.catalog, row))
+        raise unknown(recommender.parts.name, recommender.catalog, item_id)
+    answer = json_answer(item_at(service, recommender.catalog, row))
+    answer.headers["ETag"] = f'"{version_of(service, item_id)}"'
+    return answer
 
 
-def item_at(catalog: Catalog, row: int) -> dict[str, Any]:
+@router.get("/items/{item_id:id}/similar", responses=answers(SimilarAnswer, 404, 409, 422, 429, 503, 504))
+@opened_by(Right.API)
+async def similar(
+    request: Request, item_id: Annotated[str, Path()], query: Annotated[SimilarQuery, Query()]
+) -> Response:
+    """The items whose vectors are closest to that of an item."""
+    service = service_of(request)
+    recommender = service.recommender(query.artifact)
+    catalog, index = recommender.catalog, recommender.items.index
+    row = catalog.row(item_id)
+    if row is None or index is None:
+        raise unknown(recommender.parts.name, catalog, item_id)
+    try:
+        rows, scores = await service.searches.run(partial(_closest, index, row, query.k))
+    except SearchError:
+        reason = recommender.items.refusals.get(item_id, "it is hidden")
+        raise Conflict(f"item {shown(item_id)} has no vector here: {reason}", code="no_vector") from None
+    near = [(each, score) for each, score in zip(rows, scores, strict=True) if each >= 0 and catalog.is_open(each)]
+    return json_answer({
+        "item_id": item_id,
+        "items": [
+            {"rank": rank, "item_id": catalog.item_ids[each], "title": catalog.titles[each], "score": score}
+            for rank, (each, score) in enumerate(near, 1)
+        ],
+    })  # fmt: skip
+
+
+def _closest(index: VectorIndex, row: int, k: int) -> tuple[list[int], list[float]]:
+    rows = np.array([row], np.int64)
+    scores_1K, rows_1K = index.search(index.vectors(rows), k, exclude=[rows])
+    return rows_1K[0].tolist(), scores_1K[0].tolist()
+
+
+def unknown(name: str, catalog: LiveCatalog, item_id: str) -> AnyoError:
+    """Return the error about an item that there is not."""
+    return UnknownName(
+        f"item {shown(item_id)} is not in the catalog of {name!r} ({len(catalog)} items); "
+        "GET /items?query=… finds items by title",
+        code="unknown_item",
+    )
+
+
+def version_of(service: Service, item_id: str) -> int:
+    """Return how often an item was changed."""
+    record = service.items.records.get(item_id)
+    return 0 if record is None else record.version
+
+
+def item_at(service: Service, catalog: LiveCatalog, row: int) -> dict[str, Any]:
     """Return one item as it is answered."""
+    item_id = catalog.item_ids[row]
+    record = service.items.records.get(item_id)
     return {
-        "item_id": catalog.item_ids[row],
+        "item_id": item_id,
         "title": catalog.titles[row],
         "categories": catalog.categories[row],
         "popularity": int(catalog.popularity[row]),
+        "attributes": dict(catalog.attributes(row)),
+        "state": "hidden" if record is not None and record.content.state == "hidden" else "live",
+        "version": 0 if record is None else record.version,
     }

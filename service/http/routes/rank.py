@@ -9,16 +9,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.artifacts.loading import AnyLoaded
+from index.live_catalog import LiveCatalog
 from service.http.disconnect import CancelledWhenClientLeaves
 from service.http.middleware import request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
 from service.http.schemas.rank import RankAnswer, RankRequest
+from service.lifecycle.lookup import AnyRecommender
 from service.recommend.dense import DenseRecommender
 from service.recommend.ranking import Ranking
 from service.recommend.reranking import first_places
+from service.service import Service
 
 router = APIRouter(tags=["recommend"])
 
@@ -39,27 +41,29 @@ async def rank(request: Request) -> Response:
     info.recipe = parts.recipe
     allowed_ms = settings.deadline_ms if ranker.kind == "dense" else settings.generative_deadline_ms
     with CancelledWhenClientLeaves(request):
-        ranking = await ranker.rank(query, info.started + allowed_ms / 1000)
+        ranking = (await ranker.rank(query, info.started + allowed_ms / 1000)).shown(ranker.catalog)
     info.seconds = ranking.seconds
     service.metrics.answers(ranking.source).inc()
     service.metrics.rank_candidates(parts.recipe).observe(len(ranking.items))
-    items = _ids(ranking, parts)
+    items = _ids(ranking, ranker.catalog)
     service.feedback.remember(info.request_id, parts, items, ranking.source)
     if body.artifact is None and body.recipe is None and ranker.kind == "dense":
 
         async def again(other: DenseRecommender, deadline: float) -> Sequence[str]:
-            return first_places(_ids(await other.rank(query, deadline), other.parts))
+            return first_places(_ids((await other.rank(query, deadline)).shown(other.catalog), other.catalog))
 
         service.traffic.offer(again, parts.name, first_places(items), time.monotonic() - info.started)
-    return json_answer(_answer(ranking, parts, info.request_id, info.timings_ms()))
+    return json_answer(_answer(service, ranking, ranker, info.request_id, info.timings_ms()))
 
 
-def _ids(ranking: Ranking, parts: AnyLoaded) -> list[str]:
-    return [parts.catalog.item_ids[item] for item in ranking.items if not isinstance(item, str)]
+def _ids(ranking: Ranking, catalog: LiveCatalog) -> list[str]:
+    return [catalog.item_ids[item] for item in ranking.items if not isinstance(item, str)]
 
 
-def _answer(ranking: Ranking, parts: AnyLoaded, request_id: str, timings_ms: dict[str, float]) -> dict[str, Any]:
-    ids, titles = parts.catalog.item_ids, parts.catalog.titles
+def _answer(
+    service: Service, ranking: Ranking, ranker: AnyRecommender, request_id: str, timings_ms: dict[str, float]
+) -> dict[str, Any]:
+    parts, ids, titles = ranker.parts, ranker.catalog.item_ids, ranker.catalog.titles
     items: list[dict[str, Any]] = []
     for item, score in zip(ranking.items, ranking.scores, strict=True):
         item_id, title = (None, item) if isinstance(item, str) else (ids[item], titles[item])
@@ -73,5 +77,5 @@ def _answer(ranking: Ranking, parts: AnyLoaded, request_id: str, timings_ms: dic
         "ignored_items": ranking.ignored,
         "unknown_candidates": ranking.candidates.unknown,
         "repeated_candidates": ranking.candidates.repeated,
-        "degraded": ranking.degraded,
+        "degraded": [*ranking.degraded, *service.items.degraded()],
     }

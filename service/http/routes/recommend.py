@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.artifacts.loading import AnyLoaded
 from service.errors import InvalidInput
 from service.http.disconnect import CancelledWhenClientLeaves
 from service.http.middleware import request_info
@@ -17,6 +16,7 @@ from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
 from service.http.schemas.recommend import MAX_EXPLAINED, RecommendAnswer, RecommendRequest
+from service.lifecycle.lookup import AnyRecommender
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
 from service.recommend.explaining import Explanation
@@ -43,24 +43,25 @@ async def recommend(request: Request) -> Response:
     second = _second_stage(service, body)
     with CancelledWhenClientLeaves(request):
         staged = await service.stages.recommend(recommender, query, second, body.explain, deadline)
+    parts, catalog = recommender.parts, recommender.catalog
+    staged = staged.shown(catalog)
     recommendation = staged.answer
     info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()
-    parts = recommender.parts
-    items = [parts.catalog.item_ids[row] for row in recommendation.rows]
+    items = [catalog.item_ids[row] for row in recommendation.rows]
     service.feedback.remember(info.request_id, parts, items, recommendation.source)
     if body.artifact is None:
 
         async def again(other: DenseRecommender, deadline: float) -> Sequence[str]:
             found = await service.stages.recommend(other, query, second, False, deadline)
-            return [other.parts.catalog.item_ids[row] for row in found.answer.rows]
+            return [other.catalog.item_ids[row] for row in found.shown(other.catalog).answer.rows]
 
         service.traffic.offer(again, parts.name, items, time.monotonic() - info.started)
-    answer = answer_of(recommendation, parts, info.request_id, info.timings_ms())
+    answer = answer_of(service, recommendation, recommender, info.request_id, info.timings_ms())
     if second is not None:
         answer["rerank"] = _reranked_by(second) if staged.reranked else None
     if body.explain:
-        answer["explanation"] = None if staged.explanation is None else _explanation(staged.explanation, parts)
+        answer["explanation"] = None if staged.explanation is None else _explanation(staged.explanation, recommender)
     return json_answer(answer)
 
 
@@ -83,12 +84,13 @@ def _reranked_by(second: SecondStage) -> dict[str, Any]:
     return {"artifact": _named(second.ranker.parts), "candidates": second.candidates}
 
 
-def _explanation(explanation: Explanation, parts: AnyLoaded) -> dict[str, Any]:
-    ids, titles = parts.catalog.item_ids, parts.catalog.titles
+def _explanation(explanation: Explanation, recommender: DenseRecommender) -> dict[str, Any]:
+    read = recommender.catalog.trained  # the model reads a history as it was trained
+    ids, titles = read.item_ids, read.titles
     influence_KH = explanation.influence_KH
     nearest = zip(explanation.nearest_K.tolist(), explanation.cosine_K.tolist(), strict=True)
     return {
-        "artifact": _named(parts),
+        "artifact": _named(recommender.parts),
         "history": [
             {"item_id": None, "title": part} if isinstance(part, str) else {"item_id": ids[part], "title": titles[part]}
             for part in explanation.history
@@ -109,10 +111,14 @@ def _named(parts: RankerParts) -> dict[str, str]:
 
 
 def answer_of(
-    recommendation: Recommendation, parts: AnyLoaded, request_id: str, timings_ms: dict[str, float]
+    service: Service,
+    recommendation: Recommendation,
+    recommender: AnyRecommender,
+    request_id: str,
+    timings_ms: dict[str, float],
 ) -> dict[str, Any]:
     """Return the body that every answer with recommended items begins with."""
-    catalog = parts.catalog
+    parts, catalog = recommender.parts, recommender.catalog
     return {
         "request_id": request_id,
         "items": [
@@ -123,5 +129,5 @@ def answer_of(
         "timings_ms": timings_ms,
         "source": recommendation.source,
         "ignored_items": recommendation.ignored,
-        "degraded": recommendation.degraded,
+        "degraded": [*recommendation.degraded, *service.items.degraded()],
     }

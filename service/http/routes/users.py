@@ -58,7 +58,7 @@ async def append(request: Request, user_id: UserPath) -> Response:
     """Append events to a user's history; the answer means that the store has acknowledged them."""
     service = service_of(request)
     body = await read_body(request, AppendRequest)
-    catalog = service.loaded().parts.catalog
+    catalog = service.loaded().catalog
     now = time.time()
     _refuse_the_future(body, now, service.settings.max_event_ahead_seconds)
     events = [
@@ -78,7 +78,7 @@ async def user(request: Request, user_id: UserPath) -> Response:
     history = await service.store.history(user_id)
     if not history:
         raise UnknownName(f"nothing is stored of user {user_id!r}; GET /users lists who is", code="unknown_user")
-    catalog = service.loaded().parts.catalog
+    catalog = service.loaded().catalog
     events: list[dict[str, Any]] = []
     for event in history:
         row = catalog.row(event.item_id)

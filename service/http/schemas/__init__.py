@@ -35,7 +35,19 @@ from service.http.schemas.generative import (
     GenerativeRequest,
     TokenCounts,
 )
-from service.http.schemas.items import Item, ItemList
+from service.http.schemas.items import (
+    BulkAnswer,
+    Item,
+    ItemBody,
+    ItemChange,
+    ItemLine,
+    ItemList,
+    ItemPatch,
+    LineOutcome,
+    Recommends,
+    SimilarAnswer,
+    SimilarItem,
+)
 from service.http.schemas.operations import Status
 from service.http.schemas.rank import RankAnswer, RankedCandidate, RankRequest
 from service.http.schemas.recommend import (
@@ -72,6 +84,7 @@ __all__ = [
     "ArtifactName",
     "ArtifactRow",
     "Body",
+    "BulkAnswer",
     "CompareAnswer",
     "CompareRequest",
     "Differences",
@@ -90,7 +103,12 @@ __all__ = [
     "GenerativeRequest",
     "Influence",
     "Item",
+    "ItemBody",
+    "ItemChange",
+    "ItemLine",
     "ItemList",
+    "ItemPatch",
+    "LineOutcome",
     "LoadAnswer",
     "Nearest",
     "NearestItem",
@@ -102,10 +120,13 @@ __all__ = [
     "Rate",
     "RecommendAnswer",
     "RecommendRequest",
+    "Recommends",
     "RerankRequest",
     "RerankedBy",
     "ShadowState",
     "SharedPart",
+    "SimilarAnswer",
+    "SimilarItem",
     "Status",
     "StoredEvent",
     "TokenCounts",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 FIELDS: dict[str, str] = {
+    "outcome": "`changed`, `same` (it was so already) or `stale` (it has another version than `if_version`).",
+    "reason": "Why it does not; null where it does, or where the item is not live.",
+    "recommends": "Whether this artifact recommends the item.",
+    "attributes": "Values by name: strings, numbers, true or false, lists of strings; none before the first change.",
     "answers": "Answers this version gave since the process started.",
     "artifact": "Which artifact answered; in a shadow, its name.",
     "artifacts": "Names of the artifacts that hold the same part.",

@@ -205,3 +205,17 @@ async def test_a_service_starts_without_its_cache_but_not_with_a_wrong_url(tmp_p
         with pytest.raises(SettingsError, match="ANYO_CACHE"):
             async with running(cache=url):
                 pass
+
+
+async def test_a_shared_answer_is_not_given_once_an_item_of_it_is_withdrawn(server: RedisServer, redis: Redis) -> None:
+    items = {"item_store": "sqlite:///:memory:", "cache_result_seconds": 60}
+    async with running(**sharing(server, **items)) as anyo:
+        best = (await anyo.recommend(history=HISTORY)).json()["items"][0]["item_id"]
+        await until_keys(redis, 2)
+        assert looked_up(anyo, "shared_result", "hit") == 0
+        assert (await anyo.recommend(history=HISTORY)).json()["items"][0]["item_id"] == best
+        assert looked_up(anyo, "shared_result", "hit") == 1
+        assert (await anyo.client.patch(f"/items/{best}", json={"state": "hidden"})).status_code == 200
+        found = (await anyo.recommend(history=HISTORY, k=200)).json()["items"]
+        assert best not in [item["item_id"] for item in (await anyo.recommend(history=HISTORY)).json()["items"]]
+        assert len(found) == 197 and looked_up(anyo, "shared_result", "hit") == 1

@@ -42,6 +42,10 @@ OPEN = {*PROBES, "/", "/metrics", "/openapi.json", "/docs", "/docs/swagger-ui-bu
 ADMINS = {
     ("PUT", "/traffic"),
     *(("POST", f"/artifacts/{{name}}/{step}") for step in ("load", "unload", "activate")),
+    ("PUT", "/items/{item_id}"),
+    ("PATCH", "/items/{item_id}"),
+    ("DELETE", "/items/{item_id}"),
+    ("POST", "/items"),
 }
 
 

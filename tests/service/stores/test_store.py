@@ -16,7 +16,8 @@ from service.settings import load_settings
 from service.stores import open_store
 from service.stores.base import Appended, Event, EventConflict, HistoryStore
 from service.stores.guarded import GuardedStore
-from service.stores.sqlite import MAX_WAITING, SCHEMA, SqliteStore
+from service.stores.sqlite import SCHEMA, SqliteStore
+from service.stores.sqlite_worker import MAX_WAITING
 from service.stores.user_list import Place, UserPart
 
 

@@ -260,3 +260,30 @@ def test_an_artifact_of_the_other_kind_is_named(trained: Path) -> None:
         load_artifact(trained)
     manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["method"]["kind"] == "trie" and manifest["method"]["record"]["beams"] == 20
+
+
+def test_a_withdrawn_title_is_not_written_and_a_new_one_is(backbone_folder: Folder) -> None:
+    """The answer is that of a writer over the titles that there are now."""
+    writer, _ = random_writer(backbone_folder("qwen3"), TITLES, beams=len(TITLES) + 2)
+    added = len(TITLES) + 7
+    new = f"{TITLES[1]} {TITLES[0]}"
+    reference, _ = random_writer(backbone_folder("qwen3"), [*TITLES, new], beams=len(TITLES) + 2)
+    query = ListQuery(len(TITLES) + 1, exclude=np.array([2]))
+    before = writer.write([writer.prepare([4, 7, 0])], [query])[0]
+    assert writer.item_refusal(new) is None
+    writer.change_items(frozenset({2}), {added: new})
+    (written,) = writer.write([writer.prepare([4, 7, 0])], [query])
+    (expected,) = reference.write([reference.prepare([4, 7, 0])], [query])
+    assert [len(TITLES) if row == added else row for row in written.rows_K.tolist()] == expected.rows_K.tolist()
+    np.testing.assert_allclose(written.scores_K, expected.scores_K, atol=1e-4)
+    assert 2 not in {text.row for text in written.generated} and written.filled == 0
+    writer.change_items(frozenset(), {})
+    (again,) = writer.write([writer.prepare([4, 7, 0])], [query])
+    assert again.rows_K.tolist() == before.rows_K.tolist()
+
+
+def test_a_title_that_cannot_be_written_to_its_end_is_refused(backbone_folder: Folder) -> None:
+    writer, _ = random_writer(backbone_folder("qwen3"), TITLES, beams=2)
+    assert "no tokens" in (writer.item_refusal(" ") or "")
+    writer.names_are_assigned = True  # as semantic IDs are
+    assert not writer.adds_items and "assigned in training" in (writer.item_refusal(TITLES[0]) or "")
