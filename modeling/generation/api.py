@@ -155,3 +155,4 @@ class GenerativeModel(Protocol):
             added: titles, by row, of all items that it was not trained on; rows above those of the catalog, none of
                 which `item_refusal` refuses. Nothing where ``adds_items`` is false.
         """
+        return

@@ -100,7 +100,7 @@ class RedisItemStore:
         """Return an item; None where it was never changed."""
 
         async def ask(redis: Redis) -> StoredItem | None:
-            entry: Any = await redis.hget(KEYS[0], item_id)  # type: ignore[misc]
+            entry: Any = await redis.hget(KEYS[0], item_id)
             return None if entry is None else _item(item_id.encode(), entry)
 
         return await self._do(self._reads, ask)

@@ -14,7 +14,7 @@ from testing.fake_parts import item_id, make_parts
 from testing.fake_writer import make_generative_parts
 from testing.running import Running, running
 
-MEMORY = {"item_store": "sqlite:///:memory:"}
+MEMORY: dict[str, Any] = {"item_store": "sqlite:///:memory:"}
 NEW = "A book that is new"
 CANDIDATES = [*map(item_id, range(60)), "new"]
 
@@ -75,11 +75,12 @@ async def test_a_change_is_seen_by_the_next_request_of_every_kind() -> None:
         found = await everywhere(anyo)
         assert [name for name, items in found.items() if "new" not in items] == ["written"]
         assert await top(anyo, history=[item_id(3)], categories=["new"]) == ["new"]
-        for change in ({"state": "hidden"}, {"state": "live"}, None):
+        changes: tuple[dict[str, str] | None, ...] = ({"state": "hidden"}, {"state": "live"}, None)
+        for change in changes:
             path = f"/items/{item_id(6)}"
             answer = await (anyo.client.patch(path, json=change) if change else anyo.client.delete(path))
             assert answer.status_code == 200, answer.text
-            shown = bool(change) and change["state"] == "live"
+            shown = change == {"state": "live"}
             assert all((item_id(6) in items) == shown for items in (await everywhere(anyo)).values())
         assert (await anyo.client.get(f"/items/{item_id(6)}")).status_code == 404
 
@@ -112,7 +113,7 @@ async def test_scores_are_those_of_an_index_over_the_same_items() -> None:
 async def test_what_is_withdrawn_while_an_answer_is_computed_is_not_in_it() -> None:
     async with running(make_parts(), user_cache_entries=0, **MEMORY) as anyo:
         history, everything = [item_id(3), item_id(4)], [item_id(row) for row in range(200)]
-        asked = [
+        asked: list[tuple[str, dict[str, Any]]] = [
             ("/recommend", {"history": [item_id(3)]}),
             ("/recommend", {"history": history, "rerank": {"artifact": "fake", "candidates": 200}}),
             ("/recommend", {"history": [item_id(5), item_id(4)], "k": 100, "explain": True}),
@@ -239,7 +240,7 @@ async def test_an_artifact_that_is_loaded_has_all_changes_before_it_answers(tmp_
 
 
 async def test_replicas_on_one_store_see_each_others_changes_within_a_second(tmp_path: Path) -> None:
-    store = {"item_store": f"sqlite:///{tmp_path / 'items.sqlite'}"}
+    store: dict[str, Any] = {"item_store": f"sqlite:///{tmp_path / 'items.sqlite'}"}
     async with running(make_parts(items=60), **store) as one, running(make_parts(items=60), **store) as two:
         await put(one, "new")
         await one.client.delete(f"/items/{item_id(7)}")
