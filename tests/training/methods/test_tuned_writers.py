@@ -285,11 +285,11 @@ def test_a_frozen_head_gets_no_gradient() -> None:
         torch.manual_seed(0)
         users, items = torch.randn(5, 4, requires_grad=True), torch.randn(9, 4, requires_grad=needed)
         loss = full_softmax(users, items, torch.tensor([0, 8, 3, 3, 1]), chunk=3)
-        with _Products() as products:
-            loss.backward()  # type: ignore[no-untyped-call]
+        with _Products() as products:  # type: ignore[no-untyped-call]
+            loss.backward()
         counts[needed] = products.count
         whole = users.detach().clone().requires_grad_()
-        full_softmax(whole, items.detach(), torch.tensor([0, 8, 3, 3, 1]), chunk=9).backward()  # type: ignore[no-untyped-call]
+        full_softmax(whole, items.detach(), torch.tensor([0, 8, 3, 3, 1]), chunk=9).backward()
         assert users.grad is not None and whole.grad is not None and (items.grad is not None) == needed
         torch.testing.assert_close(users.grad, whole.grad)
     assert counts == {True: 9, False: 6}, "one product a chunk less"
