@@ -34,14 +34,8 @@ from modeling.methods.base import LoadContext
 from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
 from modeling.methods.base_ranking import Item, RankPrompt
 
-LIKED, DISLIKED, NOTHING, BETWEEN, TARGET, RESPOND = (
-    "\nLiked:",
-    "\nDisliked:",
-    " nothing",
-    ";",
-    "\nTarget:",
-    "\nAnswer:",
-)
+LIKED, DISLIKED, NOTHING, BETWEEN = "\nLiked:", "\nDisliked:", " nothing", ";"
+TARGET, RESPOND = "\nTarget:", "\nAnswer:"
 
 Names = Sequence[NDArray[np.int32]]
 
@@ -103,9 +97,8 @@ class YesNoPrompt:
     def _joined(self, names: Names) -> list[int]:
         if not len(names):
             return list(self.nothing)
-        return [
-            token for place, name in enumerate(names) for token in (*(self.between if place else ()), *name.tolist())
-        ]
+        first, *others = names
+        return [*first.tolist(), *(token for name in others for token in (*self.between, *name.tolist()))]
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ G = TypeVar("G", bound=GenerativeSettings)
 
 @dataclass(frozen=True)
 class FittedGenerator(Trained):
-    """A trained generator or ranker (`modeling.methods.base_generative.NamedModel`) and how it came about; ``report`` has figures about the names it writes and the weights it
-    uses."""
+    """A trained generator or ranker (`modeling.methods.base_generative.NamedModel`) and how it came about; ``report``
+    has figures about the names it writes and the weights it uses."""
 
     writer: Any
     report: dict[str, Any]
