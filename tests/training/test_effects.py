@@ -70,6 +70,12 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),
     "llara": ("llara", True, [*TITLES, "method.candidates=4"]),
+    "tallrec": (
+        "tallrec", True, [*TITLES, 'method.labels=["red","blue"]', "method.answers=choices", "method.candidates=4"],
+    ),
+    "llamarec": (
+        "llamarec", True, [*TITLES, 'method.labels=["red","blue","old"]', "method.window=3", "method.candidates=4"],
+    ),
     "tiger": ("tiger", False, [*CODES, "method.codes.epochs=2"]),
     "tiger, encoder": (
         "tiger", False, [*CODES, "method.codes.kind=residual-kmeans", "backbone.kind=encoder-decoder",
