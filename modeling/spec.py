@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from modeling.text_template import TITLE_ALONE, TextTemplate
 
 OWN_TRANSFORMER = "none"
 """Backbone source of the id models: a small causal transformer trained from scratch, no language model."""
@@ -212,7 +214,19 @@ class ItemsSpec(Section):
     text_pooling: PoolingKind = Field(
         "mean", description="which states of a title are its vector, as pooling.kind; special tokens are among them"
     )
+    text_template: str = Field(
+        TITLE_ALONE, max_length=1024, description="text of an item that this backbone reads, from columns of the items "
+        "file: '{title}. {brand}. {categories}. {price}'; free titles in a history stay titles"
+    )  # fmt: skip
+    text_tokens: int = Field(48, ge=1, description="tokens of an item's text that are read")
     text_dim: int = Field(384, ge=2, description="whitened title vectors keep at most this many dimensions")
+
+    @field_validator("text_template")
+    @classmethod
+    def _template_is_one(cls, value: str) -> str:
+        """Raises `TemplateError`."""
+        TextTemplate.parse(value)
+        return value
 
     @model_validator(mode="after")
     def _a_map_leads_from_titles_to_ids(self) -> ItemsSpec:

@@ -197,6 +197,8 @@ EFFECTS: dict[str, Effect] = {
     "items.text_source": TITLE_VECTORS,
     "items.text_layer": TITLE_VECTORS,
     "items.text_pooling": TITLE_VECTORS,
+    "items.text_template": TITLE_VECTORS,
+    "items.text_tokens": TITLE_VECTORS,
     "items.text_dim": Effect(
         "a user encoder with items.tower 'text' or 'both', or history.form='compressed'", _reads_title_vectors
     ),

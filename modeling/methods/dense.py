@@ -63,10 +63,17 @@ class DenseModel(VectorMethod):
         encoder: in evaluation mode.
         item_vectors_ND: of the catalog.
         reads: see `VectorMethod`.
+        text_samples: see `DenseRecord`.
     """
 
-    def __init__(self, encoder: UserEncoder, item_vectors_ND: NDArray[np.float32], reads: Sequence[str]) -> None:
-        self._encoder, self._vectors_ND = encoder, item_vectors_ND
+    def __init__(
+        self,
+        encoder: UserEncoder,
+        item_vectors_ND: NDArray[np.float32],
+        reads: Sequence[str],
+        text_samples: Mapping[int, str],
+    ) -> None:
+        self._encoder, self._vectors_ND, self._text_samples = encoder, item_vectors_ND, text_samples
         self.reads = tuple(reads)
 
     @property
@@ -109,7 +116,7 @@ class DenseModel(VectorMethod):
         if "text" not in self.reads:
             return
         try:
-            check_titles(self._encoder, titles, name)
+            check_titles(self._encoder, titles, name, self._text_samples)
         except ArtifactError:
             raise
         except ValueError as error:
@@ -210,7 +217,7 @@ class Dense(Method[DenseRecord]):
     def load(self, record: DenseRecord, context: LoadContext) -> DenseModel:
         """See `load_artifact`."""
         encoder, vectors_ND = read_model(record, context)
-        return DenseModel(encoder, vectors_ND, record.capabilities.reads)
+        return DenseModel(encoder, vectors_ND, record.capabilities.reads, record.text_samples)
 
     def check_sizes(self, files: Files, catalog_size: int, record: DenseRecord) -> None:
         """Item vectors, title vectors, the id table and the recipe's own transformer."""

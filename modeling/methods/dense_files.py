@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from modeling.artifact.folders import ArtifactError
@@ -53,6 +54,9 @@ class DenseRecord(Record):
     instruction_tokens: list[int]
     dim: int
     text_dim: int
+    text_samples: dict[int, str] = Field(default_factory=dict)
+    """Texts of a few items as the text tower read them, by row, where these are not the titles: they are read again
+    when the artifact is loaded."""
     normalize: bool
     temperature: float
     capabilities: Capabilities
@@ -177,6 +181,7 @@ def record_of(folder: Path, model: Model) -> DenseRecord:
         instruction_tokens=model.instruction_tokens,
         dim=model.encoder.items.width,
         text_dim=model.text.vectors_NC.shape[1] if model.text else 0,
+        text_samples=dict(model.text.samples) if model.text else {},
         normalize=model.spec.items.normalize,
         temperature=float(1 / scale_of(model.encoder.log_scale.detach())),
         capabilities=capabilities_of(model.spec),
@@ -206,7 +211,11 @@ def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> M
         map_CD, repaired = read_map(arrays["map"], files.name)
         if repaired:
             log.warning(SCRAMBLED.format(name=files.name, folder=files.folder))
-        text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD))
+        text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD), record.text_samples)
+        if wrong := [row for row in record.text_samples if not 0 <= row < size]:
+            raise ArtifactError(
+                f"{MANIFEST} of {files.name} has text_samples of row {wrong[0]}; items are 0..{size - 1}"
+            )
         _expect("parts/text.safetensors", "vectors", text.vectors_NC.shape, (size, record.text_dim))
     if spec.history.reads_tokens:
         arrays = files.arrays(TITLE_TOKENS)

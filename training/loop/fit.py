@@ -16,6 +16,7 @@ from rich.progress import Progress
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, read_titles, trainable
+from training.data.item_texts import item_texts
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import question_values
@@ -82,13 +83,13 @@ class FitOptions:
 
 
 def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
-    """The text tower's pass over the catalog, with a progress bar."""
-    titles = split.dataset.titles
+    """The text tower's pass over the catalog, with a progress bar; raises `DataError` as `item_texts` does."""
     if not recipe.needs_text_vectors:
         return None
+    texts = item_texts(split.dataset, recipe.items.text_template)
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
-        return read_titles(recipe.model_spec(), titles, sources, progress=timed(bar, task, "reading titles"))
+        task = bar.add_task(f"reading {len(texts)} titles ({recipe.text_backbone})", total=len(texts))
+        return read_titles(recipe.model_spec(), texts, sources, progress=timed(bar, task, "reading titles"))
 
 
 def fit(
