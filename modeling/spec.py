@@ -137,7 +137,8 @@ class PoolingSpec(Section):
 
 class AdapterSpec(Section):
     """What of a pretrained backbone is trained; ``kind`` names a file of `modeling.backbone.adapters`: ``none``,
-    ``lora`` (Hu et al. 2021) or ``full``, every weight."""
+    ``lora`` (Hu et al. 2021), ``ilora`` (Kong et al. 2024), its matrices cut into experts that a user's history gates,
+    or ``full``, every weight."""
 
     kind: str = "none"
     rank: int = Field(16, ge=1)
@@ -145,6 +146,16 @@ class AdapterSpec(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str = Field("all-linear", description="PEFT target_modules: 'all-linear' or comma-separated suffixes")
     layers: int | None = Field(None, ge=1, description="only the last so many layers have it; None: all of them")
+    experts: int = Field(4, ge=1, description="blocks that the rank is cut into, ilora only")
+    gates: Literal["user", "uniform"] = Field(
+        "user", description="weights of the experts: a router's for each user, or equal ones, the control; ilora only"
+    )
+
+    @model_validator(mode="after")
+    def _experts_divide_the_rank(self) -> AdapterSpec:
+        if self.kind == "ilora" and self.rank % self.experts:
+            raise ValueError(f"adapter.experts={self.experts} does not divide adapter.rank={self.rank}")
+        return self
 
 
 class ProjectorSpec(Section):

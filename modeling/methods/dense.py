@@ -22,6 +22,7 @@ from modeling.artifact.part_names import Part
 from modeling.artifact.sizes import NUMBER, check_history, check_holds
 from modeling.artifact.verified import Files, Folder
 from modeling.encoder.build import Model, Sources
+from modeling.encoder.history_state import FILE as HISTORY_STATE
 from modeling.encoder.prompt import TitleTokens
 from modeling.encoder.title_check import check_titles
 from modeling.encoder.user_encoder import CannotReadText, UserEncoder, read_history
@@ -232,6 +233,10 @@ class Dense(Method[DenseRecord]):
             width = record.dim - spec.items.bias if spec.items.untied or spec.items.words else spec.items.dim
             what = f"catalog_size {size} and item vectors of width {width}"
             check_holds(files, "parts/items.safetensors", what, NUMBER * size * width // 2)
+        if record.history_state is not None:
+            width = record.history_state.items.dim
+            what = f"catalog_size {size} and an id model of width {width}"
+            check_holds(files, HISTORY_STATE, what, NUMBER * size * width)
         if spec.backbone.own and spec.has_network:
             backbone = spec.backbone
             what = f"backbone.width {backbone.width} and backbone.depth {backbone.depth}"

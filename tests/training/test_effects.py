@@ -67,6 +67,9 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
         "e4srec", True, [*SHORT, "items.words=true", "items.untied=false", "items.frozen=false", "requires="],
     ),
     "contriever": ("contriever", True, [*DENSE, "history.title_tokens=4", "history.limit=5"]),
+    "ilora": (
+        "ilora", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "optimizer.user_windows=2"],
+    ),
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),
     "llara": ("llara", True, [*TITLES, "method.candidates=4"]),

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, read_titles, trainable
+from modeling.encoder.history_state import HistoryState
 from training.data.item_texts import item_texts
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
@@ -68,6 +69,9 @@ class FitOptions:
         share: of what a run's budget leaves.
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
         cache: folder of what is computed once and may serve other runs; None: in ``work``.
+        anchor_ND: id table to start from.
+        teacher: to learn from beside the data.
+        history_state: what a gated adapter reads.
     """
 
     work: Path
@@ -80,6 +84,7 @@ class FitOptions:
     anchor_ND: NDArray[np.float32] | None = None
     cache: Path | None = None
     teacher: Teacher | None = None
+    history_state: HistoryState | None = None
 
 
 def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
@@ -114,6 +119,7 @@ def fit(
     )
     if options.anchor_ND is not None:
         _start_from(model, options.anchor_ND)
+    model.encoder.history_state = options.history_state
     module = RetrievalModule(
         model.encoder,
         objective,
