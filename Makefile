@@ -47,7 +47,7 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE
 	else \
 		echo "[run] making $(ARTIFACT): recipe $(RECIPE) on $(DATA), backbone $(or $(BACKBONE),its own); once only"; \
 		$(PY) -m training train "$(RECIPE)" --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
-			--out "$(ARTIFACT)" $(TRAIN_ARGS); \
+			$(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--precision auto) --out "$(ARTIFACT)" $(TRAIN_ARGS); \
 	fi
 	@exec $(PY) -m service "$(ARTIFACT)" --host "$(HOST)" --port "$(PORT)"
 
