@@ -54,6 +54,7 @@ CACHE_PARTS = ("read", "write")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
 LOG_RESULTS = ("written", "dropped")
 RERANK_RESULTS = ("ranked", "degraded")
+BATCH_RESULTS = ("answered", "error")
 EXPLAIN_RESULTS = ("computed", "cached", "degraded")
 
 
@@ -108,6 +109,9 @@ class Metrics:
             "stage_seconds", "Seconds of one request in one stage.", STAGE_SECONDS, "endpoint", "stage"
         )
         self.answers = self._counter("answers_total", "Recommendations answered, by where they came from.", "source")
+        self.batch_entries = self._counter("batch_entries_total", "Entries of POST /recommend/batch.", "result")
+        for result in BATCH_RESULTS:
+            self.batch_entries(result)
         self.rejected = self._counter("rejected_total", "Requests refused before any work, by reason.", "reason")
         self.deadline_exceeded = self._counter("deadline_exceeded_total", "Requests that ran out of time (504).")
         self.cancelled = self._counter("cancelled_total", "Requests whose client left before the answer.")
