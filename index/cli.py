@@ -133,15 +133,17 @@ def tune(
         float | None, typer.Option(min=0.001, max=60_000, help="Median of one query that the pick must keep.")
     ] = None,
     queries: Queries = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the curve to, as JSON.")] = None,
+    curve: Annotated[Path | None, typer.Option(help="File to write the measurements to, as JSON.")] = None,
     time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Measure recall and latency at every search effort, and pick the cheapest that meets the targets."""
+    if curve is not None:
+        _check_curve(curve)
     with time_limit(time_budget):
         answer = _tune(_open(_index_folder(folder)), k, repeats, recall, milliseconds, queries)
-    if out is not None:
-        out.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+    if curve is not None:
+        curve.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
     _print(answer, as_json)
 
 
@@ -149,10 +151,11 @@ def _tune(
     index: StoredIndex, k: int, repeats: int, recall: float, milliseconds: float | None, queries: Path | None
 ) -> dict[str, Any]:
     from index.build import queries_from
-    from index.tuning import cheapest, curve
+    from index.tuning import cheapest
+    from index.tuning import curve as measured
 
     queries_QD = queries_from(index.vectors()) if queries is None else _read_queries(queries, index.dim)
-    points = curve(index, queries_QD, k, repeats)
+    points = measured(index, queries_QD, k, repeats)
     pick = cheapest(points, recall, milliseconds)
     answer: dict[str, Any] = {
         "kind": index.spec.kind,
@@ -173,6 +176,18 @@ def _tune(
     if not index.exact:
         answer["efforts"] = [point.shown() for point in points]
     return answer
+
+
+def _check_curve(path: Path) -> None:
+    """Refuse to replace a file that this command did not write."""
+    if not path.exists():
+        return
+    try:
+        ours = {"kind", "pick", "advice"} <= json.loads(path.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        _fail(f"{path} is there and was not written by this command; name a new file")
 
 
 def _advice(index: StoredIndex, missed: bool) -> str:

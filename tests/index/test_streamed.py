@@ -115,7 +115,7 @@ def test_the_command_builds_in_parts_and_picks_the_cheapest_effort(artifact):
     assert built.exit_code == 0, built.output
     assert json.loads(built.stdout)["recall_queries"] == "users"
     curve = artifact / "curve.json"
-    tuned = run("tune", artifact, "--recall", 0.9, "--queries", users, "--repeats", 3, "--out", curve, "--json")
+    tuned = run("tune", artifact, "--recall", 0.9, "--queries", users, "--repeats", 3, "--curve", curve, "--json")
     answer = json.loads(tuned.stdout)
     enough = [each for each in answer["efforts"] if each["recall"] >= 0.9]
     assert answer["pick"] == min(enough, key=lambda each: each["milliseconds"])
