@@ -204,6 +204,9 @@ class Metrics:
             "item_store_seconds", "Seconds of one operation of the item store.", STAGE_SECONDS, "op"
         )
         self.index_items = self._gauge("index_items", "Items in the index of the default artifact.")
+        self.index_recall = self._gauge(
+            "index_recall", "Recall at 10 that the index of the default artifact states; 1 for exact search."
+        )
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
         self.artifact_bytes = self._gauge("artifact_bytes", "Memory of all loaded artifacts, shared parts once.")
         self.artifact_bytes_limit = self._gauge("artifact_bytes_limit", "Memory that they may take; 0 means no limit.")
