@@ -1,8 +1,9 @@
 """Growth of the kinds of index: recall, latency, memory and build time from 10,000 items upwards.
 
 Vectors are synthetic with the neighbour structure of real ones: each is a mixture of a trained item vector and some of
-its nearest neighbours, with noise as large as the distance to the nearest. The local dimension (maximum likelihood, Levina
-and Bickel 2004) of both is printed. Queries are user vectors of the artifact for histories of the data set.
+its nearest neighbours, with noise as large as the distance to the nearest. The local dimension (maximum
+likelihood, Levina and Bickel 2004) of both is printed. Queries are user vectors of the artifact for histories of the
+data set.
 
     python -m benchmarks.engine.index_growth ARTIFACT --data DIR --sizes 10000 100000
 """

@@ -136,12 +136,12 @@ async def _part(
     queries = list(_queries(recommender, histories, users, first, options))
     entries = [partial(recommender.recommend, query, deadline) for query in queries]
     answers = await service.batches.run(entries, deadline)
-    ids = recommender.parts.catalog.item_ids
+    catalog = recommender.catalog
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     for user, answer in zip(users, answers, strict=True):
         if isinstance(answer, AnyoError):
             raise StartError(f"user {user!r:.100} cannot be answered: {answer.message}")
-        _append(columns, user, answer, ids)
+        _append(columns, user, recommender.shown(answer), catalog.item_ids)
     return pl.DataFrame(columns, schema=SCHEMA)
 
 

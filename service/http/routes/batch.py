@@ -15,7 +15,7 @@ from service.http.middleware import request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
-from service.http.routes.recommend import answer_one
+from service.http.routes.recommend import answered, compute
 from service.http.schemas.batch import BatchAnswer, BatchRequest
 
 router = APIRouter(tags=["recommend"])
@@ -34,15 +34,13 @@ async def batch(request: Request) -> Response:
     service.loaded()  # before anything is loaded the batch is refused as a whole
     deadline = info.started + service.settings.deadline_ms / 1000
     ids = [f"{info.request_id}.{number}" for number in range(len(body.requests))]
-    entries = [
-        partial(answer_one, service, each, name, deadline) for each, name in zip(body.requests, ids, strict=True)
-    ]
+    entries = [partial(compute, service, each, name, deadline) for each, name in zip(body.requests, ids, strict=True)]
     with CancelledWhenClientLeaves(request):
         results = await service.batches.run(entries, deadline)
     shown: list[dict[str, Any]] = [
         {"error": error_of(result.code, result.message, name, result.field)}
         if isinstance(result, AnyoError)
-        else result
+        else answered(service, result)
         for result, name in zip(results, ids, strict=True)
     ]
     return json_answer({"request_id": info.request_id, "results": shown, "timings_ms": info.timings_ms()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,7 +22,7 @@ from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
 from service.recommend.diversity import Diversity
 from service.recommend.explaining import Explanation
-from service.recommend.reranking import RankerParts, SecondStage
+from service.recommend.reranking import RankerParts, SecondStage, StagedAnswer
 from service.service import Service
 
 router = APIRouter(tags=["recommend"])
@@ -39,24 +40,43 @@ async def recommend(request: Request) -> Response:
     body = await read_body(request, RecommendRequest)
     deadline = info.started + service.settings.deadline_ms / 1000
     with CancelledWhenClientLeaves(request):
-        answer = await answer_one(service, body, info.request_id, deadline, info)
-    return json_answer(answer)
+        computed = await compute(service, body, info.request_id, deadline, info)
+    return json_answer(answered(service, computed, info))
 
 
-async def answer_one(
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a request was answered with, before it is put into words; `seconds` in all."""
+
+    body: RecommendRequest
+    request_id: str
+    recommender: DenseRecommender
+    second: SecondStage | None
+    diversity: Diversity | None
+    staged: StagedAnswer
+    seconds: float
+
+
+async def compute(
     service: Service, body: RecommendRequest, request_id: str, deadline: float, info: RequestInfo | None = None
-) -> dict[str, Any]:
-    """Return the body of the answer to one request, which is counted and remembered; `info` is that of an HTTP request
-    of its own, None for an entry of a batch. Raises as `Stages.recommend`, and as `Service.answering`."""
+) -> Computed:
+    """Compute the answer to one request; `info` is that of an HTTP request of its own, None for an entry of a batch.
+    Raises as `Stages.recommend`, and as `Service.answering`."""
     started = time.monotonic() if info is None else info.started
-    query = body.query()
     recommender = service.answering(body.artifact, body.user_id, request_id)
     if info is not None:
         info.recipe = recommender.parts.recipe
     second, diverse = _second_stage(service, body), _diversity(body)
-    staged = await service.stages.recommend(recommender, query, second, body.explain, deadline, diverse)
-    parts, catalog = recommender.parts, recommender.catalog
-    staged = staged.shown(catalog)
+    staged = await service.stages.recommend(recommender, body.query(), second, body.explain, deadline, diverse)
+    return Computed(body, request_id, recommender, second, diverse, staged, time.monotonic() - started)
+
+
+def answered(service: Service, computed: Computed, info: RequestInfo | None = None) -> dict[str, Any]:
+    """Return the body of an answer, which is counted and remembered; nothing may be awaited until it is sent, because
+    items that were withdrawn meanwhile are left out here."""
+    body, recommender, second, diverse = computed.body, computed.recommender, computed.second, computed.diversity
+    parts, catalog, request_id = recommender.parts, recommender.catalog, computed.request_id
+    staged = computed.staged.shown(catalog)
     recommendation = staged.answer
     service.metrics.answers(recommendation.source).inc()
     items = [catalog.item_ids[row] for row in recommendation.rows]
@@ -64,12 +84,12 @@ async def answer_one(
     if body.artifact is None:
 
         async def again(other: DenseRecommender, deadline: float) -> Sequence[str]:
-            found = await service.stages.recommend(other, query, second, False, deadline, diverse)
+            found = await service.stages.recommend(other, body.query(), second, False, deadline, diverse)
             return [other.catalog.item_ids[row] for row in found.shown(other.catalog).answer.rows]
 
-        service.traffic.offer(again, parts.name, items, time.monotonic() - started)
+        service.traffic.offer(again, parts.name, items, computed.seconds)
     if info is None:
-        timings_ms = milliseconds(recommendation.seconds | {"total": time.monotonic() - started})
+        timings_ms = milliseconds(recommendation.seconds | {"total": computed.seconds})
     else:
         info.seconds = recommendation.seconds
         timings_ms = info.timings_ms()
