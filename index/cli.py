@@ -69,7 +69,7 @@ def _build(
     artifact: Path, out: Path | None, kind: str, settings: list[str], memory_mib: int | None, queries: Path | None
 ) -> dict[str, Any]:
     from index import IndexFolderError, SearchError, build_index, save_index
-    from index.build import build_streamed
+    from index.building.in_parts import build_streamed
     from index.storage import check_index_target
 
     folder = out or artifact / "index"
@@ -151,8 +151,8 @@ def _tune(
     index: StoredIndex, k: int, repeats: int, recall: float, milliseconds: float | None, queries: Path | None
 ) -> dict[str, Any]:
     from index.build import queries_from
-    from index.tuning import cheapest
-    from index.tuning import curve as measured
+    from index.building.tuning import cheapest
+    from index.building.tuning import curve as measured
 
     queries_QD = queries_from(index.vectors()) if queries is None else _read_queries(queries, index.dim)
     points = measured(index, queries_QD, k, repeats)

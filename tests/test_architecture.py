@@ -77,7 +77,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "spec text cores torch_private transformers_private", "",
         ),
         "index": (
-            "__main__", "cli", "", "build tuning", "storage live_index live_catalog", "spec", "kinds catalog trie",
+            "__main__", "cli", "", "building", "build storage live_index live_catalog", "spec", "kinds catalog trie",
             "ivf", "approximate faiss_calls", "base border text", "time_limit",
         ),
     }.items()

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from index import FlatIndex, SearchError, build_index, open_index, spec_of
 from index.base import UNFINISHED
-from index.build import build_streamed, recall_of
+from index.build import recall_of
+from index.building.in_parts import build_streamed
+from index.building.tuning import Point, cheapest
 from index.cli import app
 from index.ivf.cells import IvfIndex
 from index.ivf.on_disk import DiskVectors
-from index.tuning import Point, cheapest
 
 SIZE, DIM = 3000, 64
 SHARDS = 3  # with a limit of 1 MiB
