@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from index.approximate import ApproximateIndex
-from index.base import FloatArray, FolderEntry, IndexSpec, Mask, RowArray, VectorIndex
+from index.base import FloatArray, FolderEntry, IndexFolderError, IndexSpec, Mask, RowArray, SearchError, VectorIndex
 from index.faiss_calls import HEADER, Bytes, one_thread, selector, write_array
 
 SAMPLES_A_CELL = 64
@@ -190,7 +190,10 @@ class IvfIndex(ApproximateIndex):
             raise file.error("a centre or a table that is not finite")
         if not ((cells_N >= 0) & (cells_N < count)).all():
             raise file.error("an item in a cell that is not there")
-        coded = cls.restored(spec, np.ascontiguousarray(centres_CD), np.ascontiguousarray(tables), size)
+        try:
+            coded = cls.restored(spec, np.ascontiguousarray(centres_CD), np.ascontiguousarray(tables), size)
+        except SearchError as error:
+            raise IndexFolderError(f"{path}: {error}") from None
         if coded is None:
             raise file.error(f"tables of {len(tables)} numbers")
         codes_NB = file.array("<u1", size * coded.code_size).reshape(size, -1)

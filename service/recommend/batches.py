@@ -67,7 +67,9 @@ class Batches:
     async def _room(self) -> None:
         room = asyncio.Event()
         self._refused.append(room)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(room.wait(), LONGEST_WAIT_S)
-        if not room.is_set():
-            self._refused.remove(room)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(room.wait(), LONGEST_WAIT_S)
+        finally:
+            if not room.is_set():
+                self._refused.remove(room)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from index import FlatIndex, SearchError, build_index, open_index, spec_of
+from index import FlatIndex, IndexFolderError, SearchError, build_index, open_index, save_index, spec_of
 from index.base import UNFINISHED
 from index.build import recall_of
 from index.building.in_parts import build_streamed
@@ -123,6 +123,34 @@ def test_the_command_builds_in_parts_and_picks_the_cheapest_effort(artifact):
     assert json.loads(curve.read_text()) == answer and answer["queries"] == "users"
     short = run("tune", artifact, "--queries", artifact / "item_vectors.safetensors", "--milliseconds", 0.001, "--json")
     assert json.loads(short.stdout)["pick"] is None and "no effort" in json.loads(short.stdout)["advice"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("ivf-pq", {"subvectors": 7}, "a vector has 64 numbers"),
+        ("ivf-pq", {"subvectors": 32}, "tables of"),
+        ("ivf-sq", {"cells": 100}, "an array of"),
+    ],
+    ids=["no divisor", "other tables", "other cells"],
+)
+def test_a_folder_whose_parameters_are_not_those_of_its_file_is_refused(kind, change, message, vectors, tmp_path):
+    save_index(build_index(spec_of(kind), vectors[:200]), tmp_path / "index")
+    entry = json.loads((tmp_path / "index" / "index.json").read_text())
+    entry["parameters"] |= change
+    (tmp_path / "index" / "index.json").write_text(json.dumps(entry))
+    with pytest.raises(IndexFolderError, match=message):
+        open_index(tmp_path / "index")
+
+
+def test_a_file_with_an_item_in_a_cell_that_is_not_there_is_refused(vectors, tmp_path):
+    index = build_index(spec_of("ivf-sq"), vectors[:200])
+    cells, codes = index._contents()
+    cells[5] = 99
+    index._contents = lambda: (cells, codes)
+    save_index(index, tmp_path / "index")
+    with pytest.raises(IndexFolderError, match="an item in a cell that is not there"):
+        open_index(tmp_path / "index")
 
 
 def test_the_cheapest_is_the_quickest_with_enough_recall():
