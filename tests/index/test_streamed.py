@@ -129,10 +129,10 @@ def test_the_command_builds_in_parts_and_picks_the_cheapest_effort(artifact):
     ("kind", "change", "message"),
     [
         ("ivf-pq", {"subvectors": 7}, "a vector has 64 numbers"),
-        ("ivf-pq", {"subvectors": 32}, "tables of"),
+        ("ivf-pq", {"subvectors": 32}, "an array of"),
         ("ivf-sq", {"cells": 100}, "an array of"),
     ],
-    ids=["no divisor", "other tables", "other cells"],
+    ids=["no divisor", "other codes", "other cells"],
 )
 def test_a_folder_whose_parameters_are_not_those_of_its_file_is_refused(kind, change, message, vectors, tmp_path):
     save_index(build_index(spec_of(kind), vectors[:200]), tmp_path / "index")
