@@ -27,6 +27,8 @@ Usage: anyo COMMAND …
   anyo evaluate ARTIFACT                        measure it                (python -m training evaluate)
   anyo serve ARTIFACT… [--port 8000]            answer POST /recommend    (python -m service)
   anyo index COMMAND …                          build and inspect indexes (python -m index)
+  anyo load histories DIR                       users into the store      (python -m service load)
+  anyo export recommendations ARTIFACT …        for all users, to parquet (python -m service export)
 
 Every other command goes to `python -m training`: `anyo training --help` lists them. Each has its own --help.
 """
@@ -49,6 +51,8 @@ def route(arguments: list[str]) -> tuple[str, list[str]]:
     command, rest = arguments[0], arguments[1:]
     if command in ("serve", "service"):
         return "service", rest
+    if command in ("export", "load"):
+        return "service", arguments
     if command in ("index", "training"):
         return command, rest
     return "training", arguments

@@ -1,4 +1,4 @@
-"""The catalog: find items by title, look one up, and those close to it. `item_changes` changes them."""
+"""The catalog: find items by title, look one up, those close to it, the most popular. `item_changes` changes them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from starlette.responses import Response
 from index.base import SearchError, VectorIndex
 from index.live_catalog import LiveCatalog
 from service.errors import AnyoError, Conflict, UnknownName, shown
+from service.http.middleware import request_info
 from service.http.openapi import answers
 from service.http.rights import Right, opened_by
 from service.http.routes.common import Page, json_answer, page_of, service_of
+from service.http.routes.recommend import answer_of
 from service.http.schemas.items import Item, ItemList, SimilarAnswer
+from service.http.schemas.recommend import MAX_K, RecommendAnswer
+from service.recommend.base import Recommendation
 from service.service import Service
 
+MAX_NAME = 2000
 router = APIRouter(tags=["items"])
 
 
@@ -48,6 +53,33 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
     rows = [row for row in rows if catalog.is_open(row)]  # withdrawn meanwhile
     found, following = page_of(rows, page)
     return json_answer({"items": [item_at(service, catalog, row) for row in found], "next": following})
+
+
+class PopularQuery(BaseModel):
+    """The query of the most popular items; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(default=10, ge=1, le=MAX_K, description="How many items.")
+    category: str | None = Field(
+        default=None, max_length=MAX_NAME, description="Only items of this category; its name is exact."
+    )
+    artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
+
+
+@router.get("/popular", responses=answers(RecommendAnswer, 404, 422, 429, 503, 504))
+@opened_by(Right.API)
+async def popular(request: Request, wanted: Annotated[PopularQuery, Query()]) -> Response:
+    """List the items that were taken most often in the training data: the answer for a user of whom nothing is
+    known."""
+    service, info = service_of(request), request_info(request)
+    recommender = service.loaded(wanted.artifact)
+    info.recipe = recommender.parts.recipe
+    rows, scores = await recommender.histories.most_popular(
+        wanted.k, [] if wanted.category is None else [wanted.category]
+    )
+    answer = Recommendation(rows, scores, "popular", [], [])
+    return json_answer(answer_of(service, answer, recommender, info.request_id, info.timings_ms()))
 
 
 @router.get("/items/{item_id:id}", responses=answers(Item, 404, 422, 503))
