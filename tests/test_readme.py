@@ -28,6 +28,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOT_PARSED = {
     "curl": "needs a running service; bodies of /recommend are validated below",
     "docker-compose": "needs a container engine; tests/deploy reads the file",
+    "locust": "another program; tests/clients runs the file",
     "kubectl": "needs a cluster; tests/deploy reads the manifests",
     "openssl": "another program",
     "redis-server": "another program",
