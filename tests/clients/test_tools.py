@@ -47,7 +47,8 @@ def test_locust_sends_requests_that_the_service_answers(tmp_path: Path) -> None:
     with process(tmp_path) as server:
         command = [
             sys.executable, "-m", "locust", "-f", "benchmarks/serving/locustfile.py", "--headless",
-            "--host", server.url, "-u", "3", "-r", "3", "-t", "2s", "--stop-timeout", "1", "--only-summary", "--exit-code-on-error", "1",
+            "--host", server.url, "-u", "3", "-r", "3",
+            "-t", "2s", "--stop-timeout", "1", "--only-summary", "--exit-code-on-error", "1",
         ]  # fmt: skip
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 0, ended.stderr
