@@ -26,7 +26,7 @@ PY := .venv/bin/python
 # A folder's own name is not enough to tell two data sets apart, so a checksum of its full path joins it.
 DATA_NAME := $(if $(findstring /,$(DATA)),$(notdir $(DATA:/=))-$(shell printf %s "$(abspath $(DATA))" | cksum | cut -d' ' -f1),$(DATA))
 ARTIFACT  ?= artifacts/$(RECIPE)-$(DATA_NAME)$(if $(BACKBONE),-$(notdir $(BACKBONE:/=)))
-CODE := anyo.py index modeling service training testing tests benchmarks scripts
+CODE := anyo.py anyo_client index modeling service training testing tests benchmarks scripts
 
 .PHONY: help
 help: ## list the targets

@@ -61,9 +61,9 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     package: tuple(frozenset(floor.split()) or frozenset({""}) for floor in floors)
     for package, floors in {
         "service": (
-            "__main__", "cli admin_cli", "bulk_cli", "http bulk", "service", "experiments", "lifecycle", "recommend",
-            "items caches", "artifacts engine item_stores", "stores", "redis_client", "concurrency", "observability",
-            "keys",
+            "__main__", "cli admin_cli local_cli", "bulk_cli", "doctor http bulk", "service", "experiments", "lifecycle",
+            "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client", "concurrency",
+            "observability", "keys",
             "context version errors settings early", "",
         ),
         "training": (
@@ -103,7 +103,8 @@ LATE_IMPORTS = {
     "service.artifacts.trial": (2, "a process of its own, which first limits itself"),
     "service.bulk_cli": (12, "the command line answers before libraries are read"),
     "service.caches": (1, "redis-py is read only where it is used"),
-    "service.cli": (7, "libraries are read after the variables that they look at are set"),
+    "service.cli": (9, "libraries are read after the variables that they look at are set"),
+    "service.local_cli": (4, "the command line answers before libraries are read"),
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
