@@ -61,8 +61,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     package: tuple(frozenset(floor.split()) or frozenset({""}) for floor in floors)
     for package, floors in {
         "service": (
-            "__main__", "cli admin_cli local_cli", "bulk_cli", "doctor http bulk", "service", "experiments", "lifecycle",
-            "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client", "concurrency",
+            "__main__", "cli admin_cli local_cli", "bulk_cli", "doctor http bulk", "service", "experiments",
+            "lifecycle", "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client", "concurrency",
             "observability", "keys",
             "context version errors settings early", "",
         ),
