@@ -25,6 +25,7 @@ Usage: anyo COMMAND …
   anyo data check DIR                           say what is in them      (python -m training data check)
   anyo train RECIPE --data NAME|DIR --out DIR   make an artifact          (python -m training train)
   anyo evaluate ARTIFACT                        measure it                (python -m training evaluate)
+  anyo compare RECIPE|ARTIFACT… --out DIR       train, measure, report    (python -m training compare)
   anyo serve ARTIFACT… [--port 8000]            answer POST /recommend    (python -m service)
   anyo index COMMAND …                          build and inspect indexes (python -m index)
 
