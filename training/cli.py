@@ -31,7 +31,7 @@ from training.cli_common import (
     open_dataset,
     use_cores,
 )
-from training.commands import compare, tune
+from training.commands import compare, publish, tune
 
 app = typer.Typer(
     name="training",
@@ -44,6 +44,7 @@ app = typer.Typer(
 cli_data.register(app)
 compare.register(app)
 tune.register(app)
+publish.register(app)
 console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")]
@@ -247,27 +248,6 @@ def evaluate(
         console.print("task families: " + ", ".join(f"{name} {value:.4f}" for name, value in row["tasks"].items()))
     if as_json:
         print(json.dumps(row))
-
-
-@app.command()
-def card(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
-    report: Annotated[
-        Path | None, typer.Option(help="report.json of `compare --out`, for test figures with intervals.")
-    ] = None,
-) -> None:
-    """Print the artifact's model card: Markdown with front matter, from its manifest."""
-    with errors_as_one_line(console):
-        from modeling.artifact.manifest import ArtifactError, read_manifest
-        from training.comparison.card import card as written
-
-        manifest = read_manifest(artifact)
-        try:
-            found = None if report is None else json.loads(report.read_text(encoding="utf-8"))
-            text = written(manifest, found)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ArtifactError(f"--report {report}: {error}") from error
-    print(text, end="")
 
 
 @app.command()

@@ -38,6 +38,7 @@ TOP_FIELDS = ("user_id", "history", "target", "top")
 _OURS = {
     "training.data.report": "DataError",
     "training.recipe": "RecipeError",
+    "training.publishing.hub": "PublishError",
     "modeling.artifact.manifest": "ArtifactError",
     "modeling.backbone.loading": "BackboneError",
     "modeling.backbone.adapters.base": "AdapterError",

@@ -17,12 +17,12 @@ from modeling.artifact.manifest import read_manifest
 from scripts.pages.results import RESULTS
 from testing.datasets import SMALL, write_dataset
 from training.comparison import entrants, measure
-from training.comparison.card import card
 from training.comparison.footprint import measure as footprint
 from training.comparison.pages import html, markdown
 from training.comparison.published import _BEAUTY
 from training.evaluation.segments import COLD, by_length, by_popularity
 from training.evaluation.significance import holm, paired_tests
+from training.publishing.card import card
 from training.recipe import RecipeError
 from training.recipes import get_recipe
 
