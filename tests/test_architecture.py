@@ -67,9 +67,9 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "context version errors settings early", "",
         ),
         "training": (
-            "__main__", "cli", "compare cli_data rewrite", "run cli_common", "tiny recipes", "methods", "checks export",
-            "item_ids", "loop", "recipe", "effects older_recipes",
-            "objectives evaluation provenance served_index",
+            "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
+            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids", "loop", "search_space",
+            "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
             "data", "",
         ),
         "modeling": (
@@ -108,14 +108,18 @@ LATE_IMPORTS = {
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
-    "training.cli": (14, "the command line answers before torch is read"),
-    "training.cli_common": (3, "the command line answers before torch is read"),
+    "training.cli": (10, "the command line answers before torch is read"),
+    "training.cli_common": (5, "the command line answers before torch is read"),
+    "training.commands.compare": (11, "the command line answers before torch is read"),
     "training.cli_data": (18, "the command line answers before polars is read"),
+    "training.commands.publish": (3, "the command line answers before libraries are read"),
+    "training.commands.tune": (6, "the command line answers before torch is read"),
     "training.data.checking.check": (1, "only where a tokenizer is asked"),
     "training.evaluation.table": (1, "for a type alone"),
     "training.item_ids.assign": (3, "transformers takes seconds, and other ids need none"),
     "training.methods.p5_examples": (2, "only where P5 makes its tokenizer"),
     "training.run": (5, "the environment is recorded, and evaluation is needed at the end"),
+    "training.tuning.search": (4, "Optuna is an extra, and may be missing"),
     "training.tiny": (2, "only where a tiny model is made"),
 }
 """Module → most lines that import inside a function, and why there."""
