@@ -66,7 +66,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "training": (
             "__main__", "cli", "compare cli_data rewrite", "run cli_common", "tiny recipes", "methods", "checks export",
-            "item_ids", "loop", "recipe", "effects older_recipes",
+            "item_ids adaptation", "loop", "recipe", "effects older_recipes",
             "objectives evaluation provenance served_index",
             "data", "",
         ),
@@ -94,6 +94,7 @@ LATE_IMPORTS = {
     "modeling.backbone.data_text": (1, "only where titles are encoded"),
     "modeling.backbone.gguf_folder": (1, "transformers takes seconds, and most backbones are no GGUF file"),
     "modeling.backbone.loading": (2, "transformers takes seconds, and models over ids need none"),
+    "modeling.backbone.with_head": (1, "transformers takes seconds, and most runs need no head"),
     "modeling.backbone.pretrained": (3, "transformers takes seconds, and models over ids need none"),
     "modeling.methods.base_generative": (1, "transformers takes seconds, and models over ids need none"),
     "modeling.methods.p5_files": (1, "only where P5 is loaded"),
