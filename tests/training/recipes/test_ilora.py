@@ -234,3 +234,12 @@ def test_states_are_standardised_on_training_histories(artifact: Artifact, ring:
     states_BC = state([artifact.encoder.prepare(history.tolist()) for history in rows])
     assert 0.3 < float(states_BC.std()) < 3
     assert float(states_BC.std(0).min()) > 1e-3, "users differ in every direction"
+
+
+def test_half_precision_keeps_the_gates_and_nearly_the_vectors(artifact: Artifact, folder: Path) -> None:
+    half = load_artifact(folder, precision="bf16").encoder
+    whole, rounded = (model.encode([model.prepare(rows) for rows in HISTORIES]) for model in (artifact.encoder, half))
+    cosines = (whole * rounded).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(rounded, axis=1)
+    assert cosines.min() > 0.98
+    histories = [np.asarray(rows) for rows in HISTORIES]
+    np.testing.assert_allclose(gates_of(artifact.encoder, histories), gates_of(half, histories), atol=0.02)
