@@ -62,13 +62,13 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     for package, floors in {
         "service": (
             "__main__", "cli admin_cli local_cli", "bulk_cli", "doctor http bulk", "service", "experiments",
-            "lifecycle", "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client", "concurrency",
-            "observability", "keys",
+            "lifecycle", "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client",
+            "concurrency", "observability", "keys",
             "context version errors settings early", "",
         ),
         "training": (
             "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
-            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids", "loop", "search_space",
+            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "loop", "search_space",
             "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
             "data", "",
         ),
@@ -96,6 +96,7 @@ LATE_IMPORTS = {
     "modeling.backbone.data_text": (1, "only where titles are encoded"),
     "modeling.backbone.gguf_folder": (1, "transformers takes seconds, and most backbones are no GGUF file"),
     "modeling.backbone.loading": (2, "transformers takes seconds, and models over ids need none"),
+    "modeling.backbone.with_head": (1, "transformers takes seconds, and most runs need no head"),
     "modeling.backbone.pretrained": (3, "transformers takes seconds, and models over ids need none"),
     "modeling.methods.base_generative": (1, "transformers takes seconds, and models over ids need none"),
     "modeling.methods.p5_files": (1, "only where P5 is loaded"),
