@@ -141,9 +141,8 @@ class TallrecRanker(PromptRanker):
         self, history: Sequence[Item], disliked: Sequence[bool], candidates: Sequence[Item]
     ) -> YesNoQuestions:
         """The same for a history of which it is known what was disliked, item by item; empty: nothing was."""
-        limit = self.history_limit
-        newest = tuple(history[-limit:])
-        shared = tuple(self.shared(newest, disliked[-limit:]))
+        newest = tuple(history[-self.titles :])
+        shared = tuple(self.shared(newest, disliked[-self.titles :]))
         each = sum(len(self.name(item)) + len(self.prompt.respond) for item in candidates)
         return YesNoQuestions(newest, tuple(candidates), len(shared) + each, shared)
 

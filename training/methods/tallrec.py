@@ -95,7 +95,7 @@ def yes_or_no(ranker: TallrecRanker, targets: Targets, opinions: Opinions, *, se
     rng, prompts, right = np.random.default_rng([seed, 7]), [], []
     for number, history in enumerate(targets.histories()):
         user, place = int(targets.users_T[number]), int(targets.positions_T[number])
-        newest = history[-ranker.history_limit :].astype(np.int64)
+        newest = history[-ranker.titles :].astype(np.int64)
         asked = opinions.questions(user, place, history, rng)
         disliked = opinions.before(user, place - len(newest), len(newest))
         prompts.append(ranker.prepare_rated(newest.tolist(), disliked, [row for row, _ in asked]))
