@@ -151,10 +151,11 @@ class TallrecTraining(PromptedTraining[TallrecSettings]):
         """Area under the curve with its interval, and how often yes is said and right."""
         said = self._answers(generator, targets, seed)
         area = said.auc(seed=seed)
-        return {
+        figures = {
             "auc": area.value, "auc_low": area.low, "auc_high": area.high, "auc_questions": len(said.right_Q),
             "liked": float(said.right_Q.mean()), "said_yes": float((said.scores_Q > 0).mean()),
         }  # fmt: skip
+        return {"yes_no": figures}
 
     def _answers(self, ranker: Any, targets: Targets, seed: int) -> Answers:
         return yes_or_no(cast(TallrecRanker, ranker), targets, self.opinions, seed=seed)

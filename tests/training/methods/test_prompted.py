@@ -104,7 +104,7 @@ def test_tallrec_learns_what_is_liked(rated: Dataset, backbone_folder: Callable[
     recipe = get_recipe("tallrec", settings, backbone=str(backbone_folder("qwen3")))
     options = FitOptions(tmp_path, epochs=16)
     fitted = fit_generative(recipe, split, options, folder=None, console=QUIET)
-    assert fitted.report["auc"] > 0.9 and fitted.report["auc_questions"] == len(split.validation)
+    assert fitted.report["yes_no"]["auc"] > 0.9 and fitted.report["yes_no"]["auc_questions"] == len(split.validation)
     opinions = Opinions(split, TallrecSettings())
     said = yes_or_no(fitted.writer, split.validation, opinions, seed=0)
     assert said.right_Q.tolist() == [not disliked(rated, row) for row in split.validation.rows_T.tolist()]
