@@ -101,11 +101,8 @@ def main() -> None:
         for shots in given.shots:
             started = time.process_time()
             found = fitted(recipe_of(given, shots), split, given, shots, Path(folder))
-            row: dict[str, Any] = {
-                "method": given.method,
-                "shots": shots,
-                **found.report.get("yes_no", found.report.get("two_stages")),
-            }
+            figures = found.report["yes_no" if given.method == "tallrec" else "two_stages"]
+            row: dict[str, Any] = {"method": given.method, "shots": shots, **figures}
             if given.method == "llamarec" and given.permuted:
                 row |= agreement(found.writer, split, given.permuted, given.seed)
             print(json.dumps(row | {"cpu": round(time.process_time() - started)}), flush=True)

@@ -64,7 +64,7 @@ def label_tokens(tokenizer: Any, before: str, labels: Sequence[str]) -> tuple[in
     return found
 
 
-class PromptRanker(NamedItems, Ranker):
+class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title tokens are never None
     """A ranker around a causal language model; how candidates are put to it is the method's (`shared`,
     `prepare_candidates`, `score`).
 

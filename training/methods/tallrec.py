@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -75,7 +75,7 @@ class Opinions:
         if self.liked_R is None:
             return [False] * count
         first = int(self.data.offsets_U1[user]) + start
-        return (~self.liked_R[first : first + count]).tolist()
+        return [not liked for liked in self.liked_R[first : first + count].tolist()]
 
     def questions(
         self, user: int, place: int, history: NDArray[Any], rng: np.random.Generator
@@ -104,7 +104,7 @@ def yes_or_no(ranker: TallrecRanker, targets: Targets, opinions: Opinions, *, se
     return Answers(np.array(right, bool), np.concatenate(scores))
 
 
-def _parts(prompts: list[RankPrompt]) -> Iterator[list[RankPrompt]]:
+def _parts(prompts: Sequence[RankPrompt]) -> Iterator[Sequence[RankPrompt]]:
     return (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
 
 

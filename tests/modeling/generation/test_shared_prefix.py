@@ -59,7 +59,12 @@ def test_passes_are_bounded_where_somebody_waits_and_change_nothing(
     (prompt,), continuations = texts([19], 1), texts([5, 3, 2, 11, 4])
     scorer, passes, turns = SharedPrefixScorer(model, ASKED, PREFIX), [], []
     run = scorer._search.run_body
-    monkeypatch.setattr(scorer._search, "run_body", lambda ids, *rest: (passes.append(ids.numel()), run(ids, *rest))[1])
+
+    def counted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(ids.numel())
+        return run(ids, *rest)
+
+    monkeypatch.setattr(scorer._search, "run_body", counted)
 
     @contextmanager
     def turn() -> Iterator[None]:

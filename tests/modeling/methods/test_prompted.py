@@ -90,9 +90,12 @@ def test_one_forward_gives_the_scores_of_a_window(
     text = [*prompt.prefix, *letters.shared(HISTORY), *prompt.candidates([letters.name(row) for row in rows])]
     expected = logits(parts[0], text)[list(prompt.answers[:3])]
     run, passes = letters.scorer._search.run_body, []
-    monkeypatch.setattr(
-        letters.scorer._search, "run_body", lambda ids, *rest: (passes.append(ids.numel()), run(ids, *rest))[1]
-    )
+
+    def counted(ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        passes.append(ids.numel())
+        return run(ids, *others)
+
+    monkeypatch.setattr(letters.scorer._search, "run_body", counted)
     (scores,) = letters.score([letters.prepare_candidates(HISTORY, rows)])
     np.testing.assert_allclose(scores - scores[0], expected - expected[0], atol=1e-4)
     assert sum(passes) == len(text) - len(prompt.prefix), "every position is read once"

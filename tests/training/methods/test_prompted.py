@@ -125,7 +125,7 @@ def test_a_question_of_training_is_the_question_of_serving(
 
     training.names = ItemIdentifiers(training.named.tokens, np.arange(20), training.named.spelling)
     ranker, rows = training.generator(), split.train_row(3)[:4]
-    text = training.texts(Window(rows, user=3, start=0))
+    text = training.texts(Window(rows.astype(np.int64), user=3, start=0))
     asked = ranker.prepare_rated(rows[:3].tolist(), training.opinions.before(3, 0, 3), [int(rows[3])])
     candidate = ranker.prompt.candidate(ranker.name(int(rows[3])))
     answer = ranker.prompt.answers[1 if disliked(rated, int(rows[3])) else 0]
