@@ -14,7 +14,7 @@ import torch
 from modeling.generation import shared_prefix
 from modeling.generation.beam_search import GenerationError
 from modeling.generation.shared_prefix import SharedPrefixScorer
-from testing.models import backbone_folder
+from testing.models import backbone_folder, widened
 
 __all__ = ["backbone_folder"]  # a fixture
 
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest, backbone_folder: Callable[[str], Path]
     """Own layers, layers that see a window only, and positions that are learned."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(backbone_folder(request.param))).eval()
+    return widened(AutoModelForCausalLM.from_pretrained(str(backbone_folder(request.param))).eval())
 
 
 def texts(lengths: list[int], seed: int = 0) -> list[list[int]]:
