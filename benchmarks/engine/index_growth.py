@@ -63,7 +63,7 @@ def user_vectors(artifact: Path, data: Path) -> np.ndarray:
     """User vectors of the artifact for the histories of up to 1,000 users, and for their beginnings."""
     loaded = open_artifact(artifact, "cpu", "fp32")
     assert isinstance(loaded, LoadedArtifact)
-    prompts = []
+    prompts: list[Any] = []
     for _, items, _ in read_histories(data).part(0, QUERIES):
         rows = [row for row in map(loaded.catalog.row, items) if row is not None]
         for end in (len(rows), len(rows) // 2):

@@ -101,4 +101,4 @@ def drop_attention(model: nn.Module, rate: float) -> None:
             f"method.adaptation.simcse_steps needs dropout on attention weights, and {type(model).__name__} has none"
         )
     for part in parts:
-        part.attention_dropout = rate
+        setattr(part, "attention_dropout", rate)  # noqa: B010  (a module's attributes have no type)
