@@ -38,8 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield started
 
 
-def client_of(service: Running, **given: Any) -> AsyncClient:
-    return AsyncClient("http://localhost", transport=httpx.ASGITransport(create_app(service.service)), **given)
+def client_of(service: Running) -> AsyncClient:
+    return AsyncClient("http://localhost", transport=httpx.ASGITransport(create_app(service.service)))
 
 
 def public(client: type) -> dict[str, list[str]]:
@@ -86,22 +86,26 @@ def test_every_method_of_the_blocking_client(server: Process) -> None:
 def test_a_refusal_has_its_code_and_field_and_is_not_sent_again(server: Process) -> None:
     with Client(server.url) as anyo:
         for ask in (lambda: anyo.recommend(HISTORY, artifact="none"), lambda: [*anyo.stream(HISTORY, artifact="none")]):
-            with pytest.raises(AnyoError, match="there is no artifact 'none'") as refused:
+            with pytest.raises(AnyoError, match="artifact 'none' is not loaded") as refused:
                 ask()
             assert (refused.value.status, refused.value.code) == (404, "unknown_artifact")
             assert refused.value.field == "artifact" and refused.value.request_id
 
 
 async def test_the_client_for_asyncio_waits_as_long_as_it_was_told() -> None:
-    async with running(rate_limit=1.0, rate_limit_burst=1) as service, client_of(service) as anyo:
+    async with running(rate_limit=1.0, rate_limit_burst=1) as service:
+        gate = httpx.ASGITransport(create_app(service.service))
+        anyo = AsyncClient("http://localhost", transport=gate)
+        once = AsyncClient("http://localhost", transport=gate, retries=Retries(times=0))
         await anyo.recommend(HISTORY)
-        async with client_of(service, retries=Retries(times=0)) as once:
-            with pytest.raises(AnyoError) as refused:
-                await once.recommend(HISTORY)
+        with pytest.raises(AnyoError) as refused:
+            await once.recommend(HISTORY)
         assert refused.value.status == 429 and refused.value.retry_after == 1
         assert Retries().wait(refused.value, done=1, waited_s=0) == 1
         assert Retries(longest_s=0.5).wait(refused.value, done=1, waited_s=0) is None, "longer than it may wait"
         assert len((await anyo.recommend(HISTORY)).items) == 10, "after the second that it was told"
+        await anyo.close()
+        await once.close()
 
 
 async def test_streams_end_where_the_service_fails_and_steps_come_first() -> None:
