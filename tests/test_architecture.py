@@ -74,7 +74,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "modeling": (
             "methods", "generation", "inference", "encoder", "backbone", "artifact",
-            "spec text cores torch_private transformers_private", "",
+            "spec", "text text_template cores torch_private transformers_private", "",
         ),
         "index": (
             "__main__", "cli", "", "building", "build storage live_index live_catalog", "spec", "kinds catalog trie",
@@ -119,6 +119,7 @@ LATE_IMPORTS = {
     "training.evaluation.table": (1, "for a type alone"),
     "training.item_ids.assign": (3, "transformers takes seconds, and other ids need none"),
     "training.methods.p5_examples": (2, "only where P5 makes its tokenizer"),
+    "training.methods.tallrec": (1, "for a type alone"),
     "training.run": (5, "the environment is recorded, and evaluation is needed at the end"),
     "training.tuning.search": (4, "Optuna is an extra, and may be missing"),
     "training.tiny": (2, "only where a tiny model is made"),

@@ -167,7 +167,7 @@ def test_the_bill_of_materials_names_every_installed_package_and_what_it_depends
     parts = {part["name"]: part for part in bom["components"]}
     assert parts.keys() == licences.listed().keys() & installed().keys()
     assert parts["torch"]["purl"] == f"pkg:pypi/torch@{PINS['torch']}"
-    assert (parts["numpy"]["scope"], parts["pytest"]["scope"]) == ("required", "excluded")
+    assert (parts["numpy"]["scope"], parts["ruff"]["scope"]) == ("required", "excluded")
     assert parts["opentelemetry-sdk"]["scope"] == "optional"
     assert [name for name, part in parts.items() if not part.get("licenses")] == []
     needs = {each["ref"]: set(each.get("dependsOn", ())) for each in bom["dependencies"]}

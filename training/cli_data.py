@@ -75,7 +75,7 @@ def data(
     """Fetch (with checksum and resume) or generate a data set, check it, and say what is in it."""
     with errors_as_one_line(console):
         from training.data import DataError, known_names, read_dataset
-        from training.data.named import ensure_named
+        from training.data.fetched.named import ensure_named
         from training.evaluation.table import json_line
 
         if name is None:

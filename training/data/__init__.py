@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.data.dataset import Dataset, read_dataset, shuffle_ties
-from training.data.named import known_names, load_dataset
+from training.data.fetched.named import known_names, load_dataset
 from training.data.report import DataError, DataReport
 
 __all__ = [

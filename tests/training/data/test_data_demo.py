@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from training.data import read_dataset
-from training.data.demo import SEED, USERS, write_demo
-from training.data.demo_words import GENRES, MOODS
+from training.data.fetched.demo import SEED, USERS, write_demo
+from training.data.fetched.demo_words import GENRES, MOODS
 from training.data.splits import leave_one_out
 from training.evaluation.baselines import FLOORS, measure_baseline
 
@@ -22,7 +22,7 @@ def demo(tmp_path_factory):
 
 
 def test_the_seed_decides_every_byte(demo, tmp_path):
-    # If the generator was changed on purpose: raise GENERATOR in training/data/demo.py and put the new hash here.
+    # If the generator was changed on purpose: raise GENERATOR in training/data/fetched/demo.py and write the new hash.
     assert (SEED, USERS) == (20, 4000)
     assert demo.sha256 == "24d8facea500854fd9cf7bca4c11a8c1817d0152ddef5ae0d7d4dcb631f9bb2c"
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

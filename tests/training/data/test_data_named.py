@@ -14,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from rich.console import Console
 
-from training.data import DataError, amazon, load_dataset, movielens, read_dataset
-from training.data.download import Checksum, DownloadError, download
-from training.data.named import Source, ensure_named, known_names
+from training.data import DataError, load_dataset, read_dataset
+from training.data.fetched import amazon, movielens
+from training.data.fetched.download import Checksum, DownloadError, download
+from training.data.fetched.named import Source, ensure_named, known_names
 
 QUIET = Console(quiet=True)
 

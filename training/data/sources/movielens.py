@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
+from training.data.fetched.movielens import article_first
 from training.data.importing.content import is_epoch, share
 from training.data.importing.table import Guess, Table
-from training.data.movielens import article_first
 
 _GENRES_OF_100K = [
     "unknown",

@@ -22,9 +22,9 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from training.data import amazon, demo, movielens
 from training.data.dataset import Dataset, Ties, read_dataset
-from training.data.download import Checksum, DownloadError, download, fetch_text, md5_in
+from training.data.fetched import amazon, demo, movielens
+from training.data.fetched.download import Checksum, DownloadError, download, fetch_text, md5_in
 from training.data.report import DEFAULT_TOLERANCE, DataError, Tolerances
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from training.data.demo_words import BLAME, GENRES, MOODS, PRAISE, PUBLISHERS
+from training.data.fetched.demo_words import BLAME, GENRES, MOODS, PRAISE, PUBLISHERS
 
 GENERATOR = 1  # goes up whenever the same seed gives other files
 SEED = 20

@@ -1,0 +1,1 @@
+"""Data sets that a name stands for: fetched, or made."""
