@@ -76,7 +76,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "index": (
             "__main__", "cli", "", "build storage live_index live_catalog", "spec", "kinds catalog trie",
-            "approximate faiss_calls", "base border text", "time_limit",
+            "approximate faiss_calls filters", "base border text", "time_limit",
         ),
     }.items()
 }  # fmt: skip
