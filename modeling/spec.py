@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from modeling.text_template import TITLE_ALONE, TextTemplate
 
 OWN_TRANSFORMER = "none"
 """Backbone source of the id models: a small causal transformer trained from scratch, no language model."""
@@ -135,7 +137,8 @@ class PoolingSpec(Section):
 
 class AdapterSpec(Section):
     """What of a pretrained backbone is trained; ``kind`` names a file of `modeling.backbone.adapters`: ``none``,
-    ``lora`` (Hu et al. 2021) or ``full``, every weight."""
+    ``lora`` (Hu et al. 2021), ``ilora`` (Kong et al. 2024), its matrices cut into experts that a user's history gates,
+    or ``full``, every weight."""
 
     kind: str = "none"
     rank: int = Field(16, ge=1)
@@ -143,6 +146,16 @@ class AdapterSpec(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str = Field("all-linear", description="PEFT target_modules: 'all-linear' or comma-separated suffixes")
     layers: int | None = Field(None, ge=1, description="only the last so many layers have it; None: all of them")
+    experts: int = Field(4, ge=1, description="blocks that the rank is cut into, ilora only")
+    gates: Literal["user", "uniform"] = Field(
+        "user", description="weights of the experts: a router's for each user, or equal ones, the control; ilora only"
+    )
+
+    @model_validator(mode="after")
+    def _experts_divide_the_rank(self) -> AdapterSpec:
+        if self.kind == "ilora" and self.rank % self.experts:
+            raise ValueError(f"adapter.experts={self.experts} does not divide adapter.rank={self.rank}")
+        return self
 
 
 class ProjectorSpec(Section):
@@ -212,7 +225,19 @@ class ItemsSpec(Section):
     text_pooling: PoolingKind = Field(
         "mean", description="which states of a title are its vector, as pooling.kind; special tokens are among them"
     )
+    text_template: str = Field(
+        TITLE_ALONE, max_length=1024, description="text of an item that this backbone reads, from columns of the items "
+        "file: '{title}. {brand}. {categories}. {price}'; free titles in a history stay titles"
+    )  # fmt: skip
+    text_tokens: int = Field(48, ge=1, description="tokens of an item's text that are read")
     text_dim: int = Field(384, ge=2, description="whitened title vectors keep at most this many dimensions")
+
+    @field_validator("text_template")
+    @classmethod
+    def _template_is_one(cls, value: str) -> str:
+        """Raises `TemplateError`."""
+        TextTemplate.parse(value)
+        return value
 
     @model_validator(mode="after")
     def _a_map_leads_from_titles_to_ids(self) -> ItemsSpec:

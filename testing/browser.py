@@ -27,6 +27,16 @@ FLAGS = (
 PATIENCE_S = 30.0
 
 
+def count(selector: str) -> str:
+    """The expression for how many elements a selector finds."""
+    return f"document.querySelectorAll('{selector}').length"
+
+
+def texts(browser: Browser, selector: str) -> list[str]:
+    """What the elements of a selector say."""
+    return list(browser.evaluate(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)"))
+
+
 def find_browser() -> str | None:
     """Return the path of a browser that can be driven, or None."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -106,6 +116,10 @@ class Browser:
             self.log.append(f"{parameters['entry']['level']}: {parameters['entry']['text']}")
         elif event.get("method") == "Runtime.consoleAPICalled":
             self.log.append(f"console: {json.dumps(parameters['args'])}")
+
+    def scheme(self, name: str) -> None:
+        """Prefer `light` or `dark`."""
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
     def size(self, width: int, height: int) -> None:
         self.send(

@@ -121,7 +121,8 @@ DENSE_NETWORK = Effect(
     "methods that train a user encoder with a network: projector.kind other than 'none'",
     lambda recipe: _dense(recipe) and recipe.has_network,
 )
-LORA = Effect("adapter.kind='lora'", lambda recipe: recipe.adapter.kind == "lora")
+LORA = Effect("adapter.kind 'lora' or 'ilora'", lambda recipe: recipe.adapter.kind in ("lora", "ilora"))
+EXPERTS = Effect("adapter.kind='ilora'", lambda recipe: recipe.adapter.kind == "ilora")
 DENSE_LANGUAGE_MODEL = Effect("a language model as user encoder", _dense_language_model)
 TITLE_VECTORS = Effect(
     "title vectors: items.tower 'text' or 'both', history.form='compressed', or codes made from titles",
@@ -175,6 +176,8 @@ EFFECTS: dict[str, Effect] = {
     "adapter.dropout": LORA,
     "adapter.targets": LORA,
     "adapter.layers": LORA,
+    "adapter.experts": EXPERTS,
+    "adapter.gates": EXPERTS,
     "projector.kind": DENSE,
     "projector.residual": DENSE,
     "projector.recent": DENSE,
@@ -197,6 +200,8 @@ EFFECTS: dict[str, Effect] = {
     "items.text_source": TITLE_VECTORS,
     "items.text_layer": TITLE_VECTORS,
     "items.text_pooling": TITLE_VECTORS,
+    "items.text_template": TITLE_VECTORS,
+    "items.text_tokens": TITLE_VECTORS,
     "items.text_dim": Effect(
         "a user encoder with items.tower 'text' or 'both', or history.form='compressed'", _reads_title_vectors
     ),
@@ -205,7 +210,7 @@ EFFECTS: dict[str, Effect] = {
         "recipes that train more than a language model, whose rate is optimizer.backbone_rate", _rate
     ),
     "optimizer.backbone_rate": Effect(
-        "a language model that is trained: adapter.kind 'lora' or 'full'",
+        "a language model that is trained: adapter.kind 'lora', 'ilora' or 'full'",
         lambda recipe: _language_model(recipe) and recipe.adapter.kind != "none",
     ),
     "optimizer.weight_decay": ALWAYS,

@@ -243,7 +243,11 @@ class Recipe(ModelSpec):
 
     @model_validator(mode="after")
     def _method_fits_the_slots(self) -> Recipe:
-        adapter_of(self.adapter.kind)
+        if adapter_of(self.adapter.kind).needs_condition and not self.method.encodes:
+            raise ValueError(
+                f"adapter.kind={self.adapter.kind!r} is gated by a state beside the history, which method "
+                f"{self.method.kind!r} does not give it"
+            )
         self.method.check(self)
         if not self.optimizer.epochs:
             self.method.check_untrained(self)

@@ -1,10 +1,10 @@
 """`small`: a decoder of fixed shape (Qwen3, 8 layers, 512 wide, 8,192 tokens, 26 M weights), random, for timing only.
 
     python -m benchmarks.lib.small --data demo|DIR --out artifacts/small [--form compressed|titles] [--seed 0]
-        [--shape small|qwen3-0.6b|llama-3.2-1b] [--no-text]
+        [--shape small|qwen3-0.6b|llama-3.2-1b] [--backbone smollm2 [--layers 8]] [--no-text]
 
 Writes an artifact of recipe `anyo` around it that has learned nothing: what it answers is noise, what it costs is real.
-The tokenizer is made of the catalog's titles.
+The tokenizer is made of the catalog's titles. With `--backbone` it is written around a pretrained model instead.
 """
 
 from __future__ import annotations
@@ -74,15 +74,18 @@ def write_small(
     *,
     shape: str = "small",
     settings: Sequence[str] = SETTINGS,
+    backbone: str | None = None,
 ) -> None:
-    """Write an artifact of `anyo` over a shape that was never trained."""
+    """Write an artifact of `anyo` over a shape that was never trained, or over a named backbone, also untrained."""
     split = leave_one_out(open_dataset(data, ties="file", seed=0, strict=False, console=console))
     titles = split.dataset.titles
-    backbone = out.absolute().parent / ".backbones" / f"{shape}-{split.dataset.sha256[:8]}"
-    if not (backbone / "config.json").exists():
-        write_backbone(backbone, titles, shape)
-    untrained = with_settings(recipe(shape), [*settings, f"history.form={form}"])
-    sources = Sources(backbone=backbone)
+    sources = Sources()
+    if backbone is None:
+        folder = out.absolute().parent / ".backbones" / f"{shape}-{split.dataset.sha256[:8]}"
+        if not (folder / "config.json").exists():
+            write_backbone(folder, titles, shape)
+        sources = Sources(backbone=folder)
+    untrained = with_settings(recipe(backbone or shape), [*settings, f"history.form={form}"])
     text = read_text(untrained, split, sources, console)
     torch.manual_seed(seed)
     model = build_model(
@@ -104,12 +107,18 @@ def main() -> None:
     parser.add_argument("--form", choices=("compressed", "titles"), default="compressed")
     parser.add_argument("--seed", type=int, default=0, help="of everything but the backbone")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
+    parser.add_argument("--backbone", help="a pretrained backbone, as `--backbone` of `train`, instead of a shape")
+    parser.add_argument("--layers", type=int, help="the first so many layers of it")
     parser.add_argument("--no-text", action="store_true", help="no title vectors, which minilm makes")
     options = parser.parse_args()
-    settings = NO_TEXT if options.no_text else SETTINGS
+    settings = [*(NO_TEXT if options.no_text else SETTINGS)]
+    if options.backbone is not None and not options.no_text:
+        settings = ["adapter.kind=none"]  # the backbone reads the titles too
+    if options.layers is not None:
+        settings.append(f"backbone.layers={options.layers}")
     write_small(
         options.data, options.out, options.form, Console(stderr=True), options.seed,
-        shape=options.shape, settings=settings,
+        shape=options.shape, settings=settings, backbone=options.backbone,
     )  # fmt: skip
 
 

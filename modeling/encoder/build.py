@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,9 +27,11 @@ from modeling.backbone.loading import (
 from modeling.encoder.item_tower import ItemTower, Whitening
 from modeling.encoder.pooling import POOLINGS, Pooling, pooling_of
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
+from modeling.encoder.title_check import sample_rows
 from modeling.encoder.title_reader import TitleReader, read_or_reuse
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.spec import ModelSpec, PoolingSpec
+from modeling.text_template import TITLE_ALONE
 
 LONGEST_PROMPT = 2048
 SEPARATOR = ";"
@@ -55,10 +57,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class TextVectors:
-    """Whitened title vectors of the catalog [N, C] and the map that whitens a new title the same way."""
+    """Whitened title vectors of the catalog [N, C] and the map that whitens a new title the same way.
+
+    ``samples``: some of the texts that were read, by row, where these are not the titles.
+    """
 
     vectors_NC: NDArray[np.float32]
     whitening: Whitening
+    samples: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,19 +84,22 @@ class Model:
 def read_titles(
     spec: ModelSpec, titles: Sequence[str], sources: Sources, *, progress: Callable[[int], object] = lambda done: None
 ) -> TextVectors | None:
-    """The text tower's offline pass over the catalog; None for a model that uses no title vectors."""
+    """The text tower's offline pass over the catalog's titles, or over the texts that ``items.text_template`` makes of
+    it; None for a model that uses no title vectors."""
     if not spec.needs_text_vectors:
         return None
     raw = read_or_reuse(title_reader(spec, sources), titles, sources.vectors, progress=progress)
     whitening = Whitening.fit(raw, spec.items.text_dim)
-    return TextVectors(whitening(raw), whitening)
+    samples = {} if spec.items.text_template == TITLE_ALONE else {row: titles[row] for row in sample_rows(titles)}
+    return TextVectors(whitening(raw), whitening, samples)
 
 
 def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
     """The text backbone of a model, ready to read titles.
 
     Raises:
-        BackboneError: it is not found, has fewer layers than are asked for, or not the token that is pooled.
+        BackboneError: it is not found, has fewer layers than are asked for, reads fewer tokens, or has not the token
+            that is pooled.
     """
     source = spec.text_backbone
     own = spec.items.text_source is None and sources.backbone_reads_titles
@@ -101,9 +110,10 @@ def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
         source, folder=folder, revision=revision, layers=spec.items.text_layer, download=sources.download
     )
     pooling = pooling_of(PoolingSpec(kind=spec.items.text_pooling))
-    return TitleReader(
-        model, pieces, wrap=_around_title(pieces, pooling, source), pooling=pooling, weights_sha256=info.sha256
-    )
+    wrap, limit = _around_title(pieces, pooling, source), spec.items.text_tokens
+    if limit > (most := position_limit(model) - len(wrap[0]) - len(wrap[1])):
+        raise BackboneError(f"items.text_tokens={limit}, but {source!r} reads at most {most} tokens of a text")
+    return TitleReader(model, pieces, wrap=wrap, limit=limit, pooling=pooling, weights_sha256=info.sha256)
 
 
 def _around_title(pieces: TextTokenizer, pooling: Pooling, source: str) -> tuple[list[int], list[int]]:

@@ -8,7 +8,7 @@ the stored map of the whitening is one (`read_map`), and that stored titles, rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -55,22 +55,28 @@ def _orthogonal(map_CD: NDArray[np.float32]) -> bool:
     return bool(off_DD.max(initial=0.0) < MOST_CORRELATION)
 
 
-def check_titles(encoder: UserEncoder, titles: Sequence[str], name: str) -> None:
+def check_titles(
+    encoder: UserEncoder, titles: Sequence[str], name: str, samples: Mapping[int, str] | None = None
+) -> None:
     """Read a few titles of the catalog again and compare with what is stored of them; brings in the text backbone.
 
     Args:
         encoder: reads free text.
         titles: of the catalog, in row order.
         name: of the artifact, for the message.
+        samples: texts by row that the text tower read instead of titles, for a model whose histories show its vectors.
 
     Raises:
         ArtifactError: most of them come out otherwise.
     """
-    rows = sample_rows(titles)
-    items = encoder.read_titles([titles[row] for row in rows])
+    if encoder.prompts.titles is not None:
+        samples = None  # its histories hold the tokens of titles
+    texts = dict(samples or {row: titles[row] for row in sample_rows(titles)})
+    rows = list(texts)
+    items = encoder.read_titles(list(texts.values()))
     if encoder.prompts.titles is not None:
         _refuse_most([_same_tokens(item, encoder.prompts.titles, row) for item, row in zip(items, rows, strict=True)],
-                     [titles[row] for row in rows], name)  # fmt: skip
+                     list(texts.values()), name)  # fmt: skip
         if encoder.spec.items.tower == "encoder":
             _check_encoded(encoder, items, rows, name)
         return
@@ -78,7 +84,7 @@ def check_titles(encoder: UserEncoder, titles: Sequence[str], name: str) -> None
     close = [
         _cosine(item.text_vector, stored_C) >= LEAST_COSINE for item, stored_C in zip(items, stored_KC, strict=True)
     ]
-    _refuse_most(close, [titles[row] for row in rows], name)
+    _refuse_most(close, list(texts.values()), name)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from modeling.backbone.adapters.condition import conditioned_on
 from modeling.backbone.dropout import drop
 from modeling.backbone.loading import word_size
+from modeling.encoder.batch import Batch
 from modeling.encoder.capabilities import capabilities_of
 from modeling.encoder.item_tower import ItemTower
 from modeling.encoder.pooling import Spans, pooling_of
@@ -32,41 +33,6 @@ TITLES = 64
 
 class CannotReadText(ValueError):
     """Free text was given to a model that reads ids only."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Prompts as tensors, padded to one length.
-
-    Attributes:
-        kinds_BT, values_BT: what stands at a position, as in `Prompt`; kind 0 is padding.
-        spans: where each prompt stands.
-        mask_BT: 1 where a position is not padding. None where padding is on the right and attention is causal: no
-            position can see what comes after it, so no mask is needed.
-        positions_BT: numbers of positions in their prompts; None where padding is on the right.
-        condition_BC: what requests bring for a gated adapter; None where they bring nothing.
-        tokens: positions that are not padding.
-    """
-
-    kinds_BT: Tensor
-    values_BT: Tensor
-    spans: Spans
-    recent_BR: Tensor
-    free_FC: Tensor | None
-    mask_BT: Tensor | None
-    positions_BT: Tensor | None
-    tokens: int
-    condition_BC: Tensor | None = None
-
-    @property
-    def last_B(self) -> Tensor:
-        """The last position of each prompt's last item."""
-        return self.spans.last_P
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(B, T), padding included."""
-        return self.kinds_BT.shape[0], self.kinds_BT.shape[1]
 
 
 ReadTitles = Callable[[Sequence[str]], list[FreeItem]]
@@ -119,6 +85,7 @@ class UserEncoder(nn.Module):
         self._item_prompts = item_prompts
         self._read_titles = read_titles
         self.hidden_size = hidden_size
+        self.history_state: nn.Module | None = None  # see `modeling.encoder.history_state`
         self.fast: CompiledForward | None = None  # see `modeling.inference.encoder_forward.compile_encoder`
         dim, text_dim = items.id_dim, items.text_NC.shape[1]
         own = spec.backbone.own
@@ -227,7 +194,7 @@ class UserEncoder(nn.Module):
     def _conditions(self, prompts: Sequence[Prompt]) -> Tensor | None:
         found = [prompt.condition for prompt in prompts if prompt.condition is not None]
         if not found:
-            return None
+            return None if self.history_state is None else cast(Tensor, self.history_state(prompts))
         if len(found) < len(prompts):
             raise ValueError(f"{len(found)} of {len(prompts)} prompts of a batch have a condition: all or none may")
         return torch.from_numpy(np.stack(found)).to(self.device)

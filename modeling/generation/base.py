@@ -118,13 +118,66 @@ class DecodeSession:
             self._on_step(step, best)
 
 
-class ItemGenerator(GenerativeModel):
-    """A `GenerativeModel` over a causal language model and the names of a catalog; how it reads, searches and grounds
-    is the method's.
+class NamedItems:
+    """What every model has that asks a causal language model about items by their names.
 
     Attributes:
+        model: a Hugging Face model with its head.
+        names: of the catalog's items.
         tuned: the parts of ``model`` that an artifact stores (`modeling.methods.base_tuned.TunedWriter`), where it was
             trained through an adapter.
+        reads: ``ids``, and ``text`` where names are titles.
+    """
+
+    model: nn.Module
+    names: ItemIdentifiers
+    tuned: Any
+    reads: tuple[str, ...]
+
+    @property
+    def bodies(self) -> list[nn.Module]:
+        """Bodies of language models that may share base weights with those of other artifacts; the method's own ones
+        come first."""
+        return [cast(Any, self.model).base_model]
+
+    @property
+    def title_tokens(self) -> TitleTokens:
+        """Names of the catalog's items."""
+        return self.names.tokens
+
+    @title_tokens.setter
+    def title_tokens(self, tokens: TitleTokens) -> None:
+        self.names = replace(self.names, tokens=tokens)
+
+    @property
+    def token_file(self) -> str:
+        """Where they stand in an artifact."""
+        return ITEM_TOKENS
+
+    def check_titles(self, titles: Sequence[str], name: str) -> None:
+        """Read a few titles of the catalog again and compare with their stored tokens; raises `ArtifactError`."""
+        if "text" in self.reads:
+            rows = sample_rows(titles)
+            check_title_tokens(self.read_titles([titles[row] for row in rows]), self.names.tokens, rows, name)
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Free text as items of a history; raises `CannotReadText` where names are no text."""
+        return self.names.spelling.read(titles)
+
+    def name(self, item: int | FreeItem) -> NDArray[np.int32]:
+        """Tokens of an item of a history."""
+        found = item.tokens if isinstance(item, FreeItem) else self.names.tokens[item]
+        assert found is not None, "a free title of another model"
+        return found
+
+    def _shown(self, tokens: Sequence[int]) -> str:
+        """What was written so far, as a person reads it."""
+        return self.names.spelling.text(tokens)
+
+
+class ItemGenerator(NamedItems, GenerativeModel):
+    """A `GenerativeModel` over a causal language model and the names of a catalog; how it reads, searches and grounds
+    is the method's.
 
     Args:
         model: a Hugging Face model for causal language modelling, or an encoder-decoder one.
@@ -161,36 +214,6 @@ class ItemGenerator(GenerativeModel):
         """What holds weights, by what it is for."""
         return {Part.WEIGHTS: self.model}
 
-    @property
-    def bodies(self) -> list[nn.Module]:
-        """Bodies of language models that may share base weights with those of other artifacts; the method's own ones
-        come first."""
-        return [cast(Any, self.model).base_model]
-
-    @property
-    def title_tokens(self) -> TitleTokens:
-        """Names of the catalog's items."""
-        return self.names.tokens
-
-    @title_tokens.setter
-    def title_tokens(self, tokens: TitleTokens) -> None:
-        self.names = replace(self.names, tokens=tokens)
-
-    @property
-    def token_file(self) -> str:
-        """Where they stand in an artifact."""
-        return ITEM_TOKENS
-
-    def check_titles(self, titles: Sequence[str], name: str) -> None:
-        """Read a few titles of the catalog again and compare with their stored tokens; raises `ArtifactError`."""
-        if "text" in self.reads:
-            rows = sample_rows(titles)
-            check_title_tokens(self.read_titles([titles[row] for row in rows]), self.names.tokens, rows, name)
-
-    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Free text as items of a history; raises `CannotReadText` where names are no text."""
-        return self.names.spelling.read(titles)
-
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
         """See `GenerativeModel.prepare`."""
         raise NotImplementedError
@@ -212,16 +235,6 @@ class ItemGenerator(GenerativeModel):
     ) -> list[GeneratedList]:
         """The answers of the method, from the texts that ``search`` finds."""
         raise NotImplementedError
-
-    def name(self, item: int | FreeItem) -> NDArray[np.int32]:
-        """Tokens of an item of a history."""
-        found = item.tokens if isinstance(item, FreeItem) else self.names.tokens[item]
-        assert found is not None, "a free title of another model"
-        return found
-
-    def _shown(self, tokens: Sequence[int]) -> str:
-        """What was written so far, as a person reads it."""
-        return self.names.spelling.text(tokens)
 
     def _search(
         self, settings: GenerationSettings = AS_EVALUATED, on_step: OnWriting | None = None, turn: Turn = nullcontext

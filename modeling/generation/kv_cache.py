@@ -44,6 +44,12 @@ class GrowingLayer(DynamicLayer):
         shape = (rows, -1, -1, -1)
         self.update(keys_1KTD.expand(*shape), values_1KTD.expand(*shape))
 
+    def cut(self, positions: int) -> None:
+        """Forget what came after so many positions; nothing where there are no more."""
+        if self.is_initialized and positions < self._filled:
+            self._filled = positions
+            self._views()
+
     def keep_rows(self, rows_R: Tensor) -> None:
         """Go on with these rows of the batch only."""
         self._buffers = [buffer.index_select(0, rows_R) for buffer in self._buffers]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from numpy.typing import NDArray
 from torch import nn
@@ -75,8 +75,20 @@ class GeneratorRecord(Record):
 R = TypeVar("R", bound=GeneratorRecord)
 
 
+class NamedModel(Protocol):
+    """What is stored: an `ItemGenerator`, or a ranker that asks a language model about named items
+    (`modeling.methods.base_prompted.PromptRanker`)."""
+
+    model: nn.Module
+    names: ItemIdentifiers
+    tuned: Any
+    end: int | None
+    history_limit: int
+    default: GenerationSettings
+
+
 class GenerativeMethod(Method[R]):
-    """Stores and loads an `ItemGenerator`; what stands beside the language model is the method's."""
+    """Stores and loads a `NamedModel`; what stands beside the language model is the method's."""
 
     shape: ClassVar[Shape] = "list"
     Case: ClassVar[type[AnyCase]] = WrittenCase
@@ -88,8 +100,8 @@ class GenerativeMethod(Method[R]):
     @abstractmethod
     def generator(
         self, record: R, context: LoadContext, network: nn.Module, names: ItemIdentifiers, base: nn.Module | None
-    ) -> ItemGenerator:
-        """The generator over a loaded language model; raises `ArtifactError`.
+    ) -> Any:
+        """The `NamedModel` over a loaded language model; raises `ArtifactError`.
 
         Args:
             record, context: see `Method.load`.
@@ -99,8 +111,8 @@ class GenerativeMethod(Method[R]):
         """
 
     def save(self, folder: Path, model: Any) -> R:
-        """See `Method.save`; ``model`` is an `ItemGenerator`."""
-        generator: ItemGenerator = model
+        """See `Method.save`; ``model`` is a `NamedModel`."""
+        generator: NamedModel = model
         network, tuned = cast(Any, generator.model), generator.tuned
         if tuned is None:
             save_pretrained(network, folder / BASE)
@@ -127,7 +139,7 @@ class GenerativeMethod(Method[R]):
             **self.save_parts(folder, generator),
         )
 
-    def load(self, record: R, context: LoadContext) -> ItemGenerator:
+    def load(self, record: R, context: LoadContext) -> Any:
         """See `Method.load`. In eight bits the head keeps its own precision."""
         files, popular_N = context.files, context.popular()
         arrays = files.arrays(ITEM_TOKENS)

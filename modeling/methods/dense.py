@@ -22,6 +22,7 @@ from modeling.artifact.part_names import Part
 from modeling.artifact.sizes import NUMBER, check_history, check_holds
 from modeling.artifact.verified import Files, Folder
 from modeling.encoder.build import Model, Sources
+from modeling.encoder.history_state import FILE as HISTORY_STATE
 from modeling.encoder.prompt import TitleTokens
 from modeling.encoder.title_check import check_titles
 from modeling.encoder.user_encoder import CannotReadText, UserEncoder, read_history
@@ -63,10 +64,17 @@ class DenseModel(VectorMethod):
         encoder: in evaluation mode.
         item_vectors_ND: of the catalog.
         reads: see `VectorMethod`.
+        text_samples: see `DenseRecord`.
     """
 
-    def __init__(self, encoder: UserEncoder, item_vectors_ND: NDArray[np.float32], reads: Sequence[str]) -> None:
-        self._encoder, self._vectors_ND = encoder, item_vectors_ND
+    def __init__(
+        self,
+        encoder: UserEncoder,
+        item_vectors_ND: NDArray[np.float32],
+        reads: Sequence[str],
+        text_samples: Mapping[int, str],
+    ) -> None:
+        self._encoder, self._vectors_ND, self._text_samples = encoder, item_vectors_ND, text_samples
         self.reads = tuple(reads)
 
     @property
@@ -109,7 +117,7 @@ class DenseModel(VectorMethod):
         if "text" not in self.reads:
             return
         try:
-            check_titles(self._encoder, titles, name)
+            check_titles(self._encoder, titles, name, self._text_samples)
         except ArtifactError:
             raise
         except ValueError as error:
@@ -210,7 +218,7 @@ class Dense(Method[DenseRecord]):
     def load(self, record: DenseRecord, context: LoadContext) -> DenseModel:
         """See `load_artifact`."""
         encoder, vectors_ND = read_model(record, context)
-        return DenseModel(encoder, vectors_ND, record.capabilities.reads)
+        return DenseModel(encoder, vectors_ND, record.capabilities.reads, record.text_samples)
 
     def check_sizes(self, files: Files, catalog_size: int, record: DenseRecord) -> None:
         """Item vectors, title vectors, the id table and the recipe's own transformer."""
@@ -225,6 +233,10 @@ class Dense(Method[DenseRecord]):
             width = record.dim - spec.items.bias if spec.items.untied or spec.items.words else spec.items.dim
             what = f"catalog_size {size} and item vectors of width {width}"
             check_holds(files, "parts/items.safetensors", what, NUMBER * size * width // 2)
+        if record.history_state is not None:
+            width = record.history_state.items.dim
+            what = f"catalog_size {size} and an id model of width {width}"
+            check_holds(files, HISTORY_STATE, what, NUMBER * size * width)
         if spec.backbone.own and spec.has_network:
             backbone = spec.backbone
             what = f"backbone.width {backbone.width} and backbone.depth {backbone.depth}"

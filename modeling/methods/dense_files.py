@@ -1,7 +1,8 @@
 """What a dense artifact holds of its model: writing it, and rebuilding the model from it.
 
 ``backbone/`` or a named one, ``adapter/``, ``projector.safetensors``, ``parts/items.safetensors``,
-``parts/inputs.safetensors``, ``parts/text.safetensors``, ``title_tokens.safetensors``, ``item_vectors.safetensors``.
+``parts/inputs.safetensors``, ``parts/text.safetensors``, ``parts/history_state.safetensors``,
+``title_tokens.safetensors``, ``item_vectors.safetensors``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from modeling.artifact.folders import ArtifactError
@@ -26,6 +28,8 @@ from modeling.backbone.loading import load_backbone, load_text_model, load_token
 from modeling.backbone.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, state_of
 from modeling.encoder.capabilities import capabilities_of
+from modeling.encoder.history_state import FILE as HISTORY_STATE
+from modeling.encoder.history_state import HistoryState
 from modeling.encoder.item_tower import Whitening, scale_of
 from modeling.encoder.prompt import TitleTokens
 from modeling.encoder.title_check import read_map
@@ -46,16 +50,23 @@ TITLE_TOKENS = "title_tokens.safetensors"
 
 
 class DenseRecord(Record):
-    """A user encoder and its item tower: description, backbone, and what of them can be known without loading it."""
+    """A user encoder and its item tower: description, backbone, and what of them can be known without loading it.
+
+    ``history_state`` describes the id model whose state a gated adapter reads; None without one.
+    """
 
     model: ModelSpec
     backbone: BackboneRecord
     instruction_tokens: list[int]
     dim: int
     text_dim: int
+    text_samples: dict[int, str] = Field(default_factory=dict)
+    """Texts of a few items as the text tower read them, by row, where these are not the titles: they are read again
+    when the artifact is loaded."""
     normalize: bool
     temperature: float
     capabilities: Capabilities
+    history_state: ModelSpec | None = None
 
 
 def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
@@ -83,6 +94,8 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
         )
     if model.titles is not None:
         save_arrays({"offsets": model.titles.offsets, "tokens": model.titles.tokens}, folder / TITLE_TOKENS)
+    if isinstance(encoder.history_state, HistoryState):
+        save_tensors(state_of(encoder.history_state.parts), folder / HISTORY_STATE)
     _write_backbone(model, folder)
     with torch.inference_mode():
         vectors: NDArray[np.float32] = encoder.items.eval().vectors().float().cpu().numpy()
@@ -177,9 +190,11 @@ def record_of(folder: Path, model: Model) -> DenseRecord:
         instruction_tokens=model.instruction_tokens,
         dim=model.encoder.items.width,
         text_dim=model.text.vectors_NC.shape[1] if model.text else 0,
+        text_samples=dict(model.text.samples) if model.text else {},
         normalize=model.spec.items.normalize,
         temperature=float(1 / scale_of(model.encoder.log_scale.detach())),
         capabilities=capabilities_of(model.spec),
+        history_state=gate.spec if isinstance(gate := model.encoder.history_state, HistoryState) else None,
     )
 
 
@@ -206,7 +221,11 @@ def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> M
         map_CD, repaired = read_map(arrays["map"], files.name)
         if repaired:
             log.warning(SCRAMBLED.format(name=files.name, folder=files.folder))
-        text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD))
+        text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD), record.text_samples)
+        if wrong := [row for row in record.text_samples if not 0 <= row < size]:
+            raise ArtifactError(
+                f"{MANIFEST} of {files.name} has text_samples of row {wrong[0]}; items are 0..{size - 1}"
+            )
         _expect("parts/text.safetensors", "vectors", text.vectors_NC.shape, (size, record.text_dim))
     if spec.history.reads_tokens:
         arrays = files.arrays(TITLE_TOKENS)
@@ -230,7 +249,25 @@ def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> M
     if len(inputs):
         _load_into(inputs, files, "parts/inputs.safetensors")
     _load_into(_Head(encoder), files, "projector.safetensors")
+    encoder.history_state = _history_state(record, files, size)
     return model
+
+
+def _history_state(record: DenseRecord, files: Files, size: int) -> HistoryState | None:
+    spec, needed = record.history_state, adapter_of(record.model.adapter.kind).needs_condition
+    if needed != (spec is not None):
+        raise ArtifactError(
+            f"{MANIFEST} of {files.name} describes {'no' if spec is None else 'an'} id model beside "
+            f"adapter.kind={record.model.adapter.kind!r}, which needs {'one' if needed else 'none'}"
+        )
+    if spec is None:
+        return None
+    try:
+        found = HistoryState(spec, size)
+    except ValueError as error:
+        raise ArtifactError(f"{MANIFEST} of {files.name}: {error}") from error
+    _load_into(found.parts, files, HISTORY_STATE)
+    return found
 
 
 def _sources(files: Files, record: DenseRecord, given: Sources) -> Sources:

@@ -30,6 +30,7 @@ from modeling.inference.shared_base_weights import correct
 from modeling.inference.torch_index import TorchIndex
 from modeling.methods import load, method_of
 from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
+from service.artifacts.facts import UNKNOWN, Facts, facts_of
 from service.artifacts.memory import Pool, SharedBlock, share_catalog, share_index, share_title_tokens, share_weights
 from service.errors import StartError
 
@@ -64,6 +65,7 @@ class LoadedArtifact:
     pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
     embed: Embed | None = None  # vectors [F, D] of titles that the catalog does not have; raises CannotReadText
+    facts: Facts = UNKNOWN
     kind: Literal["dense"] = "dense"
 
     @property
@@ -86,6 +88,7 @@ class LoadedGenerative:
     precision: Precision = "fp32"
     pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
+    facts: Facts = UNKNOWN
     kind: Literal["generative"] = "generative"
 
     @property
@@ -185,6 +188,7 @@ def _open_dense(
         pieces=pieces,
         files=_files_of(manifest),
         embed=model.title_vectors if "text" in model.reads else None,
+        facts=facts_of(manifest),
     )
 
 
@@ -213,6 +217,7 @@ def _open_generative(
         precision=artifact.precision,
         pieces=tuple(pieces),
         files=_files_of(manifest),
+        facts=facts_of(manifest),
     )
 
 

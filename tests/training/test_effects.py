@@ -67,9 +67,18 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
         "e4srec", True, [*SHORT, "items.words=true", "items.untied=false", "items.frozen=false", "requires="],
     ),
     "contriever": ("contriever", True, [*DENSE, "history.title_tokens=4", "history.limit=5"]),
+    "ilora": (
+        "ilora", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "optimizer.user_windows=2"],
+    ),
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),
     "llara": ("llara", True, [*TITLES, "method.candidates=4"]),
+    "tallrec": (
+        "tallrec", True, [*TITLES, 'method.labels=["red","blue"]', "method.answers=choices", "method.candidates=4"],
+    ),
+    "llamarec": (
+        "llamarec", True, [*TITLES, 'method.labels=["red","blue","old"]', "method.window=3", "method.candidates=4"],
+    ),
     "tiger": ("tiger", False, [*CODES, "method.codes.epochs=2"]),
     "tiger, encoder": (
         "tiger", False, [*CODES, "method.codes.kind=residual-kmeans", "backbone.kind=encoder-decoder",

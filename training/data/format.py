@@ -184,7 +184,7 @@ _ITEM_COLUMNS: dict[str, _Reader] = {
     "attributes": read.loose_text,
     "title_missing": read.flags,
 }
-_UNREAD = ("brand", "description", "price", "attributes", "title_missing")  # nothing depends on them
+_UNREAD = ("brand", "description", "price", "attributes", "title_missing")  # unless items.text_template names them
 
 
 def _need(raw: RawTable, names: tuple[str, ...]) -> None:

@@ -25,6 +25,7 @@ from modeling.encoder.build import Sources, title_reader
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer, ItemTokenizer, TitleTokenizer
 from training.data.cooccurrence import neighbour_vectors
+from training.data.item_texts import item_texts
 from training.data.splits import Split
 from training.item_ids.identifiers import identifiers
 from training.item_ids.residual_kmeans import CodeReport, report_codes, residual_kmeans, with_counter
@@ -186,7 +187,7 @@ def _semantic(
 def _make_codes(
     recipe: Recipe, spec: CodesSpec, split: Split, seed: int, console: Console
 ) -> tuple[NDArray[np.int64], CodeReport]:
-    titles = split.dataset.titles
+    titles = item_texts(split.dataset, recipe.items.text_template)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
         reader = title_reader(recipe.model_spec(), Sources(download=True))

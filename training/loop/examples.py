@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from modeling.encoder.user_encoder import Batch, UserEncoder
+from modeling.encoder.batch import Batch
+from modeling.encoder.user_encoder import UserEncoder
 from training.data import DataError
 
 

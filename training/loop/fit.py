@@ -16,6 +16,8 @@ from rich.progress import Progress
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, read_titles, trainable
+from modeling.encoder.history_state import HistoryState
+from training.data.item_texts import item_texts
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import question_values
@@ -67,6 +69,9 @@ class FitOptions:
         share: of what a run's budget leaves.
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
         cache: folder of what is computed once and may serve other runs; None: in ``work``.
+        anchor_ND: id table to start from.
+        teacher: to learn from beside the data.
+        history_state: what a gated adapter reads.
     """
 
     work: Path
@@ -79,16 +84,17 @@ class FitOptions:
     anchor_ND: NDArray[np.float32] | None = None
     cache: Path | None = None
     teacher: Teacher | None = None
+    history_state: HistoryState | None = None
 
 
 def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
-    """The text tower's pass over the catalog, with a progress bar."""
-    titles = split.dataset.titles
+    """The text tower's pass over the catalog, with a progress bar; raises `DataError` as `item_texts` does."""
     if not recipe.needs_text_vectors:
         return None
+    texts = item_texts(split.dataset, recipe.items.text_template)
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"reading {len(titles)} titles ({recipe.text_backbone})", total=len(titles))
-        return read_titles(recipe.model_spec(), titles, sources, progress=timed(bar, task, "reading titles"))
+        task = bar.add_task(f"reading {len(texts)} titles ({recipe.text_backbone})", total=len(texts))
+        return read_titles(recipe.model_spec(), texts, sources, progress=timed(bar, task, "reading titles"))
 
 
 def fit(
@@ -113,6 +119,7 @@ def fit(
     )
     if options.anchor_ND is not None:
         _start_from(model, options.anchor_ND)
+    model.encoder.history_state = options.history_state
     module = RetrievalModule(
         model.encoder,
         objective,

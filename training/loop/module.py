@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeling.backbone.adapters.condition import conditioned_on
 from modeling.backbone.hidden_dropout import NoDropout, drop_hidden
+from modeling.encoder.history_state import HistoryState
 from modeling.encoder.item_tower import scale_of
 from modeling.encoder.user_encoder import UserEncoder
 from training.loop.examples import TrainingBatch, Window, collate
@@ -114,8 +116,11 @@ class RetrievalModule(TrainedModule):
         self.loss = objective_class(objective.kind)(objective, Candidates(popularity_N, chosen_N, shares_N))
         self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
         backbone = encoder.spec.backbone
+        gate = encoder.history_state
+        some_1C = torch.zeros(1, gate.width) if isinstance(gate, HistoryState) else None
         try:  # our own transformer drops by itself
-            self._hooks = [] if backbone.own else drop_hidden(encoder.backbone, backbone.dropout)
+            with conditioned_on(some_1C):
+                self._hooks = [] if backbone.own else drop_hidden(encoder.backbone, backbone.dropout)
         except NoDropout as error:
             raise RecipeError(str(error)) from error
 

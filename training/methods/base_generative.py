@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from modeling.backbone.adapters import adapter_of
 from modeling.backbone.loading import TextTokenizer
 from modeling.backbone.split import CannotCut, SplitBackbone
 from modeling.encoder.build import Sources
-from modeling.generation.base import ItemGenerator, ItemIdentifiers
+from modeling.generation.base import ItemIdentifiers
 from modeling.generation.factory import decoder_of
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.methods.base_tuned import TunedWriter, untuned_twin
@@ -42,10 +42,10 @@ G = TypeVar("G", bound=GenerativeSettings)
 
 @dataclass(frozen=True)
 class FittedGenerator(Trained):
-    """A trained generator and how it came about; ``report`` has figures about the names it writes and the weights it
-    uses."""
+    """A trained generator or ranker (`modeling.methods.base_generative.NamedModel`) and how it came about; ``report``
+    has figures about the names it writes and the weights it uses."""
 
-    writer: ItemGenerator
+    writer: Any
     report: dict[str, Any]
 
 
@@ -59,7 +59,10 @@ class GenerativeTraining(TrainingMethod[G]):
         popularity_N: how often each item was chosen in the part that is fitted on.
         fitted: the last fit.
         untuned: the network as it was before its adapter was attached; None where all of it is trained.
+        lists_each_epoch: whether lists are made after each epoch, to select the best; else `epoch_figures` alone does.
     """
+
+    lists_each_epoch: ClassVar[bool] = True
 
     named: AssignedIdentifiers
     names: ItemIdentifiers
@@ -89,21 +92,21 @@ class GenerativeTraining(TrainingMethod[G]):
         """The loss over windows of users' sequences."""
 
     @abstractmethod
-    def generator(self) -> ItemGenerator:
+    def generator(self) -> Any:
         """What asks the model as it is now."""
 
     def before_training(self, model: nn.Module, options: FitOptions) -> None:
         """A stage before the main training."""
 
-    def epoch_figures(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, float]:
+    def epoch_figures(self, generator: Any, targets: Targets, seed: int) -> dict[str, float]:
         """Figures after each epoch beside NDCG@10 and Recall@10 of what is written."""
         return {}
 
-    def chosen_on_validation(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, Any]:
+    def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
         """Choose what is chosen on validation, and return figures for the manifest."""
         return {}
 
-    def keep_choices(self, generator: ItemGenerator, selected: ItemGenerator) -> None:
+    def keep_choices(self, generator: Any, selected: Any) -> None:
         """Give the generator of a refit, which has seen validation, what was chosen before it."""
 
     # -- what all have in common -------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class GenerativeTraining(TrainingMethod[G]):
 
         def figures() -> dict[str, float]:
             generator = self.generator()
-            found = written_metrics(adapted, generator, targets)
+            found = written_metrics(adapted, generator, targets) if self.lists_each_epoch else {}
             training = adapted.training
             adapted.eval()
             found |= self.epoch_figures(generator, targets, seed)

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from index import FlatIndex
 from modeling.artifact.manifest import Manifest
 from modeling.artifact.tensor_files import save_arrays
+from modeling.backbone.adapters import adapter_of
 from modeling.encoder.build import Sources, TextVectors
+from modeling.encoder.history_state import HistoryState
 from modeling.encoder.title_check import read_map
-from modeling.methods.dense import store_backbones
+from modeling.methods.dense import read_dense, store_backbones
 from training.checks import check_text
 from training.effects import Effect, has_ids
 from training.evaluation.full_ranking import evaluate
+from training.evaluation.gates import gate_figures
 from training.evaluation.metrics import Metrics
 from training.export import write_artifact
 from training.loop.cold_items import ColdItems, map_cold_items
@@ -85,6 +89,7 @@ class DenseSettings(MethodSettings):
             )
         if recipe.items.frozen and recipe.requires is None:
             raise ValueError("items.frozen needs requires=<id recipe>: there is no id table to be kept")
+        self._check_adapter(recipe)
         if recipe.items.words and recipe.requires is not None:
             raise ValueError("items.words starts items from their titles, and requires from another model's table")
         if recipe.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
@@ -94,6 +99,14 @@ class DenseSettings(MethodSettings):
             )
         if recipe.history.form == "codes":
             raise ValueError("history.form='codes' needs a method that writes codes, and 'dense' writes nothing")
+
+    def _check_adapter(self, recipe: Recipe) -> None:
+        form = recipe.history.form
+        if adapter_of(recipe.adapter.kind).needs_condition and (recipe.requires is None or form == "text"):
+            raise ValueError(
+                f"adapter.kind={recipe.adapter.kind!r} is gated by the state of an id model: requires=<id recipe> and "
+                f"a history with ids are needed (given requires={recipe.requires!r}, history.form={form!r})"
+            )
 
     @property
     def needs_teacher(self) -> bool:
@@ -132,7 +145,10 @@ class DenseTraining(TrainingMethod[DenseSettings]):
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
         self.fitted = fit(
-            self.recipe, self.split, replace(options, anchor_ND=self._anchor(), teacher=self.job.teacher),
+            self.recipe, self.split,
+            replace(
+                options, anchor_ND=self._anchor(), teacher=self.job.teacher, history_state=self._history_state()
+            ),
             self.settings.objective, self.settings.distillation,
             sources=self.job.sources, text=self.text, console=self.console,
         )  # fmt: skip
@@ -144,8 +160,11 @@ class DenseTraining(TrainingMethod[DenseSettings]):
 
     @property
     def report(self) -> dict[str, Any]:
-        """How items that nobody chose got their vectors."""
-        return super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
+        """How items that nobody chose got their vectors; how much gates differ between users."""
+        found = super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
+        if self.fitted is None or self.fitted.model.encoder.history_state is None:
+            return found
+        return found | {"gates": gate_figures(self.fitted.model.encoder, list(self.split.validation.histories()))}
 
     def validate(self, seed: int) -> Metrics:
         """Figures over all validation users."""
@@ -182,6 +201,20 @@ class DenseTraining(TrainingMethod[DenseSettings]):
             return None
         vectors_ND = load_file(self.job.id_model / "parts" / "items.safetensors")["ids.weight"]
         return np.ascontiguousarray(vectors_ND[self.job.id_rows])
+
+    def _history_state(self) -> HistoryState | None:
+        """The id model that is built on, for a gated adapter, in the row order of the data set."""
+        if not adapter_of(self.recipe.adapter.kind).needs_condition:
+            return None
+        folder = self.job.id_model
+        assert folder is not None and self.job.id_rows is not None  # the recipe requires it
+        table_ND = load_file(folder / "parts" / "items.safetensors")["ids.weight"]
+        weights = {
+            "ids.weight": torch.from_numpy(table_ND[np.append(self.job.id_rows, -1)]),
+            **{f"backbone.{name}": torch.from_numpy(weight)
+               for name, weight in load_file(folder / "backbone" / "model.safetensors").items()},
+        }  # fmt: skip
+        return HistoryState.of(read_dense(folder)[1].model, len(self.job.id_rows), weights)
 
 
 METHOD = DenseTraining

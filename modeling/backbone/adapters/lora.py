@@ -130,18 +130,28 @@ def layer_of(name: str) -> int | None:
 
 def _targets(backbone: nn.Module, spec: AdapterSpec) -> str | list[str]:
     """PEFT's ``target_modules``: with ``spec.layers`` the names of all maps that get matrices."""
+    if spec.layers is not None:
+        return maps_in_layers(backbone, spec)
+    return spec.targets if spec.targets == "all-linear" else [name.strip() for name in spec.targets.split(",")]
+
+
+def maps_in_layers(backbone: nn.Module, spec: AdapterSpec) -> list[str]:
+    """Names of the linear maps in the last ``spec.layers`` layers, or in all, that ``spec.targets`` names.
+
+    Raises:
+        AdapterError: there are fewer layers.
+    """
     every = spec.targets == "all-linear"
     suffixes = tuple(name.strip() for name in spec.targets.split(","))
-    if spec.layers is None:
-        return spec.targets if every else list(suffixes)
     maps = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear) or _is_conv1d(part)]
     layers = {name: layer for name in maps if (layer := layer_of(name)) is not None}
     count = 1 + max(layers.values(), default=-1)
-    if spec.layers > count:
-        raise AdapterError(f"adapter.layers={spec.layers}, and the backbone has {count} layers")
+    kept = count if spec.layers is None else spec.layers
+    if kept > count:
+        raise AdapterError(f"adapter.layers={kept}, and the backbone has {count} layers")
     return [
         name for name, layer in layers.items()
-        if layer >= count - spec.layers and (every or name.rpartition(".")[2] in suffixes)
+        if layer >= count - kept and (every or name.rpartition(".")[2] in suffixes)
     ]  # fmt: skip
 
 

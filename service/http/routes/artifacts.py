@@ -17,6 +17,7 @@ from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
 from service.http.schemas.artifacts import (
     ActivateAnswer,
+    ArtifactDetail,
     ArtifactList,
     LoadAnswer,
     TrafficAnswer,
@@ -61,6 +62,16 @@ async def artifacts(request: Request) -> Response:
         "bytes": service.registry.bytes(),
         "bytes_limit": service.settings.max_artifact_bytes,
     })  # fmt: skip
+
+
+@router.get("/artifacts/{name:id}", responses=answers(ArtifactDetail, 404, 422, 503))
+@opened_by(Right.API)
+async def artifact(request: Request, name: NamePath) -> Response:
+    """Describe one loaded artifact: also its data set, its training run and its quality on the validation split."""
+    service = service_of(request)
+    recommender = service.loaded(name)
+    row = _artifact(recommender, name in service.registry.defaults.values(), service)
+    return json_answer({**row, **asdict(recommender.parts.facts)})
 
 
 @router.post("/artifacts/{name:id}/load", responses=answers(LoadAnswer, 400, 404, 409, 422, 503))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.http.schemas.artifacts import (
     ActivateAnswer,
+    ArtifactDetail,
     ArtifactList,
     ArtifactRow,
     LoadAnswer,
@@ -80,6 +81,7 @@ __all__ = [
     "Answer",
     "AppendAnswer",
     "AppendRequest",
+    "ArtifactDetail",
     "ArtifactList",
     "ArtifactName",
     "ArtifactRow",

@@ -128,6 +128,27 @@ class ArtifactList(Answer):
     }
 
 
+class ArtifactDetail(ArtifactRow):
+    """A loaded artifact, and how it came about; null and empty where its manifest does not say."""
+
+    data: str | None = Field(description="The data set it was trained on.")
+    split: str | None = Field(description="How interactions were divided into train, validation and test.")
+    fitted_on: str | None = Field(description="`train`, or `train+validation` after a refit.")
+    backbone: str | None = Field(description="The language model it was made from; null without one.")
+    metrics: dict[str, float] = Field(description="Quality on the validation split, by the metric's name.")
+    training: dict[str, Any] = Field(description="The run: epochs, best epoch, steps, seconds, what stopped it, seed.")
+
+    example: ClassVar[dict[str, Any]] = {
+        **ArtifactList.example["items"][0],
+        "data": "demo",
+        "split": "leave-one-out",
+        "fitted_on": "train",
+        "backbone": "tiny",
+        "metrics": {"validation_recall@10": 0.515, "validation_ndcg@10": 0.2779},
+        "training": {"epochs": 12.0, "best_epoch": 12.0, "steps": 396, "seconds": 126.4, "stopped_by": "epochs"},
+    }
+
+
 class LoadAnswer(Answer):
     """A load; `changed` is false where this version was loaded already."""
 

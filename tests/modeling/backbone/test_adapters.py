@@ -83,9 +83,9 @@ def gates(seed: int, count: int = len(HISTORIES)) -> NDArray[np.float32]:
 
 
 def test_kinds_are_files_and_an_unknown_one_is_explained() -> None:
-    assert adapter_kinds() == ["full", "lora", "none"]
-    with pytest.raises(AdapterError, match="'ilora' is not known; allowed are full, lora, none"):
-        adapter_of("ilora")
+    assert adapter_kinds() == ["full", "ilora", "lora", "none"]
+    with pytest.raises(AdapterError, match="'dora' is not known; allowed are full, ilora, lora, none"):
+        adapter_of("dora")
 
 
 def test_every_row_has_its_own_condition_in_any_batch(gated: Model) -> None:

@@ -26,7 +26,7 @@ from modeling.backbone.loading import (
 from modeling.backbone.sources import is_path, neutral
 from modeling.backbone.weights_hash import NOTE, noted_sha256, weights_sha256
 from modeling.spec import BackboneSpec
-from testing.gguf_files import tiny_model, write_gguf
+from testing.sources.gguf_files import tiny_model, write_gguf
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,8 @@ from modeling.methods.dense import ArtifactError, load_artifact
 from modeling.spec import AdapterSpec, BackboneSpec, ItemsSpec, ModelSpec
 from service.artifacts.loading import open_artifact
 from service.errors import StartError
-from testing.gguf_files import tiny_model, write_gguf
 from testing.models import ITEMS, TITLES
+from testing.sources.gguf_files import tiny_model, write_gguf
 from tests.modeling.artifact.test_artifact import write
 
 OLD = Path(__file__).parent / "stored" / "schema-1"

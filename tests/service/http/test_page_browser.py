@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.keys import new_key
-from testing.browser import NAMES, Browser, find_browser
+from testing.browser import Browser, count, texts
 from testing.running import Process, process
 
 EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip(f"needs one of {', '.join(NAMES)} on the PATH (on Debian: apt-get install chromium)")
-    with Browser(program, tmp_path / "profile") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with process(tmp_path_factory.mktemp("server")) as started:
-        yield started
-
-
-def count(selector: str) -> str:
-    return f"document.querySelectorAll('{selector}').length"
-
-
-def texts(browser: Browser, selector: str) -> list[str]:
-    return list(browser.evaluate(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)"))
+OWN = "/#k=10"
+"""An address that asks for something, so that no example is taken."""
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desk", "phone"])
 def test_compose_a_history_and_see_recommendations(browser: Browser, server: Process, width: int, height: int) -> None:
     user = f"visitor {width}/ü"
     browser.size(width, height)
-    browser.open(server.url)
+    browser.open(server.url + OWN)
     browser.wait_for(count("#results li") + " == 20", "the most popular items")
     browser.type("#query", "TITLE 177")
     browser.wait_for(count("#results li") + " == 1", "the item that was searched for")
@@ -57,7 +37,7 @@ def test_compose_a_history_and_see_recommendations(browser: Browser, server: Pro
     assert scores == [f"{item['score']:.4f}" for item in answer["items"]]
     assert "search" in "".join(texts(browser, "#legend span"))
 
-    browser.click("#items li button")
+    browser.click("#items li button:last-child")
     browser.wait_for(count("#history li") + " == 2", "the recommended item in the history")
     browser.wait_for(f"document.querySelector('#items .title').textContent != {shown[0]!r}", "a new answer")
     browser.click("#categories .chip")
@@ -70,6 +50,7 @@ def test_compose_a_history_and_see_recommendations(browser: Browser, server: Pro
     assert texts(browser, "#history .title")[2] == EVIL, "shown as the text it is"
     assert browser.evaluate(count("#history img") + " + " + count("#history script")) == 0
 
+    browser.click("#tab-users")
     browser.type("#user", user)
     browser.click("#user-save")
     browser.wait_for("document.querySelector('#user-state').textContent.includes('chosen')", "the user")
@@ -84,7 +65,7 @@ def test_compose_a_history_and_see_recommendations(browser: Browser, server: Pro
 
 def test_why_an_item_is_recommended_is_said_below_it(browser: Browser, server: Process) -> None:
     browser.size(390, 844)
-    browser.open(server.url)
+    browser.open(server.url + OWN)
     browser.wait_for(count("#results li") + " == 20", "items")
     for number in (1, 2):
         browser.evaluate(f"document.querySelectorAll('#results li button')[{number}].click()")
@@ -105,8 +86,9 @@ def test_why_an_item_is_recommended_is_said_below_it(browser: Browser, server: P
 
 
 def test_an_error_is_shown_and_the_page_goes_on(browser: Browser, server: Process) -> None:
-    browser.open(server.url)
+    browser.open(server.url + OWN)
     browser.wait_for(count("#results li") + " == 20", "items")
+    browser.click("#tab-users")
     browser.evaluate("""(() => { const k = document.querySelector('#user'); k.value = 'nobody at all';
         document.querySelector('#user-use').click(); })()""")
     browser.wait_for("document.querySelector('#source').textContent == 'popular items'", "popular items")
@@ -114,61 +96,32 @@ def test_an_error_is_shown_and_the_page_goes_on(browser: Browser, server: Proces
     browser.click("#user-none")
     browser.wait_for("document.querySelector('#source').hidden", "no answer without a question")
     browser.click("#user-save")
-    browser.wait_for("!document.querySelector('#note').hidden", "what is missing")
-
-
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desk", "phone"])
-def test_both_ways_side_by_side(browser: Browser, server: Process, width: int, height: int) -> None:
-    browser.size(width, height)
-    browser.open(server.url)
-    browser.wait_for(count("#results li") + " == 20", "items")
-    browser.click("#results li button")
-    browser.wait_for(count("#items li") + " == 10", "recommendations")
-    assert browser.evaluate("document.querySelector('#sides').hidden")
-    browser.evaluate("document.querySelector('#beams').select()")
-    browser.type("#beams", "3")
-    browser.click("#compare")
-    browser.wait_for("!document.querySelector('#sides').hidden", "the comparison")
-    ask = {"history": browser.evaluate("state.history.map(item => item.id)"), "beams": 3}
-    answer = httpx.post(server.url + "/compare", json=ask).json()
-    for side, part in (("dense", "dense"), ("written", "generative")):
-        shown = texts(browser, f"#{side}-items .title")
-        assert shown == [item["title"] for item in answer[part]["items"]]
-    written = texts(browser, "#texts li")
-    assert len(written) == 3
-    for line, text in zip(written, answer["generative"]["generated"], strict=True):
-        assert line.startswith(text["text"]) and text["item_id"] in line
-        assert ("as written" in line) == text["valid"]
-    assert "times as long" in "".join(texts(browser, "#ratio")) and "3 beams" in "".join(texts(browser, "#tokens"))
-    browser.click("#items li button")  # another history: what was compared is no longer true of it
-    browser.wait_for("document.querySelector('#sides').hidden", "the old comparison to go")
-    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
-    assert browser.log == []
+    browser.wait_for("!document.querySelector('#user-note').hidden", "what is missing")
 
 
 def test_the_focus_stays_where_entries_come_and_go(browser: Browser, server: Process) -> None:
-    browser.open(server.url)
+    browser.open(server.url + OWN)
     browser.wait_for(count("#results li") + " == 20", "items")
     focus = "document.activeElement.closest('#history, #items, #results, #query')?.id || document.activeElement.tagName"
     for number in range(1, 4):
         browser.evaluate("document.querySelector('#results li button').focus(); document.activeElement.click()")
         browser.wait_for(count("#history li") + f" == {number}", "the item in the history")
     browser.wait_for(count("#items li") + " == 10", "recommendations")
-    browser.evaluate("window.old = document.querySelector('#items li button'); old.focus(); old.click()")
+    browser.evaluate("window.old = document.querySelector('#items li button:last-child'); old.focus(); old.click()")
     browser.wait_for("!old.isConnected", "a new answer")
     assert browser.evaluate(focus) == "items"
     for left in (3, 2, 1):
-        browser.evaluate("document.querySelectorAll('#history li button')[0].focus(); document.activeElement.click()")
+        browser.evaluate("document.querySelector('#history .remove').focus(); document.activeElement.click()")
         browser.wait_for(count("#history li") + f" == {left}", "the entry to go")
         assert browser.evaluate(focus) == "history"
-    browser.evaluate("document.querySelector('#history li button').focus(); document.activeElement.click()")
+    browser.evaluate("document.querySelector('#history .remove').focus(); document.activeElement.click()")
     browser.wait_for(count("#history li") + " == 0", "the last entry to go")
     assert browser.evaluate(focus) == "query"
 
 
 def test_a_refusal_for_a_moment_is_said_and_tried_again(browser: Browser, tmp_path: Path) -> None:
     with process(tmp_path, rate_limit=0.5, rate_limit_burst=4) as slow:
-        browser.open(slow.url)
+        browser.open(slow.url + OWN)
         browser.wait_for(count("#results li") + " == 20", "items")
         for number in (1, 2):
             browser.click("#results li button")
@@ -184,7 +137,7 @@ def test_a_refusal_for_a_moment_is_said_and_tried_again(browser: Browser, tmp_pa
 
 
 def test_a_service_that_is_away_looks_so_until_it_is_back(browser: Browser, server: Process) -> None:
-    browser.open(server.url)
+    browser.open(server.url + OWN)
     browser.wait_for(count("#results li") + " == 20", "items")
     healthy = browser.evaluate("document.querySelector('#serving').textContent")
     browser.evaluate("window.right = fetch; window.fetch = async () => { throw new TypeError('Failed to fetch'); }; 0")
@@ -198,25 +151,10 @@ def test_a_service_that_is_away_looks_so_until_it_is_back(browser: Browser, serv
     assert browser.evaluate("document.querySelector('#note').hidden")
 
 
-def test_a_comparison_that_fails_says_so_beside_its_button(browser: Browser, server: Process) -> None:
-    browser.open(server.url)
-    browser.wait_for(count("#results li") + " == 20", "items")
-    browser.click("#compare")
-    note = "document.querySelector('#compare-section #compare-note')"
-    browser.wait_for(f"!{note}.hidden && {note}.textContent.includes('needs a history')", "what is missing")
-    browser.click("#results li button")
-    browser.wait_for(count("#items li") + " == 10", "recommendations")
-    assert browser.evaluate(f"{note}.hidden")
-    browser.evaluate("state.writers[0].name = 'of another catalog'; 0")
-    browser.click("#compare")
-    browser.wait_for(f"!{note}.hidden && {note}.textContent.includes('of another catalog')", "the error")
-    assert browser.evaluate("document.querySelector('#note').hidden"), "the recommendations are right"
-
-
 def test_an_api_key_opens_the_page_and_is_kept_in_memory_only(browser: Browser, tmp_path: Path) -> None:
     secret, digest = new_key()
     with process(tmp_path, api_keys=digest) as locked:
-        browser.open(locked.url)
+        browser.open(locked.url + OWN)
         browser.wait_for("document.querySelector('#serving').textContent.includes('key')", "what is missing")
         browser.type("#key", secret)
         browser.evaluate("document.querySelector('#key').blur()")

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from testing.import_files import (
+from testing.sources.import_files import (
     ITEMS,
     PLAIN,
     ROWS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testing.import_files import (
+from testing.sources.import_files import (
     ITEMS,
     PLAIN,
     ROWS,

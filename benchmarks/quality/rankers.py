@@ -1,0 +1,110 @@
+"""Quality of rankers around a language model on validation users: untrained, and after a few examples.
+
+`tallrec`: area under the curve of yes and no by number of shots. `llamarec`: NDCG@10 of both stages against the dense
+stage alone, paired; and how alike two orders of the same candidates are scored (Spearman), the bias of letters. The
+lower layers are frozen and their states kept, which makes a training of minutes possible on one core. Every line of
+output is one JSON object.
+
+    python -m benchmarks.quality.rankers tallrec --data DIR --shots 0 16 64
+    python -m benchmarks.quality.rankers llamarec --data DIR --id-model DIR --shots 0 96 [--negatives retrieved]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from scipy.stats import spearmanr
+
+from modeling.artifact.manifest import read_manifest
+from modeling.generation.api import ListQuery
+from modeling.methods.llamarec import LlamarecRanker
+from training.data.dataset import read_dataset
+from training.data.splits import Split, leave_one_out
+from training.loop.fit import FitOptions, sample_targets
+from training.methods.base_generative import FittedGenerator, fit_generative
+from training.recipe import Recipe
+from training.recipes import get_recipe
+
+SMALL = {
+    "tallrec": ["history.limit=6", "history.title_tokens=8", "optimizer.positions=8"],
+    "llamarec": ["history.limit=5", "history.title_tokens=10", "optimizer.positions=8", "method.candidates=10",
+                 "method.window=10"],
+}  # fmt: skip
+
+
+def recipe_of(given: argparse.Namespace, shots: int) -> Recipe:
+    """The recipe with small prompts; layers below the last ``--layers`` are frozen where anything is trained."""
+    settings = [*SMALL[given.method], f"method.validation_users={given.users}"]
+    if shots:
+        settings += [f"method.sequences={shots}", f"adapter.layers={given.layers}", "method.kept_states=fp16",
+                     f"optimizer.backbone_rate={given.rate}", "adapter.dropout=0.0"]  # fmt: skip
+    else:
+        settings.append("optimizer.epochs=0")
+    if given.method == "llamarec":
+        settings += [f"requires={read_manifest(given.id_model).recipe}", f"method.negatives={given.negatives}"]
+    return get_recipe(given.method, settings, backbone=given.backbone)
+
+
+def fitted(recipe: Recipe, split: Split, given: argparse.Namespace, shots: int, work: Path) -> FittedGenerator:
+    """One model, trained for a fixed number of epochs: none is selected, so that no validation user is seen twice."""
+    options = FitOptions(work / str(shots), seed=given.seed, epochs=given.epochs if shots else None, cache=work)
+    return fit_generative(
+        recipe, split, options, folder=None, collaborative=given.id_model, console=Console(stderr=True)
+    )
+
+
+def agreement(ranker: LlamarecRanker, split: Split, users: int, seed: int) -> dict[str, float]:
+    """Mean rank correlation of the scores of the same candidates in the dense order and in a random one, and how often
+    the first label of the dense order has the best score (one in ``candidates`` by chance)."""
+    rng, alike, first = np.random.default_rng(seed), [], []
+    targets = sample_targets(split.validation, users, seed + 1)
+    for history in targets.histories():
+        rows = history.astype(np.int64).tolist()
+        wanted = ListQuery(ranker.candidates, np.array(rows, np.int64))
+        candidates = ranker.retrieve(rows, wanted).tolist()
+        prompt = ranker.prepare_candidates(rows, candidates)
+        straight_C = ranker.score_in_order(prompt, np.arange(len(candidates)))
+        mixed_C = ranker.score_in_order(prompt, rng.permutation(len(candidates)))
+        alike.append(float(spearmanr(straight_C, mixed_C).statistic))
+        first.append(int(straight_C.argmax()) == 0)
+    return {"spearman": float(np.mean(alike)), "first_label_best": float(np.mean(first)), "permuted": len(alike)}
+
+
+def main() -> None:
+    """Train and measure one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=sorted(SMALL))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--id-model", type=Path)
+    parser.add_argument("--backbone", default="smollm2")
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 16, 64])
+    parser.add_argument("--users", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=10)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--negatives", choices=("random", "retrieved"), default="random")
+    parser.add_argument("--permuted", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if (given.method == "llamarec") != (given.id_model is not None):
+        parser.error("llamarec needs --id-model, and tallrec here takes none")
+    split = leave_one_out(read_dataset(given.data))
+    with tempfile.TemporaryDirectory() as folder:
+        for shots in given.shots:
+            started = time.process_time()
+            found = fitted(recipe_of(given, shots), split, given, shots, Path(folder))
+            row: dict[str, Any] = {"method": given.method, "shots": shots, **found.report}
+            if given.method == "llamarec" and given.permuted:
+                row |= agreement(found.writer, split, given.permuted, given.seed)
+            print(json.dumps(row | {"cpu": round(time.process_time() - started)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

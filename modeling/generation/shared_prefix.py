@@ -1,0 +1,144 @@
+"""Scores of several continuations of one prompt, whose common beginning is read once.
+
+A ranker asks a language model about many candidates after the same history. Read one by one, the history is computed
+for every candidate. Here its keys and values are computed once; the continuations then stand one behind the other in
+passes of a bounded size, each sees the common beginning and itself only (a block mask), and each begins at the position
+where the common beginning ends. The logits are those of every text read alone.
+
+Shape legend: C continuations, A asked tokens, T tokens of a pass, S entries of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from modeling.generation.api import Turn
+from modeling.generation.beam_search import GenerationError, Sees
+from modeling.generation.factory import beam_search_for
+from modeling.inference.prepacked_linear import padded_length
+
+OFFLINE_POSITIONS, SERVED_POSITIONS = 512, 64
+"""Positions of one pass: alone, and where a dense request may wait for its end."""
+
+Tokens = Sequence[int]
+
+
+class SharedPrefixScorer:
+    """Logits of a few tokens after each of several continuations of a prompt.
+
+    Args:
+        model: a Hugging Face model for causal language modelling.
+        asked: the A tokens whose logits are wanted.
+        prefix: token ids that begin every prompt; their keys and values are computed once, here.
+    """
+
+    def __init__(self, model: nn.Module, asked: Tokens, prefix: Tokens = ()) -> None:
+        self._search = beam_search_for(model, end_tokens=(), prefix=prefix)
+        self._asked_A = torch.tensor(list(asked), device=self._search.device)
+
+    @property
+    def limit(self) -> int | None:
+        """Most positions of the prefix, a prompt and a continuation; None: any number."""
+        return self._search.limit
+
+    @torch.inference_mode()
+    def logits(
+        self, prompt: Tokens, continuations: Sequence[Tokens], *, turn: Turn = nullcontext
+    ) -> NDArray[np.float32]:
+        """Logits [C, A] behind the last token of each continuation.
+
+        Args:
+            prompt: what follows the prefix and all continuations share.
+            continuations: at least one token each.
+            turn: held around every pass over the model.
+
+        Raises:
+            GenerationError: an empty continuation, or more positions than the model has.
+        """
+        self._check(prompt, continuations)
+        most = OFFLINE_POSITIONS if turn is nullcontext else SERVED_POSITIONS
+        longest = max(most, max(map(len, continuations))) + self._search.multiple
+        cache = self._search.new_cache(1, len(prompt) + longest)
+        self._read(prompt, cache, most, turn)
+        shared, found = int(cache.get_seq_length()), []
+        for together in _passes(continuations, most):
+            if len(together) == 1:
+                found.append(self._read(together[0], cache, most, turn, last=True))
+            else:
+                with turn():
+                    found.append(self._pass(together, cache, [len(each) - 1 for each in together]))
+            _cut(cache, shared)
+        with turn():
+            logits_CA = self._search.logits(torch.cat(found), self._asked_A)
+        scores_CA: NDArray[np.float32] = logits_CA.cpu().numpy()
+        return scores_CA
+
+    def _check(self, prompt: Tokens, continuations: Sequence[Tokens]) -> None:
+        if not continuations or not all(len(each) for each in continuations):
+            raise GenerationError("a continuation is empty: give each at least one token")
+        longest = len(self._search.prefix) + len(prompt) + max(map(len, continuations))
+        if self.limit is not None and longest > self.limit:
+            raise GenerationError(
+                f"a history with a candidate takes {longest} positions and the model has {self.limit}: shorten the "
+                "history, or give fewer candidates"
+            )
+
+    def _read(self, tokens: Tokens, cache: Any, most: int, turn: Turn, *, last: bool = False) -> Tensor:
+        """Read one text behind what the cache holds, in passes; the state [1, H] at its end where it is wanted."""
+        state_1H = torch.empty(0)
+        for start in range(0, len(tokens), most):
+            part = tokens[start : start + most]
+            ends = last and start + most >= len(tokens)
+            with turn():
+                state_1H = self._pass([part], cache, [len(part) - 1] if ends else [-1])
+        return state_1H
+
+    def _pass(self, blocks: Sequence[Tokens], cache: Any, wanted: Sequence[int]) -> Tensor:
+        """Read blocks that see what the cache holds and themselves; states at the place ``wanted`` of each, none where
+        it is negative. Padding, where matrices are packed for a multiple of rows, enters the cache no longer than that.
+        """
+        device, begun = self._search.device, int(cache.get_seq_length())
+        lengths = [len(block) for block in blocks]
+        total = sum(lengths)
+        padded = padded_length(total, 1, self._search.multiple)
+        if self.limit is not None and begun + padded > self.limit:
+            padded = total
+        ids_T = torch.zeros(padded, dtype=torch.long)
+        ids_T[:total] = torch.tensor([token for block in blocks for token in block])
+        block_T = torch.full((padded,), len(blocks))
+        block_T[:total] = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(lengths))
+        place_T = torch.cat([torch.arange(length) for length in [*lengths, padded - total]])
+        own_TT = (block_T[:, None] == block_T) & (place_T[:, None] >= place_T)
+        mask_TS = torch.cat([torch.ones(padded, begun, dtype=torch.bool), own_TT], dim=1)
+        positions_T = begun + place_T
+        places_S = torch.cat([torch.arange(begun), positions_T])
+        sees = Sees(positions_T[None].to(device), mask_TS[None, None].to(device), places_S[None].to(device))
+        starts = np.cumsum([0, *lengths[:-1]])
+        ends = [int(start) + place for start, place in zip(starts, wanted, strict=True) if place >= 0]
+        states_WH = self._search.run_body(ids_T[None].to(device), cache, sees, torch.tensor(ends, dtype=torch.long))
+        _cut(cache, begun + total)
+        return states_WH
+
+
+def _passes(continuations: Sequence[Tokens], most: int) -> Iterator[list[Tokens]]:
+    """Continuations that are read together, in order: at most so many positions, or one alone."""
+    together: list[Tokens] = []
+    for each in continuations:
+        if together and sum(map(len, together)) + len(each) > most:
+            yield together
+            together = []
+        together.append(each)
+    yield together
+
+
+def _cut(cache: Any, positions: int) -> None:
+    """Forget what came after so many positions."""
+    for layer in cast(list[Any], cache.layers):
+        layer.cut(positions)

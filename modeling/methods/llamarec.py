@@ -1,0 +1,220 @@
+"""LlamaRec (Yue et al. 2023): a language model reads history and lettered candidates, and its next-token logits of the
+letters are the scores. Nothing is written.
+
+    <instruction>
+    1: T1
+    2: T2
+    ...
+    Candidates:
+    A: C1
+    B: C2
+    ...
+    Answer:
+    B
+
+A letter stands behind a line's end both before its candidate and as the answer, so it is the same token there.
+
+Candidates stand in the order of the dense artifact that retrieves them, as published, whatever their order in a
+request; without one, in that of popularity. More than ``window`` candidates are dealt out over several prompts, which
+share the history: every window gets each n-th candidate, so that windows are about equally good. A score is the log
+probability of a letter among those of its window, plus the log of the window's size (0 is chance), which makes windows
+comparable; candidates of one prompt are in the order of their logits.
+
+Shape legend: C candidates, W windows, A labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from modeling.backbone.loading import TextTokenizer
+from modeling.encoder.prompt import FreeItem
+from modeling.generation.api import Turn
+from modeling.generation.base import ItemIdentifiers
+from modeling.methods.base import LoadContext
+from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
+from modeling.methods.base_ranking import Item, RankPrompt
+
+CHOOSE, RESPOND = "\nCandidates:", "\nAnswer:\n"
+
+Names = Sequence[NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class LetterPrompt:
+    """Token ids of the pieces that are the same for every user.
+
+    Attributes:
+        prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
+        choose: before the candidates.
+        lines: before each of them, by label.
+        respond: after the last one.
+        answers: tokens of the labels, behind ``respond``.
+        tokenizer: of the numbers of a history.
+        instruction, labels: what ``prefix`` and ``answers`` say.
+    """
+
+    prefix: tuple[int, ...]
+    choose: tuple[int, ...]
+    lines: tuple[tuple[int, ...], ...]
+    respond: tuple[int, ...]
+    answers: tuple[int, ...]
+    tokenizer: TextTokenizer
+    instruction: str
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any, instruction: str, labels: Sequence[str]) -> LetterPrompt:
+        """The pieces as ``tokenizer`` has them.
+
+        Raises:
+            ValueError: the instruction is empty, or the labels are not different single tokens.
+        """
+        if not instruction.strip():
+            raise ValueError("history.instruction is empty: an instruction prompt begins with one")
+        pieces = TextTokenizer(tokenizer)
+        first, choose, respond = (tuple(each) for each in pieces.fixed([instruction, CHOOSE, RESPOND]))
+        lines = tuple(tuple(each) for each in pieces.fixed([f"\n{label}:" for label in labels]))
+        answers = label_tokens(tokenizer, RESPOND, labels)
+        begin = (*pieces.wrap[0], *first)
+        return cls(begin, choose, lines, respond, answers, pieces, instruction, tuple(labels))
+
+    def shared(self, names: Names) -> list[int]:
+        """What follows the prefix: the numbered history, oldest item first."""
+        numbers = self.tokenizer.fixed([f"\n{place}:" for place in range(1, len(names) + 1)])
+        return [token for number, name in zip(numbers, names, strict=True) for token in (*number, *name.tolist())]
+
+    def candidates(self, names: Names) -> list[int]:
+        """What follows the history: candidates by label, at most as many as labels, and the request for an answer."""
+        lines = zip(self.lines[: len(names)], names, strict=True)
+        listed = [token for line, name in lines for token in (*line, *name.tolist())]
+        return [*self.choose, *listed, *self.respond]
+
+    def most_candidate_positions(self, candidates: int, title_tokens: int) -> int:
+        """Positions of so many candidates in one prompt, and the request."""
+        line = max(map(len, self.lines))
+        return len(self.choose) + candidates * (title_tokens + line) + len(self.respond)
+
+    def most_positions(self, items: int, candidates: int, title_tokens: int) -> int:
+        """Positions of the longest prompt and its answer."""
+        numbers = sum(map(len, self.tokenizer.fixed([f"\n{place}:" for place in range(1, items + 1)])))
+        history = len(self.prefix) + numbers + items * title_tokens
+        return history + self.most_candidate_positions(candidates, title_tokens) + 1
+
+
+@dataclass(frozen=True)
+class LetteredCandidates(RankPrompt):
+    """Also all catalog rows of the history, by which the dense artifact orders candidates."""
+
+    rows: tuple[int, ...] = ()
+
+
+class LlamarecRanker(PromptRanker):
+    """Scores candidates against each other.
+
+    Args:
+        model, names, rest: see `PromptRanker`.
+        prompt: how candidates are put to the model.
+        window: most candidates of one prompt, at most as many as there are labels.
+    """
+
+    pointwise = False
+
+    def __init__(
+        self, model: nn.Module, names: ItemIdentifiers, *, prompt: LetterPrompt, window: int, **rest: Any
+    ) -> None:
+        super().__init__(model, names, prefix=prompt.prefix, labels=prompt.answers[:window], **rest)
+        self.prompt, self.window = prompt, window
+
+    def shared(self, history: Sequence[Item]) -> list[int]:
+        """See `PromptRanker.shared`."""
+        return self.prompt.shared([self.name(item) for item in history])
+
+    def most_positions(self, title_tokens: int) -> int:
+        """See `PromptRanker.most_positions`."""
+        windows = -(-self.candidates // self.window)
+        return windows * self.prompt.most_candidate_positions(-(-self.candidates // windows), title_tokens)
+
+    def prepare_candidates(
+        self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
+    ) -> LetteredCandidates:
+        """See `CandidateRanker.prepare_candidates`."""
+        newest = tuple(history[-self.history_limit :])
+        windows, line = -(-len(candidates) // self.window), max(map(len, self.prompt.lines))
+        each = sum(len(self.name(item)) + line for item in candidates)
+        length = len(self.shared(newest)) + windows * self.prompt.most_candidate_positions(0, 0) + each
+        rows = tuple(item for item in history if not isinstance(item, FreeItem))
+        return LetteredCandidates(newest, tuple(candidates), length, rows)
+
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """See `CandidateRanker.score`: one forward for each prompt of at most ``window`` candidates."""
+        found = []
+        for prompt in prompts:
+            with turn():
+                order_C = self.order(prompt)
+            found.append(self.score_in_order(prompt, order_C, turn=turn))
+        return found
+
+    def order(self, prompt: RankPrompt) -> NDArray[np.int64]:
+        """Places of the candidates in the order that they are shown in: by the dense artifact's score where there is
+        one and the history has items of the catalog, else by popularity; free titles last, by title."""
+        assert isinstance(prompt, LetteredCandidates)
+        known = self.retriever(prompt.rows) if self.retriever is not None and prompt.rows else -self._place_N
+        keys = [
+            (True, 0.0, item.title) if isinstance(item, FreeItem) else (False, -float(known[item]), str(item))
+            for item in prompt.candidates
+        ]
+        return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+
+    def score_in_order(
+        self, prompt: RankPrompt, order_C: NDArray[np.int64], *, turn: Turn = nullcontext
+    ) -> NDArray[np.float32]:
+        """Scores [C] of the candidates where they are shown in a given order: with this the bias of letters is
+        measured."""
+        count = -(-len(order_C) // self.window)
+        windows = [order_C[start::count] for start in range(count)]
+        texts = [self.prompt.candidates([self.name(prompt.candidates[place]) for place in each]) for each in windows]
+        logits_WA = self.scorer.logits(self.shared(prompt.history), texts, turn=turn)
+        scores_C = np.empty(len(order_C), np.float32)
+        for places, logits_A in zip(windows, logits_WA, strict=True):
+            shown = logits_A[: len(places)].astype(np.float64)
+            scores_C[places] = shown - np.logaddexp.reduce(shown) + np.log(len(places))
+        return scores_C
+
+
+class LlamarecRecord(PromptedRecord):
+    """``window``: most candidates of one prompt."""
+
+    window: int
+
+
+class Llamarec(PromptedMethod[LlamarecRecord]):
+    """A language model and, where it has one, the dense artifact that finds candidates."""
+
+    kind, Record = "llamarec", LlamarecRecord
+
+    def save_parts(self, folder: Path, model: Any) -> dict[str, Any]:
+        """See `PromptedMethod.save_parts`."""
+        return {**super().save_parts(folder, model), "window": model.window}
+
+    def generator(
+        self,
+        record: LlamarecRecord,
+        context: LoadContext,
+        network: nn.Module,
+        names: ItemIdentifiers,
+        base: nn.Module | None,
+    ) -> LlamarecRanker:
+        """See `GenerativeMethod.generator`."""
+        return LlamarecRanker(network, names, window=record.window, **self.parts(record, context, names, LetterPrompt))
+
+
+METHOD = Llamarec()

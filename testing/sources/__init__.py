@@ -1,0 +1,1 @@
+"""Files from elsewhere, made for tests: data sets and backbones."""

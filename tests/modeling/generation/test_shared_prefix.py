@@ -1,0 +1,80 @@
+"""A prompt that is read once for all its continuations gives the logits of every text read alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modeling.generation import shared_prefix
+from modeling.generation.beam_search import GenerationError
+from modeling.generation.shared_prefix import SharedPrefixScorer
+from testing.models import backbone_folder
+
+__all__ = ["backbone_folder"]  # a fixture
+
+PREFIX, ASKED = [1, 5, 9], [3, 17, 44, 8]
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt2"])
+def model(request: pytest.FixtureRequest, backbone_folder: Callable[[str], Path]) -> Any:
+    """Own layers, layers that see a window only, and positions that are learned."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(backbone_folder(request.param))).eval()
+
+
+def texts(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, 300, size=length).tolist() for length in lengths]
+
+
+def naive(model: Any, prompt: list[int], continuations: list[list[int]]) -> np.ndarray[Any, Any]:
+    """The padded batch of whole texts."""
+    whole = [[*PREFIX, *prompt, *each] for each in continuations]
+    width = max(map(len, whole))
+    ids = torch.tensor([each + [0] * (width - len(each)) for each in whole])
+    with torch.inference_mode():
+        logits = model(input_ids=ids).logits
+    return np.stack([logits[row, len(each) - 1, ASKED].numpy() for row, each in enumerate(whole)])
+
+
+@pytest.mark.parametrize("lengths", [[7], [5, 1, 9, 4, 12, 3]], ids=["one", "six"])
+@pytest.mark.parametrize("length", [0, 21], ids=["no-history", "history"])
+def test_it_is_the_naive_batch(model: Any, length: int, lengths: list[int]) -> None:
+    (prompt,), continuations = texts([length], 1), texts(lengths)
+    found = SharedPrefixScorer(model, ASKED, PREFIX).logits(prompt, continuations)
+    np.testing.assert_allclose(found, naive(model, prompt, continuations), atol=1e-4)
+
+
+def test_passes_are_bounded_where_somebody_waits_and_change_nothing(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_prefix, "SERVED_POSITIONS", 8)
+    (prompt,), continuations = texts([19], 1), texts([5, 3, 2, 11, 4])
+    scorer, passes, turns = SharedPrefixScorer(model, ASKED, PREFIX), [], []
+    run = scorer._search.run_body
+    monkeypatch.setattr(scorer._search, "run_body", lambda ids, *rest: (passes.append(ids.numel()), run(ids, *rest))[1])
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        turns.append(1)
+        yield
+
+    found = scorer.logits(prompt, continuations, turn=turn)
+    assert passes == [8, 8, 3, 8, 2, 8, 3, 4] and len(turns) == len(passes) + 1
+    np.testing.assert_allclose(found, naive(model, prompt, continuations), atol=1e-4)
+
+
+def test_what_cannot_be_read_is_refused(model: Any) -> None:
+    scorer = SharedPrefixScorer(model, ASKED, PREFIX)
+    with pytest.raises(GenerationError, match="empty"):
+        scorer.logits([4], [[5], []])
+    if scorer.limit is not None:
+        with pytest.raises(GenerationError, match=f"the model has {scorer.limit}"):
+            scorer.logits([4] * scorer.limit, [[5]])

@@ -1,0 +1,163 @@
+"""What the training of rankers around a language model has in common: one answer behind one prompt, and its loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from modeling.backbone.loading import position_limit
+from modeling.encoder.prompt import TitleTokens
+from modeling.generation.item_tokenizer import TitleTokenizer
+from modeling.methods.dense_scores import CollaborativeModel
+from training.effects import Effect
+from training.item_ids.assign import AssignedIdentifiers, name_by_titles
+from training.loop.examples import Window
+from training.loop.fit import FitOptions
+from training.methods.base_generative import GenerativeTraining
+from training.methods.next_token import NextTokenModule
+from training.recipe import Recipe, RecipeError, TokenSettings
+
+
+class PromptedSettings(TokenSettings):
+    """Candidates that a language model is asked about."""
+
+    labels: tuple[str, ...] = Field(description="texts of the answers; each is one token behind the prompt")
+    candidates: int = Field(20, ge=1, description="items of a list that the model orders; others follow as found")
+    instructed: ClassVar[bool] = True
+    builds_on: ClassVar[bool] = True
+
+    @classmethod
+    def effects(cls) -> Mapping[str, Effect]:
+        """Nothing is written."""
+        return {**super().effects(), "beams": Effect("a method that writes", lambda recipe: False)}
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ``ValueError`` where titles cannot be read, or labels are the same."""
+        self.check_titles(recipe)
+        self.check_kept(recipe)
+        if len(set(self.labels)) < len(self.labels) or not all(label.strip() == label != "" for label in self.labels):
+            raise ValueError(
+                f"method.labels={list(self.labels)}: labels are different texts without spaces around them"
+            )
+
+    def check_catalog(self, recipe: Recipe, items: int, *, categories: bool) -> None:
+        """More items than are asked about; raises `RecipeError`."""
+        if items < self.candidates:
+            raise RecipeError(
+                f"method.candidates={self.candidates}: there are {items} items; set it to {items} or less"
+            )
+
+
+class AnswerModule(NextTokenModule):
+    """Loss on one token, the answer, behind the prompt of one target: ``texts`` makes both of a window.
+
+    Args:
+        model, names, end, dropout, hidden_dropout: see `NextTokenModule`.
+        texts: prompt and answer of a window, the prefix included; the same for the same window.
+        selected_on: figure on validation that the best epoch has the highest of.
+    """
+
+    def __init__(
+        self, model: nn.Module, names: TitleTokens, *, end: int, texts: Any, selected_on: str, **dropout: float
+    ) -> None:
+        super().__init__(model, names, end=end, dropout=dropout["dropout"], hidden_dropout=dropout["hidden_dropout"])
+        self._texts, self._selected_on = texts, selected_on
+
+    @property
+    def last_only(self) -> bool:
+        """Each target has a prompt of its own."""
+        return True
+
+    @property
+    def selected_on(self) -> str:
+        """See `TrainedModule.selected_on`."""
+        return self._selected_on
+
+    def text(self, window: Window) -> NDArray[np.int64]:
+        """Prompt and answer."""
+        return np.asarray(self._texts(window), np.int64)
+
+    def given(self, text: NDArray[np.int64], window: Window) -> int:
+        """All but the answer."""
+        return len(text) - 1
+
+
+S = TypeVar("S", bound=PromptedSettings)
+
+
+class PromptedTraining(GenerativeTraining[S]):
+    """See the module; the artifact that it builds on, where there is one, finds candidates.
+
+    Attributes:
+        prompt: how candidates are put to the model.
+        retriever: finds candidates; None: popular ones are taken.
+    """
+
+    lists_each_epoch = False
+    selected_on: ClassVar[str]
+    prompt: Any
+    retriever: CollaborativeModel | None
+
+    @abstractmethod
+    def make_prompt(self, tokenizer: Any) -> tuple[Any, int]:
+        """The prompt, and the positions of the longest one with its answer; raises ``ValueError``."""
+
+    @abstractmethod
+    def texts(self, window: Window) -> list[int]:
+        """Prompt and answer of a window."""
+
+    def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
+        """Titles."""
+        return name_by_titles(self.recipe, self.split, self.job.backbone)
+
+    def prepare(self, options: FitOptions) -> None:
+        """The prompt and the dense artifact."""
+        recipe, named = self.recipe, self.named
+        try:
+            self.prompt, longest = self.make_prompt(cast(TitleTokenizer, named.spelling).tokenizer)
+        except ValueError as error:
+            raise RecipeError(f"recipe {recipe.name!r}: method.labels or history.instruction: {error}") from error
+        if longest > (limit := position_limit(named.model)):
+            raise RecipeError(
+                f"history.limit={recipe.history.limit} with history.title_tokens={recipe.history.title_tokens} takes "
+                f"up to {longest} positions, and {recipe.backbone.source!r} reads {limit}"
+            )
+        folder = self.job.id_model
+        self.retriever = None if folder is None else CollaborativeModel(folder, len(named.tokens))
+
+    def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
+        """Loss on the answer."""
+        assert self.named.end is not None, "titles are closed by the tokenizer's end token"
+        return AnswerModule(
+            model, self.named.tokens, end=self.named.end, texts=self.texts, selected_on=self.selected_on,
+            dropout=dropout, hidden_dropout=hidden_dropout,
+        )  # fmt: skip
+
+    def ranker_parts(self) -> dict[str, Any]:
+        """Arguments that every ranker has."""
+        return {
+            "prompt": self.prompt, "end": self.named.end, "retriever": self.retriever,
+            "candidates": self.settings.candidates, "history_limit": self.recipe.history.limit,
+        }  # fmt: skip
+
+    def tokens(self, rows: Sequence[int]) -> list[NDArray[np.int32]]:
+        """Titles of rows."""
+        return [self.named.tokens[row] for row in rows]
+
+
+def others_at_random(
+    rows: Sequence[int] | NDArray[Any], items: int, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """``count`` random items that are not among ``rows``, none twice; fewer in a small catalog."""
+    may_N = np.ones(items, bool)
+    may_N[np.asarray(rows, np.int64)] = False
+    others = np.flatnonzero(may_N)
+    drawn: NDArray[np.int64] = rng.choice(others, min(count, len(others)), replace=False).astype(np.int64)
+    return drawn

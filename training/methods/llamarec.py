@@ -1,0 +1,141 @@
+"""Trains a language model to say the letter of the next item among candidates (LlamaRec)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from modeling.generation.api import ListQuery
+from modeling.methods.base_ranking import best_rows
+from modeling.methods.dense_scores import CollaborativeModel
+from modeling.methods.llamarec import LetterPrompt, LlamarecRanker
+from training.data.splits import Targets
+from training.evaluation.metrics import paired_bootstrap, question_values
+from training.loop.examples import Window
+from training.methods.base_prompted import PromptedSettings, PromptedTraining, others_at_random
+from training.recipe import Recipe
+
+
+class LlamarecSettings(PromptedSettings):
+    """The letter of one of some candidates."""
+
+    kind: Literal["llamarec"] = "llamarec"
+    labels: tuple[str, ...] = Field(tuple(ascii_uppercase), description="labels of candidates; each is one token")
+    window: int = Field(20, ge=2, description="candidates of one prompt, in training and when it is served")
+    negatives: Literal["random", "retrieved"] = Field(
+        "random", description="wrong candidates in training: random items, as published, or the best ones of the "
+        "artifact that is built on (requires)",
+    )  # fmt: skip
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ``ValueError`` where a window has more candidates than labels, or nothing retrieves."""
+        super().check(recipe)
+        if self.window > len(self.labels):
+            raise ValueError(f"method.window={self.window}: {len(self.labels)} labels are known (method.labels)")
+        if self.negatives == "retrieved" and recipe.requires is None:
+            raise ValueError(
+                "method.negatives='retrieved' takes them from another artifact: set requires to its recipe"
+            )
+
+
+def training_candidates(
+    history: NDArray[np.int64], target: int, retriever: CollaborativeModel | None, *, items: int, count: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:  # fmt: skip
+    """The target and ``count`` - 1 others that are not in the history, in random order.
+
+    The others are the best ones for this history under ``retriever``, which knows nothing of what came later, or
+    random ones. The order is random either way, so that the place of the target says nothing.
+    """
+    if retriever is None:
+        others = others_at_random([*history.tolist(), target], items, count - 1, rng)
+    else:
+        others = best_rows(retriever(history.tolist()), ListQuery(count - 1, np.append(history, target)))[0]
+    return rng.permutation(np.append(others, target))
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """Ranks of T targets in the whole catalog without seen items: by the dense stage, and when the model has ordered
+    its first candidates; ``inside_T`` says for which targets it could."""
+
+    dense_T: NDArray[np.int64]
+    merged_T: NDArray[np.int64]
+    inside_T: NDArray[np.bool_]
+
+    def figures(self, *, seed: int) -> dict[str, float]:
+        """NDCG@10 overall and where the target was among the candidates, of both, and the paired difference overall."""
+        found = {"questions": float(len(self.dense_T)), "inside": float(self.inside_T.mean())}
+        for name, ranks_T in (("dense_", self.dense_T), ("", self.merged_T)):
+            found[f"{name}ndcg@10"] = float(question_values(ranks_T, cuts=(10,))["ndcg@10"].mean())
+            if self.inside_T.any():
+                inside = question_values(ranks_T[self.inside_T], cuts=(10,))["ndcg@10"]
+                found[f"{name}subset_ndcg@10"] = float(inside.mean())
+        pair = paired_bootstrap(self.merged_T, self.dense_T, cuts=(10,), seed=seed)["ndcg@10"]
+        return found | {"difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high}
+
+
+def two_stages(ranker: LlamarecRanker, targets: Targets) -> TwoStages:
+    """Ask a ranker about the users whose target is among the candidates; elsewhere its order does not change the rank
+    of the target, so that it need not be asked."""
+    dense, merged = [], []
+    for history, row in zip(targets.histories(), targets.rows_T.tolist(), strict=True):
+        rows = history.astype(np.int64).tolist()
+        found_C = ranker.retrieve(rows, ListQuery(ranker.catalog_size, np.array(rows, np.int64)))
+        places = np.flatnonzero(found_C == row)
+        dense.append(int(places[0]) + 1 if len(places) else ranker.catalog_size)
+        merged.append(dense[-1])
+        if dense[-1] <= ranker.candidates:
+            asked = found_C[: ranker.candidates]
+            (scores_C,) = ranker.score([ranker.prepare_candidates(rows, asked.tolist())])
+            order_C = np.lexsort((asked, -scores_C))
+            merged[-1] = int(np.flatnonzero(asked[order_C] == row)[0]) + 1
+    dense_T, merged_T = np.array(dense, np.int64), np.array(merged, np.int64)
+    return TwoStages(dense_T, merged_T, dense_T <= ranker.candidates)
+
+
+class LlamarecTraining(PromptedTraining[LlamarecSettings]):
+    """See the module."""
+
+    kind, Settings = "llamarec", LlamarecSettings
+    selected_on: ClassVar[str] = "ndcg@10"
+    prompt: LetterPrompt
+
+    def make_prompt(self, tokenizer: Any) -> tuple[LetterPrompt, int]:
+        """See `PromptedTraining.make_prompt`."""
+        history = self.recipe.history
+        prompt = LetterPrompt.of(tokenizer, history.instruction, self.settings.labels)
+        return prompt, prompt.most_positions(history.limit, self.settings.window, history.title_tokens)
+
+    def texts(self, window: Window) -> list[int]:
+        """History, candidates and the letter of the target; the window draws the candidates and their order."""
+        history, target, prompt = window.rows[:-1], int(window.rows[-1]), self.prompt
+        rows = training_candidates(
+            np.concatenate([window.earlier, history]), target,
+            self.retriever if self.settings.negatives == "retrieved" else None,
+            items=len(self.named.tokens), count=self.settings.window, rng=np.random.default_rng(window.draw),
+        )  # fmt: skip
+        place = int(np.flatnonzero(rows == target)[0])
+        asked = prompt.candidates(self.tokens(rows.tolist()))
+        return [*prompt.prefix, *prompt.shared(self.tokens(history.tolist())), *asked, prompt.answers[place]]
+
+    def generator(self) -> LlamarecRanker:
+        """Asks the model as it is."""
+        return LlamarecRanker(self.named.model, self.names, window=self.settings.window, **self.ranker_parts())
+
+    def epoch_figures(self, generator: Any, targets: Targets, seed: int) -> dict[str, float]:
+        """Overall and on the subset."""
+        found = two_stages(cast(LlamarecRanker, generator), targets).figures(seed=seed)
+        return {name: found[name] for name in ("ndcg@10", "subset_ndcg@10") if name in found}
+
+    def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
+        """The same beside the dense stage."""
+        return dict(two_stages(cast(LlamarecRanker, generator), targets).figures(seed=seed))
+
+
+METHOD = LlamarecTraining

@@ -1,0 +1,42 @@
+"""tallrec: a language model says whether a user will like an item, from a few examples."""
+
+from __future__ import annotations
+
+from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
+from training.methods.tallrec import TallrecSettings
+from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
+
+INSTRUCTION = "Given what a user liked and disliked, say whether the user will like the target. Answer Yes or No."
+
+
+def recipe(backbone: str = "smollm2") -> Recipe:
+    """Liked and disliked items, one candidate, yes or no; loss on the answer alone; LoRA.
+
+    ``method.sequences`` is the number of shots, ``optimizer.epochs=0`` asks the model without any. Against the paper:
+    one stage of training, for an instruction-tuned backbone has had the general one; LoRA on all linear maps of all
+    layers, rank 8; the score is the difference of the answers' logits (`modeling/methods/tallrec.py`); no headings, the
+    loss is on the answer only (its scripts train on all tokens); examples are drawn from all users.
+
+    Ratings say who liked what (above 3, as published). Data without ratings is learned from with
+    ``method.answers=choices``, the next item against a random one. Lists are candidates of a dense artifact
+    (``--set requires=sasrec --id-model DIR``), or popular items, in the model's order.
+    """
+    if backbone in ("none", "minilm"):
+        raise RecipeError(f"'tallrec' asks a causal language model: backbone {backbone!r} is not allowed")
+    small = not pretrained(backbone)
+    return Recipe(
+        name="tallrec",
+        summary="language model says whether a user will like an item; yes or no, from a few examples",
+        source="TALLRec (Bao et al. 2023)",
+        history=HistorySpec(
+            form="titles", limit=10, title_tokens=10 if small else 16, instruction=INSTRUCTION, dropout=0.0
+        ),
+        backbone=BackboneSpec(source=backbone, dropout=0.0),
+        adapter=AdapterSpec(kind="full" if small else "lora", rank=8, alpha=16, dropout=0.0 if small else 0.05),
+        items=ItemsSpec(tower="id"),
+        optimizer=OptimizerSpec(
+            rate=1e-4, backbone_rate=1e-4, schedule="linear", warmup=0.1, epochs=20, patience=5, positions=16,
+            weight_decay=0.0,
+        ),
+        method=TallrecSettings(sequences=64),
+    )  # fmt: skip
