@@ -26,7 +26,7 @@ PY := .venv/bin/python
 # A folder's own name is not enough to tell two data sets apart, so a checksum of its full path joins it.
 DATA_NAME := $(if $(findstring /,$(DATA)),$(notdir $(DATA:/=))-$(shell printf %s "$(abspath $(DATA))" | cksum | cut -d' ' -f1),$(DATA))
 ARTIFACT  ?= artifacts/$(RECIPE)-$(DATA_NAME)$(if $(BACKBONE),-$(notdir $(BACKBONE:/=)))
-CODE := anyo.py index modeling service training testing tests benchmarks scripts
+CODE := anyo.py anyo_client index modeling service training testing tests benchmarks scripts
 
 .PHONY: help
 help: ## list the targets
@@ -47,7 +47,7 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE
 	else \
 		echo "[run] making $(ARTIFACT): recipe $(RECIPE) on $(DATA), backbone $(or $(BACKBONE),its own); once only"; \
 		$(PY) -m training train "$(RECIPE)" --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
-			--out "$(ARTIFACT)" $(TRAIN_ARGS); \
+			$(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--precision auto) --out "$(ARTIFACT)" $(TRAIN_ARGS); \
 	fi
 	@exec $(PY) -m service "$(ARTIFACT)" --host "$(HOST)" --port "$(PORT)"
 

@@ -22,6 +22,9 @@ FloatArray = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+UNFINISHED = ".building"
+"""Folder inside an index folder that a build in parts keeps its work in."""
+
 FEW = 64
 """Excluded rows of a query up to which it shares a scan with others."""
 

@@ -8,7 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from index.approximate import overlaps
-from index.base import FloatArray, IndexSpec, RowArray, SearchError, StoredIndex, checked_vectors
+from index.base import (
+    FloatArray,
+    IndexSpec,
+    RowArray,
+    SearchError,
+    StoredIndex,
+    VectorIndex,
+    checked_vectors,
+)
 from index.kinds import index_class
 from index.kinds.flat import FlatIndex
 
@@ -51,7 +59,7 @@ def queries_from(vectors_ND: FloatArray, most: int = MOST_QUERIES) -> FloatArray
     return found
 
 
-def recall_of(index: StoredIndex, queries_QD: FloatArray, exact: FlatIndex) -> float:
+def recall_of(index: StoredIndex, queries_QD: FloatArray, exact: VectorIndex) -> float:
     """The mean share of the exact ten best rows that the index finds."""
     _, wanted = exact.search(queries_QD, TOP)
     _, found = index.search(queries_QD, TOP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,6 +33,10 @@ MANIFEST_FILE = "manifest.json"
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as one line of JSON.")]
 
 
+Queries = Annotated[
+    Path | None,
+    typer.Option(help="safetensors file with one tensor of user vectors; left out: item vectors with noise."),
+]
 Parameters = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="Parameter of the kind; may be given several times.")
 ]
@@ -43,16 +48,28 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder to write; the artifact's own index/ by default.")] = None,
     kind: Annotated[str, typer.Option(help="Kind of index; `python -m index kinds` lists them.")] = "flat",
     settings: Parameters = [],  # noqa: B006 (typer copies it)
+    memory_mib: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1 << 24,
+            help="Build ivf-pq or ivf-sq in shards read from disk within this much memory; resumable.",
+        ),
+    ] = None,
+    queries: Queries = None,
     time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from an artifact's item vectors (the same vectors give the same bytes)."""
     with time_limit(time_budget):
-        _print(_build(artifact, out, kind, settings), as_json)
+        _print(_build(artifact, out, kind, settings, memory_mib, queries), as_json)
 
 
-def _build(artifact: Path, out: Path | None, kind: str, settings: list[str]) -> dict[str, Any]:
+def _build(
+    artifact: Path, out: Path | None, kind: str, settings: list[str], memory_mib: int | None, queries: Path | None
+) -> dict[str, Any]:
     from index import IndexFolderError, SearchError, build_index, save_index
+    from index.building.in_parts import build_streamed
     from index.storage import check_index_target
 
     folder = out or artifact / "index"
@@ -61,14 +78,19 @@ def _build(artifact: Path, out: Path | None, kind: str, settings: list[str]) -> 
         spec = _spec(kind, settings)
     except (IndexFolderError, ValueError) as error:
         _fail(str(error))
-    vectors_ND = _read_vectors(artifact / VECTORS_FILE)
-    try:
-        index = build_index(spec, vectors_ND)
-    except SearchError as error:
-        _fail(f"{artifact / VECTORS_FILE}: {error}")
+    source = artifact / VECTORS_FILE
     if out is None:
-        _check_manifest(artifact, folder, index)
-    save_index(index, folder)
+        _check_manifest(artifact, folder, spec)
+    try:
+        if memory_mib is not None:
+            given = None if queries is None else _read_vectors(queries)
+            build_streamed(spec, source, folder, memory_mib, given, lambda line: say(f"[index] {line}"))
+        else:
+            vectors_ND = _read_vectors(source)
+            users = None if queries is None else partial(_read_queries, queries, vectors_ND.shape[1])
+            save_index(build_index(spec, vectors_ND, users), folder)
+    except (SearchError, IndexFolderError) as error:
+        _fail(f"{source}: {error}")
     return {"folder": str(folder), **_describe(folder)}
 
 
@@ -106,15 +128,35 @@ def tune(
     repeats: Annotated[
         int, typer.Option(min=1, max=MOST_SEARCHES, help="Searches per measurement; the median is shown.")
     ] = 50,
+    recall: Annotated[float, typer.Option(min=0, max=1, help="Recall at k that the pick must reach.")] = 0.95,
+    milliseconds: Annotated[
+        float | None, typer.Option(min=0.001, max=60_000, help="Median of one query that the pick must keep.")
+    ] = None,
+    queries: Queries = None,
+    curve: Annotated[Path | None, typer.Option(help="File to write the measurements to, as JSON.")] = None,
     time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
-    """Measure latency and, for an approximate kind, recall at every search effort."""
+    """Measure recall and latency at every search effort, and pick the cheapest that meets the targets."""
+    if curve is not None:
+        _check_curve(curve)
     with time_limit(time_budget):
-        _print(_tune(_open(_index_folder(folder)), k, repeats), as_json)
+        answer = _tune(_open(_index_folder(folder)), k, repeats, recall, milliseconds, queries)
+    if curve is not None:
+        curve.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+    _print(answer, as_json)
 
 
-def _tune(index: StoredIndex, k: int, repeats: int) -> dict[str, Any]:
+def _tune(
+    index: StoredIndex, k: int, repeats: int, recall: float, milliseconds: float | None, queries: Path | None
+) -> dict[str, Any]:
+    from index.build import queries_from
+    from index.building.tuning import cheapest
+    from index.building.tuning import curve as measured
+
+    queries_QD = queries_from(index.vectors()) if queries is None else _read_queries(queries, index.dim)
+    points = measured(index, queries_QD, k, repeats)
+    pick = cheapest(points, recall, milliseconds)
     answer: dict[str, Any] = {
         "kind": index.spec.kind,
         "parameters": index.spec.parameters,
@@ -122,40 +164,45 @@ def _tune(index: StoredIndex, k: int, repeats: int) -> dict[str, Any]:
         "size": index.size,
         "dim": index.dim,
         "k": k,
-        "advice": _advice(index),
-        "milliseconds_one_query": _latency(index, 1, k, repeats),
+        "queries": "items" if queries is None else "users",
+        "pick": None if pick is None else pick.shown(),
+        "advice": _advice(index, pick is None),
+        "milliseconds_one_query": next(
+            point.milliseconds for point in points if point.parameters == index.spec.parameters
+        ),
         "milliseconds_32_queries": _latency(index, 32, k, max(1, repeats // 5)),
         "milliseconds_one_query_excluding_60": _latency(index, 1, k, repeats, excluded=60),
     }
     if not index.exact:
-        answer["efforts"] = _efforts(index, k, repeats)
+        answer["efforts"] = [point.shown() for point in points]
     return answer
 
 
-def _advice(index: StoredIndex) -> str:
+def _check_curve(path: Path) -> None:
+    """Refuse to replace a file that this command did not write."""
+    if not path.exists():
+        return
+    try:
+        ours = {"kind", "pick", "advice"} <= json.loads(path.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        _fail(f"{path} is there and was not written by this command; name a new file")
+
+
+def _advice(index: StoredIndex, missed: bool) -> str:
     if index.exact:
         return "exact search: recall is 1 by construction and there is no parameter to tune"
-    return (
-        "recall is measured here with item vectors and noise; `python -m training rewrite ARTIFACT --set index.NAME="
-        "VALUE` writes the artifact with another effort"
-    )
+    if missed:
+        return "no effort of this index meets the targets: build one with other parameters, or of another kind"
+    return "`python -m training rewrite ARTIFACT --set index.effort=…` writes the artifact with the effort of the pick"
 
 
-def _efforts(index: StoredIndex, k: int, repeats: int) -> list[dict[str, Any]]:
-    """Recall against exact search, and milliseconds of one query, for every variant of an index."""
-    from index import FlatIndex
-    from index.build import queries_from, recall_of
-
-    vectors_ND = index.vectors()
-    exact, queries_QD = FlatIndex.build(vectors_ND), queries_from(vectors_ND)
-    return [
-        {
-            "parameters": variant.spec.parameters,
-            "recall_at_10": recall_of(variant, queries_QD, exact),
-            "milliseconds_one_query": _latency(variant, 1, k, repeats),
-        }
-        for variant in index.variants()
-    ]
+def _read_queries(path: Path, dim: int) -> FloatArray:
+    queries_QD = _read_vectors(path)
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim or not len(queries_QD):
+        _fail(f"{path} holds vectors of shape {list(queries_QD.shape)}; this index takes [queries, {dim}]")
+    return queries_QD
 
 
 def _spec(kind: str, settings: list[str]) -> IndexSpec:
@@ -171,16 +218,16 @@ def _spec(kind: str, settings: list[str]) -> IndexSpec:
     return spec_of(kind, values)
 
 
-def _check_manifest(artifact: Path, folder: Path, index: StoredIndex) -> None:
+def _check_manifest(artifact: Path, folder: Path, spec: IndexSpec) -> None:
     """Refuse to replace the index of a sealed artifact by another one: its manifest holds the hash of the old one."""
     from index.storage import read_entry
 
     if not (artifact / MANIFEST_FILE).is_file() or not folder.is_dir():
         return
-    if read_entry(folder).spec != index.spec:
+    if read_entry(folder).spec != spec:
         _fail(
             f"{artifact / MANIFEST_FILE} lists another index, and the artifact would not load; `python -m training "
-            f"rewrite {artifact} --set index.kind={index.spec.kind}` builds it into the artifact, or give --out"
+            f"rewrite {artifact} --set index.kind={spec.kind}` builds it into the artifact, or give --out"
         )
 
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -21,6 +21,14 @@ FLAT_KINDS = (b"IxFI", b"IxF2", b"IxFl")
 def selector(open_N: Mask) -> Any:
     """A filter of faiss that lets only the rows set in ``open_N`` through."""
     return faiss.IDSelectorBitmap(np.packbits(open_N, bitorder="little"))  # type: ignore[call-arg, arg-type]
+
+
+def write_array(file: BinaryIO, numbers: Any, length: int | None = None) -> None:
+    """Write an array, or an iterator over its parts with ``length`` elements in all, as `Bytes.array` reads it."""
+    parts = (numbers,) if length is None else numbers
+    file.write(COUNT.pack(numbers.size if length is None else length))
+    for part in parts:
+        file.write(np.ascontiguousarray(part).data)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from index.base import FolderEntry, IndexFolderError, IndexSpec, StoredIndex
+from index.base import UNFINISHED, FolderEntry, IndexFolderError, IndexSpec, StoredIndex
 from index.kinds import index_class
 from index.spec import spec_of
 
@@ -33,7 +33,11 @@ def check_index_target(folder: Path) -> None:
         raise IndexFolderError(f"{folder} is a link to {os.readlink(folder)}; name the folder itself")
     if folder.exists() and not folder.is_dir():
         raise IndexFolderError(f"{folder} is a file; an index is a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ENTRY_FILE).is_file():
+    if (
+        folder.is_dir()
+        and {path.name for path in folder.iterdir()} - {UNFINISHED}
+        and not (folder / ENTRY_FILE).is_file()
+    ):
         raise IndexFolderError(f"{folder} is not empty and holds no {ENTRY_FILE}; name a new or empty folder")
 
 

@@ -109,6 +109,8 @@ def endpoints(check: Check, url: str) -> None:
         ("GET", "/feedback/summary", "", None, 200),
         ("POST", "/recommend/generative", "", {"history": history, "k": 3}, 404),
         ("POST", "/compare", "", {"history": history, "k": 3}, 404),
+        ("POST", "/recommend/batch", "", {"requests": [{"history": history, "k": 3}]}, 200),
+        ("GET", "/popular", "", None, 200),
         ("POST", "/rank", "", {"history": history, "candidates": history}, 200),
         ("POST", "/users/{user_id}/events", "someone", {"events": [{"item_id": item, "event_id": "1"}]}, 200),
         ("GET", "/users/{user_id}", "someone", None, 200),

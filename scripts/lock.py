@@ -23,8 +23,11 @@ from scripts.setup import ALONE, CONSTRAINTS, LOCK, ROOT, locked_blocks, pinned
 
 GROUPS = {
     "base": ["cpu"],
+    "client": ["cpu", "client"],
     "dev": ["cpu", "dev"],
     "docs": ["cpu", "docs"],
+    "load": ["cpu", "load"],
+    "mcp": ["cpu", "mcp"],
     "minilm": ["cpu", "minilm"],
     "otel": ["cpu", "otel"],
     "s3": ["cpu", "s3"],

@@ -1,4 +1,4 @@
-"""`python -m service pull` and `python -m service key`: what operators need beside the server itself."""
+"""`python -m service pull`, `key`, `export` and `load`: what operators need beside the server itself."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Annotated
 import typer
 
 from index.border import BorderedGroup
+from service import bulk_cli
 
 app = typer.Typer(
     cls=BorderedGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="What operators need beside the server: fetching artifacts, making keys.",
+    help="What operators need beside the server: artifacts, keys, work on all users.",
 )
+bulk_cli.register(app)
 
 
 @app.command()

@@ -6,12 +6,14 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from index.border import BorderedCommand
-from service.settings import Settings, SettingsError, load_settings, named_folder
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -33,6 +35,8 @@ def serve(
     json_output: Annotated[bool, typer.Option("--json", help="Print a JSON message when ready.")] = False,
 ) -> None:
     """Serve POST /recommend from artifacts. docs/reference/settings.md lists the variables ANYO_…."""
+    from service.settings import SettingsError, load_settings, named_folder
+
     try:
         settings = load_settings(artifacts=tuple(artifacts) if artifacts else None, host=host, port=port, store=store)
     except SettingsError as error:
@@ -56,6 +60,8 @@ def _run(settings: Settings, json_output: bool) -> None:
     few_heaps()
     cores = shares(settings.lanes, settings.threads, settings.device)
     if not json_output:
+        from service.settings import named_folder
+
         names = ", ".join(name or folder.name for name, folder in map(named_folder, settings.artifacts))
         print(f"[serve] loading {names} (forward passes at once: {cores.lanes}, threads of each: {cores.threads}, "
               f"of one alone: {cores.alone})", flush=True)  # fmt: skip

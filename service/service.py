@@ -22,6 +22,7 @@ from service.lifecycle.lookup import AnyRecommender, Kind
 from service.lifecycle.registry import OpenArtifact, Registry
 from service.observability.metrics import ITEM_STATES, Metrics
 from service.observability.tracing import open_tracing
+from service.recommend.batches import Batches
 from service.recommend.dense import DenseRecommender
 from service.recommend.generative import GenerativeRecommender
 from service.recommend.reranking import Stages
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 LAG_INTERVAL_S = 0.25
 GC_ALLOCATIONS = 20_000
+BATCHES_AHEAD = 2  # full forward passes of batch entries in the engine: one runs while the next is put together
 
 
 class Service:
@@ -76,6 +78,7 @@ class Service:
             self.metrics, self.registry.recommenders, deadline_s=settings.deadline_ms / 1000, busy=self._busy
         )
         self.stages = Stages(self.metrics, settings.second_stage_ms / 1000)
+        self.batches = Batches(BATCHES_AHEAD * settings.max_batch_requests, self.metrics)
         self.searches = Searches(settings.deadline_ms / 1000, self.metrics)
         self.loading: asyncio.Task[None] | None = None
         self._not_ready: str | None = "starting"

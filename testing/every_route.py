@@ -11,6 +11,7 @@ from service.settings import load_settings
 HISTORY = {"history": ["item-0003"]}
 BODIES: dict[str, Any] = {
     "/recommend": HISTORY,
+    "/recommend/batch": {"requests": [HISTORY]},
     "/rank": {**HISTORY, "candidates": ["item-0001", "item-0002"]},
     "/recommend/generative": HISTORY,
     "/compare": HISTORY,

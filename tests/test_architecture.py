@@ -36,6 +36,7 @@ CORE_OF_SERVICE = {
     "service." + name
     for name in (
         "service",
+        "bulk",
         "experiments",
         "lifecycle",
         "recommend",
@@ -60,8 +61,9 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     package: tuple(frozenset(floor.split()) or frozenset({""}) for floor in floors)
     for package, floors in {
         "service": (
-            "__main__", "cli admin_cli", "http", "service", "experiments", "lifecycle", "recommend", "items caches",
-            "artifacts engine item_stores", "stores", "redis_client", "concurrency", "observability", "keys",
+            "__main__", "cli admin_cli local_cli", "bulk_cli", "doctor http bulk", "service", "experiments",
+            "lifecycle", "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client",
+            "concurrency", "observability", "keys",
             "context version errors settings early", "",
         ),
         "training": (
@@ -75,8 +77,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "spec text cores torch_private transformers_private", "",
         ),
         "index": (
-            "__main__", "cli", "", "build storage live_index live_catalog", "spec", "kinds catalog trie",
-            "approximate faiss_calls filters", "base border text", "time_limit",
+            "__main__", "cli", "", "building", "build storage live_index live_catalog", "spec", "kinds catalog trie",
+            "ivf", "approximate faiss_calls filters", "base border text", "time_limit",
         ),
     }.items()
 }  # fmt: skip
@@ -89,7 +91,7 @@ UPWARD_IMPORTS = {
 FILE_CIRCLES: dict[tuple[str, ...], str] = {}
 
 LATE_IMPORTS = {
-    "index.cli": (15, "the command line answers before numpy and faiss are read"),
+    "index.cli": (19, "the command line answers before numpy and faiss are read"),
     "modeling.backbone.adapters.lora": (2, "peft takes seconds, and models without an adapter need none"),
     "modeling.backbone.data_text": (1, "only where titles are encoded"),
     "modeling.backbone.gguf_folder": (1, "transformers takes seconds, and most backbones are no GGUF file"),
@@ -99,8 +101,10 @@ LATE_IMPORTS = {
     "modeling.methods.p5_files": (1, "only where P5 is loaded"),
     "service.admin_cli": (3, "the command line answers before libraries are read"),
     "service.artifacts.trial": (2, "a process of its own, which first limits itself"),
+    "service.bulk_cli": (12, "the command line answers before libraries are read"),
     "service.caches": (1, "redis-py is read only where it is used"),
-    "service.cli": (7, "libraries are read after the variables that they look at are set"),
+    "service.cli": (9, "libraries are read after the variables that they look at are set"),
+    "service.local_cli": (4, "the command line answers before libraries are read"),
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),

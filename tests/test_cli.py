@@ -19,11 +19,12 @@ import anyo
 import index.cli
 import service.admin_cli
 import service.cli
+import service.local_cli
 import training.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"training": training.cli.app, "index": index.cli.app, "service": service.cli.app}
-APPS = {**PROGRAMS, "service, tools": service.admin_cli.app}
+APPS = {**PROGRAMS, "service, tools": service.admin_cli.app, "service, local": service.local_cli.app}
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
@@ -70,6 +71,8 @@ def test_python_m_starts_quickly_enough_to_ask_for_help(program: str) -> None:
         ("training recipes", "training", "recipes"),
         ("serve artifacts/a --port 1", "service", "artifacts/a --port 1"),
         ("index inspect a", "index", "inspect a"),
+        ("recommend a item", "service", "recommend a item"),
+        ("doctor --json", "service", "doctor --json"),
     ],
 )
 def test_anyo_hands_on(given: str, module: str, rest: str) -> None:
@@ -90,6 +93,22 @@ def test_anyo_without_a_command_shows_what_there_is_and_passes_on_the_exit_code(
     wrong = run_anyo("tarin")
     assert wrong.returncode == 2
     assert "tarin" in wrong.stderr
+
+
+def test_every_first_word_is_known_before_anything_is_imported_and_is_completed() -> None:
+    groups = (training.cli.app, service.admin_cli.app, service.local_cli.app)
+    commands: Any = [typer.main.get_command(app) for app in groups]
+    known = {name for command in commands for name in command.commands}
+    assert known | {"serve", "index", "service", "training", "completion"} == set(anyo.COMMANDS)
+    assert len(set(anyo.COMMANDS)) == len(anyo.COMMANDS)
+    near = run_anyo("recomend")
+    assert (near.returncode, near.stdout) == (2, "") and "did you mean 'recommend'?" in near.stderr
+    script = run_anyo("completion", "bash").stdout
+    asked = f"{script}\nCOMP_WORDS=(anyo train --see); COMP_CWORD=2; _anyo; echo ${{COMPREPLY[@]}}"
+    shell = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert shell.stdout.split() == ["--seed"]
+    assert "--seed" in run_anyo("completion", "fish").stdout
+    assert run_anyo("completion", "tcsh").returncode == 2
 
 
 def test_the_version_stands_in_one_place() -> None:

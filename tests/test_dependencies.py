@@ -21,11 +21,11 @@ DISTRIBUTION = {
     "packageurl": "packageurl-python",
     "yaml": "pyyaml",
 }
-LOCAL = {"anyo", "tests", "testing", "benchmarks", "scripts", "conftest"}
+LOCAL = {"anyo", "anyo_client", "tests", "testing", "benchmarks", "scripts", "conftest"}
 PEERS = ROOT / "benchmarks" / "serving" / "peers"  # run in environments of their own
 TEST_SOURCES = sorted(
     path
-    for folder in ("tests", "testing", "benchmarks", "scripts")
+    for folder in ("tests", "testing", "benchmarks", "scripts", "anyo_client")
     for path in (ROOT / folder).rglob("*.py")
     if PEERS not in path.parents
 )

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import index.cli
 import service.admin_cli
 import service.cli
+import service.local_cli
 import training.cli
 import training.cli_data
 from index.border import FAILED, FAULT, INTERRUPTED, READER_GONE, BorderedGroup, printable
@@ -28,6 +29,7 @@ APPS = {
     "index": index.cli.app,
     "serve": service.cli.app,
     "service": service.admin_cli.app,
+    "service, local": service.local_cli.app,
 }
 IMPOSSIBLE = ("nan", "inf", "-inf", "-1", "1e400", str(10**30), "text", "", "0x10", "1,5")
 ALSO = {"--time-budget": ("0", "-5"), "--share": ("0", "1", "1.5"), "--k": ("0",), "--repeats": ("0",)}

@@ -28,6 +28,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOT_PARSED = {
     "curl": "needs a running service; bodies of /recommend are validated below",
     "docker-compose": "needs a container engine; tests/deploy reads the file",
+    "locust": "another program; tests/clients runs the file",
     "kubectl": "needs a cluster; tests/deploy reads the manifests",
     "openssl": "another program",
     "redis-server": "another program",
@@ -73,8 +74,9 @@ def command_tree(package: str) -> Any:
 def check_program(package: str, words: list[str]) -> None:
     """Fail unless the (sub)command and every --option of a `python -m …` line exist."""
     command = command_tree(package)
-    if package == "service" and words[:1] in (["pull"], ["key"]):
-        command = typer.main.get_command(importlib.import_module("service.admin_cli").app)
+    homes = {"pull": "admin_cli", "key": "admin_cli", "recommend": "local_cli", "doctor": "local_cli"}
+    if package == "service" and words and words[0] in homes:
+        command = typer.main.get_command(importlib.import_module(f"service.{homes[words[0]]}").app)
     if hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{package} has no command {words[:1]}"
         command, words = command.commands[words[0]], words[1:]
@@ -141,6 +143,8 @@ def test_every_command_in_a_shell_block_is_one(page: Path) -> None:
             check_module(words[2])
         elif words[:2] == ["python", "-m"]:
             check_program(words[2], words[3:])
+        elif words[:2] == ["anyo", "completion"]:
+            assert words[2] in ("bash", "zsh", "fish"), line
         elif words[0] == "anyo":
             check_program(*importlib.import_module("anyo").route(words[1:]))
         else:

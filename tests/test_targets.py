@@ -38,6 +38,7 @@ COMMANDS = {
     ("training", "floors", "ledger_file"): "floors --data {data} --ledger-file {out}",
     ("index", "build", "out"): "build {artifact} --out {out}",
     ("service", "pull", "target"): "pull {artifact} {out}",
+    ("service", "export recommendations", "out"): "export recommendations {artifact} --data {data} --out {out}",
 }
 FOLDERS = {key: line for key, line in COMMANDS.items() if key[2] in ("out", "target")}
 FILES = {key: line for key, line in COMMANDS.items() if key not in FOLDERS}

@@ -6,7 +6,7 @@ The load: histories that never repeat and some that do, known users, events, fre
 and requests that are refused. Resident memory is read every second. Two statements are checked: at the end it is within
 2 % of what it was after the first minute; and what an idle service holds is the interpreter with its libraries, what of
 their code has run since, and what `GET /artifacts` says of the artifact, whose language model is kept without its head.
-The last line is one JSON object.
+Seconds from the start of the process to its readiness are stated too. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -111,8 +111,10 @@ def main() -> None:
     options = parser.parse_args()
     made = subprocess.run([sys.executable, "-c", LIBRARIES], cwd=ROOT, capture_output=True, text=True, check=True)
     libraries = json.loads(made.stdout)
+    started = time.perf_counter()
     with Server(options.artifact, dict(setting.split("=", 1) for setting in options.setting)) as server:
         server.wait_ready()
+        ready = time.perf_counter() - started
         time.sleep(2)
         idle = resident(server.process.pid)
         (row,) = server.get("/artifacts")["items"]
@@ -121,6 +123,7 @@ def main() -> None:
     first = samples[min(int(FIRST_S), len(samples) // 2)]
     seconds, stated, ran = load.latencies(200), row["bytes"] / MIB, (idle["code"] - libraries["code"]) / 1024
     result = {
+        "ready_s": round(ready, 2),
         "minutes": options.minutes,
         "requests": len(load.answers),
         "statuses": load.statuses(),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["artifact", "data set", "backbone", "export", "new"]
+Kind = Literal["artifact", "data set", "backbone", "export", "recommendations", "new"]
 """What a folder that may be replaced holds; ``new``: nothing at all."""
 
 SHOWN = 3
@@ -20,6 +21,7 @@ LONGEST_NAME = 200
 """Characters of a folder's name; folders beside it, while it is written, have longer ones."""
 OF_THE_DESKTOP = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that a file manager leaves in any folder it shows."""
+OF_AN_EXPORT = re.compile(r"(recommendations\.json|users\.parquet|part-[0-9]{5,}\.parquet)(\.part)?")
 DATA_SET_FILES = {"source.json", "items.jsonl", "interactions.csv.gz", "interactions.parquet"}
 
 
@@ -137,6 +139,9 @@ def _ours(target: Path, kind: Kind) -> set[str] | None:
     if kind == "backbone":
         config = _json_file(target / "config.json")
         return set(_files(target)) if "model_type" in config or "architectures" in config else None
+    if kind == "recommendations":
+        plan = _json_file(target / "recommendations.json")
+        return {name for name in _files(target) if OF_AN_EXPORT.fullmatch(name)} if "part_users" in plan else None
     return None
 
 

@@ -11,6 +11,7 @@ import typer
 import index.cli
 import service.admin_cli
 import service.cli
+import service.local_cli
 import training.cli
 from scripts.pages.results import ROOT
 
@@ -20,13 +21,15 @@ PROGRAMS = (
     ("python -m index", index.cli.app),
     ("python -m service", service.cli.app),
     ("python -m service", service.admin_cli.app),
+    ("python -m service", service.local_cli.app),
 )
 HEADER = """\
 # Command line
 
-`anyo train …` is `python -m training train …`, and `anyo serve …` is `python -m service …`. Errors are one sentence on
-standard error. Exit status: 1 the machine refused (disk, memory, permission), 2 what was given is not allowed, 70 a
-fault of anyo, 130 interrupted.
+`anyo train …` is `python -m training train …`, `anyo serve …` is `python -m service …`; `anyo recommend`, `doctor`,
+`pull` and `key` are commands of `python -m service` too. `anyo completion bash`, `zsh` or `fish` prints a
+script for the shell. Errors are one sentence on standard error. Exit status: 1 the machine refused (disk, memory,
+permission), 2 what was given is not allowed, 70 a fault of anyo, 130 interrupted.
 
 This page is generated from the commands by `python -m scripts.pages`.
 """

@@ -18,6 +18,7 @@ from service.http.openapi import describe
 from service.http.path_ids import allowed_methods, readable
 from service.http.routes import (
     artifacts,
+    batch,
     feedback,
     generative,
     item_changes,
@@ -61,6 +62,7 @@ def create_app(service: Service) -> App:
         module.router
         for module in (
             recommend,
+            batch,
             rank,
             generative,
             users,

@@ -141,9 +141,12 @@ def error_headers(error: AnyoError) -> list[tuple[bytes, bytes]]:
     return headers
 
 
+def error_of(code: str, message: str, request_id: str, field: str | None = None) -> dict[str, str]:
+    """Return the one shape of every error."""
+    named = {} if field is None else {"field": field}
+    return {"code": code, "message": message, "request_id": request_id, **named}
+
+
 def error_body(code: str, message: str, request_id: str, field: str | None = None) -> bytes:
-    """Return the one JSON shape of every error, as bytes."""
-    error = {"code": code, "message": message, "request_id": request_id}
-    if field is not None:
-        error["field"] = field
-    return orjson.dumps({"error": error})
+    """Return an error in its one shape as a JSON body."""
+    return orjson.dumps({"error": error_of(code, message, request_id, field)})

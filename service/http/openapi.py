@@ -16,6 +16,7 @@ from service.http.rights import OPEN_RIGHTS, Right, right_of
 from service.http.schemas import (
     Answer,
     AppendRequest,
+    BatchRequest,
     Body,
     CompareRequest,
     ErrorAnswer,
@@ -36,8 +37,8 @@ HISTORY_SHOWN = 3
 LINES = "application/x-ndjson"
 REF = "#/components/schemas/{model}"
 BODIES: tuple[type[BaseModel], ...] = (
-    RecommendRequest, RankRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest, TrafficRequest,
-    ItemBody, ItemPatch, ItemLine,
+    RecommendRequest, BatchRequest, RankRequest, GenerativeRequest, CompareRequest, AppendRequest, FeedbackRequest,
+    TrafficRequest, ItemBody, ItemPatch, ItemLine,
 )  # fmt: skip
 
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
@@ -169,6 +170,7 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
             "categories": categories,
             **fitting_filter,
         },
+        BatchRequest: {"requests": [{"history": history, "k": 3}, {"user_id": "anna", "k": 3}]},
         GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},
         RankRequest: {"history": history, "candidates": list(parts.catalog.item_ids[:HISTORY_SHOWN])},
         AppendRequest: {"events": [{**AppendRequest.example["events"][0], "item_id": history[-1]}]},

@@ -379,3 +379,4 @@ class Registry(ArtifactLookup):
         self.defaults[recommender.kind] = name
         if recommender.kind == "dense":
             self._metrics.index_items.set_function(lambda: len(recommender.catalog))
+            self._metrics.index_recall.set(recommender.parts.index.recall_at_10)

@@ -54,6 +54,7 @@ CACHE_PARTS = ("read", "write")
 SHADOW_RESULTS = ("compared", "dropped", "failed")
 LOG_RESULTS = ("written", "dropped")
 RERANK_RESULTS = ("ranked", "degraded")
+BATCH_RESULTS = ("answered", "error")
 EXPLAIN_RESULTS = ("computed", "cached", "degraded")
 
 
@@ -108,6 +109,9 @@ class Metrics:
             "stage_seconds", "Seconds of one request in one stage.", STAGE_SECONDS, "endpoint", "stage"
         )
         self.answers = self._counter("answers_total", "Recommendations answered, by where they came from.", "source")
+        self.batch_entries = self._counter("batch_entries_total", "Entries of POST /recommend/batch.", "result")
+        for result in BATCH_RESULTS:
+            self.batch_entries(result)
         self.rejected = self._counter("rejected_total", "Requests refused before any work, by reason.", "reason")
         self.deadline_exceeded = self._counter("deadline_exceeded_total", "Requests that ran out of time (504).")
         self.cancelled = self._counter("cancelled_total", "Requests whose client left before the answer.")
@@ -200,6 +204,9 @@ class Metrics:
             "item_store_seconds", "Seconds of one operation of the item store.", STAGE_SECONDS, "op"
         )
         self.index_items = self._gauge("index_items", "Items in the index of the default artifact.")
+        self.index_recall = self._gauge(
+            "index_recall", "Recall at 10 that the index of the default artifact states; 1 for exact search."
+        )
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
         self.artifact_bytes = self._gauge("artifact_bytes", "Memory of all loaded artifacts, shared parts once.")
         self.artifact_bytes_limit = self._gauge("artifact_bytes_limit", "Memory that they may take; 0 means no limit.")

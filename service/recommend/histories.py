@@ -207,6 +207,17 @@ class Histories:
         rows = list(islice((row for row in open_rows if row not in excluded), query.k))
         return rows, [float(self._catalog.popularity[row]) for row in rows]
 
+    async def most_popular(
+        self, k: int, categories: Sequence[str], wanted: Filter | None = None
+    ) -> tuple[list[int], list[float]]:
+        """Return the k most popular rows and their counts, for nobody in particular. Raises InvalidInput, Overloaded,
+        DeadlineExceeded."""
+        self._check_categories(categories)
+        if wanted is not None:
+            self.filters.check(wanted)
+        nobody = History([], [], [], [], items=[])
+        return await self.popular(RecommendQuery(k=k, exclude_seen=False, categories=categories, filter=wanted), nobody)
+
     # -- steps -----------------------------------------------------------------------------------------------
 
     async def _stored(self, user_id: str | None) -> tuple[list[str], list[str]]:

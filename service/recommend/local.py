@@ -51,6 +51,11 @@ class LocalRecommender:
         return self._loaded.recipe
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """What of a history it reads: `ids`, `text`."""
+        return self._loaded.reads
+
+    @property
     def catalog(self) -> Catalog:
         """All items, with titles, categories and popularity."""
         return self._loaded.catalog

@@ -1,4 +1,5 @@
-"""Two stages: a dense artifact retrieves, a ranker of the same or another artifact orders what was retrieved.
+"""Stages: a dense artifact retrieves, a ranker of the same or another artifact orders what was retrieved, and a choice
+among it avoids repetition.
 
 The dense answer is worth more than none. Where the ranking, or an explanation, does not end in its time, is refused
 under load or fails, the answer comes without it and `degraded` says so; likewise where the ranker's catalog lacks a
@@ -10,8 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
+import numpy as np
 import structlog
 
 from index.live_catalog import LiveCatalog
@@ -19,13 +22,14 @@ from service.errors import AnyoError, DeadlineExceeded, ModelError, NothingUsabl
 from service.observability.metrics import Metrics
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
+from service.recommend.diversity import Diversity, choose
 from service.recommend.explaining import Explanation
 from service.recommend.ranking import Ranking, parts_as_items
 from service.recommend.requests import RankQuery, RecommendQuery
 
 log = structlog.get_logger(__name__)
 
-RERANK, EXPLAIN = "rerank", "explain"  # in `degraded`, and as stages
+RERANK, EXPLAIN, DIVERSIFY = "rerank", "explain", "diversify"  # in `degraded`, and as stages
 MARGIN_S = 0.02  # before the deadline of the whole request, in which its answer is written
 PASSING = (DeadlineExceeded, ModelError, NotReady, NothingUsable, Overloaded)
 
@@ -80,8 +84,8 @@ class StagedAnswer:
 
 
 class Stages:
-    """Answers a request in one or two stages, explained where that is wanted. `patience_s` is the time that the ranking
-    may take, and again the explanation."""
+    """Answers a request in one or more stages, explained where that is wanted. `patience_s` is the time that the
+    ranking may take, and again the explanation."""
 
     def __init__(self, metrics: Metrics, patience_s: float) -> None:
         self._metrics, self._patience_s = metrics, patience_s
@@ -93,18 +97,22 @@ class Stages:
         second: SecondStage | None,
         explain: bool,
         deadline: float,
+        diversity: Diversity | None = None,
     ) -> StagedAnswer:
         """Return the answer of one request before `deadline`; raises as `DenseRecommender.recommend`, and Conflict and
-        TooLarge of the ranker."""
-        if second is None:
-            first = answer = await dense.recommend(query, deadline)
-        else:
-            wider = replace(query, k=max(query.k, second.candidates))
-            first = await dense.recommend(wider, deadline)
-            answer = replace(first, rows=first.rows[: query.k], scores=first.scores[: query.k])
+        TooLarge of the ranker. With a second stage `diversity` chooses among the candidates of that."""
+        wider = query
+        if second is not None or diversity is not None:
+            candidates = second.candidates if second is not None else diversity.candidates if diversity else 0
+            wider = replace(query, k=max(query.k, candidates))
+        first = answer = await dense.recommend(wider, deadline)
         reranked, explanation = False, None
         if second is not None and first.history is not None and first.rows:
-            answer, reranked = await self._ranked_again(dense, first, answer, query, second, deadline)
+            answer, reranked = await self._ranked_again(dense, first, answer, wider, second, deadline)
+        if diversity is not None:
+            answer = await _diversified(dense, answer, query.k, diversity)
+        elif second is not None:
+            answer = replace(answer, rows=answer.rows[: query.k], scores=answer.scores[: query.k])
         if explain and first.history is not None and answer.rows:
             answer, explanation = await self._explained(dense, first, answer, deadline)
         return StagedAnswer(answer, reranked, explanation)
@@ -166,6 +174,22 @@ class Stages:
     @staticmethod
     def _note(stage: str, artifact: str, error: AnyoError) -> None:
         log.warning("answering without a stage", stage=stage, artifact=artifact, error=error.message)
+
+
+async def _diversified(dense: DenseRecommender, answer: Recommendation, k: int, wanted: Diversity) -> Recommendation:
+    """Choose k items of a longer answer; on a thread, since many candidates take milliseconds. Raises Overloaded,
+    DeadlineExceeded."""
+    started = time.monotonic()
+    catalog, index = dense.catalog, dense.items.index  # of one moment
+    kept = [(row, score) for row, score in zip(answer.rows, answer.scores, strict=True) if catalog.is_open(row)]
+    rows, scores = [row for row, _ in kept], [score for _, score in kept]
+    categories = [catalog.categories[row] for row in rows]
+    vectors = partial(index.vectors, np.asarray(rows, np.int64))
+    places = await dense.histories.aside(partial(choose, scores, categories, k, wanted, vectors))
+    seconds = answer.seconds | {DIVERSIFY: time.monotonic() - started}
+    return replace(
+        answer, rows=[rows[place] for place in places], scores=[scores[place] for place in places], seconds=seconds
+    )
 
 
 def _without(answer: Recommendation, stage: str, started: float) -> Recommendation:

@@ -15,9 +15,10 @@ def recipe(backbone: str = "minilm") -> Recipe:
     id vector.
 
     Of ``minilm`` three of the six layers are kept: on validation of movietweetings they learned as well as all six, in
-    half the time. Of ``smollm2`` eight of thirty read histories, and ten read titles once: the last layers of a decoder
-    are made for the next token. ``tiny`` is small and was trained on these very titles, so it needs fewer epochs and
-    less dropout, none of it inside the backbone (on the demo .1 there learns as well and takes longer).
+    half the time. Of ``smollm2`` four of thirty read histories, and ten read titles once: the last layers of a decoder
+    are made for the next token. Its steps are smaller, so that there are enough of them in a quarter of an hour.
+    ``tiny`` is small and was trained on these very titles, so it needs fewer epochs and less dropout, none of it inside
+    the backbone (on the demo .1 there learns as well and takes longer).
     The last ten items are in the user's vector themselves, so that what is near them need not be learned.
     """
     tiny, smollm2 = backbone == "tiny", backbone == "smollm2"
@@ -29,7 +30,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
         source="ID injection after E4SRec (Li et al. 2024), softmax over all items",
         history=HistorySpec(form="compressed", limit=50, id_dropout=0.05, dropout=dropout),
         backbone=BackboneSpec(
-            source=backbone, layers={"minilm": 3, "smollm2": 8}.get(backbone), dropout=0.0 if tiny else 0.1
+            source=backbone, layers={"minilm": 3, "smollm2": 4}.get(backbone), dropout=0.0 if tiny else 0.1
         ),
         adapter=AdapterSpec(kind="lora", rank=16, alpha=32),
         projector=ProjectorSpec(kind="linear", residual=True, recent=10, dropout=dropout),
@@ -46,6 +47,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
             backbone_rate=rate,
             schedule="cosine",
             warmup=0.05,
+            positions=256 if smollm2 else 1280,
             epochs=12 if tiny else 4 if smollm2 else 20,
             patience=5,
             average_epochs=1,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from service.errors import AnyoError, TooLarge, shown
 from service.http.errors import BadRequest, UnsupportedMedia
 from service.http.schemas.filters import FilterBody
-from service.http.schemas.recommend import FreeTitle, RerankRequest
+from service.http.schemas.recommend import DiversityRequest, FreeTitle, RecommendRequest, RerankRequest
 from service.http.schemas.users import NewEvent
 
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
@@ -22,9 +22,9 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say: a gzip header
 MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 MISTAKES_MADE = 64  # mistakes of a body that are made into objects; a body with more of them is cut first
 UNKNOWN_KEPT = MISTAKES_MADE // 2  # unknown fields that are left in an object of such a body
-DEPTH = 3  # of objects whose fields are checked: the body, its lists, their entries
-INNER_FIELDS = frozenset(
-    {*FreeTitle.model_fields, *NewEvent.model_fields, *RerankRequest.model_fields, *FilterBody.model_fields}
+DEPTH = 5  # of objects whose fields are checked: the body, a batch, its entries, their lists, the entries of these
+INNER_FIELDS = frozenset().union(
+    *(m.model_fields for m in (FreeTitle, NewEvent, RerankRequest, DiversityRequest, RecommendRequest, FilterBody))
 )
 
 

@@ -1,4 +1,4 @@
-"""The catalog: find items by title, look one up, and those close to it. `item_changes` changes them."""
+"""The catalog: find items by title, look one up, those close to it, the most popular. `item_changes` changes them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from index.base import RowArray, SearchError, VectorIndex
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
 from service.errors import AnyoError, Conflict, InvalidInput, UnknownName, shown
+from service.http.middleware import request_info
 from service.http.openapi import answers
 from service.http.rights import Right, opened_by
 from service.http.routes.common import Page, input_error, json_answer, page_of, service_of
+from service.http.routes.recommend import answer_of
 from service.http.schemas.filters import FilterBody, FilterField
 from service.http.schemas.items import Item, ItemList, SimilarAnswer
+from service.http.schemas.recommend import MAX_K, RecommendAnswer
+from service.recommend.base import Recommendation
 from service.service import Service
 
+MAX_NAME = 2000
 router = APIRouter(tags=["items"])
 
 FILTER_OF: TypeAdapter[FilterBody] = TypeAdapter(FilterField)
@@ -33,19 +38,17 @@ class ItemsPage(Page):
     artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
 
 
-class SimilarQuery(BaseModel):
-    """The query of similar items; unknown parameters are refused."""
+class FilteredQuery(BaseModel):
+    """A query with a filter; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = Field(default=10, ge=1, le=1000, description="How many items.")
-    artifact: str | None = Field(default=None, description="Which dense artifact; the default one where left out.")
     filter: str | None = Field(
         default=None, max_length=MAX_FILTER, description="The JSON of a `filter`, as `POST /recommend` takes it."
     )
 
     @property
-    def wanted(self) -> Filter | None:
+    def passing(self) -> Filter | None:
         """The filter; raises InvalidInput."""
         if self.filter is None:
             return None
@@ -54,6 +57,13 @@ class SimilarQuery(BaseModel):
         except ValidationError as error:
             mistake = input_error(error.errors(include_url=False), FilterBody)
             raise InvalidInput(f"filter: {mistake.message}", field="filter") from None
+
+
+class SimilarQuery(FilteredQuery):
+    """The query of similar items; unknown parameters are refused."""
+
+    k: int = Field(default=10, ge=1, le=1000, description="How many items.")
+    artifact: str | None = Field(default=None, description="Which dense artifact; the default one where left out.")
 
 
 @router.get("/items", responses=answers(ItemList, 404, 422, 429, 503, 504))
@@ -67,6 +77,31 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
     rows = [row for row in rows if catalog.is_open(row)]  # withdrawn meanwhile
     found, following = page_of(rows, page)
     return json_answer({"items": [item_at(service, catalog, row) for row in found], "next": following})
+
+
+class PopularQuery(FilteredQuery):
+    """The query of the most popular items; unknown parameters are refused."""
+
+    k: int = Field(default=10, ge=1, le=MAX_K, description="How many items.")
+    category: str | None = Field(
+        default=None, max_length=MAX_NAME, description="Only items of this category; its name is exact."
+    )
+    artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
+
+
+@router.get("/popular", responses=answers(RecommendAnswer, 404, 422, 429, 503, 504))
+@opened_by(Right.API)
+async def popular(request: Request, wanted: Annotated[PopularQuery, Query()]) -> Response:
+    """List the items that were taken most often in the training data: the answer for a user of whom nothing is
+    known."""
+    service, info = service_of(request), request_info(request)
+    recommender = service.loaded(wanted.artifact)
+    info.recipe = recommender.parts.recipe
+    rows, scores = await recommender.histories.most_popular(
+        wanted.k, [] if wanted.category is None else [wanted.category], wanted.passing
+    )
+    answer = Recommendation(rows, scores, "popular", [], [])
+    return json_answer(answer_of(service, answer, recommender, info.request_id, info.timings_ms()))
 
 
 @router.get("/items/{item_id:id}", responses=answers(Item, 404, 422, 503))
@@ -97,7 +132,7 @@ async def similar(
     row = catalog.row(item_id)
     if row is None or index is None:
         raise unknown(recommender.parts.name, catalog, item_id)
-    wanted = query.wanted
+    wanted = query.passing
     if wanted is not None:
         recommender.histories.filters.check(wanted)
     allowed = await recommender.histories.allowed(wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from starlette.responses import Response
 
 from service.errors import InvalidInput
 from service.http.disconnect import CancelledWhenClientLeaves
-from service.http.middleware import request_info
+from service.http.middleware import RequestInfo, milliseconds, request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
@@ -19,8 +20,9 @@ from service.http.schemas.recommend import MAX_EXPLAINED, RecommendAnswer, Recom
 from service.lifecycle.lookup import AnyRecommender
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
+from service.recommend.diversity import Diversity
 from service.recommend.explaining import Explanation
-from service.recommend.reranking import RankerParts, SecondStage
+from service.recommend.reranking import RankerParts, SecondStage, StagedAnswer
 from service.service import Service
 
 router = APIRouter(tags=["recommend"])
@@ -36,33 +38,67 @@ async def recommend(request: Request) -> Response:
     """Recommend items for a history, a stored user, or both."""
     service, info = service_of(request), request_info(request)
     body = await read_body(request, RecommendRequest)
-    query = body.query()
-    recommender = service.answering(body.artifact, body.user_id, info.request_id)
-    info.recipe = recommender.parts.recipe
     deadline = info.started + service.settings.deadline_ms / 1000
-    second = _second_stage(service, body)
     with CancelledWhenClientLeaves(request):
-        staged = await service.stages.recommend(recommender, query, second, body.explain, deadline)
-    parts, catalog = recommender.parts, recommender.catalog
-    staged = staged.shown(catalog)
+        computed = await compute(service, body, info.request_id, deadline, info)
+    return json_answer(answered(service, computed, info))
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a request was answered with, before it is put into words; `seconds` in all."""
+
+    body: RecommendRequest
+    request_id: str
+    recommender: DenseRecommender
+    second: SecondStage | None
+    diversity: Diversity | None
+    staged: StagedAnswer
+    seconds: float
+
+
+async def compute(
+    service: Service, body: RecommendRequest, request_id: str, deadline: float, info: RequestInfo | None = None
+) -> Computed:
+    """Compute the answer to one request; `info` is that of an HTTP request of its own, None for an entry of a batch.
+    Raises as `Stages.recommend`, and as `Service.answering`."""
+    started = time.monotonic() if info is None else info.started
+    recommender = service.answering(body.artifact, body.user_id, request_id)
+    if info is not None:
+        info.recipe = recommender.parts.recipe
+    second, diverse = _second_stage(service, body), _diversity(body)
+    staged = await service.stages.recommend(recommender, body.query(), second, body.explain, deadline, diverse)
+    return Computed(body, request_id, recommender, second, diverse, staged, time.monotonic() - started)
+
+
+def answered(service: Service, computed: Computed, info: RequestInfo | None = None) -> dict[str, Any]:
+    """Return the body of an answer, which is counted and remembered; nothing may be awaited until it is sent, because
+    items that were withdrawn meanwhile are left out here."""
+    body, recommender, second, diverse = computed.body, computed.recommender, computed.second, computed.diversity
+    parts, catalog, request_id = recommender.parts, recommender.catalog, computed.request_id
+    staged = computed.staged.shown(catalog)
     recommendation = staged.answer
-    info.seconds = recommendation.seconds
     service.metrics.answers(recommendation.source).inc()
     items = [catalog.item_ids[row] for row in recommendation.rows]
-    service.feedback.remember(info.request_id, parts, items, recommendation.source)
+    service.feedback.remember(request_id, parts, items, recommendation.source)
     if body.artifact is None:
 
         async def again(other: DenseRecommender, deadline: float) -> Sequence[str]:
-            found = await service.stages.recommend(other, query, second, False, deadline)
+            found = await service.stages.recommend(other, body.query(), second, False, deadline, diverse)
             return [other.catalog.item_ids[row] for row in found.shown(other.catalog).answer.rows]
 
-        service.traffic.offer(again, parts.name, items, time.monotonic() - info.started)
-    answer = answer_of(service, recommendation, recommender, info.request_id, info.timings_ms())
+        service.traffic.offer(again, parts.name, items, computed.seconds)
+    if info is None:
+        timings_ms = milliseconds(recommendation.seconds | {"total": computed.seconds})
+    else:
+        info.seconds = recommendation.seconds
+        timings_ms = info.timings_ms()
+    answer = answer_of(service, recommendation, recommender, request_id, timings_ms)
     if second is not None:
         answer["rerank"] = _reranked_by(second) if staged.reranked else None
     if body.explain:
         answer["explanation"] = None if staged.explanation is None else _explanation(staged.explanation, recommender)
-    return json_answer(answer)
+    return answer
 
 
 def _second_stage(service: Service, body: RecommendRequest) -> SecondStage | None:
@@ -78,6 +114,19 @@ def _second_stage(service: Service, body: RecommendRequest) -> SecondStage | Non
             field="rerank.candidates",
         )
     return SecondStage(service.ranker(stage.artifact, stage.recipe, "rerank."), stage.candidates)
+
+
+def _diversity(body: RecommendRequest) -> Diversity | None:
+    """Return how the answer avoids repetition, and refuse fewer candidates than items; raises InvalidInput."""
+    if body.diversity is None:
+        return None
+    wanted = body.diversity.wanted(body.k)
+    if wanted.candidates < body.k:
+        raise InvalidInput(
+            f"diversity.candidates is {wanted.candidates}, and k is {body.k}: at least k candidates are needed",
+            field="diversity.candidates",
+        )
+    return wanted
 
 
 def _reranked_by(second: SecondStage) -> dict[str, Any]:

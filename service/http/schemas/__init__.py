@@ -18,6 +18,7 @@ from service.http.schemas.artifacts import (
     WritingSettings,
 )
 from service.http.schemas.base import Answer, Body
+from service.http.schemas.batch import BatchAnswer, BatchRequest
 from service.http.schemas.errors import ErrorAnswer, ErrorDetail
 from service.http.schemas.feedback import (
     Differences,
@@ -53,6 +54,7 @@ from service.http.schemas.operations import Status
 from service.http.schemas.rank import RankAnswer, RankedCandidate, RankRequest
 from service.http.schemas.recommend import (
     ArtifactName,
+    DiversityRequest,
     ExplainedItem,
     ExplanationAnswer,
     FreeTitle,
@@ -85,11 +87,14 @@ __all__ = [
     "ArtifactList",
     "ArtifactName",
     "ArtifactRow",
+    "BatchAnswer",
+    "BatchRequest",
     "Body",
     "BulkAnswer",
     "CompareAnswer",
     "CompareRequest",
     "Differences",
+    "DiversityRequest",
     "ErrorAnswer",
     "ErrorDetail",
     "ExplainedItem",

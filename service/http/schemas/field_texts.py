@@ -78,6 +78,7 @@ FIELDS: dict[str, str] = {
     "recipe": "How the artifact was trained.",
     "repeated_candidates": "Candidates that were given more than once; each is ranked once.",
     "request_id": "The id of the answer, also its X-Request-ID.",
+    "results": "One for each request of the batch, in their order: its answer or its error.",
     "score": "The inner product; with source `popular` the popularity, of a written answer the method's own score.",
     "seconds": "For how long it has been going on.",
     "served_ms": "Mean time of what was served; null before the first comparison.",

@@ -31,6 +31,7 @@ class GenerativeRequest(RecommendRequest):
     explain: Annotated[Literal[False], BeforeValidator(boolean)] = Field(
         default=False, description="For POST /recommend: only false is allowed here."
     )
+    diversity: None = Field(default=None, description="For POST /recommend: only null is allowed here.")
     recipe: str | None = Field(
         default=None, min_length=1, max_length=MAX_ID, description="A generative recipe of which an artifact is loaded."
     )

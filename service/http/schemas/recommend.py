@@ -10,6 +10,7 @@ from pydantic import FailFast, Field, field_validator, model_validator
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
 from service.http.schemas.filters import FILTER, FilterBody, FilterField
+from service.recommend.diversity import Diversity
 from service.recommend.requests import RecommendQuery, TitledItem
 
 MAX_HISTORY = 10_000
@@ -19,6 +20,7 @@ MAX_K = 1000
 MAX_TITLE = 2000
 MAX_CANDIDATES = 1000
 MAX_EXPLAINED = 100
+DIVERSE_FACTOR, DIVERSE_LEAST = 4, 100  # candidates of a diverse answer where the request names no number
 
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 
@@ -57,6 +59,32 @@ class RerankRequest(Body):
         return self
 
 
+class DiversityRequest(Body):
+    """How an answer avoids repetition: unlike items first, few of a category."""
+
+    mmr: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Weight of being unlike the items chosen before (maximal marginal relevance); 0 keeps the order.",
+    )
+    per_category: int | None = Field(
+        default=None, ge=1, le=MAX_K, description="The most items of one category; null: no limit."
+    )
+    candidates: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_CANDIDATES,
+        description="Retrieved items that are chosen from, at least `k`; null: four times `k`, and 100 or more. With "
+        "`rerank`, its candidates are.",
+    )
+
+    def wanted(self, k: int) -> Diversity:
+        """Return what the stages are asked for k items."""
+        usual = min(MAX_CANDIDATES, max(DIVERSE_LEAST, DIVERSE_FACTOR * k))
+        return Diversity(self.mmr, self.per_category, usual if self.candidates is None else self.candidates)
+
+
 class RecommendRequest(Body):
     """Whom to recommend for, how many, and what to leave out."""
 
@@ -89,6 +117,9 @@ class RecommendRequest(Body):
     explain: bool = Field(
         default=False,
         description=f"Say why each item is in the answer, of at most {MAX_EXPLAINED} (`k`).",
+    )
+    diversity: DiversityRequest | None = Field(
+        default=None, description="Choose among more retrieved items, so that the answer repeats itself less."
     )
 
     def query(self) -> RecommendQuery:

@@ -483,6 +483,7 @@ _likely = st.fixed_dictionaries(
         "categories": st.lists(st.sampled_from(["travel", "cooking", "none"]), max_size=3) | _json,
         "artifact": st.none() | _json,
         "rerank": _json,
+        "diversity": st.fixed_dictionaries({"mmr": st.floats(-1, 2) | _json}) | _json,
         "explain": _json,
     },
 )

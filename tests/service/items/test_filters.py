@@ -62,12 +62,16 @@ async def filtered(anyo: Running, wanted: dict[str, Any]) -> dict[str, list[str]
     history, whole = [item_id(3)], {"k": 500, "exclude_seen": False, "filter": wanted}
     candidates = [item_id(row) for row in range(ITEMS)] + ["new"]
     ranked = await anyo.client.post("/rank", json={"history": history, "candidates": candidates, "filter": wanted})
-    similar = await anyo.client.get(f"/items/{item_id(3)}/similar", params={"k": 500, "filter": json.dumps(wanted)})
+    query = {"k": 500, "filter": json.dumps(wanted)}
+    similar = await anyo.client.get(f"/items/{item_id(3)}/similar", params=query)
+    popular = await anyo.client.get("/popular", params=query)
+    assert popular.status_code == 200, popular.text
     return {
         "recommend": named(await answer(anyo, "/recommend", history=history, **whole)),
         "popular": named(await answer(anyo, "/recommend", user_id="nobody", **whole)),
         "written": named(await answer(anyo, "/recommend/generative", history=history, **whole)),
         "popular, written": named(await answer(anyo, "/recommend/generative", user_id="nobody", **whole)),
+        "most popular": named(popular.json()),
         "rank": named(ranked.json()) if ranked.status_code == 200 else [],
         "similar": [*named(similar.json()), item_id(3)],
     }

@@ -60,7 +60,19 @@ async def everywhere(anyo: Running) -> dict[str, list[str]]:
         "compared": await top(anyo, "/compare", history=[item_id(3)]),
         "similar": await top(anyo, f"/items/{item_id(3)}/similar"),
         "list": await listed(anyo),
+        "popular list": await get_ids(anyo, "/popular?k=1000"),
+        "diverse": await top(anyo, history=[item_id(3)], diversity={"mmr": 0.3, "candidates": 1000}),
+        "batch": await of_a_batch(anyo),
     }
+
+
+async def get_ids(anyo: Running, path: str) -> list[str]:
+    return [item["item_id"] for item in (await anyo.client.get(path)).json()["items"]]
+
+
+async def of_a_batch(anyo: Running) -> list[str]:
+    answer = await anyo.client.post("/recommend/batch", json={"requests": [{"history": [item_id(3)], "k": 1000}]})
+    return [item["item_id"] for item in answer.json()["results"][0]["items"]]
 
 
 async def test_a_change_is_seen_by_the_next_request_of_every_kind() -> None:

@@ -46,7 +46,7 @@ async def test_a_request_is_counted_everywhere_it_passes() -> None:
         assert anyo.metric("anyo_batch_requests_count") == 1, "golden answers and warm-up are not users"
         assert anyo.metric("anyo_batch_tokens_sum") == 2
         assert anyo.metric("anyo_queue_tokens") == 0 and anyo.metric("anyo_queue_tokens_limit") == 65_536
-        assert anyo.metric("anyo_index_items") == 200
+        assert anyo.metric("anyo_index_items") == 200 and anyo.metric("anyo_index_recall") == 1
         assert anyo.metric("anyo_artifact_info", name="fake", version="0123456789ab", recipe="fake-recipe") == 1
         assert anyo.metric("anyo_store_seconds_count", op="history") == 1
         assert "anyo_event_loop_lag_seconds_count" in (await anyo.client.get("/metrics")).text

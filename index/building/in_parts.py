@@ -1,0 +1,57 @@
+"""Builds an inverted file from vectors on disk and measures the recall that it states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from index.base import FloatArray, FolderEntry, IndexSpec, SearchError
+from index.build import queries_from, recall_of
+from index.ivf.cells import IvfIndex, IvfSpec
+from index.ivf.streamed import StreamedBuild
+from index.kinds import index_class
+from index.storage import save_index
+
+MOST_SAMPLED = 20_000  # vectors on disk that queries are made of
+
+
+def build_streamed(
+    spec: IndexSpec,
+    source: Path,
+    folder: Path,
+    memory_mib: int,
+    queries_QD: FloatArray | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> FolderEntry:
+    """Build an inverted file over the vectors of a safetensors file, in shards and within a memory limit, and write it.
+
+    Args:
+        spec: of a kind that is built in parts (``ivf-pq``, ``ivf-sq``).
+        source: one tensor [N, D].
+        folder: where it goes; a build that was killed there goes on.
+        memory_mib: limit on training sample and shards; all codes come on top of it.
+        queries_QD: user vectors to measure the recall with; None: item vectors with noise.
+        say: is told of the progress.
+
+    Raises:
+        SearchError: another kind, a limit that is too low, or a vector that is not finite.
+        IndexFolderError: the file cannot be read.
+    """
+    kind = index_class(spec.kind)
+    if not issubclass(kind, IvfIndex) or not isinstance(spec, IvfSpec):
+        raise SearchError(f"kind {spec.kind!r} is not built in parts; ivf-pq and ivf-sq are. Leave the limit out")
+    build = StreamedBuild(kind, spec, source, folder, memory_mib)
+    index = build.run(say)
+    say("measuring recall")
+    if queries_QD is None:
+        sample = np.random.default_rng(1).permutation(index.size)[:MOST_SAMPLED]
+        queries_QD = queries_from(build.vectors.vectors(np.sort(sample)))
+        index.recall_queries = "items"
+    else:
+        index.recall_queries = "users"
+    index.recall_at_10 = recall_of(index, queries_QD, build.vectors)
+    entry = save_index(index, folder)
+    build.finish()
+    return entry

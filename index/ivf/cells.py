@@ -1,0 +1,278 @@
+"""What the kinds ``ivf-pq`` and ``ivf-sq`` share: cells, codes, the exact second look, the file.
+
+Cells are those of k-means by Euclidean distance. An item lies in the cell whose centre is nearest, and its code holds
+the difference. A search reads the cells whose centres have the largest inner products with the query, and the best of
+what it finds there get their true inner products from the stored vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import faiss
+import numpy as np
+from pydantic import Field
+
+from index.approximate import ApproximateIndex
+from index.base import FloatArray, FolderEntry, IndexFolderError, IndexSpec, Mask, RowArray, SearchError, VectorIndex
+from index.faiss_calls import HEADER, Bytes, one_thread, selector, write_array
+
+SAMPLES_A_CELL = 64
+"""Training vectors for each cell; faiss takes no more of them either way."""
+CELLS_FACTOR = 4  # cells = 4 sqrt(N), the usual number (faiss, guidelines to choose an index)
+LEAST_A_CELL = 16  # items of a cell on average, at least
+LEAST_TRAINING = 256  # vectors that codes are trained on; fewer are repeated
+ITERATIONS = 10
+BLOCK = 65_536  # rows that are encoded or written at a time
+
+
+class IvfSpec(IndexSpec):
+    """Parameters of all inverted files."""
+
+    cells: int = Field(0, ge=0, le=1 << 20, description="cells; 0: 4 √N, with 16 items or more in one on average")
+    effort: int = Field(16, ge=1, le=1 << 20, description="cells that a search reads (nprobe)")
+    rerank: int = Field(10, ge=1, le=1000, description="items scored exactly for every item asked for")
+
+    def cells_for(self, size: int) -> int:
+        """The number of cells of an index over so many items."""
+        wanted = self.cells or round(CELLS_FACTOR * math.sqrt(size))
+        most = size if self.cells else size // LEAST_A_CELL
+        return max(1, min(wanted, most))
+
+
+class IvfIndex(ApproximateIndex):
+    """Search in cells of codes with exact scores; exact where a filter leaves little."""
+
+    MAGIC: ClassVar[bytes]
+    Exact: ClassVar[Any]
+    """Class of the index over the stored vectors in memory."""
+    spec: IvfSpec
+
+    def __init__(self, coded: Any, centres_CD: FloatArray, exact: VectorIndex, spec: IvfSpec) -> None:
+        """Wrap an inverted file of faiss and the vectors it was made of; use `index.build_index` instead."""
+        self._coded, self._centres_CD, self._vectors, self.spec = coded, centres_CD, exact, spec
+
+    # -- what a kind defines -------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, spec: Any, quantizer: Any, size: int) -> Any:
+        """An inverted file of faiss without codes, not trained, for so many items."""
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, coded: Any, residuals_SD: FloatArray) -> FloatArray:
+        """Train the codes on differences from cells' centres, and return the tables that were learnt."""
+
+    @classmethod
+    @abstractmethod
+    def set_tables(cls, coded: Any, tables: FloatArray) -> bool:
+        """Put learnt tables in; False where their number is not that of this index."""
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def make(cls, spec: Any, vectors_ND: FloatArray) -> Self:
+        """The index over finite vectors, the same for the same vectors."""
+        with one_thread():
+            size = len(vectors_ND)
+            centres_CD, coded, _ = cls.trained(spec, vectors_ND[training_rows(spec, size)], size)
+            for first in range(0, size, BLOCK):
+                block = vectors_ND[first : first + BLOCK]
+                cls.add(coded, *cls.encoded(coded, centres_CD, block), first)
+        return cls(coded, centres_CD, cls.Exact.make(cls.Exact.Spec(), vectors_ND), spec)
+
+    @classmethod
+    def trained(cls, spec: Any, sample_SD: FloatArray, size: int) -> tuple[FloatArray, Any, FloatArray]:
+        """Centres of cells, an inverted file without codes and its tables, from a sample of the vectors.
+
+        Args:
+            spec: kind and parameters.
+            sample_SD: vectors, at least as many as cells.
+            size: N, the items that the index is for.
+        """
+        dim, cells = sample_SD.shape[1], spec.cells_for(size)
+        kmeans = faiss.Kmeans(dim, cells, niter=ITERATIONS, seed=0, min_points_per_centroid=1)
+        kmeans.train(sample_SD)
+        centres_CD: FloatArray = np.ascontiguousarray(kmeans.centroids, np.float32)
+        coded = cls._around(spec, centres_CD, size)
+        many_SD = np.resize(sample_SD, (max(len(sample_SD), LEAST_TRAINING), dim))
+        tables = cls.learn(coded, np.ascontiguousarray(many_SD - centres_CD[nearest(centres_CD, many_SD)]))
+        coded.is_trained = True
+        return centres_CD, coded, tables
+
+    @classmethod
+    def restored(cls, spec: Any, centres_CD: FloatArray, tables: FloatArray, size: int) -> Any | None:
+        """An inverted file without codes from what was trained; None where the tables do not fit."""
+        coded = cls._around(spec, centres_CD, size)
+        if not cls.set_tables(coded, tables):
+            return None
+        coded.is_trained = True
+        return coded
+
+    @classmethod
+    def _around(cls, spec: Any, centres_CD: FloatArray, size: int) -> Any:
+        quantizer = faiss.IndexFlatIP(centres_CD.shape[1])
+        quantizer.add(centres_CD)
+        return cls.empty(spec, quantizer, size)  # faiss's wrapper keeps the quantizer alive
+
+    @classmethod
+    def encoded(cls, coded: Any, centres_CD: FloatArray, vectors_ND: FloatArray) -> tuple[RowArray, Any]:
+        """The cell of every vector [N] and its code, uint8 [N, bytes]."""
+        vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
+        cells_N = nearest(centres_CD, vectors_ND)
+        codes_NB = np.empty((len(vectors_ND), coded.code_size), np.uint8)
+        coded.encode_vectors(
+            len(vectors_ND), faiss.swig_ptr(vectors_ND), faiss.swig_ptr(cells_N), faiss.swig_ptr(codes_NB)
+        )
+        return cells_N, codes_NB
+
+    @classmethod
+    def add(cls, coded: Any, cells_N: RowArray, codes_NB: Any, first: int) -> None:
+        """Put codes into their cells; their rows count from ``first``."""
+        order = np.argsort(cells_N, kind="stable")
+        cells, starts = np.unique(cells_N[order], return_index=True)
+        for cell, rows in zip(cells.tolist(), np.split(order, starts[1:]), strict=True):
+            ids, codes = np.ascontiguousarray(rows + first), np.ascontiguousarray(codes_NB[rows])
+            coded.invlists.add_entries(cell, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+        coded.ntotal += len(cells_N)
+
+    # -- the file ------------------------------------------------------------------------------------------------
+
+    def write(self, path: Path) -> None:
+        """Write the file of the index; vectors are written in blocks."""
+        cells, codes_NB = self._contents()
+        with path.open("wb") as file:
+            file.write(HEADER.pack(self.MAGIC, self.dim, self.size, 0, 0, True, 0))
+            write_array(file, self._centres_CD)
+            write_array(file, self.tables(self._coded))
+            write_array(file, cells)
+            write_array(file, codes_NB)
+            write_array(file, self._blocks(), length=self.size * self.dim)
+
+    @classmethod
+    @abstractmethod
+    def tables(cls, coded: Any) -> FloatArray:
+        """The tables of trained codes, as one row of numbers."""
+
+    def _contents(self) -> tuple[Any, Any]:
+        """The cell of every row, int32 [N], and its code [N, bytes]."""
+        lists = self._coded.invlists
+        cells_N = np.empty(self.size, np.int32)
+        codes_NB = np.empty((self.size, self._coded.code_size), np.uint8)
+        for cell in range(lists.nlist):
+            count = lists.list_size(cell)
+            if count:
+                rows = faiss.rev_swig_ptr(lists.get_ids(cell), count)
+                codes = faiss.rev_swig_ptr(lists.get_codes(cell), count * codes_NB.shape[1])
+                cells_N[rows] = cell
+                codes_NB[rows] = codes.reshape(count, -1)
+        return cells_N, codes_NB
+
+    def _blocks(self) -> Iterator[FloatArray]:
+        for first in range(0, self.size, BLOCK):
+            yield self._vectors.vectors(np.arange(first, min(first + BLOCK, self.size)))
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path, entry: FolderEntry) -> Self:
+        """The index in the bytes of its file; raises `IndexFolderError`."""
+        file, spec, size, dim = Bytes(content, path, entry), entry.spec, entry.size, entry.dim
+        assert isinstance(spec, IvfSpec)
+        file.header(cls.MAGIC)
+        count = spec.cells_for(size)
+        centres_CD = file.array("<f4", count * dim).reshape(count, dim)
+        tables, cells_N = file.array("<f4"), file.array("<i4", size)
+        if not np.isfinite(centres_CD).all() or not np.isfinite(tables).all():
+            raise file.error("a centre or a table that is not finite")
+        if not ((cells_N >= 0) & (cells_N < count)).all():
+            raise file.error("an item in a cell that is not there")
+        try:
+            coded = cls.restored(spec, np.ascontiguousarray(centres_CD), np.ascontiguousarray(tables), size)
+        except SearchError as error:
+            raise IndexFolderError(f"{path}: {error}") from None
+        if coded is None:
+            raise file.error(f"tables of {len(tables)} numbers")
+        codes_NB = file.array("<u1", size * coded.code_size).reshape(size, -1)
+        vectors_ND = file.array("<f4", size * dim).reshape(size, dim)
+        if file.place != len(content):
+            raise file.error(f"{len(content) - file.place} bytes after its vectors")
+        cls.add(coded, cells_N.astype(np.int64), codes_NB, 0)
+        exact = cls.Exact.make(cls.Exact.Spec(), np.ascontiguousarray(vectors_ND))
+        return cls(coded, np.ascontiguousarray(centres_CD), exact, spec)
+
+    # -- searching -----------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """N, the number of item vectors."""
+        return self._vectors.size
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a vector."""
+        return self._vectors.dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of vectors, codes, their rows and the centres."""
+        return self._vectors.nbytes + self.size * (int(self._coded.code_size) + 8) + self._centres_CD.nbytes
+
+    @property
+    def effort(self) -> int:
+        """Cells that a search reads."""
+        return min(self.spec.effort, len(self._centres_CD))
+
+    def variants(self) -> Sequence[Self]:
+        """The same index searched in more or fewer cells, fewest first; its own number is among them."""
+        count = len(self._centres_CD)
+        efforts = {min(1 << power, count) for power in range(count.bit_length() + 1)} | {self.effort}
+        found = []
+        for effort in sorted(efforts):
+            spec = self.spec if effort == self.effort else self.spec.model_copy(update={"effort": effort})
+            variant = type(self)(self._coded, self._centres_CD, self._vectors, spec)
+            variant.recall_at_10, variant.recall_queries = self.recall_at_10, self.recall_queries
+            found.append(variant)
+        return found
+
+    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
+        """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
+        return self._vectors.vectors(rows_R)
+
+    def _candidates(self, queries_BD: FloatArray, k: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
+        given: dict[str, Any] = {"nprobe": self.effort} | ({} if open_N is None else {"sel": selector(open_N)})
+        parameters = faiss.SearchParametersIVF(**given)  # type: ignore[attr-defined]
+        wide = min(max(k, k * self.spec.rerank), self.size)
+        with one_thread(len(queries_BD) == 1):
+            _, rows_BW = self._coded.search(queries_BD, wide, params=parameters)
+        scores_BW = np.full(rows_BW.shape, -np.inf, np.float32)
+        for scores_W, rows_W, query_D in zip(scores_BW, rows_BW, queries_BD, strict=True):
+            found = rows_W >= 0
+            scores_W[found] = self._vectors.vectors(rows_W[found]) @ query_D
+        return scores_BW, rows_BW
+
+    def _exact(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
+        return self._vectors._top(queries_BD, k, eligible, open_N)
+
+
+def nearest(centres_CD: FloatArray, vectors_ND: FloatArray) -> RowArray:
+    """The centre nearest to every vector, by Euclidean distance [N]."""
+    flat = faiss.IndexFlatL2(centres_CD.shape[1])
+    flat.add(centres_CD)
+    found: RowArray = np.ascontiguousarray(flat.search(np.ascontiguousarray(vectors_ND), 1)[1][:, 0])
+    return found
+
+
+def training_rows(spec: IvfSpec, size: int, most: int | None = None) -> RowArray:
+    """The rows of the sample that an index over so many items is trained on, ascending, at most ``most``; the same for
+    the same numbers."""
+    wanted = max(SAMPLES_A_CELL * spec.cells_for(size), LEAST_TRAINING)
+    if most is not None:
+        wanted = min(wanted, most)
+    if size <= wanted:
+        return np.arange(size)
+    found: RowArray = np.sort(np.random.default_rng(0).choice(size, wanted, replace=False))
+    return found

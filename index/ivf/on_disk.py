@@ -1,0 +1,95 @@
+"""Item vectors in a safetensors file that are read in parts, as many rows at a time as a memory limit allows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from index.base import FloatArray, IndexFolderError, Mask, RowArray, SearchError, VectorIndex, in_order
+
+TYPES = {"F32": "<f4", "F16": "<f2"}
+LONGEST_HEADER = 1 << 20
+
+
+class DiskVectors(VectorIndex):
+    """Exact search over vectors on disk; the reference of an index that is built in parts."""
+
+    def __init__(self, path: Path, rows_at_a_time: int) -> None:
+        """Open the file, which holds one tensor [N, D]; raises `IndexFolderError`, one sentence."""
+        self._array_ND: Any = _mapped(path)
+        self._path, self._rows = path, max(1, rows_at_a_time)
+
+    @property
+    def size(self) -> int:
+        """N, the number of item vectors."""
+        return int(self._array_ND.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a vector."""
+        return int(self._array_ND.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows that are in memory at a time."""
+        return self._rows * self.dim * 4
+
+    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
+        """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
+        chosen = self._array_ND if rows_R is None else self._array_ND[rows_R]
+        found: FloatArray = np.array(chosen, np.float32)
+        return found
+
+    def blocks(self) -> Iterator[tuple[int, FloatArray]]:
+        """All vectors in order, with the row that a block begins at; raises `SearchError` where one is not finite."""
+        for first in range(0, self.size, self._rows):
+            block = np.array(self._array_ND[first : first + self._rows], np.float32)
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                row = first + int(np.flatnonzero(~finite)[0])
+                raise SearchError(f"the vector of item row {row} holds NaN or infinity; only finite values are ranked")
+            yield first, block
+
+    def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
+        """The k best rows, block by block; of equal scores at the cut any may be left out."""
+        scores_BW = np.full((len(queries_BD), k), -np.inf, np.float32)
+        rows_BW = np.full((len(queries_BD), k), -1, np.int64)
+        for first, block in self.blocks():
+            allowed = np.arange(len(block)) if open_N is None else np.flatnonzero(open_N[first : first + len(block)])
+            if not len(allowed):
+                continue
+            part = block if open_N is None else block[allowed]
+            scores, places = faiss.knn(queries_BD, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
+            scores_BW = np.concatenate([scores_BW, scores], axis=1)
+            rows_BW = np.concatenate([rows_BW, allowed[places] + first], axis=1)
+            order = np.lexsort((rows_BW, -scores_BW), axis=1)[:, :k]
+            scores_BW = np.take_along_axis(scores_BW, order, axis=1)
+            rows_BW = np.take_along_axis(rows_BW, order, axis=1)
+        return in_order(scores_BW, rows_BW, k)
+
+
+def _mapped(path: Path) -> Any:
+    """The one tensor of a safetensors file, mapped and not read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= LONGEST_HEADER:
+                raise IndexFolderError(f"{path} is not a safetensors file: its header would have {length} bytes")
+            header = json.loads(file.read(length))
+        tensors = {name: each for name, each in header.items() if name != "__metadata__"}
+        if len(tensors) != 1:
+            raise IndexFolderError(f"{path} holds tensors {sorted(tensors)}; expected exactly one, the item vectors")
+        (tensor,) = tensors.values()
+        kind, shape, begin = TYPES.get(tensor["dtype"]), tuple(tensor["shape"]), tensor["data_offsets"][0]
+        if kind is None or len(shape) != 2 or 0 in shape:
+            raise IndexFolderError(
+                f"{path} holds {tensor['dtype']} of shape {list(shape)}; expected F32 or F16 of shape [items, width]"
+            )
+        return np.memmap(path, dtype=kind, mode="r", offset=8 + length + begin, shape=shape)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IndexFolderError(f"{path} cannot be read as safetensors: {error}") from None

@@ -1,0 +1,73 @@
+"""``ivf-pq``: approximate search in cells of product-quantised codes (Jegou, Douze and Schmid 2011),
+`faiss.IndexIVFPQ`, with exact scores for the best of what they find.
+
+A search reads ``subvectors`` bytes an item instead of 4 bytes a dimension; the vectors themselves are kept for the
+exact scores.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+from pydantic import Field
+
+from index.base import FloatArray, SearchError
+from index.ivf.cells import IvfIndex, IvfSpec
+from index.kinds.flat import FlatIndex
+
+DIMS_A_BYTE = 4  # dimensions that one byte stands for, where the spec names no number of bytes
+ENOUGH_FOR_8_BITS = 2048  # items; codes of fewer have 16 values each instead of 256
+
+
+class IvfPqSpec(IvfSpec):
+    """Cells of product-quantised codes with exact re-ranking."""
+
+    kind: Literal["ivf-pq"] = "ivf-pq"
+    subvectors: int = Field(
+        0, ge=0, le=4096, description="parts of a vector with a code each, a divisor of its width; 0: a quarter of it"
+    )
+
+
+class IvfPqIndex(IvfIndex):
+    """Approximate maximum inner product search in product-quantised cells."""
+
+    Spec = IvfPqSpec
+    MAGIC = b"AnPQ"
+    Exact = FlatIndex
+
+    @classmethod
+    def empty(cls, spec: IvfPqSpec, quantizer: Any, size: int) -> Any:
+        """An `IndexIVFPQ`; raises `SearchError` where the parts do not divide the width."""
+        dim = int(quantizer.d)
+        most = max(1, dim // DIMS_A_BYTE)
+        parts = spec.subvectors or max(each for each in range(1, most + 1) if dim % each == 0)
+        if dim % parts:
+            raise SearchError(f"subvectors is {parts}, and a vector has {dim} numbers; give a divisor of that")
+        bits = 8 if size >= ENOUGH_FOR_8_BITS else 4
+        return faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, parts, bits, faiss.METRIC_INNER_PRODUCT)
+
+    @classmethod
+    def learn(cls, coded: Any, residuals_SD: FloatArray) -> FloatArray:
+        """Train the codebooks."""
+        coded.pq.cp.min_points_per_centroid = 1
+        coded.pq.train(residuals_SD)
+        return cls.tables(coded)
+
+    @classmethod
+    def tables(cls, coded: Any) -> FloatArray:
+        """The codebooks, one after the other."""
+        found: FloatArray = np.asarray(faiss.vector_to_array(coded.pq.centroids), np.float32)
+        return found
+
+    @classmethod
+    def set_tables(cls, coded: Any, tables: FloatArray) -> bool:
+        """Put the codebooks in."""
+        if len(tables) != coded.pq.centroids.size():
+            return False
+        faiss.copy_array_to_vector(tables, coded.pq.centroids)
+        return True
+
+
+INDEX = IvfPqIndex

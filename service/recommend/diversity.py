@@ -1,0 +1,79 @@
+"""A choice among retrieved items that repeats itself less: maximal marginal relevance, and a limit for each category.
+
+Works on any ranked list; the order of one that asks for neither is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """`mmr`: weight of being unlike what is chosen already, 0 (the order is kept) to 1. `per_category`: the most items
+    of one category; None: no limit. `candidates`: how many retrieved items are chosen from."""
+
+    mmr: float = 0.0
+    per_category: int | None = None
+    candidates: int = 100
+
+
+def choose(
+    scores: Sequence[float],
+    categories: Sequence[Sequence[str]],
+    k: int,
+    wanted: Diversity,
+    vectors: Callable[[], NDArray[np.float32]],
+) -> list[int]:
+    """Return the places of at most k items of a ranked list, in the order they are chosen.
+
+    Each step takes the item with the largest (1 - mmr) r - mmr max cos(item, chosen), where r is the score scaled to
+    [0, 1] over the list (Carbonell and Goldstein 1998, their lambda = 1 - mmr); equal ones in the order of the list.
+    An item of a category that is full is passed over; items without a category are not limited.
+
+    Args:
+        scores: of the list, best first [C].
+        categories: of each item.
+        k: how many.
+        wanted: weight and limit.
+        vectors: gives the item vectors [C, D]; called only where the weight is above 0.
+    """
+    relevance_C = _scaled(np.asarray(scores, np.float64))
+    unit_CD = _unit(vectors()) if wanted.mmr and len(scores) else None
+    nearest_C = np.full(len(scores), -1.0)  # cosine with the most similar chosen item
+    open_C = np.ones(len(scores), dtype=bool)
+    taken: Counter[str] = Counter()
+    chosen: list[int] = []
+    while len(chosen) < k and open_C.any():
+        worth_C = relevance_C if unit_CD is None else (1 - wanted.mmr) * relevance_C - wanted.mmr * nearest_C
+        place = int(np.argmax(np.where(open_C, worth_C, -np.inf))) if unit_CD is not None else int(np.argmax(open_C))
+        open_C[place] = False
+        if wanted.per_category is not None:
+            names = set(categories[place])
+            if any(taken[name] >= wanted.per_category for name in names):
+                continue
+            taken.update(names)
+        chosen.append(place)
+        if unit_CD is not None:
+            nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[place])
+    return chosen
+
+
+def _scaled(scores_C: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores between 0 and 1; all 1 where they are equal."""
+    if not scores_C.size or scores_C.max() == scores_C.min():
+        return np.ones_like(scores_C)
+    scaled: NDArray[np.float64] = (scores_C - scores_C.min()) / (scores_C.max() - scores_C.min())
+    return scaled
+
+
+def _unit(vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of length 1; a zero vector stays, and is unlike everything."""
+    lengths_C1 = np.linalg.norm(vectors_CD, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors_CD / np.where(lengths_C1 > 0, lengths_C1, 1)
+    return unit
