@@ -94,8 +94,10 @@ class AttributeTable:
                         self._numbers.setdefault(name, _Numbers()).add(float(content), row)
                     else:
                         self._values.setdefault(name, _Values()).add((kind, content), row)
-        for column in (*self._values.values(), *self._numbers.values()):
-            column.close()
+        for values in self._values.values():
+            values.close()
+        for numbers in self._numbers.values():
+            numbers.close()
         self.kinds: Mapping[str, Set[Kind]] = found
         """Types of the values that each attribute has."""
 
