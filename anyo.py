@@ -27,6 +27,7 @@ Usage: anyo COMMAND …
   anyo train RECIPE --data NAME|DIR --out DIR   make an artifact          (python -m training train)
   anyo evaluate ARTIFACT                        measure it                (python -m training evaluate)
   anyo recommend ARTIFACT "TITLE"…              answer once, no server    (python -m service recommend)
+  anyo compare RECIPE|ARTIFACT… --out DIR       train, measure, report    (python -m training compare)
   anyo serve ARTIFACT… [--port 8000]            answer POST /recommend    (python -m service)
   anyo index COMMAND …                          build and inspect indexes (python -m index)
   anyo load histories DIR                       users into the store      (python -m service load)

@@ -25,7 +25,9 @@ bulk_cli.register(app)
 
 @app.command()
 def pull(
-    source: Annotated[str, typer.Argument(help="A folder, http(s)://… or s3://bucket/prefix that holds an artifact.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, http(s)://…, s3://BUCKET/PREFIX or hf://OWNER/NAME[@REVISION].")
+    ],
     target: Annotated[Path, typer.Argument(help="Folder to put it in; an artifact that is there is replaced at once.")],
     sha256: Annotated[
         str | None, typer.Option(help="Expected sha256 of manifest.json, which pins every file; refused otherwise.")

@@ -63,6 +63,15 @@ def _tokenizer() -> Any:
     )
 
 
+def widened(model: Any) -> Any:
+    """The model with matrices so large that every token it reads changes what it says by far more than rounding."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(8)
+    return model
+
+
 @pytest.fixture(scope="session")
 def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function from an architecture's name to a saved checkpoint that has its ``lm_head``."""

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import index.cli
 import training.cli
 import training.cli_data
+import training.commands.compare
 import training.rewrite
 
 SAYS = "error: the time budget of 0.0005 min ended before the command did: give more with --time-budget"
@@ -27,7 +28,7 @@ def forever(*given: Any, **named: Any) -> None:
 @pytest.mark.parametrize(
     ("line", "home", "step"),
     [
-        ("compare a --data d", training.cli, "open_dataset"),
+        ("compare sasrec --data d --out o", training.commands.compare, "open_dataset"),
         ("evaluate a --data d", training.cli, "open_dataset"),
         ("reweigh a --data d --out o", training.cli, "open_dataset"),
         ("rewrite a --out o", training.rewrite, "rewrite"),

@@ -20,6 +20,7 @@ from modeling.artifact.targets import check_target
 from training import cli_data
 from training.cli_common import (
     LARGEST_SEED,
+    RANKING,
     Allow,
     Ledger,
     LedgerFile,
@@ -28,7 +29,9 @@ from training.cli_common import (
     check_top,
     errors_as_one_line,
     open_dataset,
+    use_cores,
 )
+from training.commands import compare, publish, tune
 
 app = typer.Typer(
     name="training",
@@ -39,8 +42,10 @@ app = typer.Typer(
     help="Train, evaluate and compare recommenders.",
 )
 cli_data.register(app)
+compare.register(app)
+tune.register(app)
+publish.register(app)
 console = Console(stderr=True)
-RANKING = "whole catalog ranked, seen items removed, ties at random; ± half of the 95 % bootstrap interval"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of initialisation, data order and dropout.")]
@@ -98,7 +103,7 @@ def train(
         refuse_repeats(settings or [])
         chosen = get_recipe(recipe, settings or [], backbone=backbone)
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, allow=allow, console=console)
-        _use_cores()
+        use_cores()
         options = RunOptions(
             out=out,
             seed=seed,
@@ -140,7 +145,7 @@ def teacher(
         from training.compare import export_teacher
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
-        _use_cores()
+        use_cores()
         found = export_teacher(artifact, dataset, out, top=items, newest=newest, console=console)
     console.print(f"wrote {out}: lists of {items} items for {len(found.users_R):,} training targets")
 
@@ -165,7 +170,7 @@ def reweigh(
         from training.methods.bigrec_reweigh import reweigh as weigh
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, allow=allow, console=console)
-        _use_cores()
+        use_cores()
         manifest = weigh(artifact, dataset, out, collaborative=id_model, seed=seed, console=console)
     found = manifest.metrics
     console.print(
@@ -231,7 +236,7 @@ def evaluate(
         from training.evaluation.table import print_results
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, allow=allow, console=console)
-        _use_cores()
+        use_cores()
         row, answers = evaluate_artifact(
             artifact, dataset, split_part, seed=seed, ledger=ledger, ledger_file=ledger_file, console=console
         )
@@ -243,37 +248,6 @@ def evaluate(
         console.print("task families: " + ", ".join(f"{name} {value:.4f}" for name, value in row["tasks"].items()))
     if as_json:
         print(json.dumps(row))
-
-
-@app.command()
-def compare(
-    data: Annotated[str, typer.Option(help="Name of a data set or a folder.")],
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders to put into one table.")],
-    split_part: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
-    seed: TieSeed = 0,
-    ties: Ties = "file",
-    allow: Allow = None,
-    ledger: Ledger = True,
-    ledger_file: LedgerFile = None,
-    time_budget: TimeBudget = None,
-    as_json: Json = False,
-) -> None:
-    """Floors and artifacts in one table; artifacts after the first with a paired interval against it."""
-    with errors_as_one_line(console), time_limit(time_budget):
-        check_ledger(ledger, ledger_file)
-        from training.compare import compare_artifacts, differences
-        from training.evaluation.table import print_results
-
-        dataset = open_dataset(data, ties=ties, seed=seed, strict=False, allow=allow, console=console)
-        _use_cores()
-        rows, table = compare_artifacts(
-            artifacts, dataset, split_part, seed=seed, ledger=ledger, ledger_file=ledger_file, console=console
-        )
-    title, to = f"{dataset.name}, {split_part}", console if as_json else None
-    print_results(title, table, RANKING, to, differences(rows))
-    if as_json:
-        about = {"data": dataset.name, "data_sha256": dataset.sha256, "part": split_part}
-        print(json.dumps({**about, "ties": dataset.ties, "seed": seed, "rows": rows}))
 
 
 @app.command()
@@ -289,12 +263,3 @@ def recipes(as_json: Json = False) -> None:
     for recipe in known:
         table.add_row(recipe.name, recipe.summary, recipe.source)
     Console().print(table)
-
-
-def _use_cores() -> None:
-    """One torch thread a core this process may use."""
-    import torch
-
-    from modeling.cores import asked_threads, available_cores
-
-    torch.set_num_threads(asked_threads() or available_cores())

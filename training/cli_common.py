@@ -33,10 +33,12 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", help="Tolerate more of a kind of odd rows, e.g. unknown_item=0.2; repeatable."),
 ]
+RANKING = "whole catalog ranked, seen items removed, ties at random; ± half of the 95 % bootstrap interval"
 TOP_FIELDS = ("user_id", "history", "target", "top")
 _OURS = {
     "training.data.report": "DataError",
     "training.recipe": "RecipeError",
+    "training.publishing.hub": "PublishError",
     "modeling.artifact.manifest": "ArtifactError",
     "modeling.backbone.loading": "BackboneError",
     "modeling.backbone.adapters.base": "AdapterError",
@@ -131,3 +133,12 @@ def share(value: float) -> float:
     if not 0 < value < 1:
         raise typer.BadParameter(f"{value:g} is not allowed; a share is over 0 and under 1")
     return value
+
+
+def use_cores() -> None:
+    """One torch thread a core this process may use."""
+    import torch
+
+    from modeling.cores import asked_threads, available_cores
+
+    torch.set_num_threads(asked_threads() or available_cores())

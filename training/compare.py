@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from index import Catalog, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
-from modeling.artifact.verified import Files
 from modeling.methods import load, method_of
 from training.data.dataset import Dataset
 from training.data.report import DataError
@@ -54,15 +54,11 @@ def evaluate_artifact(
     Raises:
         ArtifactError: the artifact cannot be loaded, or its catalog is not that of ``dataset``.
     """
-    files, manifest = open_files(folder)
-    split = split_of(dataset, manifest.split)
-    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
-    require_same_questions(folder, manifest, catalog, dataset, part)
-    targets = split.targets(_part(part))
-    answer, figures = _answers(files, manifest, catalog)
+    opened = open_artifact(folder, dataset, part)
+    manifest, split, targets = opened.manifest, opened.split, opened.targets
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
-        result = answer(targets, split.popularity(), seed=seed, progress=lambda n: bar.advance(task, n))
+        result = opened.answer(targets, split.popularity(), seed=seed, progress=lambda n: bar.advance(task, n))
     row = {
         "method": folder.name,
         "recipe": manifest.recipe,
@@ -74,7 +70,7 @@ def evaluate_artifact(
         "served_index": result.index_metrics,
     }
     with console.status(f"{folder.name}: other task families"):
-        row |= figures(split, targets, seed)
+        row |= opened.figures(split, targets, seed)
     if ledger and part == "test":
         append_entry(
             config=manifest.recipe_data,
@@ -89,17 +85,47 @@ def evaluate_artifact(
     return row, result
 
 
-def _answers(files: Files, manifest: Manifest, catalog: Catalog) -> tuple[Callable[..., Evaluation], OtherFigures]:
-    """Load an artifact and return what answers questions with it, and what gives further figures."""
+@dataclass(frozen=True)
+class Opened:
+    """A loaded artifact and the questions it is asked.
+
+    Attributes:
+        model: a `modeling.methods.base.VectorMethod` or `ListMethod`.
+        on_list: which of them: whether it returns lists rather than vectors that an index is searched with.
+        answer: gives an `Evaluation` for targets and the popularity of items.
+        figures: gives what the method's kind measures beside it.
+    """
+
+    manifest: Manifest
+    split: Split
+    targets: Targets
+    model: Any
+    on_list: bool
+    answer: Callable[..., Evaluation]
+    figures: OtherFigures
+
+
+def open_artifact(folder: Path, dataset: Dataset, part: str) -> Opened:
+    """Load an artifact for questions of its own split.
+
+    Raises:
+        ArtifactError: it cannot be loaded, its catalog is not that of ``dataset``, or it has seen the answers.
+    """
+    files, manifest = open_files(folder)
+    split = split_of(dataset, manifest.split)
+    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
+    require_same_questions(folder, manifest, catalog, dataset, part)
     on_list = method_of(manifest, files.name)[0].shape == "list"
     device = "cuda" if on_list and torch.cuda.is_available() else "cpu"
     loaded = load(files, catalog.popular(), device=device)
-    figures = partial(training_method(manifest.method.kind).other_figures, loaded)
     if on_list:
-        return partial(evaluate_generator, loaded.model), figures
-    entry, content = (files.read(f"index/{name}", LARGEST_INDEX) for name in (ENTRY_FILE, INDEX_FILE))
-    index = parse_index(files.folder / "index", entry, content)
-    return partial(evaluate, loaded.model.encoder, loaded.model.item_vectors_ND, index), figures
+        answer: Callable[..., Evaluation] = partial(evaluate_generator, loaded.model)
+    else:
+        entry, content = (files.read(f"index/{name}", LARGEST_INDEX) for name in (ENTRY_FILE, INDEX_FILE))
+        index = parse_index(files.folder / "index", entry, content)
+        answer = partial(evaluate, loaded.model.encoder, loaded.model.item_vectors_ND, index)
+    figures = partial(training_method(manifest.method.kind).other_figures, loaded)
+    return Opened(manifest, split, split.targets(part_of(part)), loaded.model, on_list, answer, figures)
 
 
 def compare_artifacts(
@@ -126,7 +152,7 @@ def compare_artifacts(
     table: dict[str, Metrics] = {}
     for name in FLOORS:
         with console.status(f"floor {name}"):
-            floor = measure_baseline(name, split, _part(part), seed=seed)
+            floor = measure_baseline(name, split, part_of(part), seed=seed)
         rows.append({"method": name, **floor.metrics.to_dict()})
         table[name] = floor.metrics
     first: NDArray[np.int64] | None = None
@@ -195,7 +221,8 @@ def write_top(path: Path, answers: Evaluation, dataset: Dataset) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def _part(name: str) -> Part:
+def part_of(name: str) -> Part:
+    """The part of a split called ``name``; raises `DataError`."""
     if name == "test":
         return "test"
     if name == "validation":

@@ -54,7 +54,8 @@ def recipe_of(given: argparse.Namespace, shots: int) -> Recipe:
 
 def fitted(recipe: Recipe, split: Split, given: argparse.Namespace, shots: int, work: Path) -> FittedGenerator:
     """One model, trained for a fixed number of epochs: none is selected, so that no validation user is seen twice."""
-    options = FitOptions(work / str(shots), seed=given.seed, epochs=given.epochs if shots else None, cache=work)
+    epochs = max(1, round(given.examples / shots)) if shots else None
+    options = FitOptions(work / str(shots), seed=given.seed, epochs=epochs, cache=work)
     return fit_generative(
         recipe, split, options, folder=None, collaborative=given.id_model, console=Console(stderr=True)
     )
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="smollm2")
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 16, 64])
     parser.add_argument("--users", type=int, default=150)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--examples", type=int, default=256, help="examples that are read in a training")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--negatives", choices=("random", "retrieved"), default="random")
@@ -100,7 +101,8 @@ def main() -> None:
         for shots in given.shots:
             started = time.process_time()
             found = fitted(recipe_of(given, shots), split, given, shots, Path(folder))
-            row: dict[str, Any] = {"method": given.method, "shots": shots, **found.report}
+            figures = found.report["yes_no" if given.method == "tallrec" else "two_stages"]
+            row: dict[str, Any] = {"method": given.method, "shots": shots, **figures}
             if given.method == "llamarec" and given.permuted:
                 row |= agreement(found.writer, split, given.permuted, given.seed)
             print(json.dumps(row | {"cpu": round(time.process_time() - started)}), flush=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["artifact", "data set", "backbone", "export", "recommendations", "new"]
+Kind = Literal["artifact", "data set", "backbone", "comparison", "search", "export", "recommendations", "new"]
 """What a folder that may be replaced holds; ``new``: nothing at all."""
 
 SHOWN = 3
@@ -23,6 +23,10 @@ OF_THE_DESKTOP = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that a file manager leaves in any folder it shows."""
 OF_AN_EXPORT = re.compile(r"(recommendations\.json|users\.parquet|part-[0-9]{5,}\.parquet)(\.part)?")
 DATA_SET_FILES = {"source.json", "items.jsonl", "interactions.csv.gz", "interactions.parquet"}
+COMPARISON = "comparison.json"
+"""Says which data a folder of `training compare` is about."""
+SEARCH = "search.json"
+"""Says which recipe and data a folder of `training tune` is about."""
 
 
 class TargetError(FileExistsError):
@@ -134,6 +138,9 @@ def _ours(target: Path, kind: Kind) -> set[str] | None:
     if kind == "data set":
         source = _json_file(target / "source.json")
         return DATA_SET_FILES if "name" in source else None
+    if kind in ("comparison", "search"):
+        marker = _json_file(target / (COMPARISON if kind == "comparison" else SEARCH))
+        return set(_files(target)) if f"{kind}_of" in marker else None
     if kind == "export":  # of benchmarks, for other servers
         return set(_files(target)) if (target / "facts.json").is_file() else None
     if kind == "backbone":

@@ -108,7 +108,7 @@ def load_backbone(
     transformers_logging.disable_progress_bar()
     try:
         files = backbone_files(spec.source, folder, spec.revision, download)
-        config = _config(spec, files)
+        config = body_config(spec, files)
         if spec.random_weights and folder is None:
             model, sha256 = AutoModel.from_config(config, dtype=dtype, **_body_options(config)), None
         else:
@@ -140,7 +140,7 @@ def info_of(spec: BackboneSpec, model: Any, config: Any, sha256: str | None, dty
         hidden_size=int(config.hidden_size),
         layers=int(config.num_hidden_layers),
         vocabulary=int(config.vocab_size),
-        lm_head=_lm_head(config),
+        lm_head=head_of(config),
     )
 
 
@@ -239,7 +239,7 @@ def load_text_model(
     layers: int | None = None,
     download: bool = False,
 ) -> tuple[nn.Module, BackboneInfo]:
-    """The body that reads titles offline, in its native mode (encoders bidirectional, decoders causal), and its facts.
+    """The body that reads titles offline, in its native mode (decoders are causal, unless adapted), and its facts.
 
     ``layers``: only the first so many; None: all.
 
@@ -253,7 +253,8 @@ def load_text_model(
         raise BackboneError(f"text backbone {source!r} cannot be loaded: {error}") from error
     if layers is not None and layers > config.num_hidden_layers:
         raise BackboneError(f"items.text_layer={layers}, but {source!r} has {config.num_hidden_layers} layers")
-    attention: Literal["causal", "bidirectional"] = "bidirectional" if config.model_type in _ENCODERS else "causal"
+    both = is_encoder(config) or getattr(config, "is_causal", None) is False  # or it was adapted to look both ways
+    attention: Literal["causal", "bidirectional"] = "bidirectional" if both else "causal"
     spec = BackboneSpec(source=source, revision=revision, attention=attention, layers=layers)
     model, info = load_backbone(spec, folder=files)
     return model.requires_grad_(False), info
@@ -326,7 +327,8 @@ def _run(model: nn.Module, embeds_BTH: Tensor, mask_BT: Tensor | None) -> Tensor
     return cast(Tensor, model(inputs_embeds=embeds_BTH, use_cache=False, **options).last_hidden_state)
 
 
-def _config(spec: BackboneSpec, files: Files) -> Any:
+def body_config(spec: BackboneSpec, files: Files) -> Any:
+    """The config of a backbone with the attention, layers and dropout asked for; raises `BackboneError`."""
     config = read_config(files)
     config = config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
@@ -350,6 +352,11 @@ def _config(spec: BackboneSpec, files: Files) -> Any:
 
 
 _ENCODERS = frozenset({"bert", "roberta", "xlm-roberta", "electra"})
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model reads in both directions by its architecture."""
+    return config.model_type in _ENCODERS
 
 
 def _body_options(config: Any) -> dict[str, Any]:
@@ -379,7 +386,7 @@ def _own_info(spec: BackboneSpec) -> BackboneInfo:
     )
 
 
-def _lm_head(config: Any) -> HeadKind:
+def head_of(config: Any) -> HeadKind:
     """What dropping the head saved: nothing but compute where it is tied to the input embeddings."""
     names = " ".join(config.architectures or ())
     if "LM" not in names:

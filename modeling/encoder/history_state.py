@@ -1,7 +1,8 @@
 """The state that a gated adapter reads: that of a frozen id model at a history's last item.
 
 It is the sequence encoder of a recipe that was trained before, in the row order of the model that it gates. It sees
-nothing but the items that stand in the prompt, and its weights are stored in the artifact.
+nothing but the items that stand in the prompt, and its weights are stored in the artifact. States of different users
+share most of their direction, so that they are standardised by the mean and deviation of training histories.
 
 Shape legend: B users, C width of the state.
 """
@@ -9,10 +10,11 @@ Shape legend: B users, C width of the state.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modeling.encoder.build import build_model
@@ -21,6 +23,9 @@ from modeling.encoder.user_encoder import UserEncoder
 from modeling.spec import ModelSpec
 
 FILE = "parts/history_state.safetensors"
+BATCH, MOST = 256, 5000
+"""Histories that are read at once, and for mean and deviation."""
+SMALLEST = 1e-6
 
 
 class HistoryState(nn.Module):
@@ -44,18 +49,26 @@ class HistoryState(nn.Module):
         self.spec, self.width = spec, spec.backbone.width
         self._catalog_size = catalog_size
         self._encoder: UserEncoder = build_model(spec, catalog_size=catalog_size).encoder
+        self._scale = _Scale(self.width)
         self.requires_grad_(False).eval()
 
     @property
     def parts(self) -> nn.ModuleDict:
         """What is stored of it."""
-        return nn.ModuleDict({"ids": self._encoder.items.ids, "backbone": self._encoder.backbone})
+        own = {"ids": self._encoder.items.ids, "backbone": self._encoder.backbone, "scale": self._scale}
+        return nn.ModuleDict(own)
 
     @classmethod
-    def of(cls, spec: ModelSpec, catalog_size: int, weights: Mapping[str, Tensor]) -> Self:
-        """With ``weights`` by the names of `parts`."""
+    def of(
+        cls, spec: ModelSpec, catalog_size: int, weights: Mapping[str, Tensor], histories: Sequence[NDArray[Any]]
+    ) -> Self:
+        """With ``weights`` of table and transformer by the names of `parts`, standardised on ``histories`` of rows."""
         made = cls(spec, catalog_size)
-        made.parts.load_state_dict(dict(weights))
+        made.parts.load_state_dict({**made._scale.state_dict(prefix="scale."), **weights})
+        read = [np.asarray(rows) for rows in histories[:MOST] if len(rows)]
+        states_BC = torch.cat([made._states(read[start : start + BATCH]) for start in range(0, len(read), BATCH)])
+        made._scale.mean_C.copy_(states_BC.mean(0))
+        made._scale.deviation_C.copy_(states_BC.std(0, correction=0).clamp(min=SMALLEST))
         return made
 
     def train(self, mode: bool = True) -> Self:
@@ -64,7 +77,7 @@ class HistoryState(nn.Module):
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[Prompt]) -> Tensor:
-        """States of the catalog items in prompts; zeros where a history holds free titles alone.
+        """States of the catalog items in prompts; that of the mean, zeros, where a history holds free titles alone.
 
         Args:
             prompts: of the gated model, whose items have ids.
@@ -74,8 +87,27 @@ class HistoryState(nn.Module):
         histories = [rows[rows < self._catalog_size] for rows in histories]
         known = [number for number, rows in enumerate(histories) if len(rows)]
         if known:
-            own = [self._encoder.prepare(histories[number].tolist()) for number in known]
-            batch = self._encoder.collate(own)
-            states_BC = self._encoder.pooling(self._encoder.hidden(batch), batch.spans)
-            found_BC[torch.from_numpy(np.asarray(known)).to(found_BC.device)] = states_BC.float()
+            states_BC = self._scale(self._states([histories[number] for number in known]))
+            found_BC[torch.from_numpy(np.asarray(known)).to(found_BC.device)] = states_BC
         return found_BC
+
+    @torch.no_grad()
+    def _states(self, histories: Sequence[NDArray[Any]]) -> Tensor:
+        batch = self._encoder.collate([self._encoder.prepare(rows.tolist()) for rows in histories])
+        states_BC: Tensor = self._encoder.pooling(self._encoder.hidden(batch), batch.spans)
+        return states_BC.float()
+
+
+class _Scale(nn.Module):
+    """Mean and deviation of states."""
+
+    mean_C: Tensor
+    deviation_C: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_C", torch.zeros(width))
+        self.register_buffer("deviation_C", torch.ones(width))
+
+    def forward(self, states_BC: Tensor) -> Tensor:
+        return (states_BC - self.mean_C) / self.deviation_C

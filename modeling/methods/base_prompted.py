@@ -35,7 +35,7 @@ from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
 
 @dataclass(frozen=True)
 class HistoryPrompt(GenerationPrompt):
-    """Also the items that are read, free titles among them."""
+    """Also all items of the history, free titles among them; the dense artifact may read more than the model."""
 
     history: tuple[Item, ...] = ()
 
@@ -64,7 +64,7 @@ def label_tokens(tokenizer: Any, before: str, labels: Sequence[str]) -> tuple[in
     return found
 
 
-class PromptRanker(NamedItems, Ranker):
+class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title tokens are never None
     """A ranker around a causal language model; how candidates are put to it is the method's (`shared`,
     `prepare_candidates`, `score`).
 
@@ -79,7 +79,7 @@ class PromptRanker(NamedItems, Ranker):
         labels: tokens whose logits are read.
         retriever: finds candidates; None: popular ones are taken.
         candidates: how many the model orders.
-        history_limit: newest items read.
+        titles: newest items of a history that the prompt holds; the retriever may read more.
     """
 
     def __init__(
@@ -92,10 +92,11 @@ class PromptRanker(NamedItems, Ranker):
         labels: Sequence[int],
         retriever: CollaborativeModel | None,
         candidates: int,
-        history_limit: int,
+        titles: int,
     ) -> None:
         self.model, self.names, self.end, self.tuned = model, names, end, None
-        self.reads, self.history_limit, self.default = names.spelling.reads, history_limit, NOTHING_WRITTEN
+        self.reads, self.titles, self.default = names.spelling.reads, titles, NOTHING_WRITTEN
+        self.history_limit = max(titles, 0 if retriever is None else retriever.encoder.history_limit)
         self.retriever, self.candidates, self.catalog_size = retriever, candidates, len(names.tokens)
         self._place_N = names.place_N
         self.scorer = SharedPrefixScorer(model, labels, prefix)
@@ -116,10 +117,12 @@ class PromptRanker(NamedItems, Ranker):
 
     def prepare(self, history: Sequence[Item], user_id: str | None = None) -> HistoryPrompt:
         """The newest items of a history; candidates follow when it is known what is wanted."""
-        newest = tuple(history[-self.history_limit :])
+        history = history[-self.history_limit :]
         rows = tuple(item for item in history if not isinstance(item, FreeItem))
         longest = int(np.diff(self.names.tokens.offsets).max(initial=1))
-        return HistoryPrompt(tuple(self.shared(newest)), rows, self.most_positions(longest), newest)
+        return HistoryPrompt(
+            tuple(self.shared(history[-self.titles :])), rows, self.most_positions(longest), tuple(history)
+        )
 
     def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
         """Eligible rows, best first, at least ``candidates`` where there are so many."""
@@ -134,7 +137,7 @@ class PromptRanker(NamedItems, Ranker):
         """As `Ranker.rank`; also how many of the rows the model was not asked about, which are the last.
 
         Args:
-            history: what the model reads, free titles among it.
+            history: free titles among it.
             rows: the catalog's items in it, by which candidates are found.
             wanted: how many, and which may be.
             turn: see `CandidateRanker.score`.
@@ -185,12 +188,14 @@ class PromptedRecord(GeneratorRecord):
         labels: texts of the answers whose logits are the scores.
         candidates: how many items of a list the model orders.
         retriever: whether a dense artifact inside this one finds them.
+        titles: newest items of a history that the prompt holds; ``history_limit`` counts what the dense artifact reads.
     """
 
     instruction: str
     labels: tuple[str, ...]
     candidates: int
     retriever: bool
+    titles: int
 
 
 P = TypeVar("P", bound=PromptedRecord)
@@ -205,7 +210,7 @@ class PromptedMethod(GenerativeMethod[P]):
             model.retriever.copy_to(folder)
         return {
             "instruction": model.prompt.instruction, "labels": model.prompt.labels, "candidates": model.candidates,
-            "retriever": model.retriever is not None,
+            "retriever": model.retriever is not None, "titles": model.titles,
         }  # fmt: skip
 
     def parts(self, record: P, context: LoadContext, names: ItemIdentifiers, prompt: Any) -> dict[str, Any]:
@@ -219,5 +224,5 @@ class PromptedMethod(GenerativeMethod[P]):
             raise ArtifactError(f"the prompt of {files.name} cannot be made: {one_line(error)}") from error
         return {
             "prompt": found, "end": title_end(record, context, "a prompt"), "retriever": inner,
-            "candidates": record.candidates, "history_limit": record.history_limit,
+            "candidates": record.candidates, "titles": record.titles,
         }  # fmt: skip

@@ -147,7 +147,7 @@ class LlamarecRanker(PromptRanker):
         self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
     ) -> LetteredCandidates:
         """See `CandidateRanker.prepare_candidates`."""
-        newest = tuple(history[-self.history_limit :])
+        newest = tuple(history[-self.titles :])
         windows, line = -(-len(candidates) // self.window), max(map(len, self.prompt.lines))
         each = sum(len(self.name(item)) + line for item in candidates)
         length = len(self.shared(newest)) + windows * self.prompt.most_candidate_positions(0, 0) + each

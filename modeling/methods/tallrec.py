@@ -77,9 +77,11 @@ class YesNoPrompt:
             raise ValueError(f"{len(labels)} labels are given: yes and no are two")
         pieces = TextTokenizer(tokenizer)
         texts = [instruction, LIKED, DISLIKED, NOTHING, BETWEEN, TARGET, RESPOND]
-        first, *others = (tuple(each) for each in pieces.fixed(texts))
+        first, *others = pieces.fixed(texts)
+        liked, disliked, nothing, between, target, respond = (tuple(each) for each in others)
         answers = label_tokens(tokenizer, RESPOND, [f" {label}" for label in labels])
-        return cls((*pieces.wrap[0], *first), *others, answers, instruction, tuple(labels))
+        begin, said = (*pieces.wrap[0], *first), tuple(labels)
+        return cls(begin, liked, disliked, nothing, between, target, respond, answers, instruction, said)
 
     def shared(self, liked: Names, disliked: Names) -> list[int]:
         """What follows the prefix for all candidates of a user, oldest items first."""
@@ -141,9 +143,8 @@ class TallrecRanker(PromptRanker):
         self, history: Sequence[Item], disliked: Sequence[bool], candidates: Sequence[Item]
     ) -> YesNoQuestions:
         """The same for a history of which it is known what was disliked, item by item; empty: nothing was."""
-        limit = self.history_limit
-        newest = tuple(history[-limit:])
-        shared = tuple(self.shared(newest, disliked[-limit:]))
+        newest = tuple(history[-self.titles :])
+        shared = tuple(self.shared(newest, disliked[-self.titles :]))
         each = sum(len(self.name(item)) + len(self.prompt.respond) for item in candidates)
         return YesNoQuestions(newest, tuple(candidates), len(shared) + each, shared)
 

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from scripts.pages.commands import cell
 from scripts.pages.results import ROOT
 from training.effects import ALWAYS, EFFECTS
+from training.methods.base_prompted import PromptedSettings
 from training.recipe import MethodSettings, Recipe, method_names, training_method
 from training.recipes import get_recipe, recipe_names
 
@@ -59,6 +60,8 @@ def _page(recipe: Recipe) -> str:
     shape = "a user vector, searched in an index" if recipe.method.encodes else "a ranked list, generated"
     if not recipe.method.learns:
         shape = "a ranked list, counted from the interactions; no network is trained"
+    elif isinstance(recipe.method, PromptedSettings):
+        shape = "scores of given candidates, and a ranked list of candidates that it finds"
     base = f"an artifact of `{recipe.requires}`, given with `--id-model`" if recipe.requires else "no other artifact"
     if recipe.method.needs_teacher:
         base = "lists of another artifact (`python -m training teacher`), given with `--teacher`"

@@ -1,4 +1,5 @@
-"""Brings an artifact here from a folder, an `http(s)://` address or `s3://bucket/prefix`, checked file by file.
+"""Brings an artifact here from a folder, an `http(s)://` address, `s3://bucket/prefix` or `hf://OWNER/NAME`, checked
+file by file.
 
 `manifest.json` names every file with its sha256. Everything is fetched into a hidden folder beside the target and
 compared with it; only a complete artifact takes the target's place, in one exchange of names. Whoever can write the
@@ -11,6 +12,7 @@ import base64
 import hashlib
 import http.client
 import importlib
+import re
 import shutil
 import time
 import urllib.error
@@ -139,7 +141,9 @@ def _opener(source: str) -> Open:
     try:
         parts = urlsplit(source)
     except ValueError:
-        raise PullError(f"{shown(source)} is no source: a folder, http://…, https://… or s3://BUCKET/PREFIX") from None
+        raise PullError(
+            f"{shown(source)} is no source: a folder, http://…, https://…, s3://BUCKET/PREFIX or hf://OWNER/NAME"
+        ) from None
     scheme = parts.scheme.lower()
     if scheme in ("http", "https"):
         # Strictly: with '#' or '/' in a password another host would be asked, and the message would show a part of it.
@@ -151,11 +155,15 @@ def _opener(source: str) -> Open:
         return lambda name: _open_http(parts, name)
     if scheme == "s3":
         return _open_s3(source)
+    if scheme == "hf":
+        return _open_hub(source)
     if scheme and "://" in source:
-        raise PullError(f"{shown(source)!r} begins with {scheme}://; known are http://, https://, s3:// and a folder")
+        raise PullError(
+            f"{shown(source)!r} begins with {scheme}://; known are http://, https://, s3://, hf:// and a folder"
+        )
     folder = Path(source)
     if not folder.is_dir():
-        raise PullError(f"{shown(source)} is no folder, and begins with none of http://, https://, s3://")
+        raise PullError(f"{shown(source)} is no folder, and begins with none of http://, https://, s3://, hf://")
     return lambda name: (folder / name).open("rb")
 
 
@@ -170,15 +178,17 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open_http(parts: SplitResult, name: str) -> AbstractContextManager[IO[bytes]]:
+def _open_http(parts: SplitResult, name: str, token: str | None = None) -> AbstractContextManager[IO[bytes]]:
     """A file below an address; a query stays behind it, as signed addresses of a folder have one.
 
-    User and password are sent to this host only, not to one that it redirects to.
+    User and password, or a token, are sent to this host only, not to one that it redirects to.
     """
     login, _, place = parts.netloc.rpartition("@")
     url = parts._replace(netloc=place, path=f"{parts.path.rstrip('/')}/{quote(name)}", fragment="").geturl()
     try:
         request = urllib.request.Request(url)
+        if token:
+            request.add_unredirected_header("authorization", f"Bearer {token}")
         if login:
             user, _, password = login.partition(":")
             pair = f"{unquote(user)}:{unquote(password)}".encode()
@@ -192,6 +202,18 @@ def _open_http(parts: SplitResult, name: str) -> AbstractContextManager[IO[bytes
     except (ValueError, http.client.HTTPException) as error:  # whose own words repeat the address
         raise PullError(f"{shown(url)} is no address that can be asked") from error
     return closing(stream)
+
+
+def _open_hub(source: str) -> Open:
+    """A model repository of the Hugging Face Hub, `hf://OWNER/NAME[@REVISION]`; HF_ENDPOINT and HF_TOKEN count."""
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source, flags=re.IGNORECASE)
+    if found is None:
+        raise PullError(f"{shown(source)} is not of the form hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+    hub: Any = importlib.import_module("huggingface_hub")
+    revision = quote(found[2] or "main", safe="")
+    place = urlsplit(f"{hub.constants.ENDPOINT.rstrip('/')}/{found[1]}/resolve/{revision}")
+    token = hub.get_token()
+    return lambda name: _open_http(place, name, token)
 
 
 def _open_s3(source: str) -> Open:

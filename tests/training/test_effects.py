@@ -67,8 +67,15 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
         "e4srec", True, [*SHORT, "items.words=true", "items.untied=false", "items.frozen=false", "requires="],
     ),
     "contriever": ("contriever", True, [*DENSE, "history.title_tokens=4", "history.limit=5"]),
+    "contriever, queue": (
+        "contriever", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "method.objective.queue=8"],
+    ),
     "ilora": (
         "ilora", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "optimizer.user_windows=2"],
+    ),
+    "llm2vec": (
+        "llm2vec", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "optimizer.user_windows=2",
+         "method.adaptation.masked_steps=1", "method.adaptation.simcse_steps=1"],
     ),
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),

@@ -46,12 +46,16 @@ Scorer = Callable[[Histories], Floats]  # histories of B users to scores [B, N]
 
 @dataclass(frozen=True)
 class Baseline:
-    """The result of one floor: its name, what it was fitted on, the rank of every target and the metrics."""
+    """The result of one floor: its name, what it was fitted on, the rank of every target and the metrics.
+
+    ``kept_ranks_T``: the ranks with seen items left in, where they were asked for.
+    """
 
     name: str
     fitted_on: FittedOn
     ranks_T: Ints
     metrics: Metrics
+    kept_ranks_T: Ints | None = None
 
 
 def popularity(split: Split, fitted_on: FittedOn = "train") -> Scorer:
@@ -107,9 +111,12 @@ FLOORS: dict[str, Callable[[Split, FittedOn], Scorer]] = {
 
 
 def measure_baseline(
-    name: str, split: Split, part: Part = "test", fitted_on: FittedOn = "train", seed: int = 0
+    name: str, split: Split, part: Part = "test", fitted_on: FittedOn = "train", seed: int = 0, *, kept: bool = False
 ) -> Baseline:
-    """Rank every target of `part` with one floor (seen items removed, ties at random with `seed`)."""
+    """Rank every target of `part` with one floor (seen items removed, ties at random with `seed`).
+
+    ``kept``: rank with seen items left in too.
+    """
     if name not in FLOORS:
         raise ValueError(f"floor {name!r} not found; known floors: {', '.join(FLOORS)}")
     scorer = FLOORS[name](split, fitted_on)
@@ -118,12 +125,16 @@ def measure_baseline(
     popularity_N = split.popularity(fitted_on)
     rows_T = targets.rows_T
     ranks: list[Ints] = []
+    with_seen: list[Ints] = []
+    rng_of_kept = np.random.default_rng([seed, 4])
     tops: list[Ints] = []
     profiles: list[float] = []
     for questions in _batches(len(targets)):
         histories = [targets.history(question) for question in questions]
         scores_BN = scorer(histories)
         ranks.append(target_ranks(scores_BN, rows_T[questions], histories, rng))
+        if kept:
+            with_seen.append(target_ranks(scores_BN, rows_T[questions], None, rng_of_kept))
         tops.append(_top(scores_BN, histories))
         profiles.extend(float(popularity_N[history].mean()) for history in histories)
     ranks_T = np.concatenate(ranks)
@@ -134,7 +145,7 @@ def measure_baseline(
         history_popularity_T=np.array(profiles),
         seed=seed,
     )
-    return Baseline(name, fitted_on, ranks_T, metrics)
+    return Baseline(name, fitted_on, ranks_T, metrics, np.concatenate(with_seen) if kept else None)
 
 
 def _batches(count: int) -> Iterator[npt.NDArray[np.int64]]:

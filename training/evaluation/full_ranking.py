@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ class Evaluation:
     """T questions answered.
 
     ``ranks_T`` (1 is best) come from exact scores; ``top_rows_TK`` are what the served index returns, and
-    ``index_metrics`` is what those lists alone score, so an approximate index shows its loss here.
+    ``index_metrics`` is what those lists alone score, so an approximate index shows its loss here. ``kept_ranks_T`` are
+    the ranks with seen items left in, where they were asked for.
     """
 
     ranks_T: NDArray[np.int64]
@@ -34,6 +35,7 @@ class Evaluation:
     metrics: Metrics
     index_metrics: dict[str, float]
     targets: Targets
+    kept_ranks_T: NDArray[np.int64] | None = None
 
 
 def encode_users(
@@ -90,14 +92,19 @@ def evaluate(
     popularity_N: NDArray[np.int64],
     *,
     seed: int = 0,
+    kept: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Evaluation:
-    """Answer every question of ``targets``, exactly and through the served index."""
+    """Answer every question of ``targets``, exactly and through the served index; ``kept``: rank seen items too."""
     histories = [history.astype(np.int64) for history in targets.histories()]
     users_TD = encode_users(encoder, histories, progress=progress)
     ranks_T = rank_all(users_TD, items_ND, targets.rows_T, histories, seed=seed)
     _, top_rows_TK = index.search(users_TD, SHOWN, exclude=histories)
-    return evaluation_of(ranks_T, top_rows_TK, targets, histories, popularity_N, seed=seed)
+    found = evaluation_of(ranks_T, top_rows_TK, targets, histories, popularity_N, seed=seed)
+    if not kept:
+        return found
+    nothing = [np.empty(0, np.int64)] * len(targets)
+    return replace(found, kept_ranks_T=rank_all(users_TD, items_ND, targets.rows_T, nothing, seed=seed))
 
 
 def evaluation_of(

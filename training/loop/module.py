@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from modeling.encoder.history_state import HistoryState
 from modeling.encoder.item_tower import scale_of
 from modeling.encoder.user_encoder import UserEncoder
 from training.loop.examples import TrainingBatch, Window, collate
+from training.loop.momentum import MomentumQueue
 from training.loop.student import Student
 from training.objectives.anchor import anchor_loss, anchor_weight
 from training.objectives.base import Candidates, ObjectiveSpec, objective_class
+from training.objectives.in_batch import InBatchSoftmax
 from training.recipe import RecipeError
 
 
@@ -72,6 +74,14 @@ class TrainedModule(nn.Module):
         """The end of training: the model is as it came, apart from its weights."""
         return
 
+    def carried(self) -> dict[str, Tensor]:
+        """What goes from step to step beside the weights, for checkpoints."""
+        return {}
+
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `carried` gave."""
+        return
+
 
 class RetrievalModule(TrainedModule):
     """Loss of one recipe.
@@ -114,6 +124,7 @@ class RetrievalModule(TrainedModule):
         if shares_N is None:
             shares_N = popularity_N / max(1, popularity_N.sum())
         self.loss = objective_class(objective.kind)(objective, Candidates(popularity_N, chosen_N, shares_N))
+        self._queue = MomentumQueue(encoder, objective.queue, objective.momentum) if objective.queue else None
         self.register_buffer("anchor_ND", torch.from_numpy(anchor_ND) if anchor_ND is not None else None, False)
         backbone = encoder.spec.backbone
         gate = encoder.history_state
@@ -163,8 +174,25 @@ class RetrievalModule(TrainedModule):
         with nullcontext() if self.student is None else self.student.computing():
             return self._loss(batch, progress)
 
+    def _keys(self, targets_P: Tensor) -> Tensor | None:
+        """Vectors of the batch's targets for the queue, none of which is a negative yet; None without one."""
+        if self._queue is None or not self.training:
+            return None
+        cast(InBatchSoftmax, self.loss).remembered = self._queue.held
+        return self._queue.encode(targets_P)
+
+    def carried(self) -> dict[str, Tensor]:
+        """See `TrainedModule.carried`."""
+        return {} if self._queue is None else self._queue.state()
+
+    def carry(self, state: Mapping[str, Tensor]) -> None:
+        """See `TrainedModule.carry`."""
+        if self._queue is not None:
+            self._queue.restore(state)
+
     def _loss(self, batch: TrainingBatch, progress: float) -> Tensor:
         encoder, device = self.encoder, self.encoder.device
+        keys_PD = self._keys(batch.targets_P.to(device))
         items = _Items(encoder)
         spans = batch.prompts.spans
         if not self.last_only:
@@ -174,6 +202,8 @@ class RetrievalModule(TrainedModule):
         scaled_PD = users_PD * scale_of(encoder.log_scale)
         seen_S2 = None if batch.seen_S2 is None else batch.seen_S2.to(device)
         loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device), seen_S2)
+        if self._queue is not None and keys_PD is not None:
+            self._queue.add(keys_PD, batch.targets_P.to(device))
         if self.student is not None:
             loss = loss + self.student(scaled_PD, items.all(), batch)
         weight = anchor_weight(self.objective.pull, progress, self.objective.pull_share)

@@ -23,6 +23,8 @@ from training.loop.module import Counted, TrainedModule
 from training.recipe import OptimizerSpec, RecipeError
 
 WEIGHTS = "trained.safetensors"
+CARRIED = "carried.safetensors"
+"""In a checkpoint: what a module carries from step to step beside its weights."""
 Evaluate = Callable[[], dict[str, float]]
 
 
@@ -150,12 +152,18 @@ class RecommenderTrainer(Trainer):
             return
         folder = Path(output_dir or cast(str, self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(trainable(cast(nn.Module, self.model)), folder / WEIGHTS)
+        module = cast(TrainedModule, self.model)
+        save_tensors(trainable(module), folder / WEIGHTS)
+        if carried := module.carried():
+            save_tensors(carried, folder / CARRIED)
         if self._average:
             self._average.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained(cast(nn.Module, model or self.model), Path(resume_from_checkpoint))
+        module = cast(TrainedModule, model or self.model)
+        load_trained(module, Path(resume_from_checkpoint))
+        if (file := Path(resume_from_checkpoint) / CARRIED).exists():
+            module.carry(load_file(file))
         if self._average:
             self._average.load(Path(resume_from_checkpoint))
 

@@ -144,7 +144,7 @@ class PromptedTraining(GenerativeTraining[S]):
         """Arguments that every ranker has."""
         return {
             "prompt": self.prompt, "end": self.named.end, "retriever": self.retriever,
-            "candidates": self.settings.candidates, "history_limit": self.recipe.history.limit,
+            "candidates": self.settings.candidates, "titles": self.recipe.history.limit,
         }  # fmt: skip
 
     def tokens(self, rows: Sequence[int]) -> list[NDArray[np.int32]]:

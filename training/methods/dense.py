@@ -20,6 +20,8 @@ from modeling.encoder.build import Sources, TextVectors
 from modeling.encoder.history_state import HistoryState
 from modeling.encoder.title_check import read_map
 from modeling.methods.dense import read_dense, store_backbones
+from training.adaptation.adapt import adapt
+from training.adaptation.spec import AdaptationSpec
 from training.checks import check_text
 from training.effects import Effect, has_ids
 from training.evaluation.full_ranking import evaluate
@@ -37,11 +39,13 @@ TEXT = "parts/text.safetensors"
 
 
 class DenseSettings(MethodSettings):
-    """``objective``: the loss at every item boundary; ``distillation``: what is learned from a teacher beside it."""
+    """``objective``: the loss at every item boundary; ``distillation``: what is learned from a teacher beside it;
+    ``adaptation``: stages that change the language model first."""
 
     kind: Literal["dense"] = "dense"
     objective: ObjectiveSpec = ObjectiveSpec()
     distillation: DistillationSpec = DistillationSpec()
+    adaptation: AdaptationSpec = AdaptationSpec()
     encodes: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
@@ -59,9 +63,20 @@ class DenseSettings(MethodSettings):
                 f"method.objective.kind {' or '.join(map(repr, kinds))}", lambda recipe: objective(recipe).kind in kinds
             )
 
-        fields = ("negatives", "popularity_power", "label_smoothing", "logq", "symmetric", "mask_seen", "calibration")
+        fields = (
+            "negatives",
+            "popularity_power",
+            "label_smoothing",
+            "logq",
+            "symmetric",
+            "mask_seen",
+            "calibration",
+            "queue",
+        )
         return {f"objective.{name}": of_kind(name) for name in fields} | {
             **_distillation_effects(),
+            **_adaptation_effects(),
+            "objective.momentum": Effect("method.objective.queue over 0", lambda recipe: objective(recipe).queue > 0),
             "objective.pull": Effect("items with an id table", has_ids),
             "objective.pull_share": Effect("method.objective.pull over 0", lambda recipe: objective(recipe).pull > 0),
         }
@@ -70,6 +85,11 @@ class DenseSettings(MethodSettings):
         """Raises ``ValueError`` for a pull to nothing, and for histories that a user encoder cannot read."""
         if self.objective.pull and recipe.requires is None:
             raise ValueError("method.objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
+        if self.objective.queue and (self.objective.kind != "in_batch" or recipe.items.tower != "encoder"):
+            raise ValueError(
+                "method.objective.queue keeps vectors that an encoder made earlier: kind='in_batch' and "
+                f"items.tower='encoder' are needed (given {self.objective.kind!r} and {recipe.items.tower!r})"
+            )
         if self.objective.mask_seen and self.objective.label_smoothing:
             raise ValueError(
                 "method.objective.label_smoothing gives a share of the target to every item: with "
@@ -90,6 +110,7 @@ class DenseSettings(MethodSettings):
         if recipe.items.frozen and recipe.requires is None:
             raise ValueError("items.frozen needs requires=<id recipe>: there is no id table to be kept")
         self._check_adapter(recipe)
+        self._check_adaptation(recipe)
         if recipe.items.words and recipe.requires is not None:
             raise ValueError("items.words starts items from their titles, and requires from another model's table")
         if recipe.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
@@ -108,6 +129,18 @@ class DenseSettings(MethodSettings):
                 f"a history with ids are needed (given requires={recipe.requires!r}, history.form={form!r})"
             )
 
+    def _check_adaptation(self, recipe: Recipe) -> None:
+        if not self.adaptation.used:
+            return
+        if recipe.backbone.own or recipe.backbone.random_weights or recipe.history.form == "ids":
+            raise ValueError(
+                "method.adaptation changes a pretrained language model that reads titles: backbone.source other than "
+                "'none', no random weights and a history of titles are needed (given "
+                f"{recipe.backbone.source!r} with history.form={recipe.history.form!r})"
+            )
+        if recipe.needs_text_vectors and recipe.items.text_source is None:
+            raise ValueError("method.adaptation changes what would read titles: items.text_source is needed")
+
     @property
     def needs_teacher(self) -> bool:
         """With any weight of distillation."""
@@ -116,6 +149,26 @@ class DenseSettings(MethodSettings):
     def reads_titles(self, recipe: Recipe) -> bool:
         """Their vectors, or their tokens."""
         return recipe.needs_text_vectors or recipe.history.reads_tokens
+
+
+def _adaptation_effects() -> dict[str, Effect]:
+    """What a stage reads is read where it has steps."""
+
+    def steps(*stages: str) -> Effect:
+        def acts(recipe: Recipe) -> bool:
+            assert isinstance(recipe.method, DenseSettings)
+            return any(getattr(recipe.method.adaptation, stage) for stage in stages)
+
+        return Effect(f"{' or '.join('method.adaptation.' + stage for stage in stages)} over 0", acts)
+
+    masked, simcse, either = steps("masked_steps"), steps("simcse_steps"), steps("masked_steps", "simcse_steps")
+    return {
+        "adaptation.texts": either,
+        "adaptation.rate": either,
+        "adaptation.masked": masked,
+        "adaptation.dropout": simcse,
+        "adaptation.temperature": simcse,
+    }
 
 
 def _distillation_effects() -> dict[str, Effect]:
@@ -140,17 +193,22 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         self.text: TextVectors | None = read_text(self.recipe, self.split, job.sources, self.console)
         check_text(self.text, self.recipe)
         self.fitted: Fitted | None = None
+        self.stages: dict[str, dict[str, Any]] = {}
         self.cold: ColdItems | None = None
 
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
+        sources, self.stages = adapt(
+            self.recipe, self.split, self.settings.adaptation, self.job.sources, work=options.work / "adaptation",
+            seed=options.seed, fitted_on=options.fitted_on, console=self.console,
+        )  # fmt: skip
         self.fitted = fit(
             self.recipe, self.split,
             replace(
                 options, anchor_ND=self._anchor(), teacher=self.job.teacher, history_state=self._history_state()
             ),
             self.settings.objective, self.settings.distillation,
-            sources=self.job.sources, text=self.text, console=self.console,
+            sources=sources, text=self.text, console=self.console,
         )  # fmt: skip
         if self.recipe.items.cold == "mapped":
             length = None if self.cold is None else self.cold.length  # a refit has trained on validation
@@ -160,8 +218,9 @@ class DenseTraining(TrainingMethod[DenseSettings]):
 
     @property
     def report(self) -> dict[str, Any]:
-        """How items that nobody chose got their vectors; how much gates differ between users."""
+        """Stages before the training; how items that nobody chose got their vectors; how gates differ between users."""
         found = super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
+        found |= {"stages": self.stages} if self.stages else {}
         if self.fitted is None or self.fitted.model.encoder.history_state is None:
             return found
         return found | {"gates": gate_figures(self.fitted.model.encoder, list(self.split.validation.histories()))}
@@ -214,7 +273,8 @@ class DenseTraining(TrainingMethod[DenseSettings]):
             **{f"backbone.{name}": torch.from_numpy(weight)
                for name, weight in load_file(folder / "backbone" / "model.safetensors").items()},
         }  # fmt: skip
-        return HistoryState.of(read_dense(folder)[1].model, len(self.job.id_rows), weights)
+        histories = self.split.train_rows()
+        return HistoryState.of(read_dense(folder)[1].model, len(self.job.id_rows), weights, histories)
 
 
 METHOD = DenseTraining

@@ -135,7 +135,7 @@ class LlamarecTraining(PromptedTraining[LlamarecSettings]):
 
     def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
         """The same beside the dense stage."""
-        return dict(two_stages(cast(LlamarecRanker, generator), targets).figures(seed=seed))
+        return {"two_stages": two_stages(cast(LlamarecRanker, generator), targets).figures(seed=seed)}
 
 
 METHOD = LlamarecTraining

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -75,7 +75,7 @@ class Opinions:
         if self.liked_R is None:
             return [False] * count
         first = int(self.data.offsets_U1[user]) + start
-        return (~self.liked_R[first : first + count]).tolist()
+        return [not liked for liked in self.liked_R[first : first + count].tolist()]
 
     def questions(
         self, user: int, place: int, history: NDArray[Any], rng: np.random.Generator
@@ -95,7 +95,7 @@ def yes_or_no(ranker: TallrecRanker, targets: Targets, opinions: Opinions, *, se
     rng, prompts, right = np.random.default_rng([seed, 7]), [], []
     for number, history in enumerate(targets.histories()):
         user, place = int(targets.users_T[number]), int(targets.positions_T[number])
-        newest = history[-ranker.history_limit :].astype(np.int64)
+        newest = history[-ranker.titles :].astype(np.int64)
         asked = opinions.questions(user, place, history, rng)
         disliked = opinions.before(user, place - len(newest), len(newest))
         prompts.append(ranker.prepare_rated(newest.tolist(), disliked, [row for row, _ in asked]))
@@ -104,7 +104,7 @@ def yes_or_no(ranker: TallrecRanker, targets: Targets, opinions: Opinions, *, se
     return Answers(np.array(right, bool), np.concatenate(scores))
 
 
-def _parts(prompts: list[RankPrompt]) -> Iterator[list[RankPrompt]]:
+def _parts(prompts: Sequence[RankPrompt]) -> Iterator[Sequence[RankPrompt]]:
     return (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
 
 
@@ -151,10 +151,11 @@ class TallrecTraining(PromptedTraining[TallrecSettings]):
         """Area under the curve with its interval, and how often yes is said and right."""
         said = self._answers(generator, targets, seed)
         area = said.auc(seed=seed)
-        return {
+        figures = {
             "auc": area.value, "auc_low": area.low, "auc_high": area.high, "auc_questions": len(said.right_Q),
             "liked": float(said.right_Q.mean()), "said_yes": float((said.scores_Q > 0).mean()),
         }  # fmt: skip
+        return {"yes_no": figures}
 
     def _answers(self, ranker: Any, targets: Targets, seed: int) -> Answers:
         return yes_or_no(cast(TallrecRanker, ranker), targets, self.opinions, seed=seed)

@@ -39,6 +39,13 @@ class ObjectiveSpec(Section):
     calibration: float = Field(
         0.75, ge=0, le=1, description="t of gBCE: 0 is plain binary cross-entropy, 1 undoes the sampling, gbce only"
     )
+    queue: int = Field(
+        0, ge=0, description="item vectors of earlier batches that are negatives too, of a copy of the encoder that "
+        "follows it slowly (MoCo); in_batch with items.tower 'encoder' only, 0 for none",
+    )  # fmt: skip
+    momentum: float = Field(
+        0.9995, ge=0, lt=1, description="what the copy keeps of itself in a step, with a queue only"
+    )
     symmetric: bool = Field(False, description="add the loss from items to users, in_batch only")
     mask_seen: bool = Field(
         False, description="leave out of the softmax what the user has chosen before, as answers and figures do"

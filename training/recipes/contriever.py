@@ -14,6 +14,8 @@ def recipe(backbone: str = "minilm") -> Recipe:
 
     Against the paper: pairs are histories and next items instead of two crops of a text; the temperature is learned;
     negatives are corrected for their popularity; the encoder is adapted by LoRA instead of being trained whole.
+    ``method.objective.queue`` adds the negatives of earlier batches, from a copy of the encoder that follows it slowly,
+    as in the paper's pre-training; unlike there the items of the batch itself keep their gradients.
     An item that is added later needs no training: its title is encoded like the others.
     """
     if backbone == "none":

@@ -5,6 +5,12 @@ from __future__ import annotations
 from modeling.spec import HistorySpec, ItemsSpec
 from training.methods.counts import CountsSettings, no_backbone
 from training.recipe import Recipe
+from training.search_space.ranges import Between, Space
+
+SPACE: Space = {
+    "method.last": Between(1, 50, log=True),
+    "method.decay": Between(0.5, 1.0),
+}
 
 
 def recipe(backbone: str = "none") -> Recipe:

@@ -6,6 +6,14 @@ from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, Pro
 from training.methods.dense import DenseSettings
 from training.objectives.base import ObjectiveSpec
 from training.recipe import OptimizerSpec, Recipe, RecipeError
+from training.search_space.ranges import Between, OneOf, Space
+
+SPACE: Space = {
+    "optimizer.rate": Between(3e-4, 5e-3, log=True),
+    "optimizer.backbone_rate": Between(1e-4, 5e-3, log=True),
+    "history.dropout": Between(0.1, 0.6),
+    "adapter.rank": OneOf((4, 8, 16, 32)),
+}
 
 
 def recipe(backbone: str = "minilm") -> Recipe:

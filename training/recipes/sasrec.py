@@ -6,6 +6,16 @@ from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, Pro
 from training.methods.dense import DenseSettings
 from training.objectives.base import ObjectiveSpec
 from training.recipe import OptimizerSpec, Recipe, RecipeError
+from training.search_space.ranges import Between, OneOf, Space
+
+SPACE: Space = {
+    "optimizer.rate": Between(3e-4, 3e-3, log=True),
+    "optimizer.weight_decay": Between(1e-3, 0.1, log=True),
+    "history.dropout": Between(0.1, 0.6),
+    "backbone.dropout": Between(0.1, 0.6),
+    "backbone.depth": Between(1, 3),
+    "projector.residual": OneOf((False, True)),
+}
 
 
 def recipe(backbone: str = "none") -> Recipe:

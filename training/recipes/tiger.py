@@ -5,6 +5,15 @@ from __future__ import annotations
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
 from training.methods.trie import TrieSettings
 from training.recipe import CodesSpec, OptimizerSpec, Recipe, RecipeError
+from training.search_space.ranges import Between, OneOf, Space
+
+SPACE: Space = {
+    "optimizer.rate": Between(3e-4, 5e-3, log=True),
+    "history.dropout": Between(0.0, 0.4),
+    "backbone.dropout": Between(0.0, 0.4),
+    "method.codes.size": OneOf((64, 128, 256)),
+    "method.codes.collaborative": Between(0.0, 0.8),
+}
 
 
 def recipe(backbone: str = "none") -> Recipe:

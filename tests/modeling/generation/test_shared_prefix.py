@@ -14,7 +14,7 @@ import torch
 from modeling.generation import shared_prefix
 from modeling.generation.beam_search import GenerationError
 from modeling.generation.shared_prefix import SharedPrefixScorer
-from testing.models import backbone_folder
+from testing.models import backbone_folder, widened
 
 __all__ = ["backbone_folder"]  # a fixture
 
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest, backbone_folder: Callable[[str], Path]
     """Own layers, layers that see a window only, and positions that are learned."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(backbone_folder(request.param))).eval()
+    return widened(AutoModelForCausalLM.from_pretrained(str(backbone_folder(request.param))).eval())
 
 
 def texts(lengths: list[int], seed: int = 0) -> list[list[int]]:
@@ -59,7 +59,12 @@ def test_passes_are_bounded_where_somebody_waits_and_change_nothing(
     (prompt,), continuations = texts([19], 1), texts([5, 3, 2, 11, 4])
     scorer, passes, turns = SharedPrefixScorer(model, ASKED, PREFIX), [], []
     run = scorer._search.run_body
-    monkeypatch.setattr(scorer._search, "run_body", lambda ids, *rest: (passes.append(ids.numel()), run(ids, *rest))[1])
+
+    def counted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(ids.numel())
+        return run(ids, *rest)
+
+    monkeypatch.setattr(scorer._search, "run_body", counted)
 
     @contextmanager
     def turn() -> Iterator[None]:

@@ -113,3 +113,23 @@ def test_logq_takes_out_the_bias_against_popular_items() -> None:
         learned[logq] = (scores_N - scores_N.mean()).detach()
     assert (learned[True] - (expected - expected.mean())).abs().max() < 0.15
     assert learned[False][1:].max() - learned[False][1:].min() < 0.15
+
+
+def test_items_of_earlier_batches_are_negatives_for_all_who_neither_seek_nor_have_seen_them() -> None:
+    users_PD, items_ND = vectors(count=20)
+    keys_ND = torch.randn(20, D, generator=torch.Generator().manual_seed(5))
+    targets_P, rows_Q = torch.arange(P), torch.tensor([15, 3, 15, 19])
+    seen_S2 = torch.tensor([[0, 15], [4, 19], [4, 2]])
+    shares_N = np.arange(1, 21) / 210
+    objective = in_batch(shares_N, mask_seen=True)
+    objective.remembered = keys_ND[rows_Q], rows_Q  # type: ignore[assignment]
+    found = objective(users_PD, Table(items_ND), targets_P, seen_S2)
+    log_expected_N = torch.from_numpy(np.log(shares_N * (P + 4))).float()
+    expected = torch.zeros(())
+    for position in range(P):
+        own = users_PD[position] @ items_ND[position]
+        seen = {int(row) for at, row in seen_S2 if at == position} | {position}
+        others = [users_PD[position] @ items_ND[row] - log_expected_N[row] for row in range(P) if row not in seen]
+        others += [users_PD[position] @ keys_ND[row] - log_expected_N[row] for row in rows_Q if int(row) not in seen]
+        expected = expected + torch.stack([own, *others]).logsumexp(0) - own
+    torch.testing.assert_close(found, expected)

@@ -17,7 +17,9 @@ from modeling.methods.dense import Artifact, ArtifactError, check_golden, load_a
 from testing.datasets import write_dataset
 from testing.models import backbone_folder
 from training.data.dataset import Dataset, read_dataset
-from training.loop.examples import EpochWindows, target_shares
+from training.loop.examples import EpochWindows, Window, target_shares
+from training.loop.module import RetrievalModule
+from training.objectives.base import ObjectiveSpec
 from training.recipes import get_recipe
 from training.run import RunOptions, run
 
@@ -81,3 +83,49 @@ def test_an_epoch_draws_some_windows_of_a_user_anew_and_targets_come_as_often_as
         assert all(window.last_only and len(window.rows) <= 5 for window in windows.windows)
         np.add.at(counts, [window.rows[-1] for window in windows.windows], 1)
     np.testing.assert_allclose(counts / (3 * epochs), target_shares(sequences, 10, 2), atol=0.02)
+
+
+def queued(artifact: Artifact, momentum: float) -> RetrievalModule:
+    encoder = artifact.encoder.train().requires_grad_(False)
+    encoder.projector.requires_grad_(True)
+    objective = ObjectiveSpec(kind="in_batch", queue=3, momentum=momentum)
+    return RetrievalModule(encoder, objective, popularity_N=np.ones(20, np.int64))
+
+
+def step(module: RetrievalModule, target: int) -> float:
+    batch = module.collate([Window(np.array([1, 2, target]), last_only=True), Window(np.array([3, 9]), last_only=True)])
+    loss = module(batch)
+    loss.backward()
+    return float(loss.detach())
+
+
+def test_the_queue_holds_what_a_slow_copy_made_of_the_newest_targets(artifact: Artifact) -> None:
+    module = queued(artifact, momentum=0.5)
+    encoder, weight = module.encoder, next(module.encoder.projector.parameters())
+    encoder.backbone.eval()
+    first = weight.detach().clone()
+    step(module, 4)
+    with torch.no_grad():
+        weight += 1.0
+    step(module, 7)
+    keys_QD, rows_Q = module._queue.held  # type: ignore[union-attr]
+    assert rows_Q.tolist() == [9, 7, 9], "the newest three targets"
+    assert torch.equal(weight, first + 1.0), "the encoder has its own weights"
+    with torch.no_grad():
+        weight.copy_(first + 0.5)  # half way, as the copy went
+        expected = encoder.encode_items([7, 9])
+    torch.testing.assert_close(keys_QD[1:], expected, atol=1e-5, rtol=1e-4)
+    assert not keys_QD.requires_grad
+
+
+def test_a_queue_goes_on_from_a_checkpoint_and_nothing_is_queued_in_evaluation(artifact: Artifact) -> None:
+    module = queued(artifact, momentum=0.9)
+    module.encoder.backbone.eval()
+    step(module, 4)
+    other = queued(artifact, momentum=0.9)
+    other.encoder.backbone.eval()
+    other.carry({name: tensor.clone() for name, tensor in module.carried().items()})
+    assert step(module, 7) == step(other, 7)
+    other.eval()
+    step(other, 8)
+    assert 8 not in other._queue.held[1].tolist()  # type: ignore[union-attr]

@@ -26,6 +26,7 @@ from modeling.spec import AdapterSpec
 from testing.datasets import QUIET, SMALL, write_dataset
 from testing.models import HIDDEN, backbone_folder
 from training.data.dataset import Dataset, read_dataset
+from training.data.splits import leave_one_out
 from training.evaluation.gates import gates_of
 from training.loop.examples import Window
 from training.loop.module import RetrievalModule
@@ -166,7 +167,7 @@ def test_free_titles_have_no_say_in_the_gate(artifact: Artifact) -> None:
     given: list[list[int | FreeItem]] = [[4, free, 6], [4, 6], [free]]
     states_BC = state([encoder.prepare(history) for history in given])
     torch.testing.assert_close(states_BC[0], states_BC[1])
-    assert not states_BC[2].any()
+    assert not states_BC[2].any(), "the mean state"
 
 
 def test_later_items_are_in_no_gate_of_training(artifact: Artifact) -> None:
@@ -224,3 +225,21 @@ def test_gates_that_cannot_be_are_refused(settings: list[str], message: str) -> 
 def test_methods_that_write_have_no_gates() -> None:
     with pytest.raises(RecipeError, match="method 'bigrec' does not give it"):
         get_recipe("bigrec", ["adapter.kind=ilora"])
+
+
+def test_states_are_standardised_on_training_histories(artifact: Artifact, ring: Dataset) -> None:
+    state = cast(HistoryState, artifact.encoder.history_state)
+    limit = artifact.encoder.spec.history.limit
+    rows = [rows for rows in leave_one_out(ring).train_rows() if len(rows) <= limit]
+    states_BC = state([artifact.encoder.prepare(history.tolist()) for history in rows])
+    assert 0.3 < float(states_BC.std()) < 3
+    assert float(states_BC.std(0).min()) > 1e-3, "users differ in every direction"
+
+
+def test_half_precision_keeps_the_gates_and_nearly_the_vectors(artifact: Artifact, folder: Path) -> None:
+    half = load_artifact(folder, precision="bf16").encoder
+    whole, rounded = (model.encode([model.prepare(rows) for rows in HISTORIES]) for model in (artifact.encoder, half))
+    cosines = (whole * rounded).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(rounded, axis=1)
+    assert cosines.min() > 0.98
+    histories = [np.asarray(rows) for rows in HISTORIES]
+    np.testing.assert_allclose(gates_of(artifact.encoder, histories), gates_of(half, histories), atol=0.02)

@@ -1,0 +1,115 @@
+"""Latency and memory of an artifact, measured in a process of its own that holds nothing else.
+
+``python -m training.comparison.footprint`` reads one JSON object from standard input, ``{"artifact": folder,
+"histories": [[row, …], …]}``, and writes one to standard output. A request is everything from a history of catalog rows
+to ten items, without HTTP; requests come one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from index import Catalog, parse_index
+from index.storage import ENTRY_FILE, INDEX_FILE
+from modeling.artifact.manifest import open_files
+from modeling.cores import asked_threads, available_cores
+from modeling.generation.api import ListQuery
+from modeling.methods import load, method_of
+
+TOP = 10
+WARM = 5
+"""Requests before the first that is timed."""
+SECONDS = 60.0
+"""No request is begun after this; at least one is timed."""
+
+
+def footprint_of(folder: Path, histories: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Milliseconds of a request and MiB of memory, from a process of its own; an ``error`` where it failed.
+
+    Args:
+        folder: of the artifact.
+        histories: rows of the catalog, a history a request.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    asked = json.dumps({"artifact": str(folder.absolute()), "histories": [list(map(int, rows)) for rows in histories]})
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], input=asked, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"error": f"status {done.returncode}: {last[:200]}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(folder: Path, histories: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """See `footprint_of`; in this process."""
+    torch.set_num_threads(asked_threads() or available_cores())
+    before = _resident()
+    files, manifest = open_files(folder)
+    on_list = method_of(manifest, files.name)[0].shape == "list"
+    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
+    model = load(files, catalog.popular()).model
+    if on_list:
+
+        def answer(rows: Sequence[int]) -> Any:
+            return model.write([model.prepare(list(rows), None)], [ListQuery(TOP, np.asarray(rows, np.int64))])
+
+    else:
+        entry, content = (files.read(f"index/{name}", 256 << 30) for name in (ENTRY_FILE, INDEX_FILE))
+        index = parse_index(folder / "index", entry, content)
+
+        def answer(rows: Sequence[int]) -> Any:
+            prompt = model.encoder.prepare(list(rows[-model.encoder.history_limit :]))
+            return index.search(model.encoder.encode([prompt]), TOP, exclude=[np.asarray(rows, np.int64)])
+
+    loaded = _resident()
+    return {
+        **_timed(answer, histories),
+        "load_mib": round((loaded - before) / 2**20, 1),
+        "memory_mib": round((_resident() - before) / 2**20, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _timed(answer: Callable[[Sequence[int]], Any], histories: Sequence[Sequence[int]]) -> dict[str, Any]:
+    started, spent = time.monotonic(), []
+    for rows in histories[:WARM]:
+        answer(rows)
+        if time.monotonic() - started > SECONDS / 2:
+            break
+    for rows in histories:
+        begin = time.perf_counter()
+        answer(rows)
+        spent.append(1000 * (time.perf_counter() - begin))
+        if time.monotonic() - started > SECONDS:
+            break
+    p50, p95 = np.percentile(spent, (50, 95))
+    return {"requests": len(spent), "p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3)}
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Measure what standard input names."""
+    asked = json.load(sys.stdin)
+    print(json.dumps(measure(Path(asked["artifact"]), asked["histories"])))
+
+
+if __name__ == "__main__":
+    main()

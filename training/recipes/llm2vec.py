@@ -1,0 +1,39 @@
+"""LLM2Vec (BehnamGhader et al. 2024) for recommendation: a decoder becomes a text encoder, for histories and items."""
+
+from __future__ import annotations
+
+from modeling.spec import PoolingSpec
+from training.adaptation.spec import AdaptationSpec
+from training.methods.dense import DenseSettings
+from training.objectives.base import ObjectiveSpec
+from training.recipe import Recipe, RecipeError
+from training.recipes.contriever import recipe as two_towers
+
+
+def recipe(backbone: str = "tiny") -> Recipe:
+    """A decoder reads in both directions, learns to by masked next-token prediction and by SimCSE over titles and
+    histories, and is then trained as the two towers of ``contriever``: a history is the titles of its items, an item
+    its own title, one encoder for both. Each stage trains a LoRA that is merged before the next; no head is served.
+
+    ``pooling.kind`` is ``mean``, as published; ``weighted_mean`` is the fair choice for a causal control
+    (``backbone.attention=causal``). The folder ``backbone`` of an artifact is the adapted model: it reads titles for
+    another recipe with ``items.text_source``.
+
+    Against the paper: texts are those of the catalog and the training histories instead of an encyclopedia; steps are
+    few, and rates those of small models; the last stage is supervised by next items instead of by labelled pairs.
+    """
+    if backbone in ("none", "minilm"):
+        raise RecipeError(f"recipe 'llm2vec' adapts a decoder with its lm_head: backbone {backbone!r} has none")
+    base = two_towers(backbone)
+    return base.model_copy(
+        update={
+            "name": "llm2vec",
+            "summary": "a decoder made into a bidirectional text encoder, then histories and items in one tower",
+            "source": "BehnamGhader et al. 2024, LLM2Vec: Large Language Models Are Secretly Powerful Text Encoders",
+            "pooling": PoolingSpec(kind="mean"),
+            "method": DenseSettings(
+                objective=ObjectiveSpec(kind="in_batch"),
+                adaptation=AdaptationSpec(masked_steps=300, simcse_steps=100),
+            ),
+        }
+    )

@@ -1,0 +1,1 @@
+"""What a search may draw settings from."""
