@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import Catalog, FlatIndex
+from index.base import RowArray
 from index.catalog import CatalogError
 from index.filters.language import Condition, Filter, every, in_categories, matches, some, typed
 from index.filters.stored import attributes_text, read_attributes
@@ -64,13 +65,16 @@ def test_rows_of_a_filter_are_those_of_the_items_that_pass_it(items: list[Any], 
 )
 def test_changed_items_are_followed_change_by_change(items: list[Any], changes: list[Any], wanted: Filter) -> None:
     live = LiveCatalog(catalog_of(items))
-    followed, generation = np.empty(0, np.int64), 0
+    followed: RowArray = np.empty(0, np.int64)
+    generation = 0
     for number, (which, content, is_open) in enumerate(changes, 1):
         name, row = f"i{which}", len(items) + number
         changed = None if content is None else ChangedItem(name, name, content[1], content[0], is_open)
         live.change(name, row, changed)
         if number % 3 == 0:
-            followed, generation = live.changed_rows(wanted, followed, generation), live.generation
+            brought = live.changed_rows(wanted, followed, generation)
+            assert brought is not None
+            followed, generation = brought, live.generation
     found = live.changed_rows(wanted, followed, generation)
     expected = [row for row, each in sorted(live.all_changed()) if matches(wanted, each.attributes, each.categories)]
     assert found is not None and found.tolist() == expected

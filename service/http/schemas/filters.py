@@ -71,8 +71,11 @@ class FilterBody(Body):
         if self.attribute is None:
             join = some if self.any is not None else every
             return join([part.plain() for part in self.parts])
-        lists = {name: None if (values := getattr(self, name)) is None else tuple(map(typed, values)) for name in LISTS}
-        return Condition(self.attribute, **lists, **{name: getattr(self, name) for name in BOUNDS})
+        given: dict[str, Any] = {name: getattr(self, name) for name in BOUNDS}
+        given |= {
+            name: None if (values := getattr(self, name)) is None else tuple(map(typed, values)) for name in LISTS
+        }
+        return Condition(self.attribute, **given)
 
     example: ClassVar[dict[str, Any]] = {
         "all": [

@@ -59,10 +59,11 @@ def named(found: Any) -> list[str]:
 
 async def filtered(anyo: Running, wanted: dict[str, Any]) -> dict[str, list[str]]:
     """The ids of every way of answering; all of them, since k is more than there are."""
-    history, whole = [item_id(3)], {"k": 500, "exclude_seen": False, "filter": wanted}
+    history = [item_id(3)]
+    whole: dict[str, Any] = {"k": 500, "exclude_seen": False, "filter": wanted}
     candidates = [item_id(row) for row in range(ITEMS)] + ["new"]
     ranked = await anyo.client.post("/rank", json={"history": history, "candidates": candidates, "filter": wanted})
-    query = {"k": 500, "filter": json.dumps(wanted)}
+    query: dict[str, Any] = {"k": 500, "filter": json.dumps(wanted)}
     similar = await anyo.client.get(f"/items/{item_id(3)}/similar", params=query)
     popular = await anyo.client.get("/popular", params=query)
     assert popular.status_code == 200, popular.text
@@ -107,7 +108,12 @@ async def test_every_answer_holds_the_items_that_pass_and_no_others() -> None:
 
 async def test_filters_and_categories_together_and_fewer_than_k_only_where_fewer_exist() -> None:
     async with running(parts_with_attributes()) as anyo:
-        body = {"history": [item_id(3)], "exclude_seen": False, "categories": [CATEGORIES[1]], "filter": CHEAP}
+        body: dict[str, Any] = {
+            "history": [item_id(3)],
+            "exclude_seen": False,
+            "categories": [CATEGORIES[1]],
+            "filter": CHEAP,
+        }
         eligible = [row for row in range(12, 46) if row % 3 == 1 and row % 10 != 9]
         for k in (3, len(eligible), 100):
             found = named(await answer(anyo, "/recommend", k=k, **body))
@@ -119,7 +125,10 @@ async def test_filters_and_categories_together_and_fewer_than_k_only_where_fewer
 
 async def test_a_ranking_names_the_candidates_that_do_not_pass() -> None:
     async with running(parts_with_attributes()) as anyo:
-        body = {"history": [item_id(3)], "candidates": [item_id(20), item_id(1), {"title": "A free title"}]}
+        body: dict[str, Any] = {
+            "history": [item_id(3)],
+            "candidates": [item_id(20), item_id(1), {"title": "A free title"}],
+        }
         found = await answer(anyo, "/rank", **body, filter=CHEAP)
         assert named(found) == [item_id(20)] and found["filtered_candidates"] == [item_id(1), "A free title"]
         none = await answer(anyo, "/rank", 422, **body, filter={"attribute": "price", "above": 1000})
@@ -131,10 +140,18 @@ async def test_a_filter_is_compiled_once_for_all_who_ask_and_after_a_change_only
         filters: Any = anyo.service.recommender(None).histories.filters
         table: Any = anyo.parts.catalog.table
         compiled: list[Any] = []
-        rows, table.rows = table.rows, lambda wanted: compiled.append(wanted) or rows(wanted)
+        rows = table.rows
+
+        def counted(wanted: Any) -> Any:
+            compiled.append(wanted)
+            return rows(wanted)
+
+        table.rows = counted
         mirrored = {"all": [{"attribute": "in_stock", "any_of": [False, True]}, CHEAP]}
         same = {"all": [CHEAP, {"attribute": "in_stock", "any_of": [True, False]}]}
-        bodies = [{"history": [item_id(row)], "filter": each} for row in range(6) for each in (mirrored, same)]
+        bodies: list[dict[str, Any]] = [
+            {"history": [item_id(row)], "filter": each} for row in range(6) for each in (mirrored, same)
+        ]
         await asyncio.gather(*(answer(anyo, "/recommend", **body) for body in bodies))
         assert len(compiled) == 1 and len(filters._compiled) == 1
         for number in range(3):
