@@ -62,11 +62,11 @@ def precision(device: str) -> dict[str, Any]:
     spent: dict[str, float] = {}
     for other in ("bf16", "int8"):
         try:
-            measured = measure(device, False, other)  # type: ignore[arg-type]
+            measured = measure(device, False, other)
         except PrecisionError:
             continue
         spent.setdefault("fp32", round(measured["fp32"], 3))
-        spent[other] = round(measured[other], 3)  # type: ignore[index]
+        spent[other] = round(measured[other], 3)
     faster = [name for name, each in spent.items() if name != "fp32" and each * MUCH < spent["fp32"]]
     return {"milliseconds": spent, "faster_than_fp32": faster}
 

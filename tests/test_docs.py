@@ -18,6 +18,8 @@ RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 FOLDERS = "index|modeling|training|service|testing|benchmarks|scripts|tests|deploy"
 NAMED_PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*[\w/])`")
 LONGEST = 300
+LISTS = {"docs/reference/command-line.md"}
+"""Pages made from the code in which a reader looks one entry up; they grow with it."""
 
 
 def name_of(page: Path) -> str:
@@ -42,7 +44,7 @@ def test_a_japanese_page_translates_an_english_one() -> None:
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_a_page_is_short_and_names_paths_that_exist(page: Path) -> None:
     text = page.read_text()
-    assert len(text.splitlines()) <= LONGEST
+    assert len(text.splitlines()) <= LONGEST or name_of(page) in LISTS
     paths = {path for path in NAMED_PATH.findall(text) if not re.search(r"\b[A-Z]{2,}\b", path)}
     assert {path for path in paths if not (ROOT / path).exists() and not path.startswith("deploy/secrets")} == set()
 

@@ -23,12 +23,14 @@ from safetensors.numpy import load_file
 
 from index import FlatIndex, StoredIndex, spec_of
 from index.approximate import overlaps
+from index.ivf.cells import IvfIndex
 from index.kinds import index_class
 from service.artifacts.loading import LoadedArtifact, open_artifact
 from service.bulk.histories import read_histories
 
 NEIGHBOURS, QUERIES, TOP, TIMED, BLOCK = 8, 1000, 100, 200, 50_000
 LID_NEIGHBOURS, LID_POINTS = 20, 500
+FULL = 4  # items read for every item asked for, at least
 SPECS: tuple[tuple[str, dict[str, Any]], ...] = (("ivf-sq", {}), ("ivf-pq", {}), ("hnsw", {"build_effort": 100}))
 
 
@@ -63,7 +65,7 @@ def user_vectors(artifact: Path, data: Path) -> np.ndarray:
     """User vectors of the artifact for the histories of up to 1,000 users, and for their beginnings."""
     loaded = open_artifact(artifact, "cpu", "fp32")
     assert isinstance(loaded, LoadedArtifact)
-    prompts = []
+    prompts: list[Any] = []
     for _, items, _ in read_histories(data).part(0, QUERIES):
         rows = [row for row in map(loaded.catalog.row, items) if row is not None]
         for end in (len(rows), len(rows) // 2):
@@ -83,7 +85,7 @@ def timed(index: StoredIndex, queries_QD: np.ndarray) -> float:
 
 
 def rows_of(kind: str, given: dict[str, Any], vectors_ND: np.ndarray, queries_QD: np.ndarray) -> list[dict[str, Any]]:
-    """A row of results for every effort of a kind up to recall .999."""
+    """A row of results for every effort up to recall .999, without those of which an exact search must fill answers."""
     size = len(vectors_ND)
     started = time.perf_counter()
     built = index_class(kind).make(spec_of(kind, given), vectors_ND)
@@ -91,6 +93,8 @@ def rows_of(kind: str, given: dict[str, Any], vectors_ND: np.ndarray, queries_QD
     _, exact_QK = FlatIndex.build(vectors_ND).search(queries_QD, TOP)
     found = []
     for variant in built.variants() or (built,):
+        if isinstance(built, IvfIndex) and variant.effort * size < FULL * TOP * built.spec.cells_for(size):
+            continue
         _, rows_QK = variant.search(queries_QD, TOP)
         recall = float(np.mean(overlaps(rows_QK, exact_QK)))
         found.append({

@@ -244,7 +244,7 @@ class IvfIndex(ApproximateIndex):
 
     def _candidates(self, queries_BD: FloatArray, k: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         given: dict[str, Any] = {"nprobe": self.effort} | ({} if open_N is None else {"sel": selector(open_N)})
-        parameters = faiss.SearchParametersIVF(**given)  # type: ignore[attr-defined]
+        parameters = faiss.SearchParametersIVF(**given)
         wide = min(max(k, k * self.spec.rerank), self.size)
         with one_thread(len(queries_BD) == 1):
             _, rows_BW = self._coded.search(queries_BD, wide, params=parameters)

@@ -114,8 +114,11 @@ class GenerativeModel(Protocol):
     """What the artifact was evaluated with; both fields are set."""
     limit: GenerationSettings
     """The largest values that may be asked for; both fields are set."""
-    adds_items: bool = False
-    """Whether items that it was not trained on can be written; see `change_items`."""
+
+    @property
+    def adds_items(self) -> bool:
+        """Whether items that it was not trained on can be written; see `change_items`."""
+        return False
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free text as items of a history; raises `CannotReadText` where ids only are read."""

@@ -79,7 +79,7 @@ class TrieGenerator(ItemGenerator):
         return self._tree[0]
 
     @property
-    def adds_items(self) -> bool:  # type: ignore[override]
+    def adds_items(self) -> bool:
         """Whether items are written as their titles, which every item has."""
         return not self.names_are_assigned
 

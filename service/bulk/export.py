@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 
+from index.live_catalog import LiveCatalog
 from service.bulk.histories import Histories
 from service.errors import AnyoError, StartError
 from service.recommend.base import Recommendation
@@ -141,17 +142,17 @@ async def _part(
     for user, answer in zip(users, answers, strict=True):
         if isinstance(answer, AnyoError):
             raise StartError(f"user {user!r:.100} cannot be answered: {answer.message}")
-        _append(columns, user, recommender.shown(answer), catalog.item_ids)
+        _append(columns, user, recommender.shown(answer), catalog)
     return pl.DataFrame(columns, schema=SCHEMA)
 
 
-def _append(columns: dict[str, list[Any]], user: str, answer: Recommendation, ids: Sequence[str]) -> None:
+def _append(columns: dict[str, list[Any]], user: str, answer: Recommendation, catalog: LiveCatalog) -> None:
     if answer.degraded:
         raise StartError(f"user {user!r:.100} cannot be answered: {answer.degraded[0]} was not available")
     count = len(answer.rows)
     columns["user_id"] += [user] * count
     columns["rank"] += range(1, count + 1)
-    columns["item_id"] += [ids[row] for row in answer.rows]
+    columns["item_id"] += [catalog.item_ids[row] for row in answer.rows]
     columns["score"] += answer.scores
     columns["source"] += ["popular" if answer.source == "popular" else "model"] * count
 

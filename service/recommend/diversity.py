@@ -75,5 +75,5 @@ def _scaled(scores_C: NDArray[np.float64]) -> NDArray[np.float64]:
 def _unit(vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors of length 1; a zero vector stays, and is unlike everything."""
     lengths_C1 = np.linalg.norm(vectors_CD, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors_CD / np.where(lengths_C1 > 0, lengths_C1, 1)
-    return unit
+    unit_CD: NDArray[np.float32] = (vectors_CD / np.where(lengths_C1 > 0, lengths_C1, 1)).astype(np.float32, copy=False)
+    return unit_CD

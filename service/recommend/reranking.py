@@ -181,7 +181,7 @@ async def _diversified(dense: DenseRecommender, answer: Recommendation, k: int, 
     DeadlineExceeded."""
     started = time.monotonic()
     catalog, index = dense.catalog, dense.items.index  # of one moment
-    assert index is not None  # as of every dense artifact
+    assert index is not None, "a dense artifact has an index"
     kept = [(row, score) for row, score in zip(answer.rows, answer.scores, strict=True) if catalog.is_open(row)]
     rows, scores = [row for row, _ in kept], [score for _, score in kept]
     categories = [catalog.categories[row] for row in rows]

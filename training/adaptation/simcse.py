@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -101,4 +101,4 @@ def drop_attention(model: nn.Module, rate: float) -> None:
             f"method.adaptation.simcse_steps needs dropout on attention weights, and {type(model).__name__} has none"
         )
     for part in parts:
-        part.attention_dropout = rate
+        cast(Any, part).attention_dropout = rate

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -51,12 +52,15 @@ def push(
     hub = HfApi(endpoint=endpoint)
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
-        done = hub.create_commit(
-            repository,
-            operations=operations,
-            commit_message=f"{manifest.recipe}, version {manifest.version}",
-            revision=revision,
-        )
+        with warnings.catch_warnings():
+            # The catalog is a table, which belongs to the model here.
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            done = hub.create_commit(
+                repository,
+                operations=operations,
+                commit_message=f"{manifest.recipe}, version {manifest.version}",
+                revision=revision,
+            )
     except Exception as error:  # the hub, the network and the library under the client have errors of their own
         raise PublishError(f"{repository} was not pushed: {one_line(str(error))[:300]}") from error
     return str(done.commit_url)

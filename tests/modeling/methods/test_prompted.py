@@ -82,7 +82,7 @@ def test_what_was_liked_and_what_was_not_are_told_apart(yes_no: TallrecRanker) -
     flags = [False, True, False]
     prompts = [yes_no.prepare_rated(HISTORY, each, [4]) for each in (flags, [not flag for flag in flags], [False] * 3)]
     first, swapped, liked = (float(scores[0]) for scores in yes_no.score(prompts))
-    assert abs(first - swapped) > 1e-2
+    assert abs(first - swapped) > 1e-3
     assert yes_no.score([yes_no.prepare_candidates(HISTORY, [4])])[0][0] == liked
 
 
@@ -113,7 +113,7 @@ def test_the_order_of_a_request_does_not_matter_and_windows_hold_each_candidate_
     windows = [sorted(rows)[start::3] for start in range(3)]
     for window in windows:  # each is a prompt of its own
         (alone,) = letters.score([letters.prepare_candidates(HISTORY, window)])
-        np.testing.assert_allclose(scores[[rows.index(row) for row in window]], alone, atol=1e-5)
+        np.testing.assert_allclose(scores[[rows.index(row) for row in window]], alone, atol=1e-4)
 
 
 def test_a_list_is_the_models_order_of_the_first_candidates(letters: LlamarecRanker) -> None:

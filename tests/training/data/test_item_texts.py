@@ -86,6 +86,7 @@ def test_an_artifact_answers_as_it_did_and_checks_the_texts_that_were_read(
         text = read_text(chosen, split, sources, QUIET)
         assert text is not None
         vectors[template] = text.vectors_NC
+    assert text is not None
     assert len(list((tmp_path / "kept").iterdir())) == 2  # one file for each template
     assert not np.allclose(vectors["{title}"], vectors[TEMPLATE], atol=1e-3)
     torch.manual_seed(0)
@@ -103,7 +104,8 @@ def test_an_artifact_answers_as_it_did_and_checks_the_texts_that_were_read(
     (title,) = artifact.encoder.read_titles([catalog.titles[0]])
     alone = title_reader(chosen.model_spec(), sources)([catalog.titles[0]])
     assert title.text_vector is not None
-    np.testing.assert_allclose(title.text_vector, text.whitening(alone)[0], atol=1e-5)  # a free title stays a title
+    expected: Any = text.whitening(alone)[0]
+    np.testing.assert_allclose(title.text_vector, expected, atol=1e-5)  # a free title stays a title
 
 
 def test_other_samples_in_the_manifest_are_refused(

@@ -106,7 +106,7 @@ def test_the_queue_holds_what_a_slow_copy_made_of_the_newest_targets(artifact: A
     first = weight.detach().clone()
     step(module, 4)
     with torch.no_grad():
-        weight += 1.0
+        weight.add_(1.0)
     step(module, 7)
     keys_QD, rows_Q = module._queue.held  # type: ignore[union-attr]
     assert rows_Q.tolist() == [9, 7, 9], "the newest three targets"
