@@ -33,8 +33,12 @@ class ApproximateIndex(StoredIndex):
     def _exact(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         """The answer of exact search, as `_top` gives it."""
 
+    def _narrow(self, k: int, eligible: int) -> bool:
+        """Whether so few rows are open that an exact search is as quick."""
+        return eligible <= max(k, NARROW_ROWS) or eligible < NARROW_SHARE * self.size
+
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
-        if eligible <= max(k, NARROW_ROWS) or eligible < NARROW_SHARE * self.size:
+        if self._narrow(k, eligible):
             return self._exact(queries_BD, k, eligible, open_N)
         scores_BW, rows_BW = self._candidates(queries_BD, k, open_N)
         found_BW = rows_BW >= 0

@@ -17,6 +17,9 @@ import numpy as np
 import polars as pl
 
 from index.base import RowArray
+from index.filters.language import AttributeValue
+from index.filters.stored import read_attributes
+from index.filters.table import AttributeTable
 from index.text import folded
 
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -27,7 +30,8 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "popularity": pl.Int64,
     "popularity_counted_on": pl.String,
 }
-
+ATTRIBUTES = "attributes"
+"""A column that a file may have: see `index.filters.stored`."""
 
 MOST_ITEMS = 50_000_000
 LONGEST_TEXT = 65_536  # bytes
@@ -41,13 +45,19 @@ class CatalogError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """All items in row order; `popularity` int64 [N] counts interactions of `popularity_counted_on`."""
+    """All items in row order.
+
+    Attributes:
+        popularity: int64 [N], counts interactions of `popularity_counted_on`.
+        attribute_texts: typed attributes of every item (`index.filters.stored`); empty where no item has any.
+    """
 
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
     categories: tuple[tuple[str, ...], ...]
     popularity: RowArray
     popularity_counted_on: str
+    attribute_texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse columns of different lengths, ids that stand twice, and an empty catalog."""
@@ -56,6 +66,11 @@ class Catalog:
             raise CatalogError(
                 "a catalog needs columns of one length; item_ids, titles, categories, popularity hold "
                 + ", ".join(map(str, lengths))
+            )
+        if self.attribute_texts and len(self.attribute_texts) != len(self.item_ids):
+            raise CatalogError(
+                f"a catalog of {len(self.item_ids)} items needs as many attribute_texts; it has "
+                f"{len(self.attribute_texts)}"
             )
         if not self.item_ids:
             raise CatalogError("a catalog needs at least one item; this one holds none")
@@ -78,6 +93,16 @@ class Catalog:
             return [row_of[item] for item in items]  # type: ignore[index]
         except (KeyError, TypeError):  # unknown; not even a text
             return None
+
+    def attributes(self, row: int) -> dict[str, AttributeValue]:
+        """Typed values of an item by name."""
+        return read_attributes(self.attribute_texts[row]) if self.attribute_texts else {}
+
+    @cached_property
+    def table(self) -> AttributeTable:
+        """Categories and attributes of all items, as filters read them."""
+        attributes = map(read_attributes, self.attribute_texts)
+        return AttributeTable(len(self), attributes, self._rows_of_category)
 
     @cached_property
     def known_categories(self) -> tuple[str, ...]:
@@ -131,7 +156,10 @@ class Catalog:
             "popularity": self.popularity,
             "popularity_counted_on": [self.popularity_counted_on] * len(self),
         }
-        pl.DataFrame(columns, schema=_COLUMNS).write_parquet(path)
+        more: dict[str, pl.Series] = {}
+        if self.attribute_texts:
+            more[ATTRIBUTES] = pl.Series(self.attribute_texts, dtype=pl.String)
+        pl.DataFrame(columns, schema=_COLUMNS).with_columns(**more).write_parquet(path)
 
     @classmethod
     def read(cls, path: Path | str) -> Catalog:
@@ -162,13 +190,19 @@ class Catalog:
             raise CatalogError(f"{path} counts popularity on {counted_on[:3]}; expected one part for all items")
         known: dict[tuple[str, ...], tuple[str, ...]] = {}  # equal ones are kept once
         categories = (tuple(names) for names in _values(frame["categories"]))
-        return cls(
+        found = cls(
             item_ids=tuple(_values(frame["item_id"])),
             titles=tuple(_values(frame["title"])),
             categories=tuple(known.setdefault(names, names) for names in categories),
             popularity=frame["popularity"].to_numpy().astype(np.int64),
             popularity_counted_on=counted_on[0],
+            attribute_texts=tuple(_values(frame[ATTRIBUTES])) if ATTRIBUTES in frame.columns else (),
         )
+        try:
+            _ = found.table.kinds  # now, not for the first request with a filter
+        except ValueError as error:
+            raise CatalogError(f"{path} has an item whose attributes cannot be read: {error}") from None
+        return found
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -212,7 +246,10 @@ def _frame(content: bytes, path: Path | str, size: int | None) -> pl.DataFrame:
     for name, kind in _COLUMNS.items():
         if frame.schema.get(name) != kind:
             raise CatalogError(f"{path} has column {name} of type {frame.schema.get(name)}; expected {kind}")
-    if frame.select(list(_COLUMNS)).null_count().sum_horizontal().item() or frame.is_empty():
+    if ATTRIBUTES in frame.columns and frame.schema[ATTRIBUTES] != pl.String:
+        raise CatalogError(f"{path} has column {ATTRIBUTES} of type {frame.schema[ATTRIBUTES]}; expected String")
+    read = [*_COLUMNS, *([ATTRIBUTES] if ATTRIBUTES in frame.columns else [])]
+    if frame.select(read).null_count().sum_horizontal().item() or frame.is_empty():
         raise CatalogError(f"{path} holds no items or has empty cells; every column is needed for every item")
     if not (frame["row"].to_numpy() == np.arange(frame.height)).all():
         raise CatalogError(f"{path} has rows out of order; column row must run 0..{frame.height - 1}")
@@ -227,7 +264,8 @@ def _check_texts(frame: pl.DataFrame, path: Path | str) -> None:
         raise CatalogError(f"{path} has empty cells in categories; every category needs a name")
     if len(inner) > MOST_CATEGORIES * frame.height:
         raise CatalogError(f"{path} has {len(inner)} categories; at most {MOST_CATEGORIES} an item are read")
-    for name, column in (("item_id", frame["item_id"]), ("title", frame["title"]), ("categories", inner)):
+    texts = {name: frame[name] for name in ("item_id", "title", ATTRIBUTES) if name in frame.columns}
+    for name, column in {**texts, "categories": inner}.items():
         longest = column.str.len_bytes().max()
         if isinstance(longest, int) and longest > LONGEST_TEXT:
             raise CatalogError(f"{path} has a text of {longest} bytes in {name}; at most {LONGEST_TEXT} are read")

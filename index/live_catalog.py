@@ -8,20 +8,23 @@ meanwhile and see each change whole or not at all.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from index.base import RowArray
+from index.base import Mask, RowArray
 from index.catalog import Catalog
+from index.filters.language import CATEGORIES, AttributeValue, Filter, Kind, matches, typed
 
 T = TypeVar("T")
-AttributeValue = str | int | float | bool | tuple[str, ...]
 FORGOTTEN_AFTER = 4096
 """Changes after which the content of a row that was replaced is forgotten: answers that name it are long sent."""
+CHANGES_KEPT = 4096
+"""Last changes by which what was found in an older generation can be brought up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,10 @@ class LiveCatalog:
         self._closed: set[int] = set()  # rows of the artifact that are not to be recommended
         self._open: dict[int, ChangedItem] = {}
         self._replaced: list[int] = []
+        self._log: list[tuple[int, int]] = []  # of the last generations: the row that was opened and closed, or -1
+        self._kinds: dict[str, set[Kind]] = {}  # of attributes of changed items, also of those that are gone
+        self.open_N: Mask = np.ones(len(trained), bool)
+        """Rows of the artifact that its items still have; one that is closed stays so."""
         self._categories: dict[str, int] = {}  # open changed items in each
         self.item_ids: _Column[str] = _Column(trained.item_ids, self._changed, "item_id")
         self.titles: _Column[str] = _Column(trained.titles, self._changed, "title")
@@ -93,8 +100,9 @@ class LiveCatalog:
         trained = self.trained.row(item_id)
         if trained is not None and trained not in self._closed:
             self._closed.add(trained)
+            self.open_N[trained] = False
             gone.append(trained)
-        before = self._row_of.get(item_id, -1)
+        before, opened = self._row_of.get(item_id, -1), -1
         if before >= 0:
             gone.append(before)
             self._count(self._open.pop(before, None), -1)
@@ -106,15 +114,25 @@ class LiveCatalog:
             self._row_of[item_id] = row
             if item.open:
                 self._open[row] = item
+                opened = row
                 self._count(item, 1)
         while len(self._replaced) > FORGOTTEN_AFTER:
             self._changed.pop(self._replaced.pop(0), None)
         self.generation += 1
+        self._log.append((opened, before))
+        if len(self._log) > 2 * CHANGES_KEPT:
+            del self._log[:CHANGES_KEPT]
         return gone
 
     def _count(self, item: ChangedItem | None, by: int) -> None:
-        for name in () if item is None else item.categories:
+        if item is None:
+            return
+        for name in item.categories:
             self._categories[name] = self._categories.get(name, 0) + by
+        for name, value in item.attributes.items() if by > 0 else ():
+            self._kinds.setdefault(name, set()).update(
+                kind for kind, _ in map(typed, value if isinstance(value, tuple) else (value,))
+            )
 
     # -- one item ------------------------------------------------------------------------------------------------
 
@@ -158,9 +176,9 @@ class LiveCatalog:
         return self._changed.get(row)
 
     def attributes(self, row: int) -> Mapping[str, AttributeValue]:
-        """Typed values by name; an item that was never changed has none."""
+        """Typed values by name."""
         found = self._changed.get(row)
-        return {} if found is None else found.attributes
+        return self.trained.attributes(row) if found is None else found.attributes
 
     @property
     def changed(self) -> bool:
@@ -210,27 +228,51 @@ class LiveCatalog:
         found = (row for row in rows if all(word in titles[row].casefold() for word in words))
         return list(islice(found, offset, offset + limit))
 
-    def by_popularity(self, categories: Sequence[str] = (), trained: RowArray | None = None) -> Iterator[int]:
-        """Rows that may be recommended, the most popular first, ties in row order; with ``categories`` items in one of
-        them. ``trained`` is `Catalog.popular` of the same categories, where it is known."""
-        order = self.trained.popular(categories) if trained is None else trained
+    def by_popularity(self, trained: RowArray | None = None, changed: RowArray | None = None) -> Iterator[int]:
+        """Rows that may be recommended, the most popular first, ties in row order: of the rows of the artifact in
+        ``trained`` (most popular first; None: all) and the changed ones in ``changed`` (None: all)."""
+        order = self.trained.popular() if trained is None else trained
         popularity = self.trained.popularity
-        changed = sorted((-item.popularity, row) for row, item in self._open_in(categories))
+        rows = list(self._open) if changed is None else changed.tolist()
+        found = sorted((-self._open[row].popularity, row) for row in rows if row in self._open)
         kept = ((-int(popularity[row]), row) for row in _in_parts(order) if row not in self._closed)
-        return (row for _, row in heapq.merge(kept, changed))
+        return (row for _, row in heapq.merge(kept, found))
 
-    def in_categories(self, categories: Iterable[str], trained: RowArray | None = None) -> RowArray:
-        """Rows that may be recommended, ascending, of items in at least one of ``categories``; ``trained`` as above."""
-        names = tuple(categories)
-        rows = self.trained.in_categories(names) if trained is None else trained
-        changed = sorted(row for row, _ in self._open_in(names))
-        return np.concatenate([rows, np.array(changed, np.int64)]) if changed else rows
+    # -- filters ---------------------------------------------------------------------------------------------------
 
-    def _open_in(self, categories: Sequence[str]) -> Iterator[tuple[int, ChangedItem]]:
-        wanted = set(categories)
-        for row, item in list(self._open.items()):
-            if not wanted or not wanted.isdisjoint(item.categories):
-                yield row, item
+    @property
+    def known_attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that some item has or had, in alphabetical order."""
+        return tuple(sorted({*self.trained.table.kinds, *self._kinds} - {CATEGORIES}))
+
+    def kinds(self, name: str) -> Set[Kind]:
+        """Types of the values that items have or had under a name; none for an unknown name."""
+        return {*self.trained.table.kinds.get(name, ()), *self._kinds.get(name, ())}
+
+    def passes(self, wanted: Filter, row: int) -> bool:
+        """Whether the item of a row passes a filter."""
+        return matches(wanted, self.attributes(row), self.categories[row])
+
+    def changed_rows(self, wanted: Filter, before: RowArray, generation: int) -> RowArray | None:
+        """Rows, ascending, of changed items that may be recommended and pass a filter, from those of an older
+        generation; None where that is too old."""
+        if self.generation - generation > len(self._log):
+            return None
+        rows: list[int] | None = None
+        for opened, closed in self._log[len(self._log) - (self.generation - generation) :]:
+            if opened < 0 and closed < 0:
+                continue
+            rows = before.tolist() if rows is None else rows
+            if closed >= 0 and (place := bisect_left(rows, closed)) < len(rows) and rows[place] == closed:
+                del rows[place]
+            item = self._open.get(opened)
+            if item is not None and matches(wanted, item.attributes, item.categories):
+                rows.insert(bisect_left(rows, opened), opened)
+        return before if rows is None else np.array(rows, np.int64)
+
+    def all_changed(self) -> list[tuple[int, ChangedItem]]:
+        """Changed items that may be recommended, by row: of this moment."""
+        return list(self._open.items())
 
 
 def _in_parts(rows: RowArray) -> Iterator[int]:

@@ -78,7 +78,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "index": (
             "__main__", "cli", "", "building", "build storage live_index live_catalog", "spec", "kinds catalog trie",
-            "ivf", "approximate faiss_calls", "base border text", "time_limit",
+            "ivf", "approximate faiss_calls filters", "base border text", "time_limit",
         ),
     }.items()
 }  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog, FlatIndex
+from index.filters.stored import attributes_text
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import write_golden
 from modeling.artifact.manifest import Manifest
@@ -141,7 +142,8 @@ def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:
 def catalog_of(split: Split, fitted_on: FittedOn) -> Catalog:
     """The catalog in row order, popularity counted on what the model was fitted on."""
     data = split.dataset
-    return Catalog(data.item_ids, data.titles, data.categories, split.popularity(fitted_on), fitted_on)
+    attributes = tuple(map(attributes_text, data.attributes)) if any(data.attributes) else ()
+    return Catalog(data.item_ids, data.titles, data.categories, split.popularity(fitted_on), fitted_on, attributes)
 
 
 def _histories(split: Split, limit: int) -> list[list[int]]:

@@ -104,6 +104,13 @@ class HnswIndex(ApproximateIndex):
         """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
         return self._flat.vectors(rows_R)
 
+    def _search(
+        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
+    ) -> tuple[FloatArray, RowArray]:
+        if allowed is not None and self._narrow(k, len(allowed)):
+            return self._flat._search(queries_BD, k, exclude, allowed)
+        return super()._search(queries_BD, k, exclude, allowed)
+
     def _candidates(self, queries_BD: FloatArray, k: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         given = {"efSearch": self.effort} | ({} if open_N is None else {"sel": selector(open_N)})
         parameters = faiss.SearchParametersHNSW(**given)  # type: ignore[attr-defined]

@@ -118,6 +118,7 @@ def catalog_bytes(catalog: Catalog) -> int:
     """Return about what a catalog takes: its texts, its numbers, and Python's own per item."""
     texts = sum(map(sys.getsizeof, catalog.item_ids)) + 2 * sum(map(sys.getsizeof, catalog.titles))
     categories = sum(sys.getsizeof(names) for names in catalog.categories)
+    texts += 2 * sum(map(sys.getsizeof, catalog.attribute_texts))  # and about as much for filters
     return texts + categories + 3 * catalog.popularity.nbytes + ROW_OVERHEAD * len(catalog)
 
 

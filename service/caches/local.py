@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 V = TypeVar("V")
-A = TypeVar("A", bound=NDArray[Any])
+
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+A = TypeVar("A", bound=_Sized)
 
 HASH_BYTES = 20
 """Of what is looked up by a hash: two contents with one hash are out of the question."""

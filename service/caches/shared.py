@@ -121,17 +121,17 @@ class ArtifactCache:
         history: Sequence[int | str],
         k: int,
         exclude: NDArray[np.int64],
-        categories: Sequence[str],
+        wanted: str,
         *,
         whole: bool = True,
     ) -> CacheKeys:
-        """Return the keys of a request: rows and free titles as the model reads them, excluded rows, sorted names; not
+        """Return the keys of a request: rows and free titles as the model reads them, excluded rows, the filter; not
         `whole`: of its user vector alone."""
         ids, read = self._catalog.item_ids, self._read(history)
         vector = self._key(b"vector", read)
         if not self.shares_answers or not whole:
             return CacheKeys(vector, None)
-        rest = orjson.dumps([k, [ids[row] for row in exclude.tolist()], categories])
+        rest = orjson.dumps([k, [ids[row] for row in exclude.tolist()], wanted])
         return CacheKeys(vector, self._key(b"result", read + b"\n" + rest))
 
     def vector_question(self, history: Sequence[int | str]) -> CacheKeys:

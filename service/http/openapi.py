@@ -160,9 +160,16 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
     history = golden[-HISTORY_SHOWN:] or list(parts.catalog.item_ids[:1])
     row = parts.catalog.row(history[-1])
     categories = list(parts.catalog.categories[row or 0])[:1]
+    fitting_filter = {"filter": {"attribute": "categories", "any_of": categories}} if categories else {}
     recipes = [each.parts.recipe for each in loaded if each.kind == "generative"]
     fitting: dict[type[BaseModel], dict[str, Any]] = {
-        RecommendRequest: {"history": history, "k": 3, "exclude": history[:1], "categories": categories},
+        RecommendRequest: {
+            "history": history,
+            "k": 3,
+            "exclude": history[:1],
+            "categories": categories,
+            **fitting_filter,
+        },
         BatchRequest: {"requests": [{"history": history, "k": 3}, {"user_id": "anna", "k": 3}]},
         GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},
         RankRequest: {"history": history, "candidates": list(parts.catalog.item_ids[:HISTORY_SHOWN])},

@@ -188,14 +188,14 @@ class ArtifactItems:
         if not self.catalog.changed or not len(rows) or rows.max() < (size := len(self.catalog.trained)):
             return rows
         assert self._parts.kind == "generative"
-        found = set(rows[rows < size].tolist())
+        found: list[int] = []
         for row in rows[rows >= size].tolist():
             item = self.catalog.item(row)
             if item is not None and item.trained_row is not None:
-                found.add(item.trained_row)
+                found.append(item.trained_row)
             elif self._parts.model.adds_items:
-                found.add(row)
-        return np.array(sorted(found), np.int64)
+                found.append(row)
+        return np.union1d(rows[rows < size], np.array(found, np.int64))
 
     def closed_to_model(self, exclude: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows that a model that writes must not answer with: the excluded ones, and what may not be shown now."""

@@ -162,8 +162,8 @@ class DenseRecommender(BaseRecommender):
         return answer
 
     async def _rank(self, query: RankQuery, deadline: float) -> Ranking:
-        found, index = resolve_candidates(query, self.catalog), self.items.index  # of one moment
         history = await self.histories.of(query)
+        found, index = resolve_candidates(query, self.catalog), self.items.index  # of one moment
         started = time.monotonic()
         free_FD = await self._free_vectors(found.titles, deadline)
         if not history.parts:
@@ -215,7 +215,7 @@ class DenseRecommender(BaseRecommender):
         exclude = self.histories.excluded(query, history)  # an item that was taken may have a new row
         if all(map(self.catalog.is_open, rows)) and not set(rows) & set(exclude.tolist()):
             return None
-        allowed = await self.histories.allowed(query.categories)
+        allowed = await self.histories.allowed(query.wanted)
         return replace(work, prompt=None, vector_D=found.vector_D, exclude=exclude, allowed=allowed)
 
     def search(self, user_BD: NDArray[np.float32], works: Sequence[Work]) -> list[Hits]:
@@ -251,18 +251,18 @@ class DenseRecommender(BaseRecommender):
     ) -> tuple[Work, Hashable, bytes, CacheKeys | None, CacheHit]:
         """Return the work, a key that identical requests share, the key of the user vector, and what replicas share."""
         exclude = self.histories.excluded(query, history)
-        categories = tuple(sorted(set(query.categories)))
+        wanted = query.wanted
         k = max(1, min(query.k, len(self.catalog)))
         changes = self.catalog.generation
         vector_key, vector_D, question, known = await self._look_up(
             history,
             cached,
-            lambda shared: shared.question(history.parts, k, exclude, categories, whole=self._shares_answers()),
+            lambda shared: shared.question(history.parts, k, exclude, repr(wanted), whole=self._shares_answers()),
         )
-        wanted = vector_D is None and known.result is None
-        prompt, positions = await self._prompt(history, deadline) if wanted else (None, 0)
-        work = Work(prompt, k, exclude, await self.histories.allowed(categories), vector_D, positions)
-        return work, (vector_key, k, exclude.tobytes(), categories, changes), vector_key, question, known
+        unread = vector_D is None and known.result is None
+        prompt, positions = await self._prompt(history, deadline) if unread else (None, 0)
+        work = Work(prompt, k, exclude, await self.histories.allowed(wanted), vector_D, positions)
+        return work, (vector_key, k, exclude.tobytes(), wanted, changes), vector_key, question, known
 
     async def _look_up(
         self, history: History, cached: bool, keys: Callable[[ArtifactCache], CacheKeys]

@@ -107,9 +107,9 @@ class GenerativeRecommender(BaseRecommender):
                 field="artifact",
                 code="wrong_kind",
             )
+        history = await self.histories.of(query)
         found = resolve_candidates(query, catalog)
         asked = self._as_trained(found.parts)
-        history = await self.histories.of(query)
         if not history.parts:
             return ranked_by_popularity(found, catalog, history)
         started = time.monotonic()
@@ -180,7 +180,7 @@ class GenerativeRecommender(BaseRecommender):
             rows, scores = await self.histories.popular(query, history)
             return GenerativeRecommendation(rows, scores, "popular", history.ignored, history.degraded, history.seconds)
         started = time.monotonic()
-        allowed = await self.histories.allowed(query.categories)
+        allowed = await self.histories.allowed(query.wanted)
         wanted = self._wanted(query, history, allowed)
         try:
             readable = await self.histories.readable(history, deadline)
@@ -189,7 +189,7 @@ class GenerativeRecommender(BaseRecommender):
             raise InvalidInput(str(error), field="history") from error
         read = (tuple(history.parts), prompt.tokens)  # a model may read the same items differently for another user
         changes = self.catalog.generation
-        key = (*read, wanted.k, wanted.exclude.tobytes(), tuple(sorted(set(query.categories))), settings, changes)
+        key = (*read, wanted.k, wanted.exclude.tobytes(), query.wanted, settings, changes)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         writing = await self.engine.run(WriteWork(prompt, wanted, settings), key, deadline, on_step)
         written = self._as_now(writing.written)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar, cast
 
@@ -17,10 +16,11 @@ import structlog
 from numpy.typing import NDArray
 
 from index import Catalog
+from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
-from service.caches.local import ArrayCache, LruCache
+from service.caches.local import LruCache
 from service.concurrency.searches import Searches
 from service.engine.titles import TitleQueue
 from service.errors import (
@@ -32,13 +32,13 @@ from service.errors import (
     shown,
 )
 from service.observability.metrics import Metrics
+from service.recommend.filters import Filters
 from service.recommend.requests import HistoryQuery, RankQuery, RecommendQuery, TitledItem
 from service.settings import Settings
 from service.stores.guarded import GuardedStore
 
 log = structlog.get_logger(__name__)
 
-FILTERS_KEPT, FILTER_BYTES = 256, 64 << 20  # category filters whose rows are kept, and their memory
 IDS_SHOWN = 5  # in messages
 
 NO_ROWS = np.empty(0, np.int64)
@@ -118,10 +118,8 @@ class Histories:
         self._store = store
         self._metrics = metrics
         self._titles: LruCache[FreeItem] = LruCache(settings.title_cache_entries)
-        self._allowed: ArrayCache[NDArray[np.int64]] = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
-        self._popular: ArrayCache[NDArray[np.int64]] = ArrayCache(FILTERS_KEPT, FILTER_BYTES)
-        self._with_changes: LruCache[tuple[int, NDArray[np.int64]]] = LruCache(FILTERS_KEPT)
-        self._filters = Searches(settings.deadline_ms / 1000, metrics)
+        self._aside = Searches(settings.deadline_ms / 1000, metrics)
+        self.filters = Filters(self._catalog, self._aside)
         self.titles = TitleQueue(
             self._read_titles,
             metrics,
@@ -133,7 +131,7 @@ class Histories:
     def close(self) -> None:
         """Stop the threads that read titles and look filters up."""
         self.titles.close()
-        self._filters.close()
+        self._aside.close()
 
     # -- the history -----------------------------------------------------------------------------------------
 
@@ -141,6 +139,8 @@ class Histories:
         """Return the history of a request, stored and given; raises InvalidInput, NothingUsable."""
         if isinstance(query, RecommendQuery):
             self._check_categories(query.categories)
+        if isinstance(query, (RecommendQuery, RankQuery)) and query.filter is not None:
+            self.filters.check(query.filter)
         user_id = None if isinstance(query, RankQuery) and query.whole else query.user_id
         started = time.monotonic()
         stored, degraded = await self._stored(user_id)
@@ -187,51 +187,36 @@ class Histories:
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Return what brief `work` gives, off the event loop; raises Overloaded, DeadlineExceeded."""
-        return await self._filters.run(work)
+        return await self._aside.run(work)
 
     def window(self, items: Sequence[object]) -> int:
         """Return where the part of so many items begins that the model reads."""
         return window_start(len(items), self._parts.reader.history_limit, self._block)
 
-    async def allowed(self, categories: Sequence[str]) -> NDArray[np.int64] | None:
-        """Return the only rows to answer with, the same array for the same categories; None without any. Raises
-        Overloaded, DeadlineExceeded."""
-        key = tuple(sorted(set(categories)))
-        if not key:
-            return None
-        rows = self._allowed.get(key)
-        if rows is None:
-            # The union may be most of a large catalog: not on the event loop.
-            rows = await self._filters.run(partial(self._catalog.trained.in_categories, key))
-            self._allowed.put(key, rows)
-        if not self._catalog.changed:
-            return rows
-        found = self._with_changes.get(key)
-        if found is None or found[0] != self._catalog.generation:
-            found = self._catalog.generation, self._catalog.in_categories(key, rows)
-            self._with_changes.put(key, found)
-        return found[1]
+    async def allowed(self, wanted: Filter | None) -> NDArray[np.int64] | None:
+        """Return the only rows to answer with, the same array for the same filter; None without one. Raises Overloaded,
+        DeadlineExceeded."""
+        return None if wanted is None else await self.filters.rows(wanted)
 
     async def popular(self, query: RecommendQuery, history: History) -> tuple[list[int], list[float]]:
         """Return popular rows and how often each was taken: the answer where nothing is known. Raises Overloaded,
         DeadlineExceeded."""
-        key = tuple(sorted(set(query.categories)))
-        order = self._popular.get(key)
-        if order is None:
-            order = await self._filters.run(partial(self._catalog.trained.popular, key))
-            self._popular.put(key, order)
+        open_rows = await self.filters.by_popularity(query.wanted)
         excluded = set(self.excluded(query, history).tolist())
         # Looking at k + |excluded| open rows is enough, however large the catalog is.
-        open_rows = self._catalog.by_popularity(key, order)
         rows = list(islice((row for row in open_rows if row not in excluded), query.k))
         return rows, [float(self._catalog.popularity[row]) for row in rows]
 
-    async def most_popular(self, k: int, categories: Sequence[str]) -> tuple[list[int], list[float]]:
+    async def most_popular(
+        self, k: int, categories: Sequence[str], wanted: Filter | None = None
+    ) -> tuple[list[int], list[float]]:
         """Return the k most popular rows and their counts, for nobody in particular. Raises InvalidInput, Overloaded,
         DeadlineExceeded."""
         self._check_categories(categories)
+        if wanted is not None:
+            self.filters.check(wanted)
         nobody = History([], [], [], [], items=[])
-        return await self.popular(RecommendQuery(k=k, exclude_seen=False, categories=categories), nobody)
+        return await self.popular(RecommendQuery(k=k, exclude_seen=False, categories=categories, filter=wanted), nobody)
 
     # -- steps -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog
+from index.filters.language import Filter, matches
 from index.live_catalog import LiveCatalog
 from service.errors import NothingUsable, shown
 from service.recommend.base import Source
@@ -22,12 +23,15 @@ from service.recommend.requests import RankQuery, TitledItem
 
 @dataclass(frozen=True, slots=True)
 class CandidateItems:
-    """What a request wants ranked: rows and free titles, none twice, and what was left out and why."""
+    """What a request wants ranked: rows and free titles, none twice, and what was left out and why: `filtered` does not
+    pass the filter `wanted`."""
 
     rows: list[int]
     titles: list[str]
     unknown: list[str]
     repeated: list[str]
+    filtered: list[str] = field(default_factory=list)
+    wanted: Filter | None = None
 
     @property
     def parts(self) -> list[int | str]:
@@ -52,7 +56,7 @@ class Ranking:
         the row that it has now. Call it when nothing is awaited until it is sent."""
         if all(isinstance(item, str) or catalog.is_open(item) for item in self.items):
             return self
-        now = [item if isinstance(item, str) else catalog.current(item) for item in self.items]
+        now = [item if isinstance(item, str) else self._now(catalog, item) for item in self.items]
         kept = [(item, score) for item, score in zip(now, self.scores, strict=True) if item is not None]
         gone = [item for item, found in zip(self.items, now, strict=True) if found is None]
         names = [catalog.item_ids[item] for item in gone if not isinstance(item, str) and catalog.remembers(item)]
@@ -63,26 +67,42 @@ class Ranking:
             candidates=replace(self.candidates, unknown=[*self.candidates.unknown, *names]),
         )
 
+    def _now(self, catalog: LiveCatalog, row: int) -> int | None:
+        """The row of an item now; None where it may not be shown, or does not pass the filter any more."""
+        now, wanted = catalog.current(row), self.candidates.wanted
+        return now if now is None or now == row or wanted is None or catalog.passes(wanted, now) else None
+
 
 def resolve_candidates(query: RankQuery, catalog: LiveCatalog) -> CandidateItems:
     """Return the candidates of a request; one that is given several times counts once, one that may not be recommended
     now is unknown. Raises NothingUsable where none of them can be ranked."""
     rows: dict[int, None] = {}
     titles: dict[str, None] = {}
+    filtered: dict[str, None] = {}
     unknown: dict[str, None] = {}
     repeated: dict[str, None] = {}
     for item in query.candidates:
         if isinstance(item, TitledItem):
             name, again = item.title, item.title in titles
-            titles[name] = None
+            passes = query.filter is None or matches(query.filter, {}, ())
+            (titles if passes else filtered)[name] = None
         elif (row := catalog.open_row(item)) is not None:
             name, again = item, row in rows
-            rows[row] = None
+            if query.filter is None or catalog.passes(query.filter, row):
+                rows[row] = None
+            else:
+                filtered[item] = None
         else:
             name, again = item, False
             unknown[item] = None
         if again:
             repeated[name] = None
+    if filtered and not rows and not titles:
+        raise NothingUsable(
+            f"none of the {len(filtered)} candidates that are in the catalog passes the filter",
+            field="filter",
+            code="no_usable_candidates",
+        )
     if not rows and not titles:
         ids = ", ".join(shown(item) for item in list(unknown)[:IDS_SHOWN])
         more = f" and {len(unknown) - IDS_SHOWN} more" if len(unknown) > IDS_SHOWN else ""
@@ -92,7 +112,7 @@ def resolve_candidates(query: RankQuery, catalog: LiveCatalog) -> CandidateItems
             field="candidates",
             code="no_usable_candidates",
         )
-    return CandidateItems(sorted(rows), sorted(titles), list(unknown), list(repeated))
+    return CandidateItems(sorted(rows), sorted(titles), list(unknown), list(repeated), list(filtered), query.filter)
 
 
 def ranked(

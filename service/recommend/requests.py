@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from index.filters.language import Filter, every, in_categories
+
 
 @dataclass(frozen=True, slots=True)
 class TitledItem:
@@ -24,20 +26,30 @@ class HistoryQuery:
 @dataclass(frozen=True, slots=True)
 class RecommendQuery(HistoryQuery):
     """Whom to recommend for, how many items, and which to leave out. `categories` keeps only items in at least one of
-    them."""
+    them, `filter` only those that pass it."""
 
     k: int = 10
     exclude_seen: bool = True
     exclude: Sequence[str] = ()
     categories: Sequence[str] = ()
+    filter: Filter | None = None
+
+    @property
+    def wanted(self) -> Filter | None:
+        """Which items may be in the answer, of `categories` and `filter` together; None: all."""
+        asked = [in_categories(self.categories)] if self.categories else []
+        parts = asked if self.filter is None else [*asked, self.filter]
+        return every(parts) if parts else None
 
 
 @dataclass(frozen=True, slots=True)
 class RankQuery(HistoryQuery):
-    """For whom to order which items, ids and titles. `whole`: what is stored of the user is in `history` already."""
+    """For whom to order which items, ids and titles, of those that pass `filter`. `whole`: what is stored of the user
+    is in `history` already."""
 
     candidates: Sequence[str | TitledItem] = ()
     whole: bool = False
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ may therefore break ties of score.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from index.filters.language import AttributeValue
+from index.filters.stored import allowed_value
 from training.data.columns import ids
 from training.data.format import (
     INTERACTION_COLUMNS,
@@ -29,6 +32,7 @@ from training.data.tables import find_file, read_table
 
 Ints = npt.NDArray[np.int64]
 Ties = Literal["file", "shuffle"]
+PRICE = re.compile(r"\s*[$€£¥]?\s*(\d{1,12}(?:\.\d+)?)\s*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,21 @@ class Dataset:
     def categories(self) -> tuple[tuple[str, ...], ...]:
         """Categories by row."""
         return tuple(tuple(names) for names in self.items["categories"].to_list())
+
+    @cached_property
+    def attributes(self) -> tuple[dict[str, AttributeValue], ...]:
+        """What requests can filter by beside categories, by row: `brand` as text, `price` as a number where it is one,
+        with or without a currency sign before it."""
+        found: list[dict[str, AttributeValue]] = [{} for _ in range(self.n_items)]
+        for name in ("brand", "price"):
+            for named, text in zip(
+                found, self.items[name].to_list() if name in self.items.columns else (), strict=False
+            ):
+                price = PRICE.fullmatch(text) if text and name == "price" else None
+                value = float(price[1]) if price else text
+                if text and (price or name == "brand") and allowed_value(name, value):
+                    named[name] = value
+        return tuple(found)
 
     @cached_property
     def row_of(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.errors import AnyoError, TooLarge, shown
 from service.http.errors import BadRequest, UnsupportedMedia
+from service.http.schemas.filters import FilterBody
 from service.http.schemas.recommend import DiversityRequest, FreeTitle, RecommendRequest, RerankRequest
 from service.http.schemas.users import NewEvent
 
@@ -23,7 +24,7 @@ MISTAKES_MADE = 64  # mistakes of a body that are made into objects; a body with
 UNKNOWN_KEPT = MISTAKES_MADE // 2  # unknown fields that are left in an object of such a body
 DEPTH = 5  # of objects whose fields are checked: the body, a batch, its entries, their lists, the entries of these
 INNER_FIELDS = frozenset().union(
-    *(m.model_fields for m in (FreeTitle, NewEvent, RerankRequest, DiversityRequest, RecommendRequest))
+    *(m.model_fields for m in (FreeTitle, NewEvent, RerankRequest, DiversityRequest, RecommendRequest, FilterBody))
 )
 
 

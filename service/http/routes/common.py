@@ -17,6 +17,7 @@ from service.http.middleware import request_info
 from service.http.openapi import LINES
 from service.http.routes.bodies import check_content_type, decoded, first_mistakes, not_json
 from service.http.schemas.base import Body
+from service.http.schemas.filters import FilterBody
 from service.http.schemas.recommend import DiversityRequest, FreeTitle, RecommendRequest, RerankRequest
 from service.http.schemas.users import NewEvent
 from service.http.starlette_adapter import JsonAnswer
@@ -26,7 +27,7 @@ B = TypeVar("B", bound=Body)
 
 INNER_MODELS: dict[str, type[Body]] = {
     "history": FreeTitle, "candidates": FreeTitle, "events": NewEvent, "rerank": RerankRequest,
-    "diversity": DiversityRequest, "requests": RecommendRequest,
+    "diversity": DiversityRequest, "requests": RecommendRequest, "filter": FilterBody,
 }  # fmt: skip
 ITEM_LISTS = ("history", "candidates")
 UNION_TAGS = {"str", "FreeTitle"}

@@ -124,7 +124,7 @@ def _content_now(service: Service, stored: StoredItem) -> ItemContent | None:
     for name in (None, *service.recommenders):
         trained = service.loaded(name).catalog.trained
         if (row := trained.row(stored.item_id)) is not None:
-            return ItemContent(trained.titles[row], trained.categories[row])
+            return ItemContent(trained.titles[row], trained.categories[row], trained.attributes(row))
     return None
 
 

@@ -7,17 +7,19 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.responses import Response
 
-from index.base import SearchError, VectorIndex
+from index.base import RowArray, SearchError, VectorIndex
+from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
-from service.errors import AnyoError, Conflict, UnknownName, shown
+from service.errors import AnyoError, Conflict, InvalidInput, UnknownName, shown
 from service.http.middleware import request_info
 from service.http.openapi import answers
 from service.http.rights import Right, opened_by
-from service.http.routes.common import Page, json_answer, page_of, service_of
+from service.http.routes.common import Page, input_error, json_answer, page_of, service_of
 from service.http.routes.recommend import answer_of
+from service.http.schemas.filters import FilterBody, FilterField
 from service.http.schemas.items import Item, ItemList, SimilarAnswer
 from service.http.schemas.recommend import MAX_K, RecommendAnswer
 from service.recommend.base import Recommendation
@@ -26,6 +28,9 @@ from service.service import Service
 MAX_NAME = 2000
 router = APIRouter(tags=["items"])
 
+FILTER_OF: TypeAdapter[FilterBody] = TypeAdapter(FilterField)
+MAX_FILTER = 8000  # characters: an address holds about so many
+
 
 class ItemsPage(Page):
     """The query of the item list."""
@@ -33,10 +38,29 @@ class ItemsPage(Page):
     artifact: str | None = Field(default=None, description="Whose catalog; the default artifact's where left out.")
 
 
-class SimilarQuery(BaseModel):
-    """The query of similar items; unknown parameters are refused."""
+class FilteredQuery(BaseModel):
+    """A query with a filter; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    filter: str | None = Field(
+        default=None, max_length=MAX_FILTER, description="The JSON of a `filter`, as `POST /recommend` takes it."
+    )
+
+    @property
+    def passing(self) -> Filter | None:
+        """The filter; raises InvalidInput."""
+        if self.filter is None:
+            return None
+        try:
+            return FILTER_OF.validate_json(self.filter).plain()
+        except ValidationError as error:
+            mistake = input_error(error.errors(include_url=False), FilterBody)
+            raise InvalidInput(f"filter: {mistake.message}", field="filter") from None
+
+
+class SimilarQuery(FilteredQuery):
+    """The query of similar items; unknown parameters are refused."""
 
     k: int = Field(default=10, ge=1, le=1000, description="How many items.")
     artifact: str | None = Field(default=None, description="Which dense artifact; the default one where left out.")
@@ -55,10 +79,8 @@ async def items(request: Request, page: Annotated[ItemsPage, Query()]) -> Respon
     return json_answer({"items": [item_at(service, catalog, row) for row in found], "next": following})
 
 
-class PopularQuery(BaseModel):
+class PopularQuery(FilteredQuery):
     """The query of the most popular items; unknown parameters are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     k: int = Field(default=10, ge=1, le=MAX_K, description="How many items.")
     category: str | None = Field(
@@ -76,7 +98,7 @@ async def popular(request: Request, wanted: Annotated[PopularQuery, Query()]) ->
     recommender = service.loaded(wanted.artifact)
     info.recipe = recommender.parts.recipe
     rows, scores = await recommender.histories.most_popular(
-        wanted.k, [] if wanted.category is None else [wanted.category]
+        wanted.k, [] if wanted.category is None else [wanted.category], wanted.passing
     )
     answer = Recommendation(rows, scores, "popular", [], [])
     return json_answer(answer_of(service, answer, recommender, info.request_id, info.timings_ms()))
@@ -110,8 +132,12 @@ async def similar(
     row = catalog.row(item_id)
     if row is None or index is None:
         raise unknown(recommender.parts.name, catalog, item_id)
+    wanted = query.passing
+    if wanted is not None:
+        recommender.histories.filters.check(wanted)
+    allowed = await recommender.histories.allowed(wanted)
     try:
-        rows, scores = await service.searches.run(partial(_closest, index, row, query.k))
+        rows, scores = await service.searches.run(partial(_closest, index, row, query.k, allowed))
     except SearchError:
         reason = recommender.items.refusals.get(item_id, "it is hidden")
         raise Conflict(f"item {shown(item_id)} has no vector here: {reason}", code="no_vector") from None
@@ -125,9 +151,9 @@ async def similar(
     })  # fmt: skip
 
 
-def _closest(index: VectorIndex, row: int, k: int) -> tuple[list[int], list[float]]:
+def _closest(index: VectorIndex, row: int, k: int, allowed: RowArray | None) -> tuple[list[int], list[float]]:
     rows = np.array([row], np.int64)
-    scores_1K, rows_1K = index.search(index.vectors(rows), k, exclude=[rows])
+    scores_1K, rows_1K = index.search(index.vectors(rows), k, exclude=[rows], allowed=allowed)
     return rows_1K[0].tolist(), scores_1K[0].tolist()
 
 

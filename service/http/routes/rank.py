@@ -77,5 +77,6 @@ def _answer(
         "ignored_items": ranking.ignored,
         "unknown_candidates": ranking.candidates.unknown,
         "repeated_candidates": ranking.candidates.repeated,
+        "filtered_candidates": ranking.candidates.filtered,
         "degraded": [*ranking.degraded, *service.items.degraded()],
     }

@@ -52,7 +52,7 @@ class GenerativeRequest(RecommendRequest):
         """Return what a recommender is asked, of either kind."""
         return GenerativeQuery(
             plain_history(self.history), self.user_id, self.k, self.exclude_seen, self.exclude, self.categories,
-            self.beams, self.max_new_tokens,
+            None if self.filter is None else self.filter.plain(), self.beams, self.max_new_tokens,
         )  # fmt: skip
 
     example: ClassVar[dict[str, Any]] = {"history": ["d-004", "d-211", "d-017"], "k": 3, "recipe": "genre", "beams": 4}

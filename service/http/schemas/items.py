@@ -6,15 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from index.filters.language import CATEGORIES as CATEGORIES_NAME
+from index.filters.stored import LARGEST, LONGEST_NAME, LONGEST_VALUE, MOST_ATTRIBUTES, MOST_VALUES
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, Answer, Body
 from service.item_stores.base import ItemContent
 
-MAX_TITLE, MAX_NAME, MAX_TEXT = 1000, 64, 1000
-MAX_CATEGORIES, MAX_ATTRIBUTES, MAX_VALUES = 64, 64, 64
+MAX_TITLE, MAX_NAME, MAX_TEXT = 1000, LONGEST_NAME, LONGEST_VALUE
+MAX_CATEGORIES, MAX_ATTRIBUTES, MAX_VALUES = 64, MOST_ATTRIBUTES, MOST_VALUES
 MAX_DIM = 8192
 MAX_LINES = 1000
-LARGEST = 1e15  # of an attribute: integers up to it are exact everywhere
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -30,6 +31,7 @@ TITLE = "What the item is called; a new item is embedded from it."
 CATEGORIES = "Names that `categories` of a request filters by."
 ATTRIBUTES = "Values by name: a string, a number, true or false, or a list of strings."
 VECTOR = "A vector in the item space of `artifact`, which is used as it is instead of one made of the title."
+NAMED = "an item has no attribute `categories`: give its categories in the field of that name"
 STATE = "`hidden`: kept, and never recommended."
 VERSION = "How often the item was changed; 0: it is as the artifact was trained."
 OF = "Whose item space `vector` is in; the default dense artifact where left out."
@@ -40,6 +42,12 @@ def _titled(title: str) -> str:
     if not plain:
         raise ValueError("the title is blank; write what the item is called")
     return plain
+
+
+def _without_categories(attributes: dict[str, Any] | None) -> dict[str, Any] | None:
+    if attributes and CATEGORIES_NAME in attributes:
+        raise ValueError(NAMED)
+    return attributes
 
 
 class ItemBody(Body):
@@ -55,6 +63,7 @@ class ItemBody(Body):
     artifact: str | None = Field(default=None, max_length=MAX_ID, description=OF)
 
     _plain = field_validator("title")(_titled)
+    _named = field_validator("attributes")(_without_categories)
 
     example: ClassVar[dict[str, Any]] = {
         "title": "The Lighthouse at Cape Sorrow",
@@ -85,6 +94,8 @@ class ItemPatch(Body):
     state: State | None = Field(default=None, description=STATE)
     vector: Vector | None = Field(default=None, description=VECTOR)
     artifact: str | None = Field(default=None, max_length=MAX_ID, description=OF)
+
+    _named = field_validator("attributes")(_without_categories)
 
     @field_validator("title")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import FailFast, Field
 
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
+from service.http.schemas.filters import FilterField
 from service.http.schemas.recommend import (
     MAX_CANDIDATES,
     MAX_HISTORY,
@@ -37,6 +38,11 @@ class RankRequest(Body):
         default=None,
         description="A user whose stored history is read; where `history` is given too, it comes after the stored one.",
     )
+    filter: FilterField | None = Field(
+        default=None,
+        description="Only candidates that pass this filter; the others are listed in `filtered_candidates`. A free "
+        "title has no attributes.",
+    )
     artifact: str | None = Field(
         default=None, description="Name of a loaded artifact that scores candidates; null: the default dense one."
     )
@@ -46,7 +52,8 @@ class RankRequest(Body):
 
     def query(self) -> RankQuery:
         """Return what a ranker is asked."""
-        return RankQuery(plain_history(self.history), self.user_id, plain_history(self.candidates))
+        wanted = None if self.filter is None else self.filter.plain()
+        return RankQuery(plain_history(self.history), self.user_id, plain_history(self.candidates), filter=wanted)
 
     example: ClassVar[dict[str, Any]] = {
         "history": ["d-004", "d-211", "d-017"],
@@ -76,6 +83,7 @@ class RankAnswer(Answer):
     ignored_items: list[str]
     unknown_candidates: list[str]
     repeated_candidates: list[str]
+    filtered_candidates: list[str]
     degraded: list[str]
 
     example: ClassVar[dict[str, Any]] = {
@@ -91,5 +99,6 @@ class RankAnswer(Answer):
         "ignored_items": [],
         "unknown_candidates": [],
         "repeated_candidates": [],
+        "filtered_candidates": [],
         "degraded": [],
     }

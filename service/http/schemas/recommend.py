@@ -9,6 +9,7 @@ from pydantic import FailFast, Field, field_validator, model_validator
 
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
+from service.http.schemas.filters import FILTER, FilterBody, FilterField
 from service.recommend.diversity import Diversity
 from service.recommend.requests import RecommendQuery, TitledItem
 
@@ -107,6 +108,7 @@ class RecommendRequest(Body):
     categories: Annotated[list[str], FailFast()] = Field(
         default_factory=list, max_length=MAX_CATEGORIES, description="Only items in at least one of these categories."
     )
+    filter: FilterField | None = Field(default=None, description=FILTER)
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
     rerank: RerankRequest | None = Field(
         default=None,
@@ -123,14 +125,16 @@ class RecommendRequest(Body):
     def query(self) -> RecommendQuery:
         """Return what a recommender is asked."""
         return RecommendQuery(
-            plain_history(self.history), self.user_id, self.k, self.exclude_seen, self.exclude, self.categories
-        )
+            plain_history(self.history), self.user_id, self.k, self.exclude_seen, self.exclude, self.categories,
+            None if self.filter is None else self.filter.plain(),
+        )  # fmt: skip
 
     example: ClassVar[dict[str, Any]] = {
         "history": ["d-004", "d-211", "d-017"],
         "k": 3,
         "exclude": ["d-030"],
         "categories": ["mystery"],
+        "filter": FilterBody.example,
     }
 
 

@@ -356,3 +356,15 @@ def test_repeats_and_short_users_are_noted(tmp_path):
     notes = read_dataset(folder_with(tmp_path, interactions=interactions_csv(rows))).report.notes
     assert "1 interactions are with an item the user had before; they are kept" in notes
     assert "1 users have fewer than 3 interactions and can only be trained on" in notes
+
+
+def test_brand_and_price_are_what_requests_can_filter_by(tmp_path):
+    prices = {"12.5": 12.5, "$3": 3.0, "¥100": 100.0, "about 5": None, None: None}
+    given = [(f"B{n}" if n % 2 else None, list(prices)[n % 5]) for n in range(len(ITEMS))]
+    items = items_jsonl([{**item, "brand": brand, "price": price, "year": 2000}
+                         for item, (brand, price) in zip(ITEMS, given, strict=True)])  # fmt: skip
+    dataset = read_dataset(folder_with(tmp_path, items))
+    for item, (brand, price) in zip(ITEMS, given, strict=True):
+        expected = {"brand": brand, "price": prices[price]}
+        found = dataset.attributes[dataset.row_of[item["item_id"]]]
+        assert found == {name: value for name, value in expected.items() if value is not None}
