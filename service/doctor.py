@@ -5,7 +5,6 @@ Everything is read or measured here and now; nothing is sent anywhere.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from modeling.cores import affinity_cores
 from modeling.inference.int8_linear import PrecisionError
 from modeling.inference.precision_choice import MUCH, measure
 
@@ -49,10 +49,9 @@ def processor() -> dict[str, Any]:
     lines = dict(line.partition(":")[::2] for line in text.splitlines() if ":" in line)
     named = {name.strip(): value.strip() for name, value in lines.items()}
     flags = set((named.get("flags") or named.get("Features") or "").split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "name": named.get("model name") or platform.processor() or platform.machine(),
-        "cores": cores,
+        "cores": affinity_cores(),
         "features": [name for name in FEATURES if name in flags],
     }
 

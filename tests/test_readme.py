@@ -74,7 +74,9 @@ def command_tree(package: str) -> Any:
 def check_program(package: str, words: list[str]) -> None:
     """Fail unless the (sub)command and every --option of a `python -m …` line exist."""
     command = command_tree(package)
-    homes = {"pull": "admin_cli", "key": "admin_cli", "recommend": "local_cli", "doctor": "local_cli"}
+    homes = dict.fromkeys(("pull", "key", "export", "load"), "admin_cli") | dict.fromkeys(
+        ("recommend", "doctor"), "local_cli"
+    )
     if package == "service" and words and words[0] in homes:
         command = typer.main.get_command(importlib.import_module(f"service.{homes[words[0]]}").app)
     if hasattr(command, "commands"):
@@ -117,6 +119,7 @@ def check_module(module: str) -> None:
 
 def without_variables(words: list[str]) -> list[str]:
     """A command without the variables in front of it; a variable of the service has to exist."""
+    words = words[1:] if words[0] == "export" else words
     if "=$(" in words[0]:
         return [words[0].partition("=$(")[2]]  # a program whose output becomes a variable
     assignments = list(itertools.takewhile(re.compile(r"[A-Za-z_]+=").match, words))
@@ -129,6 +132,7 @@ def without_variables(words: list[str]) -> list[str]:
 def test_every_command_in_a_shell_block_is_one(page: Path) -> None:
     for line in shell_lines(page):
         words = without_variables(shlex.split(line, comments=True))
+        words = list(itertools.takewhile(lambda word: word != ">", words))
         if not words or words[0] in NOT_PARSED:
             continue
         if words[0] == "make":

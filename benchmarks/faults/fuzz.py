@@ -76,8 +76,8 @@ def generated(url: str, admin_key: str, cases: int, seed: int) -> tuple[int, lis
     sent = 0
     found: list[str] = []
     while sent < cases and not found:
-        # Of the operations, about ten take enough input to make that many cases of it.
-        examples = max(10, min(1000, (cases - sent) // 16))
+        # Each operation gets so many in every phase.
+        examples = max(10, min(1000, (cases - sent) // 64))
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.json"
             command = [

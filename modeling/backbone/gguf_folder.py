@@ -124,12 +124,17 @@ def _convert(file: Path, target: Path) -> None:
     """Write tokenizer, config and weights; raises GgufError."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    folder, name = str(file.parent), file.name
     try:
-        place["config"] = AutoConfig.from_pretrained(str(file.parent), **place)  # each would read it again
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
+        known = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, gguf_file=name, config=known, trust_remote_code=False, local_files_only=True
+        )
         log.warning("backbone %s: read the tokenizer, now the weights", file.name)
-        read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, config=known, dtype=torch.float32, trust_remote_code=False, local_files_only=True,
+            use_safetensors=True,
+        )  # fmt: skip
     except Exception as error:  # whatever the readers of transformers raise at a file
         raise GgufError(f"no model can be made of {file.name}: {one_line(error)}") from error
     # A model that was read from GGUF refuses to be written; one of the same class with the same weights does not.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 from torch import Tensor, nn
 
 from modeling.artifact.tensor_files import save_arrays
@@ -113,7 +113,7 @@ def read_or_reuse(
     file = folder / f"titles-{digest[:24]}.safetensors"
     if file.is_file():
         progress(len(titles))
-        return np.asarray(load_file(file)["vectors"], np.float32)
+        return np.asarray(load(file.read_bytes())["vectors"], np.float32)
     vectors_NC = reader(titles, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     work = file.with_name(f".{file.name}.writing-{os.getpid()}")

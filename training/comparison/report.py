@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from modeling.cores import affinity_cores
 from training.comparison.measure import How, Run
 from training.comparison.published import published_for
 from training.data.dataset import Dataset
@@ -56,7 +56,7 @@ def report_of(dataset: Dataset, sections: Sequence[Section], how: How) -> dict[s
         "part": how.part,
         "seed": how.seed,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
+        "machine": {"processor": _processor(), "cores": affinity_cores(), "system": platform.system()},
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "protocols": [_section(section, dataset, how) for section in sections],
         "limits": list(LIMITS),

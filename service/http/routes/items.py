@@ -29,7 +29,7 @@ MAX_NAME = 2000
 router = APIRouter(tags=["items"])
 
 FILTER_OF: TypeAdapter[FilterBody] = TypeAdapter(FilterField)
-MAX_FILTER = 8000  # characters: an address holds about so many
+MAX_FILTER = 4000  # characters: percent-encoded, they fit into the largest head of a request
 
 
 class ItemsPage(Page):

@@ -43,8 +43,15 @@ SETTINGS: dict[str, list[str]] = {
     "llara": ["history.title_tokens=12", "method.candidates=4"],
     "tiger": ["method.codes.kind=random", "backbone.width=32", "backbone.heads=2"],
     "p5": ["backbone.width=32", "backbone.heads=2", "backbone.depth=1"],
+    "item_softmax": [],
+    "ilora": ["history.title_tokens=12", "items.dim=32"],
+    "llm2vec": ["history.title_tokens=12", "method.adaptation.masked_steps=2", "method.adaptation.simcse_steps=2"],
 }
-ON_TEXT = ("anyo", "contriever", "genre", "bigrec", "llara")
+ON_TEXT = ("anyo", "contriever", "genre", "bigrec", "llara", "item_softmax", "ilora", "llm2vec")
+OTHERWISE = {
+    **dict.fromkeys(("popularity", "markov", "item_knn", "dllm2rec", "e4srec"), "reads no titles by itself"),
+    **dict.fromkeys(("tallrec", "llamarec"), "labels are words of its tokenizer, which these titles do not give"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +80,7 @@ def trained(odd: Dataset, backbone: Path, tmp_path_factory: pytest.TempPathFacto
     """An artifact of every recipe, twice; the backbone's folder is gone."""
     root = tmp_path_factory.mktemp("artifacts")
     made = tmp_path_factory.mktemp("made")
-    for name in ("sasrec", *(name for name in recipe_names() if name != "sasrec")):
+    for name in ("sasrec", *(name for name in SETTINGS if name != "sasrec")):
         settings = [*SETTINGS[name], "optimizer.epochs=1", "optimizer.positions=400", "history.limit=6"]
         recipe = get_recipe(name, settings, backbone=str(backbone) if name in ON_TEXT else None)
         id_model = made / "sasrec" if recipe.requires else None
@@ -85,7 +92,7 @@ def trained(odd: Dataset, backbone: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_every_recipe_is_tried() -> None:
-    assert set(SETTINGS) == set(recipe_names())
+    assert set(SETTINGS) == set(recipe_names()) - set(OTHERWISE)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
