@@ -135,10 +135,12 @@ def give_memory_back(gone: weakref.ref[Any] | None = None) -> None:
     it in a circle; then the collector has to walk through everything, what was frozen at the start included, and
     all requests wait for it.
     """
-    if gone is not None and gone() is not None:
+    everything = gone is not None and gone() is not None
+    if everything:
         gc.unfreeze()
     gc.collect()
-    gc.freeze()
+    if everything:  # else: what a thread still holds for a moment would never be collected
+        gc.freeze()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     try:

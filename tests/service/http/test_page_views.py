@@ -62,7 +62,7 @@ def test_an_example_holds_its_last_item_back_and_says_where_it_was_found(browser
 
     browser.click("#history li:nth-child(2) .move")
     browser.wait_for("state.history[0].id === " + json.dumps(history[1]), "another order")
-    assert browser.evaluate("document.querySelector('#held').hidden"), "it was no longer what came next"
+    browser.wait_for("document.querySelector('#held').hidden", "the end of the example: it is no longer what came next")
     address = browser.evaluate("location.href")
     browser.click("#undo")
     browser.wait_for("state.history[0].id === " + json.dumps(history[0]), "the old order")

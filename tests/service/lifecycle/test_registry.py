@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import threading
 import weakref
 from pathlib import Path
@@ -166,10 +167,11 @@ async def test_a_load_that_is_refused_changes_nothing_and_says_why(root: Path) -
         assert str(root) not in refused["message"], "where folders lie on the server is not for clients"
         assert list(anyo.service.recommenders) == ["fake"] and await answered_by(anyo)
         assert anyo.service.registry.operation is None
-        for _ in range(500):  # a thread that has just ended may still hold its last task
+        for _ in range(100):  # a thread that has just ended may still hold its last task
             if shelf.made[0]() is None:
                 break
             await asyncio.sleep(0.01)
+            gc.collect()
         assert shelf.made[0]() is None
 
 
