@@ -15,7 +15,7 @@ ENGLISH: dict[str, Any] = {
     "plot": "NDCG@10 against latency on Amazon Beauty",
     "notes": (
         "Where intervals overlap, no method is shown to be better. [All methods and protocols]({quality})",
-        "MiniLM (22 M parameters) is the largest backbone with a quality figure. It adds nothing measurable"
+        "MiniLM (22 M parameters) is the largest backbone with a test figure. It adds nothing measurable"
         " over the same title embeddings in a small transformer.",
         "Latency: one request over HTTP on a CPU with two cores, barely trained networks of one size for all"
         " methods, not the models of the table. GENRE and TIGER were timed before decoding ended early, so both"
