@@ -231,9 +231,8 @@ def run(
                         found.append(f"{number} {how}: what serves answers otherwise")
                     shutil.rmtree(folder)
             found += watch.failed
-            log = server.log()
-            if "Traceback" in log or '"level":"error"' in log.replace(" ", ""):
-                found.append(f"the log holds an error: {log[-2000:]}")
+            errors = [line for line in server.log().splitlines() if "Traceback" in line or '"level":"error"' in line]
+            found += [f"the log holds an error: {line[:1000]}" for line in errors]
             waits = np.array(watch.waits_ms)
             return {
                 "artifacts": len(durations), "kinds": len(KINDS), "statuses": dict(sorted(statuses.items())),

@@ -123,7 +123,9 @@ def _file_sha256(file: Path) -> str:
 def _convert(file: Path, target: Path) -> None:
     """Write tokenizer, config and weights; raises GgufError."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # three bars of some seconds; the log lines say what happens
     folder, name = str(file.parent), file.name
     try:
         known = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False, local_files_only=True)
