@@ -95,7 +95,7 @@ LATE_IMPORTS = {
     "index.cli": (19, "the command line answers before numpy and faiss are read"),
     "modeling.backbone.adapters.lora": (2, "peft takes seconds, and models without an adapter need none"),
     "modeling.backbone.data_text": (1, "only where titles are encoded"),
-    "modeling.backbone.gguf_folder": (1, "transformers takes seconds, and most backbones are no GGUF file"),
+    "modeling.backbone.gguf_folder": (2, "transformers takes seconds, and most backbones are no GGUF file"),
     "modeling.backbone.loading": (2, "transformers takes seconds, and models over ids need none"),
     "modeling.backbone.with_head": (1, "transformers takes seconds, and most runs need no head"),
     "modeling.backbone.pretrained": (3, "transformers takes seconds, and models over ids need none"),
