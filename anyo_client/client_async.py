@@ -1,24 +1,26 @@
-"""The client for asyncio; a twin of `anyo_client.client`, method by method."""
+"""The client for asyncio."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel
 
 from anyo_client import answers, calls
 from anyo_client.errors import AnyoError, NotReachedError
 from anyo_client.retries import Retries
+from anyo_client.routes import Routes
 
-A = TypeVar("A", bound=BaseModel)
+A = TypeVar("A")
 
 
-class AsyncClient:
-    """Asks one service. Every method raises AnyoError (refused) and NotReachedError (no answer), after its retries.
+class AsyncClient(Routes):
+    """Asks one service: `stream`, and the methods of `Routes`.
+
+    Every method raises AnyoError (refused) and NotReachedError (no answer), after its retries.
 
     Args:
         url: of the service, e.g. ``http://127.0.0.1:8000``.
@@ -53,92 +55,6 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def recommend(
-        self,
-        history: calls.History = (),
-        *,
-        user_id: str | None = None,
-        k: int = 10,
-        exclude_seen: bool = True,
-        exclude: Sequence[str] = (),
-        categories: Sequence[str] = (),
-        artifact: str | None = None,
-        explain: bool = False,
-    ) -> answers.Recommendation:
-        """The k best items for a history, a stored user, or both, by lookup."""
-        return await self._send(
-            calls.recommend(
-                history, user_id=user_id, k=k, exclude_seen=exclude_seen, exclude=list(exclude),
-                categories=list(categories), artifact=artifact, explain=explain,
-            )
-        )  # fmt: skip
-
-    async def generate(
-        self,
-        history: calls.History = (),
-        *,
-        user_id: str | None = None,
-        k: int = 10,
-        exclude_seen: bool = True,
-        exclude: Sequence[str] = (),
-        categories: Sequence[str] = (),
-        artifact: str | None = None,
-        beams: int | None = None,
-        max_new_tokens: int | None = None,
-    ) -> answers.WrittenRecommendation:
-        """The same, written by a generative artifact."""
-        return await self._send(
-            calls.generate(
-                history, user_id=user_id, k=k, exclude_seen=exclude_seen, exclude=list(exclude),
-                categories=list(categories), artifact=artifact, beams=beams, max_new_tokens=max_new_tokens,
-            )
-        )  # fmt: skip
-
-    async def rank(
-        self,
-        history: calls.History,
-        candidates: calls.History,
-        *,
-        user_id: str | None = None,
-        artifact: str | None = None,
-    ) -> answers.Ranking:
-        """Given candidates in the order of a user's preference."""
-        return await self._send(calls.rank(history, candidates, user_id=user_id, artifact=artifact))
-
-    async def similar(self, item_id: str, *, k: int = 10, artifact: str | None = None) -> answers.Similar:
-        """The items whose vectors are closest to that of an item."""
-        return await self._send(calls.similar(item_id, k, artifact))
-
-    async def item(self, item_id: str, *, artifact: str | None = None) -> answers.Item:
-        """One item of the catalog."""
-        return await self._send(calls.item(item_id, artifact))
-
-    async def search(
-        self, words: str = "", *, limit: int = 20, offset: int = 0, artifact: str | None = None
-    ) -> answers.SearchPage:
-        """Items whose title holds every word."""
-        return await self._send(calls.search(words, limit, offset, artifact))
-
-    async def append(self, user_id: str, items: Sequence[str]) -> answers.Appended:
-        """Store that a user took items, in this order, now; a retry does not store them twice."""
-        return await self._send(calls.append(user_id, items))
-
-    async def user(self, user_id: str) -> answers.User:
-        """A user's stored history."""
-        return await self._send(calls.user(user_id))
-
-    async def taken(self, request_id: str, item_id: str) -> answers.Feedback:
-        """Report that an item was taken after the answer with this `request_id`."""
-        return await self._send(calls.taken(request_id, item_id))
-
-    async def artifacts(self) -> list[answers.Artifact]:
-        """All loaded artifacts, the default one first."""
-        return (await self._send(calls.artifacts())).items
-
-    async def artifact(self, name: str) -> answers.Artifact:
-        """One of them, with its quality and its training run."""
-        return await self._send(calls.artifact(name))
-
     async def stream(
         self,
         history: calls.History = (),
@@ -166,7 +82,8 @@ class AsyncClient:
         except httpx.TransportError as error:
             raise calls.not_reached(error) from error
 
-    async def _send(self, call: calls.Call[A]) -> A:
+    async def send(self, call: calls.Call[A], /) -> A:
+        """Send a request that a function of `anyo_client.calls` made, with retries, and return its answer."""
         waited, done = 0.0, 0
         while True:
             done += 1

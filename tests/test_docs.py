@@ -63,7 +63,7 @@ def test_the_index_of_decisions_agrees_with_the_records() -> None:
     lines = (DOCS / "decisions" / "index.md").read_text().splitlines()
     rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| [")]
     assert rows == [heading_and_status(record) for record in RECORDS]
-    assert [record.name[:4] for record in RECORDS] == [f"{number:04d}" for number in range(1, len(RECORDS) + 1)]
+    assert len({record.name[:4] for record in RECORDS}) == len(RECORDS), "one number a record"
 
 
 def test_a_superseded_record_and_the_one_that_replaces_it_name_each_other() -> None:

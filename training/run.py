@@ -20,10 +20,10 @@ from modeling.inference.precision_choice import PrecisionAsked, Settled, settle
 from modeling.methods.dense import read_dense
 from training.checks import check_learnable
 from training.data.dataset import Dataset
-from training.data.splits import FittedOn, Split
+from training.data.splits import Split
 from training.evaluation.metrics import Metrics
 from training.evaluation.teacher_lists import Teacher
-from training.loop.budget import OutOfTime, budget
+from training.loop.budget import Budget, OutOfTime, budget
 from training.loop.fit import FitOptions, Precision, Trained
 from training.methods.base import Job, TrainingMethod, check_id_model, split_of
 from training.provenance import id_model_record
@@ -80,36 +80,47 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         sources = _sources(recipe, split, options, console)
         id_model = options.id_model if recipe.requires else None
         way = method(Job(recipe, split, console, sources, id_model, id_rows, teacher))
-        fit_options = FitOptions(
-            work=work / "train",
-            seed=options.seed,
-            share=0.5 if options.refit else 1.0,
-            precision=cast(Precision, precision.taken),
-            cache=options.out.absolute().parent / BACKBONES,
-        )
-        fitted = _learned(way.fit(fit_options), recipe, options)
-        validation = way.validate(options.seed)
-        fitted_on: FittedOn = "train"
-        if options.refit:
-            fitted_on = "train+validation"
-            epochs = max(1, round(fitted.best_epoch))
-            console.print(f"refit on train + validation for {epochs} epochs")
-            fitted = way.fit(
-                replace(fit_options, work=work / "refit", fitted_on="train+validation", epochs=epochs, share=1.0)
-            )
-            if fitted.stopped_by == "time budget":
-                clock.check("refitting on train + validation")
+        fitted, validation = _fitted(way, options, work, precision, clock)
     if int(os.environ.get("RANK", "0")):
         raise SystemExit(0)  # under torchrun the first process writes the artifact
     manifest = way.write(
         options.out,
-        fitted_on=fitted_on,
+        fitted_on="train+validation" if options.refit else "train",
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
         training={**_training_record(recipe, fitted, dataset, options, precision, teacher), **way.report},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
     return RunResult(manifest, validation, fitted)
+
+
+def _fitted(
+    way: TrainingMethod[Any], options: RunOptions, work: Path, precision: Settled, clock: Budget
+) -> tuple[Trained, Metrics]:
+    """Train and validate; with ``--refit`` then train once more, on train and validation, for the best epochs.
+
+    Raises:
+        OutOfTime: the budget ended in the first epoch, or in the refit.
+        RecipeError: there was no step.
+    """
+    fit_options = FitOptions(
+        work=work / "train",
+        seed=options.seed,
+        share=0.5 if options.refit else 1.0,
+        precision=cast(Precision, precision.taken),
+        cache=options.out.absolute().parent / BACKBONES,
+    )
+    fitted = _learned(way.fit(fit_options), way.recipe, options)
+    validation = way.validate(options.seed)
+    if not options.refit:
+        return fitted, validation
+    epochs = max(1, round(fitted.best_epoch))
+    way.console.print(f"refit on train + validation for {epochs} epochs")
+    again = replace(fit_options, work=work / "refit", fitted_on="train+validation", epochs=epochs, share=1.0)
+    fitted = way.fit(again)
+    if fitted.stopped_by == "time budget":
+        clock.check("refitting on train + validation")
+    return fitted, validation
 
 
 def _learned(fitted: Trained, recipe: Recipe, options: RunOptions) -> Trained:

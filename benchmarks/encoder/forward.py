@@ -10,7 +10,6 @@ instruction is random tokens of the length asked for: only its length costs. The
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.lib.results import ResultFile
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.encoder_forward import EncoderForward, compile_encoder
 from modeling.inference.prefix_cache import PrefixCache
@@ -29,6 +29,8 @@ from modeling.methods.dense import load_artifact
 ITEMS, BATCHES = 20, (1, 8)
 ROOM = 8 << 30
 LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999, "int8": 0.999}
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--instruction", type=int, action="append", help="tokens before the history; repeatable")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, rows = Console(stderr=True), []
@@ -104,7 +107,9 @@ def main() -> None:
             row = compare(encoder, batch, options.rounds, LEAST_COSINE[options.precision], rng)
             rows.append({"instruction": tokens, **row})
             console.print(rows[-1])
-    print(json.dumps({"artifact": options.artifact.name, "precision": options.precision, "rows": rows}))
+    RESULT.publish(
+        {"artifact": options.artifact.name, "precision": options.precision, "rows": rows}, options.result, rows
+    )
 
 
 if __name__ == "__main__":

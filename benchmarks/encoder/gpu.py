@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.shapes import SHAPES, config_of
 from modeling.encoder.item_tower import ItemTower
 from modeling.encoder.prompt import TOKEN, PromptBuilder, TitleTokens
@@ -47,6 +48,8 @@ POSITIONS = (2048, 8192, 32768)
 TOP, SEARCHED = 100, (1_000_000, 10_000_000)
 FORCED, BEAMS, NO_TOKEN = (8, 16, 32, 64), (1, 4), -1
 ALONE_S, SATURATED_S, OFFERED_S, OFFERED, CLIENTS = 4.0, 8.0, 10.0, 0.8, 256
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def language_model(shape: str, device: str, dtype: torch.dtype) -> Any:
@@ -279,6 +282,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu", action="store_true", help="a tiny shape, to see that it runs; no figure means anything"
     )
+    RESULT.add_option(parser)
     options = parser.parse_args()
     if not options.cpu and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here; --cpu shows that the program runs")
@@ -314,7 +318,7 @@ def main() -> None:
                 add("generation", "", row)
     if options.artifact:
         result["service"] = service(options.artifact, device)
-    print(json.dumps(result))
+    RESULT.publish(result, options.result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ the shapes say.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from typing import Any
@@ -21,11 +20,14 @@ import torch
 from torch import nn
 
 from benchmarks.encoder.forward import milliseconds
+from benchmarks.lib.results import ResultFile, rows_of
 from modeling.backbone.loading import load_backbone
 from modeling.spec import BackboneSpec
 
 BF16 = 2  # bytes
 PROMPT = 184  # positions: about twenty titles
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def configurations() -> dict[str, Any]:
@@ -116,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", help="also timed; its head is tied")
     parser.add_argument("--layers", type=int, help="the first so many of it; all if not given")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = {name: row(config) for name, config in configurations().items()}
@@ -126,7 +129,8 @@ def main() -> None:
             f"{found['logits_mb_a_prompt']:5.1f} MB of logits a prompt of {PROMPT} positions"
         )
     measured = None if options.backbone is None else timed(options.backbone, options.layers)
-    print(json.dumps({"counted": rows, "timed": measured}))
+    table = rows_of(rows) + ([] if measured is None else rows_of([measured]))
+    RESULT.publish({"counted": rows, "timed": measured}, options.result, table)
     if not all(found["as_the_shapes_say"] for found in rows.values()):
         sys.exit("a head is not what its shapes say")
 

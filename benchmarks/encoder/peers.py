@@ -15,7 +15,6 @@ contenders take turns, and medians are quoted. Vectors are compared with ours in
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from benchmarks.encoder.peer_graph import (
     quantise_static,
 )
 from benchmarks.lib.agreement import lowest_cosine
+from benchmarks.lib.results import ResultFile
 from modeling.encoder.prompt import Prompt
 from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.encoder_forward import EncoderForward, compile_encoder
@@ -55,6 +55,8 @@ LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.9}
 Encode = Callable[[Sequence[Prompt]], NDArray[np.float32]]
 Contender = tuple[str, str]
 """Runtime and precision."""
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def write_graphs(encoder: UserEncoder, folder: Path, histories: Sequence[list[int]], console: Console) -> None:
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write-only", action="store_true", help="write the graphs, time nothing")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, rng = Console(stderr=True), np.random.default_rng(0)
@@ -184,7 +187,7 @@ def main() -> None:
                 "precision": precision, **row,
             })  # fmt: skip
             console.print(rows[-1])
-    print(json.dumps({"artifact": options.artifact.name, "rounds": options.rounds, "rows": rows}))
+    RESULT.publish({"artifact": options.artifact.name, "rounds": options.rounds, "rows": rows}, options.result, rows)
 
 
 if __name__ == "__main__":

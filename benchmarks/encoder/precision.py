@@ -12,7 +12,6 @@ timed. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from rich.progress import Progress
 
 from benchmarks.encoder.forward import milliseconds
 from benchmarks.lib.agreement import lowest_cosine
+from benchmarks.lib.results import ResultFile, rows_of
 from index import Catalog, FlatIndex
 from modeling.artifact.manifest import read_manifest
 from modeling.encoder.user_encoder import UserEncoder
@@ -51,6 +51,8 @@ BEST = 10
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Answer = Callable[[Sequence[Sequence[int]]], object]
 """Answers a batch of histories, oldest item first."""
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def model_megabytes(*models: torch.nn.Module) -> float:
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--users", type=int, default=1000, help="questions that a generative artifact answers")
     parser.add_argument("--threads", type=int, default=1)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)
@@ -195,7 +198,11 @@ def main() -> None:
         rows = dense_rows(options.artifact, targets, options.rounds, console)
     for name, row in rows.items():
         console.print(f"{name}: {row}")
-    print(json.dumps({"artifact": options.artifact.name, "data": dataset.name, "part": options.part, "rows": rows}))
+    RESULT.publish(
+        {"artifact": options.artifact.name, "data": dataset.name, "part": options.part, "rows": rows},
+        options.result,
+        rows_of(rows),
+    )
 
 
 if __name__ == "__main__":

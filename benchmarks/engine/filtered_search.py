@@ -10,7 +10,6 @@ vectors. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -19,10 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lib.results import ResultFile
 from index import FlatIndex
 
 SHARES = (0.0001, 0.01, 0.1, 0.5, 1.0)
 K, TARGET_RATIO = 10, 3.0
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     rows = [
@@ -71,7 +74,7 @@ def main() -> None:
         for batch in options.queries
         for row in measure(size, options.dim, batch, options.repeats, rng)
     ]
-    print(json.dumps({"ratio_target": TARGET_RATIO, "rows": rows}))
+    RESULT.publish({"ratio_target": TARGET_RATIO, "rows": rows}, options.result, rows)
 
 
 if __name__ == "__main__":

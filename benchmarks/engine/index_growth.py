@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 from safetensors.numpy import load_file
 
+from benchmarks.lib.results import ResultFile
 from index import FlatIndex, StoredIndex, spec_of
 from index.approximate import overlaps
 from index.ivf.cells import IvfIndex
@@ -32,6 +33,8 @@ NEIGHBOURS, QUERIES, TOP, TIMED, BLOCK = 8, 1000, 100, 200, 50_000
 LID_NEIGHBOURS, LID_POINTS = 20, 500
 FULL = 4  # items read for every item asked for, at least
 SPECS: tuple[tuple[str, dict[str, Any]], ...] = (("ivf-sq", {}), ("ivf-pq", {}), ("hnsw", {"build_effort": 100}))
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def synthetic(real_MD: np.ndarray, size: int) -> np.ndarray:
@@ -115,19 +118,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--kinds", nargs="+", default=["flat", *(kind for kind, _ in SPECS)])
+    RESULT.add_option(parser)
     given = parser.parse_args()
     (real_MD,) = load_file(given.artifact / "item_vectors.safetensors").values()
     real_MD = np.ascontiguousarray(real_MD, np.float32)
     queries_QD = user_vectors(given.artifact, given.data)
     print(json.dumps({"queries": len(queries_QD), "real_items": len(real_MD), "dim": real_MD.shape[1],
                       "local_dimension_real": round(local_dimension(real_MD), 1)}))  # fmt: skip
+    found: list[dict[str, Any]] = []
     for size in given.sizes:
         vectors_ND = synthetic(real_MD, size)
         print(json.dumps({"items": size, "local_dimension": round(local_dimension(vectors_ND), 1)}))
         for kind, parameters in (("flat", {}), *SPECS):
             if kind in given.kinds:
-                rows_of(kind, parameters, vectors_ND, queries_QD)
-    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+                found += rows_of(kind, parameters, vectors_ND, queries_QD)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    RESULT.publish({"peak_mib": peak_mib}, given.result, found)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.engine.overload import setting
 from benchmarks.lib.load import Load, Pool, closed_loop, milliseconds, open_loop, percentile, request
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import PATIENCE_S, Server, recommendations
 
 TARGET = 2.0
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def histogram(page: str, name: str, **labels: str) -> list[tuple[float, float]]:
@@ -155,14 +158,16 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=80, help="clients that keep the generative queue full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     settings = {"user_cache_entries": 0, **dict(options.given)}
     program = "benchmarks.lib.small_generative" if options.generative is None else "service"
     artifacts = [each for each in (options.dense, options.generative) if each is not None]
     with Server(artifacts[0], settings, others=artifacts[1:], program=program) as server:
         result = asyncio.run(measure(server, options))
-    print(json.dumps({"dense": options.dense.name, "generative": str(options.generative or "untrained small"),
-                      "settings": settings, **result}))  # fmt: skip
+    generative = "untrained small" if options.generative is None else options.generative.name
+    figures = {"dense": options.dense.name, "generative": generative, "settings": settings}
+    RESULT.publish({**figures, **result}, options.result)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.load import Load, Pool, closed_loop, milliseconds, percentile, request
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import ROOT, Server
 
 MIB = 2**20
@@ -35,6 +36,8 @@ LIBRARIES = (
     "from transformers import Qwen3Model, AutoModel; "
     "from benchmarks.engine.memory import print_own; print_own()"
 )
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def resident(pid: int | str) -> dict[str, int]:
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--setting", action="append", default=[], help="NAME=VALUE of the service")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     made = subprocess.run([sys.executable, "-c", LIBRARIES], cwd=ROOT, capture_output=True, text=True, check=True)
     libraries = json.loads(made.stdout)
@@ -144,7 +148,7 @@ def main() -> None:
     }
     for name, value in result["mib"].items():
         print(f"{name:28s} {value:9.1f} MiB")
-    print(json.dumps(result))
+    RESULT.publish(result, options.result)
 
 
 if __name__ == "__main__":

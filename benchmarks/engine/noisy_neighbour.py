@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.lib.load import Pool, closed_loop, milliseconds, percentile
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server, recommendations
 
 SETTINGS = {
@@ -26,6 +26,8 @@ SETTINGS = {
     "max_queued_tokens": "1000000",
 }  # fmt: skip
 LENGTHS, CLIENTS = (15, 25), (1, 16)
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 async def ask(server: Server, clients: int, seed: int, seconds: float) -> tuple[float, float]:
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     found: dict[str, list[float]] = defaultdict(list)
     with Server(options.artifact, SETTINGS) as server:
@@ -65,7 +68,9 @@ def main() -> None:
                     spinning.wait()
     medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
     share = medians["busy, 16 clients, req/s"] / medians["quiet, 16 clients, req/s"]
-    print(json.dumps({"artifact": options.artifact.name, **medians, "busy_share_of_quiet": round(share, 3)}))
+    RESULT.publish(
+        {"artifact": options.artifact.name, **medians, "busy_share_of_quiet": round(share, 3)}, options.result
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from rich.console import Console
 
 from benchmarks.engine.overload import setting
 from benchmarks.lib.process_tree import end_on_sigterm
+from benchmarks.lib.results import ResultFile
 from benchmarks.serving import load_runs as visits
 from benchmarks.serving.contenders import OURS, Contender
 from benchmarks.serving.report import show
@@ -32,6 +32,8 @@ from service.http.schemas import ArtifactName, RankedItem, RecommendAnswer, Reco
 
 ITEMS = 2000
 TARGET = 1.6
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def bare_route(port: int) -> None:
@@ -135,12 +137,13 @@ def main() -> None:
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
     parser.add_argument("--serve", choices=("bare", "no-op"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     if options.serve:
         {"bare": bare_route, "no-op": no_op}[options.serve](options.port)
         return
     end_on_sigterm()
-    print(json.dumps(measure(options, Console(stderr=True))))
+    RESULT.publish(measure(options, Console(stderr=True)), options.result)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.load import Answer, Load, Pool, closed_loop, milliseconds, open_loop, percentile
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server, recommendations
 from modeling.cores import affinity_cores
 
@@ -26,6 +26,8 @@ ALLOWED = {200, 429, 503, 504}
 QUIET = 0.2  # of capacity
 NORMAL_FACTOR, NORMAL_FLOOR_S = 3.0, 0.05
 WINDOW_S = 0.5
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def recovery(answers: Sequence[Answer], normal_s: float) -> float | None:
@@ -135,12 +137,15 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64, help="that ask all the time while capacity is measured")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     options.settings = {"user_cache_entries": 0, **dict(options.given)}
     with Server(options.artifact, options.settings) as server:
         result = asyncio.run(measure(server, options))
         code, log = server.end(), server.log()
-    print(json.dumps({**result, "settings": options.settings, "exit_code": code, "log_lines": len(log.splitlines())}))
+    RESULT.publish(
+        {**result, "settings": options.settings, "exit_code": code, "log_lines": len(log.splitlines())}, options.result
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.engine.overload import setting
 from benchmarks.lib.load import Pool, closed_loop, milliseconds, open_loop, percentile
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server, recommendations
 from benchmarks.serving.contenders import OURS
 from benchmarks.serving.load_runs import PERCENTILES, figures
@@ -42,6 +43,8 @@ SETTINGS = {
     **OURS, "device": "cpu", "lanes": 1, "threads": 1, "max_batch_tokens": MAX_TOKENS,
     "max_batch_requests": MAX_REQUESTS, "max_queued_tokens": 2**26,
 }  # fmt: skip
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def cost(pass_ms: tuple[float, float], positions: int) -> float:
@@ -184,13 +187,14 @@ def main() -> None:
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     if options.json:
         base, thousand = json.loads(os.environ[PASS_VARIABLE])
         serve(options.artifact, options.port, (base, thousand))
         return
     os.environ[PASS_VARIABLE] = json.dumps(options.pass_ms)
-    print(json.dumps(measure(options)))
+    RESULT.publish(measure(options), options.result)
 
 
 if __name__ == "__main__":

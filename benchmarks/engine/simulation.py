@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.lib.load import Pool, closed_loop, open_loop, percentile, request
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server
 from index import Catalog
 from service.artifacts.loading import LoadedArtifact, open_artifact
@@ -42,6 +43,8 @@ SETTINGS = {
     "user_cache_entries": "0", "max_queue_seconds": "0", "max_loop_delay_ms": "0", "deadline_ms": "120000",
     "max_queued_tokens": "1000000",
 }  # fmt: skip
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8, help="of capacity that is offered")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=5)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console, cores = Console(stderr=True), shares(0, 0)
     parts: Any = open_artifact(options.artifact, "cpu", options.precision)
@@ -166,8 +170,10 @@ def main() -> None:
             rows.append(row)
             console.print(row)
     medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
-    print(json.dumps({"artifact": options.artifact.name, "precision": options.precision, "share": options.share,
-                      "medians": medians, "rounds": rows}))  # fmt: skip
+    figures = {"artifact": options.artifact.name, "precision": options.precision, "share": options.share}
+    table: list[dict[str, Any]] = [{"round": "median", **medians}]
+    table += [{"round": number + 1, **row} for number, row in enumerate(rows)]
+    RESULT.publish({**figures, "medians": medians, "rounds": rows}, options.result, table)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,14 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.lib.load import Pool, closed_loop, request
+from benchmarks.lib.results import ResultFile, rows_of
 from benchmarks.lib.server import Server
 from benchmarks.serving.load_runs import figures, histories
 
 FIXED = {"user_cache_entries": 0, "max_queued_tokens": 2**26, "max_queue_seconds": 600}
 FIGURES = ("per_s", "p50_ms", "p99_ms", "cpu_ms")
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def returning(items: Sequence[str], users: int, seed: str) -> Iterator[list[str]]:
@@ -84,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warm-up", type=float, default=2.0)
     parser.add_argument("--returning", type=int, default=0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in options.variant}
@@ -105,7 +109,11 @@ def main() -> None:
     }
     for name, row in result.items():
         console.print(name, {figure: round(value, 3) for figure, value in row.items() if figure != "statuses"})
-    print(json.dumps({"clients": options.clients, "returning": options.returning, "variants": result}))
+    RESULT.publish(
+        {"clients": options.clients, "returning": options.returning, "variants": result},
+        options.result,
+        rows_of(result),
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ is one JSON object; the exit code is 1 if anything was found.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import socket
@@ -26,6 +25,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server
 from service.http import schemas
 
@@ -69,6 +69,8 @@ MODELS: dict[str, type[BaseModel]] = {
 
 
 # -- schemathesis ------------------------------------------------------------------------------------------------
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def generated(url: str, admin_key: str, cases: int, seed: int) -> tuple[int, list[str]]:
@@ -243,6 +245,7 @@ def main() -> int:
     parser.add_argument("--artifact", type=Path, default=None, help="artifact to serve (default: parts made in memory)")
     parser.add_argument("--growth", type=float, default=0.02, help="largest growth of resident memory, as a share")
     parser.add_argument("--seed", type=int, default=0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     started = time.monotonic()
     with Server(options.artifact, {**SMALL, "log_level": "error"}) as server:
@@ -258,11 +261,11 @@ def main() -> int:
         found.append(f"resident memory grew from {early} to {late} KiB, by {100 * growth:.1f} %")
     for line in found[:SHOWN]:
         print(line)
-    print(json.dumps({
+    RESULT.publish({
         "cases": sent, "bodies": sum(statuses.values()), "statuses": dict(sorted(statuses.items())),
         "resident_kib": [early, late], "growth": round(growth, 4), "found": len(found),
         "seconds": round(time.monotonic() - started, 1),
-    }))  # fmt: skip
+    }, options.result)  # fmt: skip
     return 1 if found else 0
 
 

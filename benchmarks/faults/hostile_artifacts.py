@@ -36,6 +36,7 @@ import httpx
 import numpy as np
 import psutil
 
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import PATIENCE_S, Server
 from testing.hostile import KINDS, MARKER, Unfit, make
 
@@ -44,6 +45,8 @@ LONGEST_SENTENCE = 2200
 EVERY_S = 0.02
 # Of a trial: Python with its libraries, before it reads anything of the artifact.
 LIBRARIES_MIB = 700
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def poll(url: str, ended: Event, sender: Connection) -> None:
@@ -261,6 +264,7 @@ def main() -> int:
     parser.add_argument(
         "--forked", action="store_true", help="fork trials from a process with the libraries (forked_trials.py): faster"
     )
+    RESULT.add_option(parser)
     options = parser.parse_args()
     started = time.monotonic()
     numbers = range(options.first, options.first + options.artifacts)
@@ -269,7 +273,7 @@ def main() -> int:
         seconds=options.seconds,
         program="benchmarks.faults.forked_trials" if options.forked else "service",
     )  # fmt: skip
-    print(json.dumps({**figures, "seconds": round(time.monotonic() - started, 1)}))
+    RESULT.publish({**figures, "seconds": round(time.monotonic() - started, 1)}, options.result)
     return 1 if figures["found"] else 0
 
 

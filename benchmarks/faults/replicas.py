@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import signal
 import sys
 import tempfile
@@ -23,12 +22,15 @@ import time
 from pathlib import Path
 
 from benchmarks.lib.open_loop import Load, Sent, lost, show, some_items, summary
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server, servers
 from testing.balancer import balancer
 from testing.redis_server import redis_server
 
 REPLICAS = 3
 KEEP = 10_000
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def failed(one: Sent) -> bool:
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=60, help="requests a second (60)")
     parser.add_argument("--seconds", type=float, default=10, help="length of each of three phases (10)")
     parser.add_argument("--timeout-ms", type=int, default=250, help="ANYO_REDIS_TIMEOUT_MS (250: many processes here)")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     settings = {
         "redis_timeout_ms": options.timeout_ms,
@@ -96,7 +99,7 @@ def main() -> None:
         "exit_code_after_sigterm": ended,
         "phases": phases,
     }
-    print(json.dumps(result))
+    RESULT.publish(result, options.result)
     sys.exit(1 if result["failed"] or missing or ended else 0)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.open_loop import Load, Sent, lost, show, some_items, summary
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import servers
 from testing.redis_server import RedisServer, redis_server
 
@@ -33,6 +33,8 @@ FIRST_S = 1.0  # of a fault: time-outs, until the breaker is open
 SETTLE_S = 1.5  # after a fault, until a probe has found Redis again
 # Room for everything this program stores, whatever the setting would be.
 KEEP = 10_000
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def failed(one: Sent) -> bool:
@@ -93,6 +95,7 @@ def main() -> None:
         "--seconds", type=float, default=8, help="length of a phase (8); nine are run, and short ones between them"
     )
     parser.add_argument("--timeout-ms", type=int, default=50, help="ANYO_REDIS_TIMEOUT_MS (50)")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anyo-faults-") as name:
         folder = Path(name)
@@ -123,7 +126,7 @@ def main() -> None:
     }
     for event in (missing + missing_after_kill)[:5]:
         print(f"lost: {event}", file=sys.stderr)
-    print(json.dumps(result))
+    RESULT.publish(result, options.result)
     sys.exit(1 if result["explicit_failed"] or missing or missing_after_kill else 0)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import shutil
 import signal
@@ -22,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.load import Load, Pool, milliseconds, open_loop, percentile
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server, recommendations
 from modeling.cores import affinity_cores
 
 NAME = "served"
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def exchange(root: Path) -> None:
@@ -119,6 +121,7 @@ def main() -> None:
     parser.add_argument("--terms", type=int, default=20)
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--seed", type=int, default=0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -138,7 +141,7 @@ def main() -> None:
                 swaps = asyncio.run(swap_under_load(server, root, options))
                 swaps["exit_code"] = server.end()
         terms = [asyncio.run(end_under_load(root / NAME, options, seed)) for seed in range(options.terms)]
-    print(json.dumps({
+    RESULT.publish({
         "artifacts": [options.artifact.name, options.other.name],
         "swaps": swaps,
         "terms": {
@@ -149,7 +152,7 @@ def main() -> None:
             "exit_codes": sorted({each["code"] for each in terms}),
         },
         "cores": affinity_cores(),
-    }))  # fmt: skip
+    }, options.result)  # fmt: skip
 
 
 if __name__ == "__main__":

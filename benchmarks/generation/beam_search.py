@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -27,11 +26,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.small import END, backbone_config, tokenizer_of
 from index.trie import TokenTrie
 from modeling.artifact.atomic import replaced_folder
-from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, Text, _Run
+from modeling.generation.beam_search import BeamSearch, BeamSettings, Counts, Text
 from modeling.generation.factory import beam_search_for
+from modeling.generation.search.run import BeamRun
+from modeling.generation.search.trie_tensors import TrieTensors
 from modeling.inference.prepacked_linear import prepack
 from training.cli_common import open_dataset
 from training.data.splits import Split, leave_one_out
@@ -39,6 +41,8 @@ from training.data.splits import Split, leave_one_out
 HISTORY = 10  # titles in a prompt, as in BIGRec (Bao et al. 2023)
 TITLE_TOKENS = 40
 LENGTH, BATCH = 256, 8
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def trained_small(folder: Path, split: Split, tokens: list[list[int]], steps: int, console: Console) -> Any:
@@ -144,7 +148,7 @@ def against_hugging_face(
     }
 
 
-class TimedRun(_Run):
+class TimedRun(BeamRun):
     """A search that notes how long choosing continuations takes, apart from the model."""
 
     chosen_s: float = 0.0
@@ -162,10 +166,8 @@ def constraint_cost(
 ) -> dict[str, float]:
     """Milliseconds a step, free and along the trie, and what choosing costs in each; milliseconds and steps of a whole
     answer along the trie, written to its end and finished where its rest is determined."""
-    from modeling.generation.beam_search import _PathTensors
-
     trie_arrays = trie.arrays()
-    paths = _PathTensors(trie_arrays, generator.device)
+    paths = TrieTensors(trie_arrays, generator.device)
     search = BeamSettings(beams=beams, max_new_tokens=12, length_penalty=0.0)
     rows: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="of both, once they agree in fp32"
     )
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(options.threads)
@@ -238,7 +241,7 @@ def main() -> None:
         row = constraint_cost(generator, trie, prompts, beams, max(3, options.rounds))
         console.print(row)
         result["constraint"].append(row)
-    print(json.dumps(result))
+    RESULT.publish(result, options.result, [*result["against_hugging_face"], *result["constraint"]])
 
 
 if __name__ == "__main__":

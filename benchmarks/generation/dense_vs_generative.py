@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import statistics
 import time
@@ -27,6 +26,7 @@ import httpx
 import torch
 from rich.console import Console
 
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server
 from benchmarks.lib.small import write_backbone, write_small
 from index import Catalog
@@ -62,6 +62,8 @@ WRITERS = {
     "p5": OWN_NETWORK,
 }
 SETTINGS = {"user_cache_entries": "0", "deadline_ms": "120000", "generative_deadline_ms": "120000"}
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def id_model(folder: Path, split: Split) -> Path:
@@ -198,6 +200,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=3, help="of a round, for every way")
     parser.add_argument("--also", type=Path, action="append", default=[], help="another generative artifact, as it is")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(1)
@@ -230,7 +233,11 @@ def main() -> None:
         console.print(name, row)
     for row in forced:
         console.print(row)
-    print(json.dumps({"served_ms": table, "dense_over_bigrec_prefill_and_search": round(ratio, 3), "forced": forced}))
+    RESULT.publish(
+        {"served_ms": table, "dense_over_bigrec_prefill_and_search": round(ratio, 3), "forced": forced},
+        options.result,
+        [{"method": name, **row} for name, row in table.items()],
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ case, punctuation, a leading article, a year or one typo. The last line is one J
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import string
@@ -24,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.lib.results import ResultFile
 from index import Catalog
 from modeling.artifact.manifest import read_manifest
 from modeling.generation.api import Hypothesis, ListQuery
@@ -38,6 +38,8 @@ from training.provenance import require_same_questions
 BATCH, K = 8, 10
 TITLES = 500
 Change = Callable[[str, random.Random], str]
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def typo(title: str, rng: random.Random) -> str:
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("artifacts", type=Path, nargs="+")
     parser.add_argument("--data", required=True)
     parser.add_argument("--users", type=int, default=500)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
@@ -161,7 +164,7 @@ def main() -> None:
         popular = catalog.popular()
         results[folder.name] = study(load_generative(folder, popular), split, options.users, console)
         console.print(folder.name, results[folder.name])
-    print(json.dumps(results))
+    RESULT.publish(results, options.result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import time
@@ -26,11 +25,14 @@ from typing import Any
 
 import httpx
 
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import PATIENCE_S, Server
 
 BEAMS, HISTORY, SEVERAL, NO_ANSWER = 8, 12, 400, 0
 SHOWN = 20
 PROGRESS = 500
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 @dataclass
@@ -147,6 +149,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     started = time.monotonic()
     program = "service" if options.generative else "benchmarks.lib.small_generative"
@@ -157,12 +160,12 @@ def main() -> int:
     for line in found.wrong[:SHOWN]:
         print(line)
     unanswered = sum(count for status, count in found.statuses.items() if status != 200)
-    print(json.dumps({
+    RESULT.publish({
         "artifact": answered_by, "requests": options.requests, "statuses": dict(sorted(found.statuses.items())),
         "wrong": len(found.wrong), "items": found.items, "filled": found.filled, "texts": found.texts,
         "invalid_texts": found.texts - found.valid, "tokens": found.tokens,
         "seconds": round(time.monotonic() - started, 1),
-    }))  # fmt: skip
+    }, options.result)  # fmt: skip
     return 1 if found.wrong or unanswered else 0
 
 

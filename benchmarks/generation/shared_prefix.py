@@ -11,7 +11,6 @@ before any time is printed. Rounds alternate, the medians are quoted; the last l
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.lib.results import ResultFile
 from modeling.backbone.loading import load_tokenizer, resolve_source
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.generation.shared_prefix import SharedPrefixScorer
@@ -31,6 +31,8 @@ from training.recipes.tallrec import INSTRUCTION
 
 TITLE_TOKENS, BATCH = 16, 10
 Texts = list[list[int]]
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def loaded(backbone: str, layers: int) -> tuple[Any, Any]:
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--titles", type=int, default=20)
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    RESULT.add_option(parser)
     given = parser.parse_args()
     model, tokenizer = loaded(given.backbone, given.layers)
     prompt, shared, candidates = question(read_dataset(given.data), tokenizer, given.titles, given.candidates)
@@ -116,7 +119,8 @@ def main() -> None:
         "of_naive": seconds["shared"] / seconds["naive"], "of_tokens": seconds["shared"] / seconds["tokens"],
         "served_of_tokens": seconds["served"] / seconds["tokens"],
     }  # fmt: skip
-    print(json.dumps(vars(given) | {"data": given.data.name, **seconds, **figures}))
+    asked = {name: value for name, value in vars(given).items() if name != "result"}
+    RESULT.publish({**asked, "data": given.data.name, **seconds, **figures}, given.result)
 
 
 if __name__ == "__main__":

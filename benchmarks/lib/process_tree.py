@@ -31,7 +31,7 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-class BeamCache:
+class ProcessTree:
     """A program and everything it starts. Use it as a context: leaving ends all of it, by its process ids."""
 
     def __init__(self, command: Sequence[str], *, cwd: Path, variables: Mapping[str, str], pipes: bool = False) -> None:
@@ -49,7 +49,7 @@ class BeamCache:
         )
         self._root = psutil.Process(self.process.pid)
 
-    def __enter__(self) -> BeamCache:
+    def __enter__(self) -> ProcessTree:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -110,7 +110,7 @@ class BeamCache:
             yield from self._root.children(recursive=True)
 
 
-def wait_until(ready: Iterator[bool], tree: BeamCache, what: str, seconds: float) -> None:
+def wait_until(ready: Iterator[bool], tree: ProcessTree, what: str, seconds: float) -> None:
     """Wait until `ready` yields True; raises SystemExit with the log if the program ends or takes too long."""
     deadline = time.monotonic() + seconds
     for answer in ready:

@@ -8,7 +8,6 @@ last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.lib.results import ResultFile
 from index import Catalog, FlatIndex
 from modeling.artifact.manifest import read_manifest
 from modeling.encoder.prompt import TitleTokens
@@ -26,6 +26,8 @@ from training.evaluation.full_ranking import Evaluation, evaluate
 from training.evaluation.metrics import paired_bootstrap
 from training.methods.base import split_of
 from training.provenance import require_same_questions
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def permute_titles(artifact: Artifact, order: np.ndarray) -> None:
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--ties", default="file")
     parser.add_argument("--part", default="validation", choices=["validation", "test"])
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     dataset = open_dataset(options.data, ties=options.ties, seed=0, strict=False, console=console)
@@ -85,7 +88,8 @@ def main() -> None:
             against = paired_bootstrap(found.ranks_T, whole.ranks_T, seed=0)["ndcg@10"]
             results[name]["difference"] = [round(x, 4) for x in (against.difference, against.low, against.high)]
         console.print(f"{name}: {results[name]}")
-    print(json.dumps(results))
+    rows = [{"variant": name, **found} for name, found in results.items() if isinstance(found, dict)]
+    RESULT.publish(results, options.result, rows)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from benchmarks.lib.results import ResultFile
 from modeling.artifact.tensor_files import save_arrays
 from modeling.methods.dense import load_artifact
 from training.cli_common import open_dataset
@@ -43,6 +44,8 @@ SMALL = (
     "projector.residual=true", "projector.recent=10", "optimizer.average_epochs=1",
 )  # fmt: skip
 NO_NETWORK = (*(s for s in SMALL if "id_dropout" not in s), "projector.kind=none")
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def main() -> None:
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="slot.field=value", help="settings of all rows")
     parser.add_argument("--state", type=Path, default=Path("artifacts/.backbone-table"), help="what has ended")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(1)
@@ -185,7 +189,7 @@ def main() -> None:
         for data in options.data:
             dataset = open_dataset(data, ties=options.ties, seed=seed, strict=False, console=console)
             records += [measured(row, dataset, seed, options, console) for row in rows]
-    print(json.dumps(with_differences(records, options.state), ensure_ascii=False))
+    RESULT.publish(with_differences(records, options.state), options.result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ last line is one JSON object.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.lib.results import WRITES, ResultFile, checked_name
 from index import Catalog
 from modeling.encoder.title_check import check_titles
 from modeling.encoder.user_encoder import UserEncoder
@@ -27,6 +27,7 @@ from modeling.methods.dense import load_artifact
 
 TOP = 10
 console = Console(stderr=True)
+RESULT = ResultFile(__file__, __doc__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def main(
     artifact: Annotated[Path, typer.Argument(help="A dense artifact that reads text.")],
     histories: Annotated[int, typer.Option(min=1, help="Histories of each length.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Of the items drawn.")] = 0,
+    result: Annotated[str | None, typer.Option(metavar="FOLDER/ID", help=WRITES, callback=checked_name)] = None,
 ) -> None:
     """Compare answers to free titles with answers to the ids of the same items."""
     encoder, catalog = load_artifact(artifact).encoder, Catalog.read(artifact / "catalog.parquet")
@@ -55,9 +57,8 @@ def main(
         rows_QI = np.stack([_neighbours(catalog, rng, items) for _ in range(histories)])
         found.append(_compare(encoder, catalog, rows_QI))
         console.print(found[-1])
-    print(
-        json.dumps({"artifact": artifact.name, "seed": seed, "top": TOP, "compared": [asdict(each) for each in found]})
-    )
+    compared = [asdict(each) for each in found]
+    RESULT.publish({"artifact": artifact.name, "seed": seed, "top": TOP, "compared": compared}, result, compared)
 
 
 def _neighbours(catalog: Catalog, rng: np.random.Generator, items: int) -> NDArray[np.int64]:

@@ -18,6 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lib.results import ResultFile
+
+RESULT = ResultFile(__file__, __doc__)
+
 
 def start(artifact: Path) -> tuple[subprocess.Popen[str], str]:
     """The running service and its address."""
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=500)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--at-once", type=int, default=8)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.top.read_text().splitlines()]
     step = max(1, len(lines) // options.users)
@@ -83,7 +88,9 @@ def main() -> None:
     ]
     for one in different[:5]:
         print(json.dumps(one), file=sys.stderr)
-    print(json.dumps({"artifact": options.artifact.name, "users": len(lines), "different": len(different)}))
+    RESULT.publish(
+        {"artifact": options.artifact.name, "users": len(lines), "different": len(different)}, options.result
+    )
     sys.exit(1 if different else 0)
 
 

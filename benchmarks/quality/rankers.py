@@ -3,7 +3,7 @@
 `tallrec`: area under the curve of yes and no by number of shots. `llamarec`: NDCG@10 of both stages against the dense
 stage alone, paired; and how alike two orders of the same candidates are scored (Spearman), the bias of letters. The
 lower layers are frozen and their states kept, which makes a training of minutes possible on one core. Every line of
-output is one JSON object.
+output is one JSON object, the last one holds all rows.
 
     python -m benchmarks.quality.rankers tallrec --data DIR --shots 0 16 64
     python -m benchmarks.quality.rankers llamarec --data DIR --id-model DIR --shots 0 96 [--negatives retrieved]
@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from scipy.stats import spearmanr
 
+from benchmarks.lib.results import ResultFile
 from modeling.artifact.manifest import read_manifest
 from modeling.generation.api import ListQuery
 from modeling.methods.llamarec import LlamarecRanker
@@ -37,6 +38,8 @@ SMALL = {
     "llamarec": ["history.limit=5", "history.title_tokens=10", "optimizer.positions=8", "method.candidates=10",
                  "method.window=10"],
 }  # fmt: skip
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 def recipe_of(given: argparse.Namespace, shots: int) -> Recipe:
@@ -93,10 +96,12 @@ def main() -> None:
     parser.add_argument("--negatives", choices=("random", "retrieved"), default="random")
     parser.add_argument("--permuted", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    RESULT.add_option(parser)
     given = parser.parse_args()
     if (given.method == "llamarec") != (given.id_model is not None):
         parser.error("llamarec needs --id-model, and tallrec here takes none")
     split = leave_one_out(read_dataset(given.data))
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for shots in given.shots:
             started = time.process_time()
@@ -105,7 +110,9 @@ def main() -> None:
             row: dict[str, Any] = {"method": given.method, "shots": shots, **figures}
             if given.method == "llamarec" and given.permuted:
                 row |= agreement(found.writer, split, given.permuted, given.seed)
-            print(json.dumps(row | {"cpu": round(time.process_time() - started)}), flush=True)
+            rows.append(row | {"cpu": round(time.process_time() - started)})
+            print(json.dumps(rows[-1]), flush=True)
+    RESULT.publish({"rows": rows}, given.result, rows)
 
 
 if __name__ == "__main__":

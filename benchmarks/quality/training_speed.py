@@ -11,7 +11,6 @@ targets learned from per second. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.lib.results import ResultFile
 from modeling.encoder.build import Model, TextVectors, build_model
 from modeling.encoder.item_tower import Whitening
 from training.cli_common import open_dataset
@@ -33,6 +33,8 @@ from training.methods.dense import DenseSettings
 from training.recipes import Recipe, get_recipe
 
 PLAIN_BATCH = 32
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 class Clock(TrainerCallback):
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=1280, help="targets in a batch of ours")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--work", type=Path, default=Path("artifacts/.bench-training"))
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
@@ -223,7 +226,8 @@ def main() -> None:
         }
         results[form] = {"ratio": ratios, **{k: {n: round(x, 3) for n, x in v.items()} for k, v in medians.items()}}
         console.print(f"{form}: {results[form]}")
-    print(json.dumps(results))
+    rows = [{"data": results["data"], "history": form, **results[form]} for form in options.forms.split(",")]
+    RESULT.publish(results, options.result, rows)
 
 
 if __name__ == "__main__":

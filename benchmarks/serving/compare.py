@@ -41,15 +41,18 @@ from benchmarks.lib.agreement import (
     refuse_unless_same,
 )
 from benchmarks.lib.plot import latency_plot
-from benchmarks.lib.process_tree import BeamCache, end_on_sigterm
+from benchmarks.lib.process_tree import ProcessTree, end_on_sigterm
+from benchmarks.lib.results import ResultFile
 from benchmarks.serving import load_runs as visits
 from benchmarks.serving.contenders import PEERS, ROOT, VARIANTS, Contender, K, Running, ours, peer
 from benchmarks.serving.export import export
-from benchmarks.serving.report import COMMON, LIMIT, Results, report, show
+from benchmarks.serving.report import COMMON, LIMIT, Results, report, show, table_rows
 from modeling.cores import affinity_cores
 
 CHECKED = 24  # histories that every system must answer alike, one by one and sixteen at once
 LOOPED = 256  # different histories of the bare loop
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 class Limit:
@@ -64,7 +67,7 @@ class Limit:
             "--precision",
             options.precision,
         ]
-        self.tree = BeamCache(command, cwd=ROOT, variables={}, pipes=True)
+        self.tree = ProcessTree(command, cwd=ROOT, variables={}, pipes=True)
         self.policies: dict[str, Any] = {}
 
     def __enter__(self) -> Limit:
@@ -247,6 +250,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, default=Path("artifacts/.benchmarks/serving.svg"))
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="given")
+    RESULT.add_option(parser)
     return parser.parse_args()
 
 
@@ -261,7 +265,7 @@ def main() -> None:
         title = f"p99 against load, {options.artifact.name}, {options.precision}"
         options.plot.write_text(latency_plot(title, lines))
         console.print(f"plot: {options.plot}")
-    print(json.dumps(result))
+    RESULT.publish(result, options.result, table_rows(result["systems"]))
 
 
 if __name__ == "__main__":

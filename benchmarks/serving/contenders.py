@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from benchmarks.lib.load import request
-from benchmarks.lib.process_tree import BeamCache, free_port, wait_until
+from benchmarks.lib.process_tree import ProcessTree, free_port, wait_until
 from modeling.cores import affinity_cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ class Contender:
         port = free_port()
         variables = {name: value.replace("{port}", str(port)) for name, value in self.variables.items()}
         command = [part.replace("{port}", str(port)) for part in self.command]
-        return Running(self, BeamCache(command, cwd=ROOT, variables=variables), f"http://127.0.0.1:{port}")
+        return Running(self, ProcessTree(command, cwd=ROOT, variables=variables), f"http://127.0.0.1:{port}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Running:
     """A contender that has been started."""
 
     contender: Contender
-    tree: BeamCache
+    tree: ProcessTree
     url: str
 
     def __enter__(self) -> Running:

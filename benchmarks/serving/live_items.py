@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import tempfile
@@ -23,11 +22,14 @@ from typing import Any
 import httpx
 
 from benchmarks.lib.load import Pool, closed_loop, milliseconds, open_loop, percentile
+from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server, recommendations
 
 TARGET_RATIO, TARGET_VISIBLE_S = 1.5, 1.0
 LOOKED_AT = 25  # every so many of the changes is looked for on the other replica
 WORDS = ("amber", "border", "candle", "drift", "ember", "fable", "garden", "harbour", "island", "jade", "kite")
+
+RESULT = ResultFile(__file__, __doc__)
 
 
 class Writer:
@@ -136,6 +138,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each open loop")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    RESULT.add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anyo-items-") as folder:
         settings = {"user_cache_entries": 0, "item_store": f"sqlite:///{folder}/items.sqlite"}
@@ -143,7 +146,7 @@ def main() -> None:
             server.wait_ready()
             other.wait_ready()
             result = asyncio.run(measure(server, other, options))
-    print(json.dumps({"artifact": options.artifact.name, **result}))
+    RESULT.publish({"artifact": options.artifact.name, **result}, options.result)
 
 
 if __name__ == "__main__":

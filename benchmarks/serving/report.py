@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -43,6 +43,19 @@ class Results:
         """Return offered rates and the p99 at each, by rate."""
         rows = [row for load, row in self.medians(name).items() if load.startswith("offered")]
         return sorted((row["offered_per_s"], row["p99_ms"]) for row in rows if row["p99_ms"] is not None)
+
+
+def table_rows(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of a table of medians: one a system and load, with the names that the pages' plots read."""
+    rows = []
+    for system, loads in systems.items():
+        for load, row in loads.items():
+            kind, _, stated = load.partition(" ")
+            named = {"rps": row.get("per_s"), "offered_rps": row.get("offered_per_s")}
+            rest = {name: value for name, value in row.items() if name not in ("per_s", "offered_per_s")}
+            clients = int(stated) if kind == "closed" else None
+            rows.append({"system": system, "load": load, "clients": clients, **named, **rest})
+    return rows
 
 
 def _middle(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

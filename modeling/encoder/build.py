@@ -157,39 +157,15 @@ def build_model(
         backbone, info = load_backbone(spec.backbone, folder=sources.backbone, dtype=dtype, download=sources.download)
     else:
         backbone, info = no_backbone()
-    pieces = None
-    if not spec.backbone.own:
-        place = sources.tokenizer or sources.backbone
-        revision, download = spec.backbone.revision, sources.download
-        pieces = TextTokenizer(load_tokenizer(spec.backbone.source, folder=place, revision=revision, download=download))
-    prefix = _prefix(spec, pieces)
+    pieces = _tokenizer(spec, sources)
     if spec.history.reads_tokens and title_tokens is None:
         assert pieces is not None and titles is not None, "titles or their tokens are needed"
         title_tokens = TitleTokens.of_titles(titles, pieces, spec.history.title_tokens)
-    prompts = PromptBuilder(
-        form=spec.history.form,
-        vectors_per_item=spec.history.vectors_per_item,
-        catalog_size=catalog_size,
-        prefix=prefix,
-        titles=title_tokens,
-        separator=_separator(spec, pieces),
-        suffix=_suffix(spec, pieces),
-        item_limit=spec.history.limit,
-        position_limit=min(LONGEST_PROMPT, position_limit(backbone)),
-    )
-    items = ItemTower(
-        spec.items,
-        catalog_size=catalog_size,
-        text_dim=text.vectors_NC.shape[1] if text else 0,
-        hidden_size=info.hidden_size,
-        identity=spec.projector.kind == "identity",
-        shows_ids=spec.history.form != "text",
-    )
+    prompts = _prompts(spec, pieces, title_tokens, catalog_size, backbone)
+    items = _item_tower(spec, catalog_size, text, info)
     if spec.items.words and titles is not None:
         assert pieces is not None
         items.start_words(cast(Any, backbone).get_input_embeddings(), pieces(titles))
-    if text is not None:
-        items.set_text(text.vectors_NC)
     encoder = UserEncoder(
         spec,
         backbone=backbone,
@@ -200,16 +176,49 @@ def build_model(
         item_prompts=_item_prompts(prompts, spec, pieces),
     )
     encoder.backbone = _adapted(backbone, spec, adapter_folder)
-    return Model(
-        spec=spec,
-        encoder=encoder,
-        backbone_info=info,
-        sources=sources,
-        text=text,
-        titles=title_tokens,
-        tokenizer_sha256=pieces.sha256 if pieces else None,
-        instruction_tokens=prefix,
+    sha256 = pieces.sha256 if pieces else None
+    return Model(spec, encoder, info, sources, text, title_tokens, sha256, instruction_tokens=prompts.prefix.tolist())
+
+
+def _tokenizer(spec: ModelSpec, sources: Sources) -> TextTokenizer | None:
+    """Tokenizer of the backbone; None for a backbone of our own, which reads no text."""
+    if spec.backbone.own:
+        return None
+    place = sources.tokenizer or sources.backbone
+    revision, download = spec.backbone.revision, sources.download
+    return TextTokenizer(load_tokenizer(spec.backbone.source, folder=place, revision=revision, download=download))
+
+
+def _prompts(
+    spec: ModelSpec, pieces: TextTokenizer | None, titles: TitleTokens | None, catalog_size: int, backbone: nn.Module
+) -> PromptBuilder:
+    """Builder of the prompts of histories; raises BackboneError where a pooled token is missing."""
+    return PromptBuilder(
+        form=spec.history.form,
+        vectors_per_item=spec.history.vectors_per_item,
+        catalog_size=catalog_size,
+        prefix=_prefix(spec, pieces),
+        titles=titles,
+        separator=_separator(spec, pieces),
+        suffix=_suffix(spec, pieces),
+        item_limit=spec.history.limit,
+        position_limit=min(LONGEST_PROMPT, position_limit(backbone)),
     )
+
+
+def _item_tower(spec: ModelSpec, catalog_size: int, text: TextVectors | None, info: BackboneInfo) -> ItemTower:
+    """Item tower of the catalog, with the title vectors where the model uses them."""
+    items = ItemTower(
+        spec.items,
+        catalog_size=catalog_size,
+        text_dim=text.vectors_NC.shape[1] if text else 0,
+        hidden_size=info.hidden_size,
+        identity=spec.projector.kind == "identity",
+        shows_ids=spec.history.form != "text",
+    )
+    if text is not None:
+        items.set_text(text.vectors_NC)
+    return items
 
 
 def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None) -> nn.Module:

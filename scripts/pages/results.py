@@ -39,7 +39,7 @@ def load_results(folder: Path = RESULTS, ledger: Path = LEDGER) -> dict[str, Exp
     found: dict[str, Experiment] = {}
     for path in sorted(folder.glob("*/*.json")):
         experiment = json.loads(path.read_text(encoding="utf-8"))
-        _check(path, experiment)
+        check(path, experiment)
         if experiment["id"] in found:
             raise ResultError(f"{path}: the id {experiment['id']!r} is used twice")
         experiment["file"] = path.relative_to(folder).as_posix()
@@ -62,7 +62,8 @@ def numbers(value: Any) -> Iterator[float]:
             yield from numbers(each)
 
 
-def _check(path: Path, experiment: Experiment) -> None:
+def check(path: Path, experiment: Experiment) -> None:
+    """Raise ResultError unless an experiment follows the format."""
     if set(experiment) != FIELDS:
         wrong = sorted(set(experiment) ^ FIELDS)
         raise ResultError(f"{path}: missing or unknown fields {wrong}")

@@ -42,9 +42,43 @@ answers. Everything but GET is sent with `content-type: application/json`, also 
 """
 
 
+ROUTERS = [
+    module.router
+    for module in (
+        recommend,
+        batch,
+        rank,
+        generative,
+        users,
+        items,
+        item_changes,
+        feedback,
+        artifacts,
+        operations,
+        pages,
+    )
+]
+
+
 def create_app(service: Service) -> App:
     """Return the application around a service, which whoever serves it starts and closes."""
-    app = App(
+    app = _framework_app()
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
+    app.frame = _frame(app, service)
+    app.add_exception_handler(AnyoError, _own_error)
+    app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(RequestValidationError, _wrong_parameter)
+    app.add_exception_handler(Exception, _unforeseen)
+    describe(app)
+    return app
+
+
+def _framework_app() -> App:
+    """Return FastAPI's application without what is ours: pages, metrics, logs."""
+    return App(
         title="anyo",
         version=project_version(),
         description=DESCRIPTION,
@@ -57,28 +91,12 @@ def create_app(service: Service) -> App:
         # Metrics and logs are our own; FastAPI would look for OpenTelemetry's on every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.service = service
-    routers = [
-        module.router
-        for module in (
-            recommend,
-            batch,
-            rank,
-            generative,
-            users,
-            items,
-            item_changes,
-            feedback,
-            artifacts,
-            operations,
-            pages,
-        )
-    ]
-    for router in routers:
-        app.include_router(router)
-    app.state.routes = [route for router in routers for route in router.routes]
+
+
+def _frame(app: App, service: Service) -> RequestMiddleware:
+    """Return what every request passes before a route: limits, metrics and headers, then authorization."""
     # Only what is listed here is ever found. What the framework has beyond it is no mistake of a caller but of ours.
-    routes = Routes([*app.state.routes, *app.routes_beyond(routers)])
+    routes = Routes([*app.state.routes, *app.routes_beyond(ROUTERS)])
     gate = Authorization(
         Shortcut(app.run_admitted_only(), app.state.routes),
         settings=service.settings,
@@ -86,19 +104,13 @@ def create_app(service: Service) -> App:
         routes=routes,
         admin_keys=service.admin_keys,
     )
-    app.frame = RequestMiddleware(
+    return RequestMiddleware(
         gate,
         metrics=service.metrics,
         max_body_bytes=service.settings.max_body_bytes,
         tracing=service.tracing,
         headers=AnswerHeaders(service.settings.cors_origins),
     )
-    app.add_exception_handler(AnyoError, _own_error)
-    app.add_exception_handler(HTTPException, _framework_error)
-    app.add_exception_handler(RequestValidationError, _wrong_parameter)
-    app.add_exception_handler(Exception, _unforeseen)
-    describe(app)
-    return app
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.lib.agreement import disagreement, lowest_cosine, read_items, refuse_unless_same
 from benchmarks.lib.load import Load, Pool, open_loop, request
 from benchmarks.lib.plot import latency_plot
-from benchmarks.lib.process_tree import BeamCache
+from benchmarks.lib.process_tree import ProcessTree
 from benchmarks.serving.load_runs import figures, histories
 from benchmarks.serving.report import Results
 
@@ -154,7 +154,7 @@ def test_a_tree_is_measured_and_ended_to_the_last_process(tmp_path: Path) -> Non
         "time.sleep(600)"
     )
     parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
-    with BeamCache([sys.executable, "-c", parent], cwd=tmp_path, variables=dict(os.environ)) as tree:
+    with ProcessTree([sys.executable, "-c", parent], cwd=tmp_path, variables=dict(os.environ)) as tree:
         deadline = time.monotonic() + 60
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             assert time.monotonic() < deadline, tree.log()

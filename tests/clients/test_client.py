@@ -9,7 +9,18 @@ from typing import Any
 import httpx
 import pytest
 
-from anyo_client import AnyoError, AsyncClient, Client, NotReachedError, Retries, Step, WrittenRecommendation, answers
+from anyo_client import (
+    AnyoError,
+    AsyncClient,
+    Client,
+    NotReachedError,
+    Retries,
+    Step,
+    WrittenRecommendation,
+    answers,
+    calls,
+)
+from anyo_client.routes import Route, Routes
 from service.http import schemas
 from service.http.app import create_app
 from testing.fake_parts import make_parts
@@ -49,6 +60,22 @@ def public(client: type) -> dict[str, list[str]]:
 
 def test_both_clients_have_the_same_methods() -> None:
     assert public(Client) == public(AsyncClient)
+    assert {"recommend", "artifacts", "stream"} < set(public(Client))
+
+
+def test_methods_have_the_arguments_of_their_call() -> None:
+    with Client("http://localhost") as anyo:
+        assert inspect.signature(anyo.search) == inspect.signature(calls.search)
+        assert inspect.getdoc(anyo.search) == inspect.getdoc(calls.search)
+        with pytest.raises(TypeError, match="querry"):
+            anyo.search(querry="tea")  # type: ignore[call-arg]
+
+
+def test_every_call_is_a_method() -> None:
+    made = {
+        name for name, each in inspect.getmembers(calls, inspect.isfunction) if "-> Call[" in inspect.getsource(each)
+    }
+    assert made == {name for name, each in vars(Routes).items() if isinstance(each, Route)}
 
 
 @pytest.mark.parametrize("model", SCHEMAS, ids=lambda model: model.__name__)

@@ -116,15 +116,12 @@ class GenerativeTraining(TrainingMethod[G]):
         recipe, seed = self.recipe, options.seed
         selected = self.fitted if options.fitted_on != "train" else None
         set_seed(seed)
-        self.named = self.named_items(options.work, seed)
-        self.popularity_N = self.split.popularity(options.fitted_on)
-        popular_N = np.argsort(-self.popularity_N, kind="stable")
-        self.names = ItemIdentifiers(self.named.tokens, popular_N, self.named.spelling)
-        whole, network = recipe.backbone.own or recipe.adapter.kind == "full", self.named.model
+        self._name_items(options, seed)
+        whole = recipe.backbone.own or recipe.adapter.kind == "full"
         adapter = adapter_of(recipe.adapter.kind)
-        self.untuned = None if whole else untuned_twin(network)
+        self.untuned = None if whole else untuned_twin(self.named.model)
         self.prepare(options)
-        adapted = network.requires_grad_(True) if whole else adapter.attach(network, recipe.adapter)
+        adapted = self.named.model.requires_grad_(True) if whole else adapter.attach(self.named.model, recipe.adapter)
         hidden_dropout = recipe.backbone.dropout if recipe.backbone.own else 0.0
         module = self.module(adapted, recipe.history.dropout, hidden_dropout)
         if isinstance(self.settings, TokenSettings) and isinstance(module, NextTokenModule):
@@ -132,21 +129,7 @@ class GenerativeTraining(TrainingMethod[G]):
         targets = sample_targets(self.split.validation, self.settings.validation_users, seed)
         self.before_training(adapted, options)
         set_seed(seed)
-
-        def figures() -> dict[str, float]:
-            generator = self.generator()
-            found = written_metrics(adapted, generator, targets) if self.lists_each_epoch else {}
-            training = adapted.training
-            adapted.eval()
-            found |= self.epoch_figures(generator, targets, seed)
-            adapted.train(training)
-            return found
-
-        if recipe.optimizer.epochs:
-            trained = train_module(recipe, self.split, options, module, figures, console=self.console)
-        else:
-            self.console.print("zero-shot: nothing is trained, the backbone is asked as it is")
-            trained = Trained(stopped_by=UNTRAINED)
+        trained = self._trained(module, adapted, targets, options)
         module.close()
         tuned = None if whole else self._parts(adapted, options)
         adapter.merge(adapted).requires_grad_(False).eval()
@@ -160,6 +143,30 @@ class GenerativeTraining(TrainingMethod[G]):
         report = {**chosen, **self.named.report, "validated_users": len(self._final(seed))}
         self.fitted = FittedGenerator(writer=generator, report=report, **vars(trained))
         return self.fitted
+
+    def _name_items(self, options: FitOptions, seed: int) -> None:
+        """Set the network, the names of the items, and how popular these are."""
+        self.named = self.named_items(options.work, seed)
+        self.popularity_N = self.split.popularity(options.fitted_on)
+        popular_N = np.argsort(-self.popularity_N, kind="stable")
+        self.names = ItemIdentifiers(self.named.tokens, popular_N, self.named.spelling)
+
+    def _trained(self, module: TrainedModule, adapted: nn.Module, targets: Targets, options: FitOptions) -> Trained:
+        """Run the main training, with figures after each epoch; nothing is trained with ``optimizer.epochs=0``."""
+        if not self.recipe.optimizer.epochs:
+            self.console.print("zero-shot: nothing is trained, the backbone is asked as it is")
+            return Trained(stopped_by=UNTRAINED)
+
+        def figures() -> dict[str, float]:
+            generator = self.generator()
+            found = written_metrics(adapted, generator, targets) if self.lists_each_epoch else {}
+            training = adapted.training
+            adapted.eval()
+            found |= self.epoch_figures(generator, targets, options.seed)
+            adapted.train(training)
+            return found
+
+        return train_module(self.recipe, self.split, options, module, figures, console=self.console)
 
     def _final(self, seed: int) -> Targets:
         """Questions of the final figures."""

@@ -1,0 +1,1 @@
+"""The parts of beam search; `modeling.generation.beam_search` is what others import."""
