@@ -238,7 +238,9 @@ class UserEncoder(nn.Module):
         if self.spec.projector.residual:
             table_ND = self.items.table() if table_ND is None else table_ND
             recent_PD = self.projector.summed(table_ND, recent_PR) * math.sqrt(self.items.dim)
-        return self.items.as_query(self.projector(None if states_PH is None else states_PH.float(), recent_PD).float(), self.log_scale)
+        return self.items.as_query(
+            self.projector(None if states_PH is None else states_PH.float(), recent_PD).float(), self.log_scale
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """User vectors [B, D]."""

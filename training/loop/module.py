@@ -212,7 +212,6 @@ class RetrievalModule(TrainedModule):
             loss = loss + weight * pulled * len(batch.targets_P) * encoder.spec.items.dim
         return loss
 
-
     def _users(self, batch: TrainingBatch, table_ND: Tensor) -> Tensor:
         encoder, device = self.encoder, self.encoder.device
         recent_PR = batch.recent_PR.to(device)

@@ -36,7 +36,9 @@ def warm_up(
         The record of the stage, by its name.
     """
     module.encoder.projector.start_from_zero()
-    wide = recipe.optimizer.model_copy(update={"positions": max(POSITIONS, recipe.optimizer.positions), "epochs": epochs})
+    wide = recipe.optimizer.model_copy(
+        update={"positions": max(POSITIONS, recipe.optimizer.positions), "epochs": epochs}
+    )
     stage = _NewestItems(
         name="newest-items",
         objective="items and the weights of the newest ones, without the network",

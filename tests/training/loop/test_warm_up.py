@@ -77,7 +77,8 @@ def test_a_run_that_was_killed_in_its_main_training_does_not_repeat_the_stage(
     again.fit(FitOptions(work=tmp_path / "killed"))
     assert ended.stat().st_mtime_ns == written
     assert again.report["stages"] == whole.report["stages"] | {
-        "newest-items": whole.report["stages"]["newest-items"] | {"seconds": again.report["stages"]["newest-items"]["seconds"]}
+        "newest-items": whole.report["stages"]["newest-items"]
+        | {"seconds": again.report["stages"]["newest-items"]["seconds"]}
     }
     assert whole.fitted is not None and again.fitted is not None
     table = [run.fitted.model.encoder.items.ids.weight for run in (whole, again)]
@@ -85,8 +86,10 @@ def test_a_run_that_was_killed_in_its_main_training_does_not_repeat_the_stage(
 
 
 @pytest.mark.parametrize(
-    "settings", [["projector.residual=false", "projector.recent=1"], ["projector.kind=identity"]], ids=["alone", "identity"]
+    "settings",
+    [["projector.residual=false", "projector.recent=1"], ["projector.kind=identity"]],
+    ids=["alone", "identity"],
 )
 def test_a_warm_up_of_nothing_is_refused(settings: list[str]) -> None:
-    with pytest.raises(RecipeError, match="method.warm_up"):
+    with pytest.raises(RecipeError, match=r"method\.warm_up"):
         get_recipe("sasrec", [*SMALL, *settings, "method.warm_up=2"])
