@@ -34,13 +34,22 @@ class Projector(nn.Module):
         steps_R = torch.arange(spec.recent) if spec.recent > 1 else torch.tensor(0)
         self.newest_weight = nn.Parameter(0.5 * spec.decay**steps_R) if spec.residual else None
 
-    def forward(self, states_PH: Tensor, recent_PD: Tensor | None = None) -> Tensor:
-        """``recent_PD``: the weighted sum of the newest items read (`summed`); None without ``residual``."""
-        if self.map is None:
+    def forward(self, states_PH: Tensor | None, recent_PD: Tensor | None = None) -> Tensor:
+        """``states_PH``: None adds nothing. ``recent_PD``: the weighted sum of the newest items read (`summed`); None
+        without ``residual``."""
+        if self.map is None or states_PH is None:
             assert recent_PD is not None, "without a network and a residual there is no vector"
             return recent_PD
         vectors_PD: Tensor = self.map(self.dropout(states_PH))
         return vectors_PD if recent_PD is None else vectors_PD + recent_PD
+
+    @torch.no_grad()
+    def start_from_zero(self) -> None:
+        """Make the map give zero vectors: a user's vector is that of the newest items until the map is trained."""
+        last = self.map[-1] if isinstance(self.map, nn.Sequential) else self.map
+        assert isinstance(last, nn.Linear), "an identity has no weights"
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
         """The vectors of these rows, newest first, each with its weight, [P, D]; -1 stands for no item."""

@@ -226,11 +226,11 @@ class UserEncoder(nn.Module):
             return torch.full((len(prompts), self.recent_items), -1, device=self.device)
         return torch.from_numpy(recent_rows(prompts, self.recent_items, self.items.size)).to(self.device)
 
-    def project(self, states_PH: Tensor, recent_PR: Tensor, table_ND: Tensor | None = None) -> Tensor:
+    def project(self, states_PH: Tensor | None, recent_PR: Tensor, table_ND: Tensor | None = None) -> Tensor:
         """Pooled states to item space, [P, D].
 
         Args:
-            states_PH: states at item boundaries.
+            states_PH: states at item boundaries; None: the newest items alone make the vectors.
             recent_PR: rows of the newest items each state has read, newest first; -1: no item.
             table_ND: the item tower's table where the caller has it already.
         """
@@ -238,7 +238,9 @@ class UserEncoder(nn.Module):
         if self.spec.projector.residual:
             table_ND = self.items.table() if table_ND is None else table_ND
             recent_PD = self.projector.summed(table_ND, recent_PR) * math.sqrt(self.items.dim)
-        return self.items.as_query(self.projector(states_PH.float(), recent_PD).float(), self.log_scale)
+        return self.items.as_query(
+            self.projector(None if states_PH is None else states_PH.float(), recent_PD).float(), self.log_scale
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """User vectors [B, D]."""

@@ -107,8 +107,12 @@ def fit(
     sources: Sources,
     text: TextVectors | None,
     console: Console,
+    before: Callable[[RetrievalModule], None] = lambda module: None,
 ) -> Fitted:
-    """Train ``recipe`` on the training part of ``split``; the best epoch on validation is kept."""
+    """Train ``recipe`` on the training part of ``split``; the best epoch on validation is kept.
+
+    ``before`` is called with the module before its training: stages that change it.
+    """
     set_seed(options.seed)
     model = build_model(
         recipe.model_spec(),
@@ -138,6 +142,7 @@ def fit(
         module.settle()
         return validation_metrics(model, targets, options.seed)
 
+    before(module)
     trained = train_module(recipe, split, options, module, evaluate_now, console=console)
     module.close()
     module.settle()

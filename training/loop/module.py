@@ -98,8 +98,12 @@ class RetrievalModule(TrainedModule):
         anchor_ND: the id model's table, for the pull.
         condition: what a gated adapter reads beside a window.
         student: what is taken from a teacher; None without one.
+
+    Attributes:
+        network: whether the backbone takes part; without it a user's vector is that of the newest items alone.
     """
 
+    network: bool = True
     anchor_ND: Tensor
     chosen_N: Tensor
 
@@ -194,11 +198,7 @@ class RetrievalModule(TrainedModule):
         encoder, device = self.encoder, self.encoder.device
         keys_PD = self._keys(batch.targets_P.to(device))
         items = _Items(encoder)
-        spans = batch.prompts.spans
-        if not self.last_only:
-            spans = spans.at(batch.users_P.to(device), batch.boundaries_P.to(device))
-        states_PH = encoder.pooling(encoder.hidden(batch.prompts), spans)
-        users_PD = encoder.project(states_PH, batch.recent_PR.to(device), items.table_ND)
+        users_PD = self._users(batch, items.table_ND)
         scaled_PD = users_PD * scale_of(encoder.log_scale)
         seen_S2 = None if batch.seen_S2 is None else batch.seen_S2.to(device)
         loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device), seen_S2)
@@ -211,6 +211,16 @@ class RetrievalModule(TrainedModule):
             pulled = anchor_loss(encoder.items.ids.weight[: encoder.items.size], self.anchor_ND)
             loss = loss + weight * pulled * len(batch.targets_P) * encoder.spec.items.dim
         return loss
+
+    def _users(self, batch: TrainingBatch, table_ND: Tensor) -> Tensor:
+        encoder, device = self.encoder, self.encoder.device
+        recent_PR = batch.recent_PR.to(device)
+        if not self.network:
+            return encoder.project(None, recent_PR, table_ND)
+        spans = batch.prompts.spans
+        if not self.last_only:
+            spans = spans.at(batch.users_P.to(device), batch.boundaries_P.to(device))
+        return encoder.project(encoder.pooling(encoder.hidden(batch.prompts), spans), recent_PR, table_ND)
 
 
 class _Items:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.numpy import load_file
 
 from index import FlatIndex
@@ -30,6 +32,8 @@ from training.evaluation.metrics import Metrics
 from training.export import write_artifact
 from training.loop.cold_items import ColdItems, map_cold_items
 from training.loop.fit import FitOptions, Fitted, Trained, fit, read_text
+from training.loop.module import RetrievalModule
+from training.loop.warm_up import warm_up
 from training.methods.base import Job, TrainingMethod
 from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
 from training.objectives.distillation import DistillationSpec
@@ -40,12 +44,15 @@ TEXT = "parts/text.safetensors"
 
 class DenseSettings(MethodSettings):
     """``objective``: the loss at every item boundary; ``distillation``: what is learned from a teacher beside it;
-    ``adaptation``: stages that change the language model first."""
+    ``adaptation``: stages that change the language model first; ``warm_up``: epochs that train the items and the
+    weights of the newest ones without the network, which then starts from nothing; 0: all are trained from the start.
+    """
 
     kind: Literal["dense"] = "dense"
     objective: ObjectiveSpec = ObjectiveSpec()
     distillation: DistillationSpec = DistillationSpec()
     adaptation: AdaptationSpec = AdaptationSpec()
+    warm_up: int = Field(0, ge=0, le=1000, description="epochs of the newest items alone before the network is trained")
     encodes: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
@@ -111,6 +118,14 @@ class DenseSettings(MethodSettings):
             raise ValueError("items.frozen needs requires=<id recipe>: there is no id table to be kept")
         self._check_adapter(recipe)
         self._check_adaptation(recipe)
+        if self.warm_up and not (recipe.projector.residual and recipe.projector.kind in ("linear", "mlp")):
+            raise ValueError(
+                "method.warm_up trains the newest items before the projector: projector.residual=true and "
+                f"projector.kind='linear' or 'mlp' are needed (given {recipe.projector.residual} and "
+                f"{recipe.projector.kind!r})"
+            )
+        if self.warm_up and recipe.items.tower == "encoder":
+            raise ValueError("method.warm_up trains items' own vectors, and items.tower='encoder' has none")
         if recipe.items.words and recipe.requires is not None:
             raise ValueError("items.words starts items from their titles, and requires from another model's table")
         if recipe.items.tower == "encoder" and objective_class(self.objective.kind).needs_all:
@@ -208,13 +223,17 @@ class DenseTraining(TrainingMethod[DenseSettings]):
                 options, anchor_ND=self._anchor(), teacher=self.job.teacher, history_state=self._history_state()
             ),
             self.settings.objective, self.settings.distillation,
-            sources=sources, text=self.text, console=self.console,
+            sources=sources, text=self.text, console=self.console, before=partial(self._warm_up, options),
         )  # fmt: skip
         if self.recipe.items.cold == "mapped":
             length = None if self.cold is None else self.cold.length  # a refit has trained on validation
             self.cold = map_cold_items(self.fitted.model.encoder, self.split, options, length=length)
             self.console.print(str(self.cold), highlight=False)
         return self.fitted
+
+    def _warm_up(self, options: FitOptions, module: RetrievalModule) -> None:
+        if self.settings.warm_up:
+            self.stages |= warm_up(self.recipe, self.split, options, module, self.settings.warm_up, self.console)
 
     @property
     def report(self) -> dict[str, Any]:

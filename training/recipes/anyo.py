@@ -27,7 +27,8 @@ def recipe(backbone: str = "minilm") -> Recipe:
 
     Of ``minilm`` three of the six layers are kept: on validation of movietweetings they learned as well as all six, in
     half the time. Of ``smollm2`` four of thirty read histories, and ten read titles once: the last layers of a decoder
-    are made for the next token. Its steps are smaller, so that there are enough of them in a quarter of an hour.
+    are made for the next token. Its steps are smaller, so that there are enough of them in a quarter of an hour. Items
+    are trained without it first: passes with it are too few to learn what the newest items alone say.
     ``tiny`` is small and was trained on these very titles, so it needs fewer epochs and less dropout, none of it inside
     the backbone (on the demo .1 there learns as well and takes longer).
     The last ten items are in the user's vector themselves, so that what is near them need not be learned.
@@ -52,7 +53,7 @@ def recipe(backbone: str = "minilm") -> Recipe:
             text_layer=10 if smollm2 else None,
             text_pooling="weighted_mean" if smollm2 else "mean",
         ),
-        method=DenseSettings(objective=ObjectiveSpec(kind="full")),
+        method=DenseSettings(objective=ObjectiveSpec(kind="full"), warm_up=15 if smollm2 else 0),
         optimizer=OptimizerSpec(
             rate=rate,
             backbone_rate=rate,
