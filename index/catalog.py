@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -20,7 +20,7 @@ from index.base import RowArray
 from index.filters.language import AttributeValue
 from index.filters.stored import read_attributes
 from index.filters.table import AttributeTable
-from index.text import folded
+from index.text import folded, title_key
 
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "row": pl.Int64,
@@ -37,6 +37,7 @@ MOST_ITEMS = 50_000_000
 LONGEST_TEXT = 65_536  # bytes
 MOST_CATEGORIES = 64  # of an item, on average
 CHUNK = 2048
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 class CatalogError(Exception):
@@ -93,6 +94,13 @@ class Catalog:
             return [row_of[item] for item in items]  # type: ignore[index]
         except (KeyError, TypeError):  # unknown; not even a text
             return None
+
+    def titled(self, title: str) -> list[int]:
+        """Rows, ascending, of the items with this title: `index.text.title_key` says which titles are equal."""
+        wanted = title_key(title)
+        hashes_N, rows_N = self._by_title
+        first, last = (int(np.searchsorted(hashes_N, hash(wanted), side)) for side in SIDES)
+        return [row for row in rows_N[first:last].tolist() if title_key(self.titles[row]) == wanted]
 
     def attributes(self, row: int) -> dict[str, AttributeValue]:
         """Typed values of an item by name."""
@@ -211,6 +219,13 @@ class Catalog:
     @cached_property
     def _folded_titles(self) -> tuple[str, ...]:
         return tuple(map(folded, self.titles))
+
+    @cached_property
+    def _by_title(self) -> tuple[RowArray, RowArray]:
+        """Hashes of all titles, ascending, and their rows: a sixth of the memory that a dictionary takes."""
+        hashes_N = np.fromiter((hash(title_key(title)) for title in self.titles), np.int64, len(self))
+        rows_N = np.argsort(hashes_N, kind="stable").astype(np.int64)
+        return hashes_N[rows_N], rows_N
 
     @cached_property
     def _by_popularity(self) -> RowArray:

@@ -19,6 +19,7 @@ import numpy as np
 from index.base import Mask, RowArray
 from index.catalog import Catalog
 from index.filters.language import CATEGORIES, AttributeValue, Filter, Kind, matches, typed
+from index.text import title_key
 
 T = TypeVar("T")
 FORGOTTEN_AFTER = 4096
@@ -78,6 +79,7 @@ class LiveCatalog:
         self._open: dict[int, ChangedItem] = {}
         self._replaced: list[int] = []
         self._log: list[tuple[int, int]] = []  # of the last generations: the row that was opened and closed, or -1
+        self._titled: dict[str, set[int]] = {}  # rows of changed items by title
         self._kinds: dict[str, set[Kind]] = {}  # of attributes of changed items, also of those that are gone
         self.open_N: Mask = np.ones(len(trained), bool)
         """Rows of the artifact that its items still have; one that is closed stays so."""
@@ -106,12 +108,14 @@ class LiveCatalog:
         if before >= 0:
             gone.append(before)
             self._count(self._open.pop(before, None), -1)
+            self._rename(before, self._changed.get(before), None)
             self._replaced.append(before)
         if item is None:
             self._row_of[item_id] = -1
         else:
             self._changed[row] = item
             self._row_of[item_id] = row
+            self._rename(row, None, item)
             if item.open:
                 self._open[row] = item
                 opened = row
@@ -134,6 +138,15 @@ class LiveCatalog:
                 kind for kind, _ in map(typed, value if isinstance(value, tuple) else (value,))
             )
 
+    def _rename(self, row: int, before: ChangedItem | None, now: ChangedItem | None) -> None:
+        if before is not None:
+            rows = self._titled.get(key := title_key(before.title), set())
+            rows.discard(row)
+            if not rows:
+                self._titled.pop(key, None)
+        if now is not None:
+            self._titled.setdefault(title_key(now.title), set()).add(row)
+
     # -- one item ------------------------------------------------------------------------------------------------
 
     def row(self, item_id: str) -> int | None:
@@ -149,6 +162,11 @@ class LiveCatalog:
             return self.trained.rows(items)
         found = [self.row(item) if isinstance(item, str) else None for item in items]
         return None if None in found else found  # type: ignore[return-value]
+
+    def titled(self, title: str) -> list[int]:
+        """The rows of the items that have this title, or had it when the artifact was trained."""
+        trained = self.trained.titled(title)
+        return [*self.latest(trained), *self._titled.get(title_key(title), ())] if self.changed else trained
 
     def trained_row(self, item_id: str) -> int | None:
         """The row under which the artifact was trained on an item, however it changed since."""

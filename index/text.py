@@ -25,6 +25,11 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
+def title_key(title: str) -> str:
+    """A title as titles are compared: `folded`, and white space between words does not count."""
+    return " ".join(folded(title).split())
+
+
 def is_wide(character: str) -> bool:
     """Whether a character is Chinese, Japanese or Korean."""
     return any(first <= ord(character) <= last for first, last in _WIDE)

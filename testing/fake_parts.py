@@ -128,7 +128,10 @@ def make_parts(
     encoder.delay_s = delay_s
     reads = ("ids", "text") if reads_text else ("ids",)
     embed = encoder.title_vectors if reads_text else None
-    return LoadedArtifact(name, "0123456789ab", "fake-recipe", reads, encoder, index, catalog, golden, embed=embed)  # type: ignore[arg-type]
+    return LoadedArtifact(
+        name=name, version="0123456789ab", recipe="fake-recipe", reads=reads, encoder=encoder, index=index,
+        catalog=catalog, golden=golden, embed=embed,
+    )  # type: ignore[arg-type]  # fmt: skip
 
 
 def _golden(encoder: TableEncoder, index: FlatIndex, catalog: Catalog, rng: np.random.Generator) -> GoldenCase:

@@ -164,7 +164,10 @@ def make_generative_parts(
     model = TitleWriter(encoder, parts.catalog.titles)
     golden = tuple(_golden(model, parts, case.ids) for case in parts.golden[:5])
     model.batches.clear()
-    return LoadedGenerative(name, "ba9876543210", "fake-writing", model.reads, model, parts.catalog, golden)
+    return LoadedGenerative(
+        name=name, version="ba9876543210", recipe="fake-writing", reads=model.reads, model=model,
+        catalog=parts.catalog, golden=golden,
+    )  # fmt: skip
 
 
 def _golden(model: TitleWriter, parts: LoadedArtifact, history: list[str]) -> WrittenCase:

@@ -123,7 +123,7 @@ LATE_IMPORTS = {
     "training.methods.tallrec": (1, "for a type alone"),
     "training.run": (5, "the environment is recorded, and evaluation is needed at the end"),
     "training.tuning.search": (4, "Optuna is an extra, and may be missing"),
-    "training.tiny": (2, "only where a tiny model is made"),
+    "training.tiny": (1, "only where a tiny model is made"),
 }
 """Module → most lines that import inside a function, and why there."""
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,23 +31,21 @@ RECALL_USERS = 256
 """Users with whose vectors the recall of an approximate index is measured."""
 
 
-def write_artifact(
-    folder: Path,
-    recipe: Recipe,
-    split: Split,
-    fitted: Fitted,
-    *,
-    fitted_on: FittedOn,
-    metrics: dict[str, float],
-    training: dict[str, Any],
-) -> Manifest:
+class RunFacts(TypedDict):
+    """What a manifest keeps of a run: what was fitted on, figures on validation, and the record of the training."""
+
+    fitted_on: FittedOn
+    metrics: dict[str, float]
+    training: dict[str, Any]
+
+
+def write_artifact(folder: Path, recipe: Recipe, split: Split, fitted: Fitted, **facts: Unpack[RunFacts]) -> Manifest:
     """Write the artifact beside ``folder`` and rename it into place: there is never half of one at that name."""
     model = fitted.model
     model.encoder.eval()
     with replaced_folder(folder) as work:
         vectors_ND = write_model(model, work)
-        catalog = catalog_of(split, fitted_on)
-        catalog.write(work / "catalog.parquet")
+        catalog = _write_catalog(work, split, facts["fitted_on"])
         encoder = model.encoder
         histories = with_titles(_histories(split, encoder.history_limit), catalog, model.spec.history.reads_text)
         golden = golden_cases(encoder, FlatIndex.build(vectors_ND), catalog, histories)
@@ -59,26 +57,16 @@ def write_artifact(
             work,
             model,
             **_facts(folder, recipe, split),
-            fitted_on=fitted_on,
-            metrics=metrics,
-            training=training,
+            **facts,
         )
 
 
 def write_list_artifact(
-    folder: Path,
-    recipe: Recipe,
-    split: Split,
-    model: ListMethod,
-    *,
-    fitted_on: FittedOn,
-    metrics: dict[str, float],
-    training: dict[str, Any],
+    folder: Path, recipe: Recipe, split: Split, model: ListMethod, **facts: Unpack[RunFacts]
 ) -> Manifest:
     """As `write_artifact`, for a model that gives ranked lists."""
     with replaced_folder(folder) as work:
-        catalog = catalog_of(split, fitted_on)
-        catalog.write(work / "catalog.parquet")
+        catalog = _write_catalog(work, split, facts["fitted_on"])
         histories = with_titles(_histories(split, model.history_limit), catalog, "text" in model.reads)
         return save(
             work,
@@ -87,26 +75,16 @@ def write_list_artifact(
             written_cases(model, catalog, histories),
             catalog_size=len(catalog),
             **_facts(folder, recipe, split),
-            fitted_on=fitted_on,
-            metrics=metrics,
-            training=training,
+            **facts,
         )
 
 
 def write_vector_artifact(
-    folder: Path,
-    recipe: Recipe,
-    split: Split,
-    model: VectorMethod,
-    *,
-    fitted_on: FittedOn,
-    metrics: dict[str, float],
-    training: dict[str, Any],
+    folder: Path, recipe: Recipe, split: Split, model: VectorMethod, **facts: Unpack[RunFacts]
 ) -> Manifest:
     """As `write_artifact`, for any other model that gives vectors."""
     with replaced_folder(folder) as work:
-        catalog = catalog_of(split, fitted_on)
-        catalog.write(work / "catalog.parquet")
+        catalog = _write_catalog(work, split, facts["fitted_on"])
         encoder, vectors_ND = model.encoder, model.item_vectors_ND
         histories = with_titles(_histories(split, model.encoder.history_limit), catalog, "text" in model.reads)
         golden = golden_cases(encoder, FlatIndex.build(vectors_ND), catalog, histories)
@@ -120,10 +98,14 @@ def write_vector_artifact(
             golden,
             catalog_size=len(catalog),
             **_facts(folder, recipe, split),
-            fitted_on=fitted_on,
-            metrics=metrics,
-            training=training,
+            **facts,
         )
+
+
+def _write_catalog(work: Path, split: Split, fitted_on: FittedOn) -> Catalog:
+    catalog = catalog_of(split, fitted_on)
+    catalog.write(work / "catalog.parquet")
+    return catalog
 
 
 def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -77,20 +78,23 @@ def _item_text(title: str, categories: Sequence[str]) -> str:
     return f"{title} ({', '.join(categories)})" if categories else title
 
 
-def _train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text has tokens, so nothing a user types is unknown."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
+def byte_level_bpe(texts: Sequence[str], size: int, end: str) -> Tokenizer:
+    """Train a byte-level BPE with `end` as token 0: any text has tokens, so nothing a user types is unknown."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END],
+        vocab_size=size,
+        special_tokens=[end],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def _train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    backend = byte_level_bpe(texts, VOCABULARY, END)
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=END, eos_token=END, pad_token=END)
 
 

@@ -26,6 +26,7 @@ from training.export import write_artifact
 from training.loop.fit import Fitted, read_text
 from training.recipe import with_settings
 from training.recipes.anyo import recipe
+from training.tiny import byte_level_bpe
 
 VOCABULARY, POSITIONS = 8192, 2048
 END, END_TOKEN = 0, "<|end|>"
@@ -40,19 +41,7 @@ def backbone_config(shape: str = "small") -> Any:
 
 def tokenizer_of(titles: Sequence[str]) -> Any:
     """Byte-level BPE over the catalog's titles, as `tokenizers` has it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END_TOKEN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(titles, trainer)
-    return backend
+    return byte_level_bpe(titles, VOCABULARY, END_TOKEN)
 
 
 def write_backbone(folder: Path, titles: Sequence[str], shape: str = "small") -> None:

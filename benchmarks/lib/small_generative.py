@@ -64,7 +64,10 @@ def writer_parts(catalog: Catalog) -> LoadedGenerative:
                 top=[catalog.item_ids[row] for row in written.rows_K],
             )
         )
-    return LoadedGenerative(NAME, "0" * 12, RECIPE, model.reads, model, catalog, tuple(golden))
+    return LoadedGenerative(
+        name=NAME, version="0" * 12, recipe=RECIPE, reads=model.reads, model=model, catalog=catalog,
+        golden=tuple(golden),
+    )  # fmt: skip
 
 
 def main() -> None:

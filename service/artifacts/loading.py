@@ -49,23 +49,29 @@ BACKBONES: WeakSet[nn.Module] = WeakSet()  # of models that give vectors, on a p
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedArtifact:
-    """Everything an artifact brings that gives vectors; row n of `catalog` and `index` is the same item."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What every loaded artifact has, whatever it gives."""
 
     name: str
     version: str
     recipe: str
     reads: tuple[str, ...]
-    encoder: HistoryEncoder
-    index: VectorIndex
     catalog: Catalog
-    golden: tuple[GoldenCase, ...]
     precision: Precision = "fp32"
     pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
     files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
-    embed: Embed | None = None  # vectors [F, D] of titles that the catalog does not have; raises CannotReadText
     facts: Facts = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedArtifact(Loaded):
+    """An artifact that gives vectors; row n of `catalog` and `index` is the same item."""
+
+    encoder: HistoryEncoder
+    index: VectorIndex
+    golden: tuple[GoldenCase, ...]
+    embed: Embed | None = None  # vectors [F, D] of titles that the catalog does not have; raises CannotReadText
     kind: Literal["dense"] = "dense"
 
     @property
@@ -74,21 +80,12 @@ class LoadedArtifact:
         return self.encoder
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedGenerative:
-    """Everything an artifact brings that gives lists; row n of `catalog` is the item that the model calls n."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedGenerative(Loaded):
+    """An artifact that gives ranked lists; row n of `catalog` is the item that the model calls n."""
 
-    name: str
-    version: str
-    recipe: str
-    reads: tuple[str, ...]
     model: GenerativeModel
-    catalog: Catalog
     golden: tuple[WrittenCase, ...]
-    precision: Precision = "fp32"
-    pieces: tuple[SharedBlock, ...] = ()  # what it holds in memory
-    files: frozenset[str] = frozenset()  # sha256 of its files and of its backbone
-    facts: Facts = UNKNOWN
     kind: Literal["generative"] = "generative"
 
     @property
@@ -165,7 +162,7 @@ def _open_dense(
         log.warning("launches_not_recorded", artifact=files.name, reason=reason)
     if device == "cpu" and artifact.precision == "fp32":
         BACKBONES.update(model.bodies)
-    catalog, index = catalog_piece.value, index_piece.value
+    catalog, index = _looked_up(catalog_piece.value, model.reads), index_piece.value
     if device != "cpu" and index.exact:  # beside the model: no way to the host and back between the two
         index = TorchIndex(index.vectors(), device)
     if not len(catalog) == index.size == manifest.catalog_size:
@@ -200,6 +197,7 @@ def _open_generative(
     sources = Sources(download=download)
     artifact = load(files, catalog.popular(), device=device, precision=precision, sources=sources)
     model: ListMethod = artifact.model
+    _looked_up(catalog, model.reads)
     pieces = [catalog_piece, *_share_tokens(model, manifest)]
     model.check_titles(catalog.titles, files.name)
     if share_backbone and device == "cpu" and artifact.precision == "fp32":  # on a GPU maps are joined in one product
@@ -241,6 +239,13 @@ def _catalog_piece(files: Files, manifest: Manifest) -> SharedBlock:
         return Catalog.parse(content, f"{CATALOG} of {files.name}", manifest.catalog_size)
 
     return share_catalog(POOL, _hashes(manifest, CATALOG), read)
+
+
+def _looked_up(catalog: Catalog, reads: Sequence[str]) -> Catalog:
+    """The catalog, ready to find items by their titles where those are read: now, not for the first request."""
+    if "text" in reads:
+        catalog.titled("")
+    return catalog
 
 
 def version_on_disk(folder: Path) -> str | None:

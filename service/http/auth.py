@@ -159,7 +159,7 @@ class Authorization:
     def _check(self, scope: Scope, found: Found | None, right: Right) -> None:
         headers: Headers = scope.get(HEADERS) or dict(scope["headers"])
         if right is not Right.PROBE:
-            self._callers.check_host(headers, scope["headers"])
+            self._callers.check_host(headers)
         if right is Right.API:
             self._check_load()
             self._take_turn(self._check_key(headers, found) if self._api else None)

@@ -24,6 +24,21 @@ REMEMBERED = 1000  # accepted values of Host; each port makes another
 Headers = Mapping[bytes, bytes]
 
 
+def host_fault(version: str, headers: Headers, given: Sequence[tuple[bytes, bytes]]) -> BadRequest | None:
+    """Return an error unless there is one Host header; HTTP/1.0 may have none (RFC 9112, section 3.2).
+
+    Args:
+        version: of HTTP.
+        headers: as a dictionary.
+        given: the same as they came, in which a name may stand twice.
+    """
+    if len(headers) != len(given) and sum(name == b"host" for name, _ in given) > 1:
+        return BadRequest("the request has more than one Host header")
+    if version == "1.1" and b"host" not in headers:
+        return BadRequest("the request has no Host header; HTTP/1.1 needs one")
+    return None
+
+
 class Callers:
     """Which hosts and origins requests may name: `host` is what the service listens on."""
 
@@ -36,11 +51,9 @@ class Callers:
         self._origins = frozenset(origin.encode() for origin in origins)
         self._accepted: set[bytes] = set()
 
-    def check_host(self, headers: Headers, given: Sequence[tuple[bytes, bytes]]) -> None:
+    def check_host(self, headers: Headers) -> None:
         """Raise Forbidden unless the request names this service as its host. No browser leaves the name out."""
         host = headers.get(b"host")
-        if len(headers) != len(given) and sum(name == b"host" for name, _ in given) > 1:
-            raise BadRequest("the request has more than one Host header")
         if host is None or host in self._accepted or self._any:
             return
         text = host.decode("latin-1")

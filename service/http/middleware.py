@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.context import request_id_of_this_task
 from service.errors import AnyoError, NotReady, TooLarge
 from service.http.auth import AnswerHeaders
-from service.http.callers import HEADERS
+from service.http.callers import HEADERS, host_fault
 from service.http.errors import ClientGone, error_body, error_headers, status_of, unforeseen
 from service.http.path_ids import mark_encoded_slashes, note_route, readable
 from service.observability.metrics import NO_RECIPE, Metrics
@@ -107,7 +107,10 @@ class RequestMiddleware:
             info.span = self._tracing.begin(scope["method"], scope["path"], headers, info.request_id)
         framed_send = _framed(send, info, self._headers.of(headers.get(b"origin")))
         try:
-            if _declared_length(headers) > self._max_body_bytes:
+            if (fault := host_fault(scope["http_version"], headers, scope["headers"])) is not None:
+                note_route(scope)
+                await _answer(framed_send, info, fault)
+            elif _declared_length(headers) > self._max_body_bytes:
                 # The rest of the request is not read; the connection cannot be used again.
                 note_route(scope)
                 await _answer(framed_send, info, self._too_large(), close=True)
@@ -118,13 +121,10 @@ class RequestMiddleware:
                 await self._app(scope, self._limited(receive), framed_send)
         except asyncio.CancelledError:
             # The client left just as its answer became ready: nobody is there to be cancelled for.
-            if info.client_left:
-                pass
-            elif info.status:
-                raise
-            else:  # the server ends, and waits no longer
-                draining = NotReady("the service is shutting down", code="draining")
-                await _answer(framed_send, info, draining, close=True)
+            if not info.client_left:
+                if info.status:
+                    raise
+                await _answer(framed_send, info, _draining(), close=True)  # the server ends, and waits no longer
         except AnyoError as error:  # from a middleware; what a route raises has been answered
             await _answer(framed_send, info, error)
         except Exception as error:
@@ -205,6 +205,10 @@ def _accepted_id(sent: bytes) -> str:
 def _declared_length(headers: dict[bytes, bytes]) -> int:
     length = headers.get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
+
+
+def _draining() -> NotReady:
+    return NotReady("the service is shutting down", code="draining")
 
 
 async def _answer(send: Send, info: RequestInfo, error: AnyoError, *, close: bool = False) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 
-from service.errors import StartError
 from service.item_stores.base import Changes, ItemContent, ItemWrite, StoredItem, Written, never_stored
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.settings.store_kinds.sqlite import MEMORY, SqliteUrl
-from service.stores.sqlite_file import check, connect, why_not_opened
-from service.stores.sqlite_worker import SqliteWorker, do
+from service.stores.sqlite_file import connect
+from service.stores.sqlite_worker import SqliteWorker, do, open_file
 
 SCHEMA_VERSION = 1
 # Items are never taken out, so the highest number is that of the newest change.
@@ -44,14 +42,7 @@ class SqliteItemStore:
 
     async def open(self) -> None:
         """Open or create the file; raises StartError for one that is damaged, not ours, locked or not writable."""
-        try:
-            if self._path != MEMORY:
-                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-            self._writer.start(self._connect)
-            await self._writer.do(lambda connection: None)  # a transaction that could write
-            await self._writer.do(check)
-        except (sqlite3.Error, OSError, ValueError) as error:
-            raise StartError(why_not_opened(self._path, error)) from error
+        await open_file(self._path, self._writer, self._connect)
         if self._reader is not self._writer:
             self._reader.start(self._connect)
 

@@ -101,8 +101,15 @@ def asked(history: Sequence[GoldenItem]) -> list[str | TitledItem]:
     return [TitledItem(item.title) if isinstance(item, GoldenTitle) else item for item in history]
 
 
+def ids_of(history: Sequence[GoldenItem]) -> list[str]:
+    """Return the items of a golden history that are given by their ids."""
+    return [item for item in history if isinstance(item, str)]
+
+
 async def _ask(recommender: DenseRecommender, history: Sequence[GoldenItem], k: int) -> Recommendation:
-    return await recommender.recommend(RecommendQuery(history=asked(history), k=k), time.monotonic() + PATIENCE_S)
+    # The answers that are stored leave out what is given by its id, and not what has one of the titles.
+    query = RecommendQuery(history=asked(history), k=k, exclude_seen=False, exclude=ids_of(history))
+    return await recommender.recommend(query, time.monotonic() + PATIENCE_S)
 
 
 def _compare(parts: LoadedArtifact, case: GoldenCase, answer: Recommendation) -> None:

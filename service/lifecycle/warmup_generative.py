@@ -14,7 +14,7 @@ from modeling.artifact.golden import GoldenItem, GoldenTitle, WrittenCase
 from service.artifacts.loading import LoadedGenerative
 from service.engine.device_lock import DeviceLock
 from service.errors import AnyoError, StartError
-from service.lifecycle.warmup import asked
+from service.lifecycle.warmup import asked, ids_of
 from service.observability.metrics import Metrics
 from service.recommend.generative import GenerativeRecommendation, GenerativeRecommender
 from service.recommend.requests import GenerativeQuery
@@ -75,7 +75,7 @@ async def check_golden_texts(recommender: GenerativeRecommender) -> None:
 
 
 async def _ask(recommender: GenerativeRecommender, history: Sequence[GoldenItem], k: int) -> GenerativeRecommendation:
-    query = GenerativeQuery(history=asked(history), k=k)
+    query = GenerativeQuery(history=asked(history), k=k, exclude_seen=False, exclude=ids_of(history))
     return await recommender.recommend(query, time.monotonic() + PATIENCE_S)
 
 

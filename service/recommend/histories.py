@@ -75,7 +75,7 @@ class ArtifactView(Protocol):
 @dataclass(slots=True)
 class History:
     """A history as rows and free titles, oldest first: `parts` as the model reads it, `items` with those that are too
-    old for it, `seen` all rows among them.
+    old for it, `seen` the rows of all of them, also of the items that have one of the titles.
 
     `degraded` names what it had to be put together without, `seconds` how long the store took, where it was asked.
     """
@@ -245,6 +245,7 @@ class Histories:
             if isinstance(item, TitledItem):
                 parts.append(item.title)
                 titles[item.title] = None
+                seen += catalog.titled(item.title)  # left out of the answer as its id would be
                 continue
             row = catalog.row(item)
             if row is not None:

@@ -76,7 +76,7 @@ class LocalRecommender:
             history: what the user took, oldest first. Ids that are not in the catalog are passed over.
             k: how many items.
             exclude: ids that are not recommended.
-            exclude_seen: leave out the items of ``history`` that were given by their ids.
+            exclude_seen: leave out the items of ``history``, given by their ids or by their titles.
             categories: recommend items of at least one of these only.
             user_id: whose history it is, for models that read users; others pass it over.
 
@@ -86,7 +86,7 @@ class LocalRecommender:
         if k < 1:
             raise ValueError(f"k is {k}; ask for 1 item or more")
         items = self._resolve(history)
-        seen = [item for item in items if isinstance(item, int)] if exclude_seen else []
+        seen = self._seen(items) if exclude_seen else []
         left_out = [row for row in map(self.catalog.row, exclude) if row is not None]
         read = read_history(items[-self._loaded.reader.history_limit :], self._read_titles)
         wanted = ListQuery(
@@ -126,6 +126,10 @@ class LocalRecommender:
                 f"history holds {len(history)} items, and none of them is in the catalog of {len(self.catalog)} items"
             )
         return found
+
+    def _seen(self, items: Sequence[int | str]) -> list[int]:
+        """Rows of the items, and of those that have one of the titles."""
+        return [row for item in items for row in ([item] if isinstance(item, int) else self.catalog.titled(item))]
 
     def _read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         if "text" not in self._loaded.reads:

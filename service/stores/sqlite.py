@@ -11,15 +11,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 
-from service.errors import StartError
 from service.observability.metrics import Metrics
 from service.settings import Settings
-from service.settings.store_kinds.sqlite import SqliteUrl
+from service.settings.store_kinds.sqlite import MEMORY, SqliteUrl
 from service.stores.base import Appended, Event, EventConflict
-from service.stores.sqlite_file import check, connect, why_not_opened
-from service.stores.sqlite_worker import SqliteWorker, do
+from service.stores.sqlite_file import connect
+from service.stores.sqlite_worker import SqliteWorker, do, open_file
 from service.stores.user_list import Place, UserPart, UserSummary
 
 SCHEMA_VERSION = 1
@@ -52,20 +50,13 @@ class SqliteStore:
         self._path = path
         self._keep = keep
         self._writer = SqliteWorker("anyo-store-write", together=True)
-        in_memory = path == ":memory:"  # has one connection
+        in_memory = path == MEMORY  # has one connection
         self._reader = self._writer if in_memory else SqliteWorker("anyo-store-read", together=False)
         self._lister = self._writer if in_memory else SqliteWorker("anyo-store-list", together=False)
 
     async def open(self) -> None:
         """Open or create the file; raises StartError for one that is damaged, not ours, locked or not writable."""
-        try:
-            if self._path != ":memory:":
-                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-            self._writer.start(self._connect)
-            await self._writer.do(lambda connection: None)  # a transaction that could write
-            await self._writer.do(check)
-        except (sqlite3.Error, OSError, ValueError) as error:
-            raise StartError(why_not_opened(self._path, error)) from error
+        await open_file(self._path, self._writer, self._connect)
         for worker in {self._reader, self._lister} - {self._writer}:
             worker.start(self._connect)
 

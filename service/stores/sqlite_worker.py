@@ -12,12 +12,15 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from service.errors import Overloaded
+from service.errors import Overloaded, StartError
+from service.settings.store_kinds.sqlite import MEMORY
 from service.stores.base import StoreDown
+from service.stores.sqlite_file import check, why_not_opened
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -29,6 +32,22 @@ MAX_WAITING = 4096  # jobs that may wait for a connection
 
 class CommitFailed(sqlite3.OperationalError):
     """The disk refused a commit at its end: what it wrote may or may not come back after a crash."""
+
+
+async def open_file(path: str, writer: SqliteWorker, connect: Callable[[], sqlite3.Connection]) -> None:
+    """Open or create the file of a store, and start the thread that writes to it.
+
+    Raises:
+        StartError: it is damaged, not ours, locked or not writable.
+    """
+    try:
+        if path != MEMORY:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        writer.start(connect)
+        await writer.do(lambda connection: None)  # a transaction that could write
+        await writer.do(check)
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise StartError(why_not_opened(path, error)) from error
 
 
 async def do(worker: SqliteWorker, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from index import Catalog, CatalogError
+from index.live_catalog import ChangedItem, LiveCatalog
 
 
 @pytest.fixture
@@ -55,6 +56,24 @@ def test_search_ignores_case_wants_every_word_and_gives_popular_titles_first(cat
 def test_search_finds_a_title_in_any_form_of_its_characters(title, query):
     catalog = Catalog(("a", "b"), (title, "other"), ((), ()), np.array([1, 2]), "train")
     assert catalog.search(query) == [0]
+
+
+def test_items_are_found_by_their_whole_title_in_any_form_of_its_characters():
+    titles = ("Tea for Two", "TEA  FOR TWO", "Tea", "\u304b\u3099", "Stra\u00dfe")
+    catalog = Catalog(tuple("abcde"), titles, ((),) * 5, np.arange(5), "train")
+    assert catalog.titled("\uff34ea for two ") == [0, 1]
+    assert (catalog.titled("tea"), catalog.titled("\u304c"), catalog.titled("STRASSE")) == ([2], [3], [4])
+    assert catalog.titled("te") == catalog.titled("") == []
+
+
+def test_a_changed_item_is_found_by_its_old_and_its_new_title():
+    catalog = LiveCatalog(Catalog(("a", "b"), ("Tea", "Milk"), ((), ()), np.arange(2), "train"))
+    catalog.change("a", 5, ChangedItem("a", "Green Tea", trained_row=0))
+    catalog.change("c", 6, ChangedItem("c", "MILK"))
+    assert [catalog.titled(title) for title in ("tea", "green tea", "milk")] == [[5], [5], [1, 6]]
+    catalog.change("a", 7, ChangedItem("a", "Black Tea", trained_row=0))
+    catalog.change("c", 8, None)
+    assert [catalog.titled(title) for title in ("tea", "green tea", "black tea", "milk")] == [[7], [], [7], [1]]
 
 
 def test_popular_goes_down_with_ties_by_row_and_within_categories(catalog):

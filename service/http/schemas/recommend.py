@@ -101,7 +101,9 @@ class RecommendRequest(Body):
     k: int = Field(
         default=10, ge=1, le=MAX_K, description="How many items; fewer come back only if fewer are eligible."
     )
-    exclude_seen: bool = Field(default=True, description="Leave out the items of the history.")
+    exclude_seen: bool = Field(
+        default=True, description="Leave out the items of the history, and those whose title it holds."
+    )
     exclude: Annotated[list[str], FailFast()] = Field(
         default_factory=list, max_length=MAX_EXCLUDE, description="More item ids to leave out; unknown ones do nothing."
     )

@@ -175,3 +175,17 @@ def test_a_client_that_leaves_amid_its_requests_is_no_error(tmp_path: Path) -> N
         assert statuses(exchange(started, [GET])) == [200]
         _, log = started.end()
     assert "unhandled error" not in log and "Traceback" not in log
+
+
+def test_a_request_has_one_host(server: Process) -> None:
+    """RFC 9112, section 3.2: HTTP/1.1 without Host, and two of them in any version, are answered with 400."""
+    for path in (b"/livez", b"/items", b"/none"):
+        line, host = b"GET " + path, b"host: localhost\r\n"
+        got = exchange(server, [line + b" HTTP/1.1\r\n\r\n" + GET], 2)
+        assert statuses(got) == [400, 200] and b"has no Host header" in got, "and the connection goes on"
+        for version in (b"1.0", b"1.1"):
+            twice = exchange(server, [line + b" HTTP/%s\r\n%s%s\r\n" % (version, host, host)])
+            assert statuses(twice) == [400] and b"more than one Host header" in twice
+    assert statuses(exchange(server, [b"GET /livez HTTP/1.0\r\n\r\n"])) == [200], "HTTP/1.0 may leave it out"
+    preflight = b"OPTIONS /recommend HTTP/1.1\r\norigin: https://shop.example\r\naccess-control-request-method: POST"
+    assert statuses(exchange(server, [preflight + b"\r\n\r\n"])) == [400]

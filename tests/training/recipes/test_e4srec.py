@@ -14,9 +14,8 @@ from safetensors.numpy import load_file
 
 from modeling.encoder.build import build_model
 from modeling.methods.dense import Artifact, load_artifact
-from testing.datasets import SMALL, write_dataset
 from testing.models import HIDDEN, backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.loop.examples import Window
 from training.loop.module import RetrievalModule
 from training.methods.dense import DenseSettings
@@ -36,18 +35,6 @@ FORMS = {
 }
 WIDTH = {"untied": HIDDEN, "tied": 32, "titles": HIDDEN, "words": HIDDEN}
 Load = Callable[[str], Artifact]
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=20, items=20))
-
-
-@pytest.fixture(scope="module")
-def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(get_recipe("sasrec", [*SMALL, "optimizer.epochs=1"]), ring, RunOptions(out=out), QUIET)
-    return out
 
 
 @pytest.mark.parametrize("form", FORMS)

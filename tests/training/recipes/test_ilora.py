@@ -23,9 +23,9 @@ from modeling.encoder.user_encoder import UserEncoder
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.methods.dense import Artifact, ArtifactError, check_golden, load_artifact
 from modeling.spec import AdapterSpec
-from testing.datasets import QUIET, SMALL, write_dataset
+from testing.datasets import QUIET
 from testing.models import HIDDEN, backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.evaluation.gates import gates_of
 from training.loop.examples import Window
@@ -38,18 +38,6 @@ __all__ = ["backbone_folder"]  # a fixture
 
 SPEC = AdapterSpec(kind="ilora", rank=4, alpha=8, experts=2)
 HISTORIES = [[3], [0, 5, 7, 2, 9], [1, 2], [11, 4, 8]]
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=20, items=20))
-
-
-@pytest.fixture(scope="module")
-def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(get_recipe("sasrec", [*SMALL, "optimizer.epochs=1"]), ring, RunOptions(out=out), QUIET)
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from modeling.backbone.loading import BackboneError, load_backbone, load_text_mo
 from modeling.backbone.with_head import load_with_head
 from modeling.methods.dense import Artifact, load_artifact
 from modeling.spec import BackboneSpec
-from testing.datasets import QUIET, write_dataset
+from testing.datasets import QUIET
 from testing.models import backbone_folder
 from training.adaptation.masked_next_token import hide, masked_loss
 from training.adaptation.simcse import contrast, drop_attention
 from training.adaptation.texts import TextBatch
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.recipes import RecipeError, get_recipe
 from training.run import RunOptions, run
 
@@ -35,11 +35,6 @@ SMALL = [
     *("optimizer.user_windows=2", "method.adaptation.rate=0.01"),
 ]
 BOTH = BackboneSpec(source="x", attention="bidirectional", dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=20, items=20))
 
 
 @pytest.fixture(scope="module")
