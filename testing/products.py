@@ -62,5 +62,5 @@ def use_products(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return
     found: Callable[[], Any] = ReferenceProducts if which == "reference" else lambda: None
     once = found()
-    monkeypatch.setattr(blocked, "_found", lambda: once)
+    monkeypatch.setattr(blocked, "_found", lambda dtype=torch.bfloat16: once)
     monkeypatch.setattr(torch, "_int_mm", exact_int_mm)

@@ -59,13 +59,16 @@ Contender = tuple[str, str]
 RESULT = ResultFile(__file__, __doc__)
 
 
-def write_graphs(encoder: UserEncoder, folder: Path, histories: Sequence[list[int]], console: Console) -> None:
+def write_graphs(
+    artifact: Path, encoder: UserEncoder, folder: Path, histories: Sequence[list[int]], console: Console
+) -> None:
     """Write the graphs that ``folder`` lacks: plain, and quantised in both ways."""
     plain, dynamic, static = (folder / f"{name}.onnx" for name in ("fp32", "int8-dynamic", "int8-static"))
     folder.mkdir(parents=True, exist_ok=True)
     if not plain.exists():
         console.print("writing the backbone as ONNX")
-        export_onnx(PaddedBody(encoder.backbone), encoder.hidden_size, plain)
+        # not the compiled one's, whose weights may be in blocks
+        export_onnx(PaddedBody(load_artifact(artifact).encoder.backbone), encoder.hidden_size, plain)
     if not dynamic.exists():
         quantise_dynamic(plain, dynamic)
     if not static.exists():
@@ -110,7 +113,8 @@ def plain_torch(encoder: UserEncoder) -> Encode:
 
 def contenders(artifact: Path, graphs: Path, encoder: UserEncoder, threads: int) -> dict[Contender, Encode]:
     """All of them, the reference first."""
-    found: dict[Contender, Encode] = {REFERENCE: encoder.encode, ("torch", "fp32"): plain_torch(encoder)}
+    plain = load_artifact(artifact).encoder
+    found: dict[Contender, Encode] = {REFERENCE: encoder.encode, ("torch", "fp32"): plain_torch(plain)}
     for precision in get_args(Precision)[1:]:
         found["anyo", precision] = compiled(artifact, precision).encode
     runs = {
@@ -174,7 +178,7 @@ def main() -> None:
         [rng.integers(0, encoder.items.size, options.items).tolist() for _ in range(count)]
         for count in (EXAMPLES, *BATCHES)
     )
-    write_graphs(encoder, graphs, examples, console)
+    write_graphs(options.artifact, encoder, graphs, examples, console)
     if options.write_only:
         return
     ways, rows = contenders(options.artifact, graphs, encoder, options.threads), list[dict[str, Any]]()

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from modeling.encoder.prompt import ID, TEXT, TOKEN, Prompt
 from modeling.encoder.user_encoder import UserEncoder
-from modeling.inference.attention import attention
+from modeling.inference.attention import attention, causal_attention
 from modeling.inference.layers import DecoderLayers, layers_of, meet_lengths, pooled_states
+from modeling.inference.prepacked_linear import prepack_where_faster
 from modeling.inference.varlen import VarlenForward
 
 LARGEST_TABLE = 256 << 20
@@ -41,6 +42,9 @@ HALF_TOLERANCE = 5e-2
 
 def compile_encoder(encoder: UserEncoder) -> str:
     """Let `UserEncoder.encode` use the inference-only forward from now on; the weights must be final.
+
+    On a CPU whose products are faster with weights in blocks, the backbone's maps are replaced by such
+    (`modeling.inference.prepacked_linear`), so its weights can be neither saved nor trained afterwards.
 
     Returns:
         An empty string, or the reason why the plain forward stays in use: an unknown kind of layer, or vectors that
@@ -91,6 +95,9 @@ class EncoderForward(nn.Module):
         stack = layers_of(encoder.backbone)
         if stack is None:
             return None, f"the layers of {type(encoder.backbone).__name__} are not known to it"
+        if not encoder.spec.backbone.own and prepack_where_faster(encoder.backbone):
+            stack = layers_of(encoder.backbone)
+            assert stack is not None, "maps in blocks leave a backbone what it is"
         fast = cls(encoder, stack)
         difference = fast.difference()
         if not difference <= (TOLERANCE if encoder.exact else HALF_TOLERANCE):
@@ -223,18 +230,14 @@ class EncoderForward(nn.Module):
 
     def _mix(self, layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor, layout: _Layout) -> Tensor:
         """Causal attention within every row, [P, A, D]."""
-        options: dict[str, Any] = {"attn_mask": layout.causal_TS, "is_causal": layout.causal_TS is None}
         if not layout.long:
             keys_BASD, values_BASD = self._attended(layer, keys_PAD, values_PAD, layout)
-            mixed_BATD = attention(layout.padded(queries_PAD), keys_BASD, values_BASD, **options)
-            return layout.packed(mixed_BATD)
+            return layout.packed(causal_attention(layout.padded(queries_PAD), keys_BASD, values_BASD))
         mixed = []  # long rows of different lengths: one by one, without padding
         for start, end in layout.spans:
-            if layout.causal_TS is not None:
-                options["attn_mask"] = layout.causal_TS[: end - start, : self.prefix + end - start]
             row = [states[None, start:end].transpose(1, 2) for states in (queries_PAD, keys_PAD, values_PAD)]
             row[1:] = [self._after_prefix(layer, number, states) for number, states in enumerate(row[1:])]
-            mixed.append(attention(*row, **options)[0].transpose(0, 1))
+            mixed.append(causal_attention(*row)[0].transpose(0, 1))
         return torch.cat(mixed)
 
     def _mix_last(self, queries_BAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor, layout: _Layout) -> Tensor:
@@ -271,7 +274,8 @@ class EncoderForward(nn.Module):
         def attend(layer: int, queries_PAD: Tensor, keys_PAD: Tensor, values_PAD: Tensor) -> Tensor:
             kept.append(torch.stack([keys_PAD, values_PAD]))
             row = [states[None].transpose(1, 2) for states in (queries_PAD, keys_PAD, values_PAD)]
-            return attention(*row, is_causal=len(queries_PAD) > 1)[0].transpose(0, 1)
+            # in the last layer the last position asks alone
+            return causal_attention(*row)[0].transpose(0, 1)
 
         places_P = torch.arange(count, device=encoder.device)
         pooled_states(stack, embeds_PH, places_P, places_P[-1:], attend)
@@ -295,8 +299,6 @@ class _Layout:
         if not self.even:
             self._flat_P = torch.from_numpy(within + np.repeat(np.arange(rows) * self.longest, lengths)).to(device)
         seen_S = torch.arange(before + self.longest, device=device)
-        # without a prefix the kernel's own causal mask is the same and faster
-        self.causal_TS = seen_S <= seen_S[before:, None] if before else None
         lengths_B = torch.from_numpy(lengths).to(device)
         self.valid_B11S = None if self.even else (seen_S < before + lengths_B[:, None])[:, None, None]
 

@@ -12,7 +12,7 @@ Shape legend: P positions of all rows without padding, H width, A heads, D width
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from modeling.backbone.transformer import OwnTransformer
 from modeling.inference.fused_ops import fused_ops_for
 from modeling.inference.int8_linear import read_once
-from modeling.inference.prepacked_linear import added, all_filled, filled, gated, multiple_of
+from modeling.inference.prepacked_linear import added, all_filled, blocks_of, filled, gated, multiple_of
 
 
 class DecoderLayers(Protocol):
@@ -74,24 +74,34 @@ def pooled_states(
 ) -> Tensor:
     """States [B, H] of some positions after all layers; in the last layer, theirs alone are computed.
 
-    Where the stack has a ``multiple``, empty positions fill up to a number that others have too: attention does not
-    see them.
+    Where the stack has a ``multiple``, maps are given blocks of positions, and empty ones fill the last block up to a
+    number that others have too: attention does not see them.
     """
     count, wanted = len(embeds_PH), len(wanted_B)
     empty, unwanted = (filled(each, stack.multiple) - each for each in (count, wanted))
     if empty:
         embeds_PH, places_P = F.pad(embeds_PH, (0, 0, 0, empty)), F.pad(places_P, (0, empty))
     states_PH = stack.begin(embeds_PH, places_P)
-    turns, last = stack.turns(places_P, states_PH), stack.layers - 1
+    blocks, last = blocks_of(len(states_PH), stack.multiple), stack.layers - 1
+    turns = [stack.turns(places_P[block], states_PH[block]) for block in blocks]
+    parts = list(zip(blocks, turns, strict=True))
     for layer in range(last):
-        mixed_PAD = attend(layer, *(states[:count] for states in stack.mapped(layer, states_PH, turns)))
-        states_PH = stack.finish(layer, states_PH, _with_empty(mixed_PAD, empty))
-    keys_PAD, values_PAD = (states[:count] for states in stack.keys_values(last, states_PH, turns))
+        mapped = _joined([stack.mapped(layer, states_PH[block], angles) for block, angles in parts])
+        mixed_PAD = _with_empty(attend(layer, *(states[:count] for states in mapped)), empty)
+        finished = [(stack.finish(layer, states_PH[block], mixed_PAD[block]),) for block in blocks]
+        (states_PH,) = _joined(finished)
+    read = _joined([stack.keys_values(last, states_PH[block], angles) for block, angles in parts])
+    keys_PAD, values_PAD = (states[:count] for states in read)
     wanted_B = F.pad(wanted_B, (0, unwanted)) if unwanted else wanted_B
     states_BH = states_PH[wanted_B]
     queries_BAD = stack.queries(last, states_BH, stack.turns(places_P[wanted_B], states_BH))
     mixed_BAD = _with_empty(attend(last, queries_BAD[:wanted], keys_PAD, values_PAD), unwanted)
     return stack.end(stack.finish(last, states_BH, mixed_BAD)[:wanted])
+
+
+def _joined(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What was computed of blocks of positions, of all positions."""
+    return blocks[0] if len(blocks) == 1 else tuple(torch.cat(each) for each in zip(*blocks, strict=True))
 
 
 def _with_empty(mixed_PAD: Tensor, empty: int) -> Tensor:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeling.encoder.prompt import Prompt
-from modeling.inference.attention import attention
+from modeling.inference.attention import causal_attention
 from modeling.inference.encoder_forward import EncoderForward
 from modeling.inference.layers import pooled_states
 
@@ -160,9 +160,4 @@ def _joined(past_KASD: Tensor | None, new_KATD: Tensor) -> Tensor:
 
 def _mixed(queries_TAD: Tensor, row_KASD: Tensor) -> Tensor:
     """Attention of the newest positions of one row over all of it, [T, A, D]."""
-    count, whole = len(queries_TAD), row_KASD.shape[2]
-    mask_TS = None
-    if count > 1:
-        mask_TS = torch.ones(count, whole, dtype=torch.bool, device=queries_TAD.device).tril(whole - count)
-    keys, values = row_KASD[:1], row_KASD[1:]
-    return attention(queries_TAD.transpose(0, 1)[None], keys, values, attn_mask=mask_TS)[0].transpose(0, 1)
+    return causal_attention(queries_TAD.transpose(0, 1)[None], row_KASD[:1], row_KASD[1:])[0].transpose(0, 1)

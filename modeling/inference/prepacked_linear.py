@@ -1,19 +1,27 @@
-"""Linear maps in half precision on a processor, their weights in the layout of its products.
+"""Linear maps on a processor, their weights in the layout of its products.
 
 A product in bf16 turns its weights into blocks first, at every call, which costs a fifth to a third of it at the
 lengths of a request. Here they are turned once. What follows a product in a layer (an activation, a factor, the
 residual) is done by the product itself, before its result is rounded and goes to memory: one rounding and one pass
 less.
 
+In fp32 torch multiplies with another library, and which is faster depends on the processor: products over blocks take
+0.75 to 0.85 of the time on one with AVX-512 that MKL was not written for, and gain nothing on one with AVX2 alone. So
+both are timed once for each shape of a map.
+
 The products are oneDNN's, by the names under which `torch.compile` calls them; where a build or a processor lacks them
-maps stay as they are. In fp32 the layout gains nothing.
+maps stay as they are.
 
 Shape legend: P positions, I inputs of a map, O outputs.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
@@ -22,16 +30,23 @@ from torch import Tensor, nn
 
 from modeling.torch_private import OneDnn
 
+log = logging.getLogger(__name__)
+
 MULTIPLE = 16
 """A product is prepared for its number of positions when that number is met first, which takes as long as the product
 itself and keeps half a megabyte; the oldest of a thousand preparations is forgotten. Multiples of this are few, and 16
 rows are computed together anyway."""
-FINE = 12
-"""Multiples up to which each is used; beyond, every other one."""
+BLOCK = 16
+"""Multiples of a product's positions at most: more positions are several products, so that few numbers are met."""
+SMALLEST = 1 << 16
+"""Weights of a map from which blocks are tried in fp32; with fewer, a call costs as much as the product."""
+LESS = 0.95
+"""Part of the plain product's time that a product over blocks may take in fp32: what they gain pays for being new."""
+TIMED_POSITIONS, ROUNDS = 128, 5
 
 
 class PrepackedLinear(nn.Module):
-    """An `nn.Linear` in bf16 whose weight is in blocks; there is no plain copy of it."""
+    """An `nn.Linear` whose weight is in blocks; there is no plain copy of it."""
 
     blocks_OI: Tensor
     bias: Tensor | None
@@ -39,20 +54,29 @@ class PrepackedLinear(nn.Module):
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = plain.in_features, plain.out_features
-        self.register_buffer("blocks_OI", _products().reorder(plain.weight.detach()), persistent=False)
+        self._dtype = plain.weight.dtype
+        self.register_buffer("blocks_OI", self._products.reorder(plain.weight.detach()), persistent=False)
         self.register_buffer("bias", None if plain.bias is None else plain.bias.detach())
+
+    @property
+    def _products(self) -> _Products:
+        return _products(self._dtype)
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., I] to [..., O]."""
-        return _products().alone(states, self, "none")
+        return self._products.alone(states, self, "none")
 
     def swish(self, states: Tensor) -> Tensor:
         """``silu(map(states))``."""
-        return _products().alone(states, self, "swish")
+        return self._products.alone(states, self, "swish")
 
     def with_other(self, states: Tensor, other: Tensor, step: str) -> Tensor:
         """``map(states) + other`` (step ``add``) or ``map(states) * other`` (``mul``), a new tensor [..., O]."""
-        return _products().joined(states, other, self, step)
+        return self._products.joined(states, other, self, step)
+
+    def plain_weight(self) -> Tensor:
+        """A copy of the weight [O, I] in the usual layout."""
+        return self.blocks_OI.to_dense() if self.blocks_OI.is_mkldnn else self.blocks_OI.clone()
 
 
 class _Products:
@@ -75,10 +99,10 @@ class _Products:
         """``step(map(states), other)``."""
         return cast(Tensor, self._joined(states, other, map_.blocks_OI, map_.bias, step))
 
-    def right(self) -> bool:
+    def right(self, dtype: torch.dtype) -> bool:
         """Whether the operators are called as this build wants it, and give what they should."""
-        weight_OI = torch.arange(-8, 8).repeat(16, 1).to(torch.bfloat16) / 8
-        states_PI = torch.eye(16, dtype=torch.bfloat16)[:3]
+        weight_OI = torch.arange(-8, 8).repeat(16, 1).to(dtype) / 8
+        states_PI = torch.eye(16, dtype=dtype)[:3]
         blocks_OI, expected_PO = self.reorder(weight_OI), states_PI @ weight_OI.T
         found = [
             self._alone(states_PI, blocks_OI, None, "none", [], ""),
@@ -91,17 +115,18 @@ class _Products:
 
 
 @cache
-def _found() -> _Products | None:
+def _found(dtype: torch.dtype = torch.bfloat16) -> _Products | None:
     try:
         with torch.inference_mode():
             found = _Products()
-            return found if found.supported and found.right() else None
+            supported = found.supported or dtype == torch.float32
+            return found if supported and found.right(dtype) else None
     except (AttributeError, RuntimeError, TypeError):  # a build without oneDNN, or one that calls them otherwise
         return None
 
 
-def _products() -> _Products:
-    found = _found()
+def _products(dtype: torch.dtype) -> _Products:
+    found = _found(dtype)
     assert found is not None, "maps are put in blocks where there are products for them"
     return found
 
@@ -111,15 +136,49 @@ def prepack(backbone: nn.Module) -> int:
 
     None are where there are no such products, weights are of another type or device.
     """
+    return 0 if _found() is None else _replace(backbone, lambda map_: map_.weight.dtype == torch.bfloat16)
+
+
+def prepack_where_faster(backbone: nn.Module) -> int:
+    """The same for a backbone in fp32: its large maps, where products over blocks are faster here.
+
+    A map's time is taken once for its shape, with the threads that torch has then.
+    """
+
+    def gains(map_: nn.Linear) -> bool:
+        exact = map_.weight.dtype == torch.float32 and map_.weight.numel() >= SMALLEST
+        return exact and faster_in_blocks(map_.in_features, map_.out_features)
+
+    return 0 if _found(torch.float32) is None else _replace(backbone, gains)
+
+
+def _replace(backbone: nn.Module, chosen: Callable[[nn.Linear], bool]) -> int:
     count = 0
-    if _found() is None:
-        return count
     for owner in list(backbone.modules()):
         for name, child in list(owner.named_children()):
-            if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16 and child.weight.device.type == "cpu":
+            if type(child) is nn.Linear and child.weight.device.type == "cpu" and chosen(child):
                 setattr(owner, name, PrepackedLinear(child))
                 count += 1
     return count
+
+
+@cache
+def faster_in_blocks(inputs: int, outputs: int) -> bool:
+    """Whether a product in fp32 over blocks takes less than `LESS` of the plain one's time: the least of a few rounds
+    in which they take turns, of this thread's processor time, which other work lengthens less."""
+    plain = nn.Linear(inputs, outputs, bias=False).requires_grad_(False)
+    maps: tuple[nn.Module, nn.Module] = plain, PrepackedLinear(plain)
+    states_PI = torch.ones(TIMED_POSITIONS, inputs)
+    least = [float("inf")] * 2
+    with torch.inference_mode():
+        for number, (place, map_) in itertools.product(range(1 + ROUNDS), enumerate(maps)):
+            began = time.thread_time()
+            map_(states_PI)
+            if number:  # the first prepares
+                least[place] = min(least[place], time.thread_time() - began)
+    ratio = least[1] / max(least[0], 1e-9)
+    log.info("products in fp32, %d to %d: %.2f of the time with weights in blocks", inputs, outputs, ratio)
+    return ratio < LESS
 
 
 def multiple_of(backbone: nn.Module) -> int:
@@ -129,14 +188,20 @@ def multiple_of(backbone: nn.Module) -> int:
 
 def filled(count: int, multiple: int) -> int:
     """The number of positions to compute for so many."""
-    if multiple > 1 and count > FINE * multiple:
-        multiple *= 2
     return count + -count % multiple
 
 
+def blocks_of(count: int, multiple: int) -> list[slice]:
+    """The products that so many positions take, `filled` already."""
+    if multiple == 1:
+        return [slice(None)]
+    size = BLOCK * multiple
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def all_filled(count: int, multiple: int) -> list[int]:
-    """The numbers that `filled` gives for 1 to ``count``."""
-    return sorted({filled(each, multiple) for each in range(1, count + 1)})
+    """Numbers of positions of the products of up to ``count`` positions."""
+    return list(range(multiple, min(filled(count, multiple), BLOCK * multiple) + 1, multiple))
 
 
 def padded_length(longest: int, rows: int, multiple: int) -> int:

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.inference.prepacked_linear import PrepackedLinear
+
 ROUNDING = 1e-6
 """Largest norm of what is left of a difference, against that of the weights: what merging in fp32 leaves anyway."""
 SPARE = 8
@@ -29,20 +31,32 @@ RANKS = (16, 32, 64, 128)
 
 
 class SharedBaseLinear(nn.Module):
-    """A linear map that reads the weight of another, and is put right by two thin ones."""
+    """A linear map that reads the weight of another, and is put right by two thin ones.
 
-    def __init__(self, weight_OI: Tensor, left_OK: Tensor, right_KI: Tensor, bias: Tensor | None) -> None:
+    Args:
+        base: the other's weight [O, I], or its map where that holds its weight in blocks; its bias is not read.
+        left_OK, right_KI: the factors of what is added to the weight.
+        bias: of this map.
+    """
+
+    def __init__(self, base: Tensor | PrepackedLinear, left_OK: Tensor, right_KI: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight_OI.shape
-        self.weight = nn.Parameter(weight_OI, requires_grad=False)
+        self.out_features, self.in_features = len(left_OK), right_KI.shape[1]
+        self.blocks = base if isinstance(base, PrepackedLinear) else None
+        if isinstance(base, PrepackedLinear):
+            if base.bias is not None:  # its products add it
+                bias = -base.bias if bias is None else bias - base.bias
+        else:
+            self.weight = nn.Parameter(base, requires_grad=False)
         self.register_buffer("left_OK", left_OK)
         self.register_buffer("right_KI", right_KI)
         self.register_buffer("bias", bias)
 
     def forward(self, given: Tensor) -> Tensor:
         """[..., I] to [..., O]."""
-        out = F.linear(given, self.weight, cast("Tensor | None", self.bias))
-        return out.add_(F.linear(F.linear(given, cast(Tensor, self.right_KI)), cast(Tensor, self.left_OK)))
+        bias = cast("Tensor | None", self.bias)
+        more = F.linear(F.linear(given, cast(Tensor, self.right_KI)), cast(Tensor, self.left_OK), bias)
+        return more.add_(F.linear(given, self.weight) if self.blocks is None else self.blocks(given))
 
 
 def correct(model: nn.Module, other: nn.Module) -> int:
@@ -61,13 +75,36 @@ def correct(model: nn.Module, other: nn.Module) -> int:
     for name, owner in list(model.named_modules()):
         for child, linear in list(owner.named_children()):
             twin = theirs.get(f"{name}.{child}" if name else child)
-            if type(linear) is not nn.Linear or type(twin) is not nn.Linear or not _alike(linear, twin):
-                continue
-            if (factors := _difference(linear.weight.detach(), twin.weight.detach())) is not None:
-                bias = None if linear.bias is None else linear.bias.detach()
-                setattr(owner, child, SharedBaseLinear(twin.weight.detach(), *factors, bias))
+            if type(linear) is nn.Linear and (shared := _shared(linear, twin)) is not None:
+                setattr(owner, child, shared)
                 count += 1
     return count
+
+
+def _shared(linear: nn.Linear, twin: nn.Module | None) -> nn.Module | None:
+    """What computes a map with the weight of its twin; None where it has to keep its own, or has the same already."""
+    if isinstance(twin, PrepackedLinear):
+        wanted_OI, given_OI = linear.weight.detach(), twin.plain_weight()
+        if not _alike(wanted_OI, given_OI):
+            return None
+        if torch.equal(wanted_OI, given_OI) and _same_bias(linear.bias, twin.bias):
+            return twin
+        base: Tensor | PrepackedLinear = twin
+    elif type(twin) is nn.Linear:
+        wanted_OI, base = linear.weight.detach(), (given_OI := twin.weight.detach())
+        if not _alike(wanted_OI, given_OI) or torch.equal(wanted_OI, given_OI):  # equal ones become one in the pool
+            return None
+    else:
+        return None
+    if (factors := _difference(wanted_OI, given_OI)) is None:
+        return None
+    return SharedBaseLinear(base, *factors, None if linear.bias is None else linear.bias.detach())
+
+
+def _same_bias(mine: Tensor | None, others: Tensor | None) -> bool:
+    if mine is None or others is None:
+        return mine is others
+    return torch.equal(mine, others)
 
 
 def _one_backbone(model: nn.Module, other: nn.Module) -> bool:
@@ -79,10 +116,9 @@ def _one_backbone(model: nn.Module, other: nn.Module) -> bool:
     return same and words.device == others.device and torch.equal(words, others)
 
 
-def _alike(linear: nn.Linear, twin: nn.Linear) -> bool:
-    """Whether the weights may be compared, and are not equal (those are shared without a correction)."""
-    mine, others = linear.weight, twin.weight
-    return mine.shape == others.shape and mine.dtype == others.dtype and not torch.equal(mine, others)
+def _alike(mine_OI: Tensor, others_OI: Tensor) -> bool:
+    """Whether weights may be compared."""
+    return mine_OI.shape == others_OI.shape and mine_OI.dtype == others_OI.dtype
 
 
 def _difference(wanted_OI: Tensor, given_OI: Tensor) -> tuple[Tensor, Tensor] | None:

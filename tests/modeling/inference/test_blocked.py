@@ -21,10 +21,12 @@ from modeling.inference.prepacked_linear import (
     PrepackedLinear,
     added,
     all_filled,
+    blocks_of,
     filled,
     gated,
     multiple_of,
     prepack,
+    prepack_where_faster,
 )
 from service.artifacts.memory import Pool, share_weights
 from testing.models import backbone_folder
@@ -193,9 +195,42 @@ def test_no_history_brings_a_product_that_was_not_met_before(
 
 def test_numbers_of_positions_are_few_and_hardly_larger() -> None:
     found = all_filled(640, 16)
-    assert found[:12] == list(range(16, 193, 16)) and found[12:] == list(range(224, 641, 32))
-    assert all(count <= filled(count, 16) < count + 16 or count > 192 for count in range(1, 700))
-    assert all(filled(count, 1) == count for count in range(1, 700))
+    assert found == list(range(16, 257, 16)) and all_filled(40, 16) == [16, 32, 48]
+    for count in range(1, 700):
+        filling = filled(count, 16)
+        sizes = [block.stop - block.start for block in blocks_of(filling, 16)]
+        assert count <= filling < count + 16 and sum(sizes) == filling and set(sizes) <= set(found)
+        assert filled(count, 1) == count
+
+
+@pytest.mark.parametrize("block", [1, 16])
+@pytest.mark.parametrize("which", ["reference", "processor"])
+@pytest.mark.parametrize("architecture", ["qwen3", "bert"])
+def test_where_blocks_are_faster_in_fp32_an_encoder_gives_the_same_vectors(
+    architecture: str, which: str, block: int, small_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_products(which, monkeypatch)
+    monkeypatch.setattr(blocked, "SMALLEST", 0)
+    monkeypatch.setattr(blocked, "BLOCK", block)
+    monkeypatch.setattr(blocked, "faster_in_blocks", lambda inputs, outputs: True)
+    encoder = small_model("titles", architecture).encoder
+    encoder.backbone = adapter_of("lora").merge(encoder.backbone)
+    encoder.items.freeze()
+    expected_BD = encode(encoder, HISTORIES)
+    assert compile_encoder(encoder) == ""
+    has_any = which == "reference" or torch.backends.mkldnn.is_available()
+    assert any(isinstance(part, PrepackedLinear) for part in encoder.backbone.modules()) == has_any
+    np.testing.assert_allclose(encode(encoder, HISTORIES), expected_BD, atol=1e-5)
+    np.testing.assert_allclose(encode(encoder, HISTORIES[1:2]), expected_BD[1:2], atol=1e-5)
+
+
+def test_where_they_are_not_faster_or_maps_are_small_weights_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_products("reference", monkeypatch)
+    monkeypatch.setattr(blocked, "faster_in_blocks", lambda inputs, outputs: inputs > outputs)
+    body = nn.Sequential(nn.Linear(512, 128), nn.Linear(128, 512), nn.Linear(16, 8))
+    assert prepack_where_faster(body) == 1
+    assert [isinstance(part, PrepackedLinear) for part in body] == [True, False, False]
+    assert prepack_where_faster(nn.Linear(512, 128).to(torch.bfloat16)) == 0
 
 
 def products_met(monkeypatch: pytest.MonkeyPatch) -> set[tuple[Any, ...]]:

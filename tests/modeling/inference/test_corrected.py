@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from modeling.backbone.adapters import adapter_of
+from modeling.inference import prepacked_linear
+from modeling.inference.prepacked_linear import PrepackedLinear, multiple_of, prepack_where_faster
 from modeling.inference.shared_base_weights import SharedBaseLinear, correct
 from modeling.spec import AdapterSpec
+from testing.products import use_products
 
 
 def backbone(seed: int = 0) -> Any:
@@ -55,6 +58,33 @@ def test_outputs_stay_and_weights_are_the_others(other_is_tuned: bool) -> None:
         if isinstance(each, SharedBaseLinear):
             assert each.weight.data_ptr() == theirs[name].weight.data_ptr()
             assert each.right_KI.shape[0] == (8 if other_is_tuned else 4), "the rank of the difference, no more"
+
+
+@pytest.mark.parametrize("mine_is_tuned", [True, False])
+def test_weights_in_blocks_are_read_as_they_stand(mine_is_tuned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked_linear, "SMALLEST", 0)
+    monkeypatch.setattr(prepacked_linear, "faster_in_blocks", lambda inputs, outputs: True)
+    use_products("reference", monkeypatch)
+    base = backbone()
+    one, other = tuned(base, 1) if mine_is_tuned else copy.deepcopy(base), tuned(base, 2)
+    if not mine_is_tuned:
+        other = copy.deepcopy(base)
+    expected = states(one)
+    assert prepack_where_faster(other) == 14 == correct(one, other)
+    torch.testing.assert_close(states(one), expected, atol=2e-5, rtol=0)
+    mine = {id(each) for each in one.modules() if isinstance(each, PrepackedLinear)}
+    assert mine == {id(each) for each in other.modules() if isinstance(each, PrepackedLinear)}
+    assert multiple_of(one) == prepacked_linear.MULTIPLE
+
+
+def test_a_bias_that_the_others_products_add_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_products("reference", monkeypatch)
+    torch.manual_seed(0)
+    plain, other = nn.Linear(8, 8), nn.Linear(8, 8)
+    found = SharedBaseLinear(PrepackedLinear(other), plain.weight - other.weight, torch.eye(8), plain.bias.detach())
+    given = torch.randn(3, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(given), plain(given), atol=1e-5, rtol=1e-5)
 
 
 def test_what_was_tuned_whole_keeps_its_weights() -> None:
