@@ -74,7 +74,7 @@ docs: setup ## build the documentation site into dist/site; a broken link is an 
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 .PHONY: dashboards
-dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels.py
+dashboards: setup ## make the Grafana dashboards of deploy/ from scripts/panels/
 	@$(PY) -m scripts.dashboards
 
 .PHONY: pages

@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--no-grafana", action="store_true", help="where its image cannot be had")
     parser.add_argument("--train-args", default="", help="more arguments for the one-shot training")
     options = parser.parse_args()
-    ports = {name: free_port() for name in ("PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")}
+    ports = {name: free_port() for name in ("PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")}
     check = Check({**ports, "TRAIN_ARGS": options.train_args})
     url = f"http://127.0.0.1:{ports['PORT']}"
     started = time.monotonic()
@@ -205,7 +205,7 @@ def main() -> int:
         code, _ = check.compose("build", limit_s=LONGEST_BUILD_S, shown=True)
         check.say(code == 0, f"built after {time.monotonic() - started:.0f} s")
         sizes = images(check)
-        names = ["service", "prometheus", *([] if options.no_grafana else ["grafana"])]
+        names = ["service", "prometheus", "alertmanager", *([] if options.no_grafana else ["grafana"])]
         code, output = check.compose("up", "-d", *names, limit_s=LONGEST_TRAINING_S)
         check.say(code == 0, f"started after {time.monotonic() - started:.0f} s")
         if code != 0:
@@ -218,9 +218,11 @@ def main() -> int:
         _, answer = call(prometheus + "anyo_ready")
         found = answer["data"]["result"] if isinstance(answer, dict) else []
         check.say(bool(found) and found[0]["value"][1] == "1", f"Prometheus sees the service: {found}")
+        alertmanager = f"http://127.0.0.1:{ports['ALERTMANAGER_PORT']}/api/v2/status"
+        check.say(call(alertmanager)[0] == 200, "Alertmanager answers")
         if not options.no_grafana:
             status, answer = call(f"http://127.0.0.1:{ports['GRAFANA_PORT']}/api/search?tag=anyo")
-            check.say(status == 200 and len(answer) == 4, "Grafana shows four dashboards without a login")
+            check.say(status == 200 and len(answer) == 5, "Grafana shows five dashboards without a login")
         walls(check)
         _, container = check.compose("ps", "-q", "service")
         _, health = check.run("docker", "inspect", "--format", "{{.State.Health.Status}}", container)

@@ -1,6 +1,6 @@
 """Makes the Grafana dashboards of deploy/grafana/dashboards from what is written here.
 
-The panels are data (`scripts/panels.py`), put together with Grafana's own typed builders. The JSON is
+The panels are data (`scripts/panels/`), put together with Grafana's own typed builders. The JSON is
 committed, so that Grafana and compose need no Python; a test fails when it differs from what this program
 makes.
 
@@ -16,13 +16,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import (
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
 
-from scripts.panels import DASHBOARDS, Board, Kind, Panel
+from scripts.panels import DASHBOARDS
+from scripts.panels.base import MARKS, Board, Kind, Panel
 
 OUT = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "dashboards"
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -31,28 +41,88 @@ BUILDERS: dict[Kind, Callable[[], Any]] = {
     "lines": timeseries.Panel,
     "stacked": timeseries.Panel,
     "number": stat.Panel,
+    "states": statetimeline.Panel,
     "heat": heatmap.Panel,
     "rows": table.Panel,
 }
 
 
+REFS = "ABCDEFGH"  # of queries, in their order; limits come after the others
+DASHED = {"fill": "dash", "dash": [8, 8]}
+
+
 def build_panel(panel: Panel, number: int) -> Any:
     """Return Grafana's builder of a panel."""
     made = BUILDERS[panel.kind]().id(number).title(panel.title).description(panel.description).unit(panel.unit)
-    made = made.datasource(SOURCE).height(4 if panel.kind == "number" else 8).span(panel.width)
+    made = made.datasource(SOURCE).height(panel.height or (4 if panel.kind == "number" else 8)).span(panel.width)
     if panel.kind in ("lines", "stacked"):
-        made = made.min(0).fill_opacity(40 if panel.kind == "stacked" else 5)
-        made = made.show_points(common_models.VisibilityMode.NEVER)
-    if panel.kind == "stacked":
-        made = made.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
-    for place, (expression, legend) in enumerate(panel.queries):
-        query = prometheus.Dataquery().expr(expression).legend_format(legend).ref_id("ABCDEFGH"[place])
+        made = drawn(panel, made)
+    if panel.steps:
+        steps = [models.Threshold(value, colour) for value, colour in panel.steps]
+        made = made.thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
+    if panel.words:
+        named = {value: models.ValueMappingResult(text, colour) for value, text, colour in panel.words}
+        made = made.mappings([models.ValueMap(named)])
+    if panel.columns:
+        made = in_columns(panel, made)
+    for place, (expression, legend) in enumerate((*panel.queries, *panel.limits)):
+        query = prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(REFS[place])
         if panel.kind == "heat":
             query = query.format(prometheus_models.PromQueryFormat.HEATMAP)
         elif panel.kind == "rows":
             query = query.format(prometheus_models.PromQueryFormat.TABLE)
         made = made.with_target(query.instant() if panel.kind in ("number", "rows") else query.range())
     return made
+
+
+def drawn(panel: Panel, made: Any) -> Any:
+    """Return the panel with axes, limits on an axis of their own, dashed thresholds, and a table of many lines."""
+    made = made.min(0).fill_opacity(40 if panel.kind == "stacked" else 5)
+    made = made.show_points(common_models.VisibilityMode.NEVER)
+    if panel.kind == "stacked":
+        made = made.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    if panel.top is not None:
+        made = made.max(panel.top)
+    if panel.soft_top is not None:
+        made = made.axis_soft_max(panel.soft_top)
+    if panel.steps:
+        made = made.thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
+        )
+    for place in range(len(panel.queries), len(panel.queries) + len(panel.limits)):
+        apart = {"custom.axisPlacement": "right", "custom.lineStyle": DASHED, "custom.fillOpacity": 0}
+        changes = [models.DynamicConfigValue(name, value) for name, value in apart.items()]
+        made = made.override_by_query(REFS[place], changes)
+    if any("{{endpoint}}" in legend for _, legend in panel.queries):
+        table = common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.TABLE).show_legend(True)
+        made = made.legend(table.placement(common_models.LegendPlacement.RIGHT).calcs(["lastNotNull", "max"]))
+    return made
+
+
+def in_columns(panel: Panel, made: Any) -> Any:
+    """Return a table with a row for each set of labels and a column for each query."""
+    made = made.with_transformation(models.DataTransformerConfig("merge", options={}))
+    hidden = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {}}
+    made = made.with_transformation(models.DataTransformerConfig("organize", options=hidden))
+    for place, (name, unit) in enumerate(panel.columns):
+        # One query alone gives a column without its letter.
+        field = "Value" if len(panel.columns) == 1 else f"Value #{REFS[place]}"
+        changes = [models.DynamicConfigValue("displayName", name), models.DynamicConfigValue("unit", unit)]
+        made = made.override_by_name(field, changes)
+    return made
+
+
+def marks() -> list[dict[str, Any]]:
+    """Return the annotations; the builders have no words for what Prometheus adds to them."""
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    return [
+        {
+            "name": mark.name, "datasource": source, "enable": True, "hide": False, "iconColor": mark.colour,
+            "expr": mark.query, "step": "15s", "titleFormat": mark.title, "textFormat": mark.text,
+            "useValueForTime": "on" if mark.timed else False,
+        }
+        for mark in MARKS
+    ]  # fmt: skip
 
 
 def variable(name: str, label: str, query: str, first: str | None = None) -> dashboard.QueryVariable:
@@ -83,7 +153,9 @@ def build(board: Board) -> str:
         for panel in row.panels:
             number += 1
             made = made.with_panel(build_panel(panel, number))
-    return json.dumps(made.build(), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+    tree = json.loads(json.dumps(made.build(), cls=JSONEncoder))
+    tree["annotations"] = {"list": marks()}
+    return json.dumps(tree, indent=1, sort_keys=True) + "\n"
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""Makes the secrets that docker-compose.yml reads: a random password for Redis, once (`make secrets`).
+"""Makes the secrets that docker-compose.yml reads, once (`make secrets`): a random password for Redis, and a file for
+the address that alerts are sent to.
 
 They lie in deploy/secrets/, which git and the images leave out. Only the owner can enter the folder; the files are
 readable, because a container reads them as a user of its own. Standard library only.
@@ -12,6 +13,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "secrets"
 BYTES = 32
+# A name that never exists: deliveries fail, and Alertmanager says so, until another address is entered.
+NOWHERE = "http://alerts.invalid/"
 
 
 def contents(password: str) -> dict[str, str]:
@@ -20,6 +23,7 @@ def contents(password: str) -> dict[str, str]:
         "redis_password": password,
         "redis.conf": f"requirepass {password}\n",
         "store_url": f"redis://:{password}@redis:6379/0\n",
+        "alert_url": NOWHERE,
     }
 
 
@@ -49,6 +53,8 @@ def main() -> int:
         print(f"[secrets] {error.filename or FOLDER}: {error.strerror}", file=sys.stderr)
         return 1
     print(f"[secrets] {'made in' if made else 'are there already:'} {FOLDER}")
+    if (FOLDER / "alert_url").read_text() == NOWHERE:
+        print(f"[secrets] alerts go nowhere until {FOLDER / 'alert_url'} holds the address of a webhook")
     return 0
 
 

@@ -218,6 +218,7 @@ class Registry(ArtifactLookup):
                 )
             if alone:
                 del self.defaults[kind]
+                self._metrics.show_default(kind, None)
             before = self.bytes()
             self._retiring.append(self.recommenders.pop(name))
             await self._retire(self._retiring[-1])
@@ -377,6 +378,7 @@ class Registry(ArtifactLookup):
     def _make_default(self, name: str) -> None:
         recommender = self.recommenders[name]
         self.defaults[recommender.kind] = name
+        self._metrics.show_default(recommender.kind, (name, recommender.parts.version))
         if recommender.kind == "dense":
             self._metrics.index_items.set_function(lambda: len(recommender.catalog))
             self._metrics.index_recall.set(recommender.parts.index.recall_at_10)

@@ -208,6 +208,10 @@ class Metrics:
             "index_recall", "Recall at 10 that the index of the default artifact states; 1 for exact search."
         )
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
+        self.default_artifact_info = self._gauge(
+            "default_artifact_info", "1 for the artifact that answers where none is named.", "kind", "name", "version"
+        )
+        self._defaults: dict[str, tuple[str, str]] = {}
         self.artifact_bytes = self._gauge("artifact_bytes", "Memory of all loaded artifacts, shared parts once.")
         self.artifact_bytes_limit = self._gauge("artifact_bytes_limit", "Memory that they may take; 0 means no limit.")
 
@@ -249,6 +253,16 @@ class Metrics:
         """Stop showing one child of a metric with labels, such as that of an artifact which is no longer loaded."""
         bound.__wrapped__.__self__.remove(*values)
         bound.cache_clear()
+
+    def show_default(self, kind: str, artifact: tuple[str, str] | None) -> None:
+        """Show name and version of the default artifact of a kind, and no other; None where there is none now."""
+        if self._defaults.get(kind) == artifact:
+            return
+        if (before := self._defaults.pop(kind, None)) is not None:
+            self.forget(self.default_artifact_info, kind, *before)
+        if artifact is not None:
+            self._defaults[kind] = artifact
+            self.default_artifact_info(kind, *artifact).set(1)
 
     def page(self) -> bytes:
         """Return the page for Prometheus."""

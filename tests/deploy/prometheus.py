@@ -32,11 +32,11 @@ SHORTEST_INTERVAL_MS = 500
 PATIENCE_S = 60.0
 
 
-def program(name: str) -> str:
-    """The path of a program of the Debian package prometheus; skips where it is not installed."""
+def program(name: str, package: str = "prometheus") -> str:
+    """The path of a program of a Debian package; skips where it is not installed."""
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"no program {name}; the Debian package prometheus has it")
+        pytest.skip(f"no program {name}; the Debian package {package} has it")
     return found
 
 
@@ -87,6 +87,13 @@ class Prometheus:
         return {(each["job"], each["alertname"]) for each in labels}
 
 
+def free_address() -> str:
+    """127.0.0.1 with a port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def wait_for(what: Callable[[], bool], otherwise: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     """Wait until `what` holds, or fail with what `otherwise` says."""
     end = time.monotonic() + patience_s
@@ -96,12 +103,18 @@ def wait_for(what: Callable[[], bool], otherwise: Callable[[], object], patience
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, static: dict[str, list[dict[str, Any]]], factor: float) -> Iterator[Prometheus]:
-    """Run the shipped configuration, `factor` times as fast; `static` are the targets of each job to scrape."""
+def prometheus(
+    folder: Path, static: dict[str, list[dict[str, Any]]], factor: float, alertmanager: str | None = None
+) -> Iterator[Prometheus]:
+    """Run the shipped configuration, `factor` times as fast; `static` are the targets of each job to scrape.
+
+    Alerts go to the Alertmanager at the address (host:port), to none without one.
+    """
     binary = program("prometheus")
     config = faster(yaml.safe_load((SHIPPED / "prometheus.yml").read_text()), factor)
     ours = next(job for job in config["scrape_configs"] if job["job_name"] == "anyo")
     del ours["dns_sd_configs"]
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager] if alertmanager else []
     config["scrape_configs"] = [
         {**ours, "job_name": name, "static_configs": targets} for name, targets in static.items()
     ]
@@ -109,9 +122,7 @@ def prometheus(folder: Path, static: dict[str, list[dict[str, Any]]], factor: fl
     for path in (SHIPPED / "rules").glob("*.yml"):
         (folder / "rules" / path.name).write_text(yaml.safe_dump(faster(yaml.safe_load(path.read_text()), factor)))
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     command = [
         binary, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address={address}", "--log.level=warn", "--web.max-connections=32",

@@ -167,6 +167,7 @@ def test_only_the_service_reaches_redis_and_with_a_password(tmp_path: Path) -> N
         assert set(service.get("secrets", ())) == {
             "redis": {"redis_conf", "redis_password"},
             "service": {"store_url"},
+            "alertmanager": {"alert_url"},
         }.get(name, set())
     ignored = subprocess.run(["git", "check-ignore", "-q", "deploy/secrets/store_url"], cwd=ROOT, check=False)
     assert ignored.returncode in (0, 128), "128: not in a repository of git"

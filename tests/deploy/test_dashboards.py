@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ GRAFANA = ROOT / "deploy" / "grafana"
 FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
 FACTOR = 30  # five minutes take ten seconds
 RATE_INTERVAL = "4s"  # Grafana takes four scrapes and more
+RANGE = "30s"  # Grafana's choice of time
 SERVICE, ON_A_GPU = "anyo", "anyo-gpu"
 
 
@@ -45,8 +47,9 @@ class Query:
     expression: str
 
     @property
-    def needs_gpu(self) -> bool:
-        return self.row.startswith("GPU")
+    def job(self) -> str:
+        """The service that has data for it: the stand-in is on a GPU, and its store fails, so an alert fires."""
+        return ON_A_GPU if self.row.startswith("GPU") or self.panel == "Firing alerts" else SERVICE
 
 
 def boards() -> list[dict[str, Any]]:
@@ -68,7 +71,7 @@ def variables(board: dict[str, Any]) -> dict[str, str]:
 
 
 def filled(expression: str, values: dict[str, str]) -> str:
-    for name, value in {**values, "__rate_interval": RATE_INTERVAL}.items():
+    for name, value in {**values, "__rate_interval": RATE_INTERVAL, "__range": RANGE}.items():
         expression = expression.replace(f"${name}", value)
     assert "$" not in expression, expression
     return expression
@@ -93,7 +96,7 @@ def test_the_committed_dashboards_are_what_the_program_makes() -> None:
 
 
 def test_dashboards_can_be_told_apart_and_their_panels_too() -> None:
-    assert len({board["uid"] for board in boards()}) == len({board["title"] for board in boards()}) == 4
+    assert len({board["uid"] for board in boards()}) == len({board["title"] for board in boards()}) == 5
     for path, board in zip(FILES, boards(), strict=True):
         assert board["uid"] == path.stem
         numbers = [panel["id"] for panel in board["panels"]]
@@ -106,9 +109,39 @@ def test_dashboards_can_be_told_apart_and_their_panels_too() -> None:
 
 
 def test_every_query_of_the_service_is_limited_to_the_chosen_services_and_replicas() -> None:
-    for query in itertools.chain.from_iterable(queries(board) for board in boards()):
-        for selected in re.findall(r"(?<![:\w])(?:anyo|process)_\w+(\{[^}]*\})?", query.expression):
-            assert 'job=~"$job"' in selected and 'instance=~"$instance"' in selected, query
+    shown = [query.expression for board in boards() for query in queries(board)]
+    marks = [mark["expr"] for board in boards() for mark in board["annotations"]["list"]]
+    for expression in shown + marks:
+        for selected in re.findall(r"(?<![:\w])(?:anyo|process)_\w+(\{[^}]*\})?", expression):
+            assert 'job=~"$job"' in selected and 'instance=~"$instance"' in selected, expression
+
+
+def test_limits_and_shares_leave_the_lines_readable() -> None:
+    """A limit that is drawn has an axis of its own; the axis of a share has an end, or nothing would look like much."""
+    limits = 0
+    for panel in (panel for board in boards() for panel in board["panels"] if panel["type"] == "timeseries"):
+        apart = {
+            override["matcher"]["options"]
+            for override in panel["fieldConfig"]["overrides"]
+            if {"id": "custom.axisPlacement", "value": "right"} in override["properties"]
+        }
+        for target in panel["targets"]:
+            limit = re.fullmatch(r"(?:max|sum)?\(?anyo_\w+_limit(?:_bytes)?\{[^}]*\}\)?", target["expr"]) is not None
+            assert limit == (target["refId"] in apart), (panel["title"], target["expr"])
+            limits += limit
+        defaults = panel["fieldConfig"]["defaults"]
+        if defaults["unit"] == "percentunit":
+            assert "max" in defaults or "axisSoftMax" in defaults["custom"], panel["title"]
+    assert limits == 5
+
+
+def test_thresholds_are_where_the_alerts_begin() -> None:
+    rules = (ROOT / "deploy/prometheus/rules/recording.yml").read_text()
+    target = float(re.search(r"anyo:latency_target:seconds\n\s+expr: vector\((.+)\)", rules).group(1))  # type: ignore[union-attr]
+    panels = [panel for board in boards() for panel in board["panels"] if panel["title"] == "p99 of /recommend"]
+    assert len(panels) == 2
+    for panel in panels:
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1] == {"color": "red", "value": target}
 
 
 def test_grafana_finds_the_data_source_and_the_dashboards() -> None:
@@ -173,7 +206,9 @@ def under_load(servers: list[Process]) -> Iterator[None]:
 @contextlib.contextmanager
 def two_replicas(folder: Path) -> Iterator[Prometheus]:
     """Two services under load, a stand-in for one on a GPU, and a Prometheus that scrapes them."""
-    exporter = Exporter({"metrics": Replica()})
+    stand_in = Replica()
+    stand_in.change({'anyo_store_up{op="write"}': 0})
+    exporter = Exporter({"metrics": stand_in})
     with contextlib.ExitStack() as stack:
         stack.callback(exporter.close)
         servers = []
@@ -191,7 +226,7 @@ def without_data(server: Prometheus) -> list[str]:
     """Every query that gives nothing, or a value that is no number."""
     empty = []
     for board in boards():
-        asked = [(query, ON_A_GPU if query.needs_gpu else SERVICE) for query in queries(board)]
+        asked = [(query, query.job) for query in queries(board)]
         values = {job: chosen(server, board, job) for job in {job for _, job in asked}}
         for query, job in asked:
             samples = server.query(filled(query.expression, values[job]))
@@ -201,12 +236,26 @@ def without_data(server: Prometheus) -> list[str]:
     return empty
 
 
+def unmarked(server: Prometheus) -> list[str]:
+    """Marks that have not come up since the services started: both had a start, and a first default artifact."""
+    now, board = time.time(), boards()[0]
+    values, missing = chosen(server, board, SERVICE), []
+    for mark in board["annotations"]["list"]:
+        span = {"start": str(now - 240), "end": str(now), "step": "1"}
+        found = server.get("query_range", query=filled(mark["expr"], values), **span)["result"]
+        labels = set(re.findall(r"\{\{(\w+)\}\}", mark["titleFormat"] + mark["textFormat"]))
+        if not found or not labels <= found[0]["metric"].keys():
+            missing.append(f"{mark['name']}: {mark['expr']} gives {found[:1]}")
+    return missing
+
+
 @pytest.mark.slow
 def test_every_panel_has_data_and_replicas_add_up(tmp_path: Path) -> None:
     with two_replicas(tmp_path) as server:
         wait_for(lambda: len(server.query('job:anyo_errors:ratio_rate5m{job="anyo"}')) == 1, lambda: "no data")
         # A busy machine may need a few scrapes more before every rate has two samples.
         wait_for(lambda: not without_data(server), lambda: "\n".join(without_data(server)), patience_s=20)
+        assert not unmarked(server)
 
         capacity = next(board for board in boards() if board["uid"] == "anyo-capacity")
         ready = next(query.expression for query in queries(capacity) if query.panel == "Replicas ready")

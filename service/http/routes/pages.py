@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import importlib.util
+import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from service.http.openapi import shows
@@ -22,15 +25,18 @@ from service.http.rights import Right, opened_by
 router = APIRouter(tags=["operations"])
 
 PAGES = Path(__file__).parent.parent / "page"
+Language = Literal["en", "ja"]
 LIBRARY = "fastapi_offline"
 """The package that holds Swagger UI; it is looked into and not imported."""
 
 
 @router.get("/", responses=shows("text/html", "The page for people."), response_class=Response)
 @opened_by(Right.OPEN)
-async def page() -> Response:
+async def page(
+    lang: Annotated[Language | None, Query(description="Language of the page; left out: the browser's.")] = None,
+) -> Response:
     """Return the page that lets a person compose a history and see recommendations."""
-    return _html(HTML, POLICY)
+    return _html(*HTML[lang or "en"])
 
 
 @router.get("/docs", responses=shows("text/html", "Swagger UI."), response_class=Response)
@@ -76,18 +82,19 @@ def _file_of_library(name: str) -> bytes:
     return (Path(found.origin).parent / "static" / name).read_bytes()
 
 
-def _page(name: str, files: str = "", images: str = "data:") -> tuple[bytes, str]:
+def _page(name: str, files: str = "", images: str = "data:", language: Language = "en") -> tuple[bytes, str]:
     """Return a page and a policy under which only its own script and style can run, whatever a title holds.
 
     Args:
         name: of the file.
         files: source of scripts and styles beside the page's own; "": none.
         images: their sources.
+        language: of its texts before its script runs.
     """
-    html = (PAGES / name).read_bytes()
+    content = _with_words((PAGES / name).read_text(), language).encode()
     allowed = {}
     for tag in ("script", "style"):
-        found = re.search(rb"<%s>(.*?)</%s>" % (tag.encode(), tag.encode()), html, re.DOTALL)
+        found = re.search(rb"<%s>(.*?)</%s>" % (tag.encode(), tag.encode()), content, re.DOTALL)
         assert found is not None, f"{name} has no <{tag}>"
         own = base64.b64encode(hashlib.sha256(found.group(1)).digest()).decode()
         allowed[tag] = f"'sha256-{own}'{files}"
@@ -95,8 +102,23 @@ def _page(name: str, files: str = "", images: str = "data:") -> tuple[bytes, str
         f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "
         f"img-src {images}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return html, policy
+    return content, policy
 
 
-HTML, POLICY = _page("index.html")
+def _with_words(text: str, language: Language) -> str:
+    """Return a page with its texts: one language in the elements that name them, all of them in its script."""
+    words = json.loads((PAGES / "words.json").read_text())
+
+    def said(key: str) -> str:
+        return html.escape(words[key][language])
+
+    text = re.sub(r'(data-t="(\w+)"[^>]*>)(?=<)', lambda found: found[1] + said(found[2]), text)
+    for kind, attribute in (("placeholder", "placeholder"), ("label", "aria-label")):
+        pattern = rf'data-t-{kind}="(\w+)"'
+        text = re.sub(pattern, lambda found, name=attribute: f'{found[0]} {name}="{said(found[1])}"', text)
+    table = json.dumps(words, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    return text.replace("const WORDS = {};", f"const WORDS = {table};")
+
+
+HTML: dict[Language, tuple[bytes, str]] = {each: _page("index.html", language=each) for each in get_args(Language)}
 DOCS_HTML, DOCS_POLICY = _page("docs.html", files=" 'self'")

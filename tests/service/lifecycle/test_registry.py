@@ -83,6 +83,8 @@ async def test_load_activate_unload(root: Path) -> None:
         assert anyo.metric("anyo_artifact_info", name="second", version="v1", recipe="fake-recipe") == 1
         page = (await anyo.client.get("/metrics")).text
         assert 'anyo_artifact_info{name="fake"' not in page, "what is unloaded is not shown"
+        defaults = [line for line in page.splitlines() if line.startswith("anyo_default_artifact_info{")]
+        assert defaults == ['anyo_default_artifact_info{kind="dense",name="second",version="v1"} 1.0']
 
 
 async def test_a_new_version_takes_the_place_of_the_old_while_its_requests_end_on_it(root: Path) -> None:
