@@ -69,8 +69,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "training": (
             "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
-            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "loop", "search_space",
-            "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
+            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "updating loop",
+            "search_space", "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
             "data", "",
         ),
         "modeling": (
@@ -115,6 +115,7 @@ LATE_IMPORTS = {
     "training.commands.compare": (11, "the command line answers before torch is read"),
     "training.cli_data": (18, "the command line answers before polars is read"),
     "training.commands.publish": (3, "the command line answers before libraries are read"),
+    "training.commands.update": (4, "the command line answers before torch is read"),
     "training.commands.tune": (6, "the command line answers before torch is read"),
     "training.data.checking.check": (1, "only where a tokenizer is asked"),
     "training.evaluation.table": (1, "for a type alone"),
