@@ -103,7 +103,7 @@ LATE_IMPORTS = {
     "modeling.methods.p5_files": (1, "only where P5 is loaded"),
     "service.admin_cli": (3, "the command line answers before libraries are read"),
     "service.artifacts.trial": (2, "a process of its own, which first limits itself"),
-    "service.bulk_cli": (12, "the command line answers before libraries are read"),
+    "service.bulk_cli": (14, "the command line answers before libraries are read"),
     "service.caches": (1, "redis-py is read only where it is used"),
     "service.cli": (9, "libraries are read after the variables that they look at are set"),
     "service.local_cli": (4, "the command line answers before libraries are read"),
