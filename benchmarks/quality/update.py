@@ -4,9 +4,10 @@ For each share of interactions, newest first: a parent is trained on the data wi
 nobody had chosen before), updated with the whole data, and compared with a full training on it, on the same users. A
 row is kept when it ends, and a training that was cut short goes on from its last checkpoint: start the command again.
 
-    python -m benchmarks.quality.update --data DIR --recipe sasrec --out benchmarks/results/quality/update-sasrec.json
+    python -m benchmarks.quality.update --data DIR --recipe sasrec --result quality/update-sasrec
 
-Figures are of validation. The result is written with the rows that have ended.
+Figures are NDCG@10 of validation; a parent ranks items that it does not know behind all others. Ratios are to the full
+training, and the cost of the parent is not counted.
 """
 
 from __future__ import annotations
@@ -14,9 +15,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +24,18 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.lib.results import ResultFile
 from modeling.artifact.manifest import read_manifest
 from training.cli_common import open_dataset
 from training.compare import open_artifact
 from training.data.dataset import Dataset, read_dataset
 from training.evaluation.metrics import paired_bootstrap, question_values
-from training.export import current_commit
 from training.recipe import Recipe
 from training.recipes import get_recipe
 from training.run import RunOptions, run
 from training.updating.parent import SHARE, ancestors_of, recipe_of_update
 
-COLUMNS = (
-    ("data", "Data", None), ("recipe", "Recipe", None), ("withheld", "Withheld interactions", 2),
-    ("new_items", "New items", None), ("parent", "Parent NDCG@10", 4), ("update", "Update NDCG@10", 4),
-    ("full", "Full training NDCG@10", 4), ("difference", "Update minus full", 4), ("quality", "Quality ratio", 3),
-    ("parent_quality", "Parent's ratio", 3), ("cost", "Cost ratio (seconds)", 3), ("steps", "Cost ratio (steps)", 3),
-)  # fmt: skip
+RESULT = ResultFile(__file__, __doc__)
 
 
 def without_newest(dataset: Dataset, share: float, folder: Path) -> Path:
@@ -118,33 +111,6 @@ def measured(dataset: Dataset, share: float, options: argparse.Namespace, consol
     return row
 
 
-def experiment(path: Path, rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """The rows as a result of `benchmarks/results`."""
-    return {
-        "id": path.stem,
-        "title": f"Updates of {options.recipe}",
-        "question": "How far is an update behind a full training, and what does it cost?",
-        "protocol": "Leave-one-out, validation, whole catalog ranked, seen items removed, fitted on the training part, "
-        "one seed. Brackets: 95 % bootstrap interval over users.",
-        "commit": current_commit(),
-        "machine": {"processor": options.processor or platform.processor() or platform.machine(), "cores": 1},
-        "date": f"{datetime.now(UTC):%-d %B %Y}",
-        "command": f"python -m benchmarks.quality.update --data DIR --recipe {options.recipe} --share {options.share:g}"
-        + "".join(f" --set {each}" for each in options.set),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-        "load": options.load,
-        "status": "current",
-        "unit": None,
-        "higher_is_better": True,
-        "columns": [{"key": key, "title": title, "digits": digits} for key, title, digits in COLUMNS],
-        "rows": rows,
-        "notes": [
-            "Withheld are the newest interactions of all users. A parent ranks items that it does not know behind all "
-            "others. Ratios are to the full training; the cost of the parent is not counted."
-        ],
-    }
-
-
 def main() -> None:
     """Train and measure what is missing, then write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,13 +122,11 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=SHARE, help="of the epochs of the parent's full training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--state", type=Path, default=Path("artifacts/.updates"), help="artifacts and what has ended")
-    parser.add_argument("--out", type=Path, help="file of the result")
-    parser.add_argument("--load", default="other work on the machine", choices=("idle", "other work on the machine"))
-    parser.add_argument("--processor", default="", help="its name, for the result")
+    RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for data in options.data:
         dataset = open_dataset(data, ties="file", seed=options.seed, strict=False, console=console)
         if dataset.order_only:
@@ -170,9 +134,7 @@ def main() -> None:
         for share in options.withhold:
             rows.append(measured(dataset, share, options, console))
             print(json.dumps(rows[-1]), flush=True)
-            if options.out is not None:
-                text = json.dumps(experiment(options.out, rows, options), ensure_ascii=False, indent=1)
-                options.out.write_text(text + "\n", encoding="utf-8")
+    RESULT.publish(rows, options.result)
 
 
 if __name__ == "__main__":
