@@ -39,7 +39,6 @@ from service.bulk.histories import read_histories
 
 NEIGHBOURS, QUERIES, TOP, TIMED, BLOCK = 8, 1000, 100, 200, 50_000
 LID_NEIGHBOURS, LID_POINTS, LID_SAMPLE = 20, 500, 100_000
-FULL = 4  # items read for every item asked for, at least
 SPECS: dict[str, dict[str, Any]] = {"flat": {}, "ivf-sq": {}, "ivf-pq": {}, "hnsw": {"build_effort": 100}}
 PEER, PEER_LINKS, PEER_EFFORT = "usearch", 16, 128
 PEER_SEARCH = (100, 200, 400, 800, 1600)
@@ -105,8 +104,16 @@ def timed(search: Search, queries_QD: np.ndarray) -> float:
     return 1e3 * float(np.median(seconds))
 
 
-def stored(kind: str, source: Path, folder: Path, memory_mib: int) -> Iterator[tuple[int, Search]]:
-    """The searches of one of our kinds by effort, built unless it is there."""
+def _fills(index: IvfIndex, queries_QD: np.ndarray) -> bool:
+    """Whether exact search must fill an answer, because the cells that are read hold fewer than `TOP` items."""
+    _, rows_QW = index._candidates(queries_QD, TOP, None)
+    return bool(((rows_QW >= 0).sum(axis=1) < TOP).any())
+
+
+def stored(
+    kind: str, source: Path, folder: Path, memory_mib: int, queries_QD: np.ndarray
+) -> Iterator[tuple[int, Search]]:
+    """The searches of one of our kinds at efforts where all answers are its own, built unless it is there."""
     vectors, spec = DiskVectors(source, BLOCK), spec_of(kind, SPECS[kind])
     if not (folder / "index.json").exists():
         started = time.perf_counter()
@@ -115,10 +122,9 @@ def stored(kind: str, source: Path, folder: Path, memory_mib: int) -> Iterator[t
         else:
             save_index(index_class(kind).make(spec, vectors.vectors()), folder)
         (folder / "seconds").write_text(str(time.perf_counter() - started))
-    built, size = open_index(folder, mapped=True), vectors.size
+    built = open_index(folder, mapped=True)
     for variant in built.variants() or (built,):
-        read = variant.effort * built.size / built.spec.cells_for(built.size) if isinstance(built, IvfIndex) else size
-        if read >= FULL * TOP:  # else exact search must fill answers
+        if not isinstance(variant, IvfIndex) or not _fills(variant, queries_QD):
             yield variant.effort, lambda queries, index=variant: index.search(queries, TOP)[1]  # type: ignore[misc]
 
 
@@ -158,7 +164,9 @@ def rows_of(
         kept: list[dict[str, Any]] = json.loads(file.read_text())
         return kept
     found = []
-    for effort, search in peer(source, folder) if kind == PEER else stored(kind, source, folder, memory_mib):
+    for effort, search in (
+        peer(source, folder) if kind == PEER else stored(kind, source, folder, memory_mib, queries_QD)
+    ):
         recall = float(np.mean(overlaps(search(queries_QD), exact_QK)))
         found.append({
             "items": DiskVectors(source, 1).size, "kind": kind, "effort": effort or None,
