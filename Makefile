@@ -13,6 +13,8 @@ BACKBONE ?= $(if $(filter anyo,$(RECIPE)),tiny)
 HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
+# Histories of one data set a store: the same user ids mean other people elsewhere. Its users are loaded once.
+STORE      ?= $(or $(ANYO_STORE),sqlite:///data/histories-$(DATA_NAME).sqlite)
 ARGS     ?=
 # Processes that run tests; the tests of one file stay together, because they share what is slow to make.
 WORKERS  ?= 2
@@ -49,7 +51,11 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE
 		$(PY) -m training train "$(RECIPE)" --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
 			$(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--precision auto) --out "$(ARTIFACT)" $(TRAIN_ARGS); \
 	fi
-	@exec $(PY) -m service "$(ARTIFACT)" --host "$(HOST)" --port "$(PORT)"
+	@dir="$(if $(findstring /,$(DATA)),$(DATA),data/$(DATA))"; \
+	if [ ! -d "$$dir" ]; then if [ -d "$(DATA)" ]; then dir="$(DATA)"; else $(PY) -m training data "$(DATA)"; fi; fi; \
+	$(PY) -m service load histories "$$dir" --store "$(STORE)" --once "data/loaded-$(DATA_NAME).json" || \
+		echo "[run] the histories of $(DATA) were not loaded: to requests with user_id all users are new"
+	@exec $(PY) -m service "$(ARTIFACT)" --store "$(STORE)" --host "$(HOST)" --port "$(PORT)"
 
 .PHONY: test
 test: setup ## run the tests (ARGS='-k name' picks some; WORKERS=0 runs them in one process)

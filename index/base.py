@@ -7,6 +7,7 @@ the best rows are found.
 
 from __future__ import annotations
 
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +25,9 @@ Mask = npt.NDArray[np.bool_]
 
 UNFINISHED = ".building"
 """Folder inside an index folder that a build in parts keeps its work in."""
+
+Content = bytes | mmap.mmap
+"""The bytes of a file: read, or mapped read-only."""
 
 FEW = 64
 """Excluded rows of a query up to which it shares a scan with others."""
@@ -248,8 +252,10 @@ class StoredIndex(VectorIndex):
         Spec: class of the kind's spec.
         spec: kind and parameters of this index.
         recall_queries: what ``recall_at_10`` was measured with; see `FolderEntry`.
+        maps: whether `parse` leaves the item vectors where they are in a file that is mapped.
     """
 
+    maps: ClassVar[bool] = False
     Spec: ClassVar[type[IndexSpec]]
     spec: IndexSpec
     recall_queries: str = "none"
@@ -261,7 +267,7 @@ class StoredIndex(VectorIndex):
 
     @classmethod
     @abstractmethod
-    def parse(cls, content: bytes, path: Path, entry: FolderEntry) -> Self:
+    def parse(cls, content: Content, path: Path, entry: FolderEntry) -> Self:
         """The index in the bytes of its file, which come from ``path`` and may be hostile.
 
         Raises:

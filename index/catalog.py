@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from index.base import RowArray
-from index.filters.language import AttributeValue
+from index.filters.language import CATEGORIES, AttributeValue
 from index.filters.stored import read_attributes
 from index.filters.table import AttributeTable
 from index.text import folded, title_key
@@ -116,6 +116,11 @@ class Catalog:
     def known_categories(self) -> tuple[str, ...]:
         """Every category some item has, in alphabetical order."""
         return tuple(sorted(self._rows_of_category))
+
+    @cached_property
+    def known_attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that some item has, in alphabetical order."""
+        return tuple(sorted(set(self.table.kinds) - {CATEGORIES}))
 
     def search(self, query: str = "", limit: int = 20, offset: int = 0) -> list[int]:
         """Rows whose title holds every word of `query`, most popular first; "" finds all.

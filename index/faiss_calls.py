@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
-from index.base import FolderEntry, IndexFolderError, Mask
+from index.base import Content, FolderEntry, IndexFolderError, Mask
 
 HEADER = struct.Struct("<4siqqq?i")  # kind, dim, size, two unused, trained, metric
 COUNT = struct.Struct("<q")  # of the elements of an array that follows
@@ -50,7 +50,7 @@ class Bytes:
     than the file holds.
     """
 
-    def __init__(self, content: bytes, path: Path, entry: FolderEntry) -> None:
+    def __init__(self, content: Content, path: Path, entry: FolderEntry) -> None:
         """``path`` is where the content was read from, for messages."""
         self.content, self.path, self.entry, self.place = content, path, entry, 0
 

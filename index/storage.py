@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from pathlib import Path
 from typing import Any
 
-from index.base import UNFINISHED, FolderEntry, IndexFolderError, IndexSpec, StoredIndex
+from index.base import UNFINISHED, Content, FolderEntry, IndexFolderError, IndexSpec, StoredIndex
 from index.kinds import index_class
 from index.spec import spec_of
 
@@ -22,6 +23,7 @@ METRIC = "inner_product"
 SCHEMA = 2
 """Of what is written. Before 2 there was exact search alone, called ``"factory": "Flat"``."""
 READABLE = (1, 2)
+HASHED = 16 << 20  # bytes of a mapped file that are hashed at a time, a multiple of the page size
 FIELDS: dict[str, tuple[type, ...]] = {
     "metric": (str,), "size": (int,), "dim": (int,), "recall_at_10": (int, float), "bytes": (int,), "sha256": (str,),
 }  # fmt: skip
@@ -66,32 +68,69 @@ def save_index(index: StoredIndex, folder: Path) -> FolderEntry:
     return entry
 
 
-def open_index(folder: Path | str) -> StoredIndex:
-    """The index saved in ``folder``, whatever its kind; raises `IndexFolderError`, one sentence."""
+def open_index(folder: Path | str, *, mapped: bool = False) -> StoredIndex:
+    """The index saved in ``folder``, whatever its kind.
+
+    Args:
+        folder: with the two files.
+        mapped: leave the item vectors on disk, where the kind can (`can_map`): the file is mapped, and must not be
+            written to as long as the index is used. Replacing it by another file is no harm.
+
+    Raises:
+        IndexFolderError: one sentence.
+    """
     folder = Path(folder)
     entry, path = read_entry(folder), folder / INDEX_FILE
     if not path.is_file():
         raise IndexFolderError(f"{path} is missing, though {ENTRY_FILE} describes it")
     if path.stat().st_size != entry.bytes:
         raise IndexFolderError(f"{path} holds {path.stat().st_size:,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
+    if mapped and can_map(entry):
+        with path.open("rb") as file:
+            return _parse(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path, entry)
     return _parse(path.read_bytes(), path, entry)
 
 
-def parse_index(folder: Path, entry: bytes, content: bytes) -> StoredIndex:
-    """The index in the bytes of both files, which were read from ``folder`` before; raises as `open_index`."""
+def can_map(entry: FolderEntry) -> bool:
+    """Whether an index of this kind leaves its item vectors in a mapped file."""
+    return index_class(entry.spec.kind).maps
+
+
+def parse_index(folder: Path, entry: bytes, content: Content) -> StoredIndex:
+    """The index in the bytes of both files, which were read from ``folder`` before, or mapped (only where `can_map`);
+    raises as `open_index`."""
     return _parse(content, folder / INDEX_FILE, parse_entry(entry, folder / ENTRY_FILE))
 
 
-def _parse(content: bytes, path: Path, entry: FolderEntry) -> StoredIndex:
+def _parse(content: Content, path: Path, entry: FolderEntry) -> StoredIndex:
     """The hash is checked before the kind reads the bytes."""
     if len(content) != entry.bytes:
         raise IndexFolderError(f"{path} holds {len(content):,} bytes; {ENTRY_FILE} says {entry.bytes:,}")
-    found = hashlib.sha256(content).hexdigest()
+    found = _hash(content)
     if found != entry.sha256:
         raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
     index = index_class(entry.spec.kind).parse(content, path, entry)
     index.recall_at_10, index.recall_queries = entry.recall_at_10, entry.recall_queries
+    if isinstance(content, mmap.mmap):
+        _release(content, 0, len(content))
+        content.madvise(mmap.MADV_RANDOM)  # a search reads single vectors
     return index
+
+
+def _hash(content: Content) -> str:
+    """The SHA-256 of a file's bytes; of a mapped file no more than a block stays in this process's memory."""
+    digest = hashlib.sha256()
+    with memoryview(content) as whole:
+        for first in range(0, len(whole), HASHED):
+            digest.update(whole[first : first + HASHED])
+            if isinstance(content, mmap.mmap):
+                _release(content, first, min(HASHED, len(whole) - first))
+    return digest.hexdigest()
+
+
+def _release(content: mmap.mmap, first: int, length: int) -> None:
+    """Let go of pages of a mapped file, which are read again where they are needed."""
+    content.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 def read_entry(folder: Path) -> FolderEntry:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from index.border import FAILED, NOT_ALLOWED, say
-from modeling.artifact.targets import TargetError, check_target
+from modeling.artifact.targets import TargetError, check_file, check_target
 from service.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ def recommendations(
     ] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="Items for each user.")] = 10,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also recommend items of the history.")] = False,
+    wanted: Annotated[
+        str | None, typer.Option("--filter", help="Only items that pass this filter, JSON as in `POST /recommend`.")
+    ] = None,
     part_users: Annotated[int, typer.Option(min=1, max=1_000_000, help="Users of one file.")] = 10_000,
     as_json: Json = False,
 ) -> None:
@@ -69,9 +72,14 @@ def recommendations(
     if not artifact.is_dir():
         _stop(f"artifact folder {artifact} does not exist", NOT_ALLOWED)
     _prepare(settings)
+    from index.filters.body import read_filter
     from service.bulk.export import ExportOptions
 
-    users = _ended(_export(settings, data, out, ExportOptions(k, not keep_seen, part_users)))
+    try:
+        passing = None if wanted is None else read_filter(wanted)
+    except ValueError as error:
+        _stop(str(error), NOT_ALLOWED)
+    users = _ended(_export(settings, data, out, ExportOptions(k, not keep_seen, part_users, passing)))
     print(json.dumps({"out": str(out), "users": users}) if as_json else f"[export] {out} holds {users:,} users")
 
 
@@ -82,6 +90,10 @@ def histories(
         str | None, typer.Option(help="Store to fill; left out: ANYO_STORE, as the service has it.")
     ] = None,
     unit: Unit = "auto",
+    once: Annotated[
+        Path | None,
+        typer.Option(help="File that notes what was loaded, written at the end; what it notes already is not loaded."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Load a data set's histories into the store, so that `user_id` is known from the first day; loaded again, nothing
@@ -92,8 +104,14 @@ def histories(
         settings = load_settings(store=store)
     except SettingsError as error:
         _stop(str(error), NOT_ALLOWED)
+    if once is not None and _said(once) == (same := _same(data, settings)):
+        print(json.dumps({"loaded": False}) if as_json else f"[load] {data} was loaded before: {once} says so")
+        return
     _prepare(settings)
     loaded = _ended(_load(settings, data, unit))
+    if once is not None:
+        once.parent.mkdir(parents=True, exist_ok=True)
+        once.write_text(json.dumps(same) + "\n", encoding="utf-8")
     if as_json:
         print(json.dumps(loaded))
     else:
@@ -101,6 +119,27 @@ def histories(
             f"[load] {loaded['users']:,} users: {loaded['stored']:,} events stored, {loaded['duplicates']:,} were "
             f"there before, {loaded['too_old']:,} older than all that is kept"
         )
+
+
+def _same(data: Path, settings: Settings) -> dict[str, Any]:
+    """What `--once` compares: the data, as its files show it from outside, and the store, without its password."""
+    from service.settings.store_kinds import shown
+
+    files = sorted(data.glob("interactions.*"))
+    stats = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return {"histories_of": str(data.absolute()), "files": stats, "store": shown(settings.store)}
+
+
+def _said(once: Path) -> dict[str, Any] | None:
+    """What the file of `--once` says; ends the program where it is another file."""
+    if not once.exists():
+        return None
+    try:
+        check_file(once, fields=("histories_of",))
+    except TargetError as error:
+        _stop(str(error), NOT_ALLOWED)
+    found: dict[str, Any] = json.loads(once.read_text(encoding="utf-8"))
+    return found
 
 
 async def _export(settings: Settings, data: Path | None, out: Path, options: ExportOptions) -> int:

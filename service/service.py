@@ -68,6 +68,7 @@ class Service:
             share_backbone=settings.share_backbone,
             precision_forced=settings.precision_forced,
             download=settings.allow_downloads,
+            map_index=settings.map_index,
         )
         trial = try_out if open_artifact is None else None
         item_store = open_item_store(settings.item_store, settings, self.metrics) if settings.item_store else None

@@ -69,8 +69,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "training": (
             "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
-            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "loop", "search_space",
-            "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
+            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "updating loop",
+            "search_space", "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
             "data", "",
         ),
         "modeling": (
@@ -103,7 +103,7 @@ LATE_IMPORTS = {
     "modeling.methods.p5_files": (1, "only where P5 is loaded"),
     "service.admin_cli": (3, "the command line answers before libraries are read"),
     "service.artifacts.trial": (2, "a process of its own, which first limits itself"),
-    "service.bulk_cli": (12, "the command line answers before libraries are read"),
+    "service.bulk_cli": (14, "the command line answers before libraries are read"),
     "service.caches": (1, "redis-py is read only where it is used"),
     "service.cli": (9, "libraries are read after the variables that they look at are set"),
     "service.local_cli": (4, "the command line answers before libraries are read"),
@@ -115,6 +115,7 @@ LATE_IMPORTS = {
     "training.commands.compare": (11, "the command line answers before torch is read"),
     "training.cli_data": (18, "the command line answers before polars is read"),
     "training.commands.publish": (3, "the command line answers before libraries are read"),
+    "training.commands.update": (4, "the command line answers before torch is read"),
     "training.commands.tune": (6, "the command line answers before torch is read"),
     "training.data.checking.check": (1, "only where a tokenizer is asked"),
     "training.evaluation.table": (1, "for a type alone"),

@@ -73,7 +73,7 @@ def test_an_impossible_number_is_one_sentence_and_status_2(
     needed = {"train": ["sasrec", "--data", "d", "--out", "o"], "reweigh": ["a", "--data", "d", "--out", "o"],
               "withhold": ["--data", "d", "--out", "o"], "evaluate": ["a", "--data", "d"],
               "compare": ["a", "--data", "d"], "floors": ["--data", "d"], "tune": ["a"], "build": ["a"],
-              "rewrite": ["a"]}  # fmt: skip
+              "rewrite": ["a"], "update": ["a", "--data", "d", "--out", "o"]}  # fmt: skip
     line = [*words, *needed.get(words[0] if words else "", []), f"{option}={value}"]
     result = CliRunner().invoke(APPS[program], line, env=WIDE)
     assert result.exit_code == 2, (line, result.output)

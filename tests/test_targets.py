@@ -36,6 +36,7 @@ COMMANDS = {
     ("training", "evaluate", "ledger_file"): "evaluate {artifact} --data {data} --ledger-file {out}",
     ("training", "compare", "ledger_file"): "compare {artifact} --data {data} --ledger-file {out}",
     ("training", "compare", "out"): "compare {artifact} --data {data} --out {out}",
+    ("training", "update", "out"): "update {artifact} --data {data} --out {out}",
     ("training", "tune", "out"): "tune sasrec --data {data} --out {out}",
     ("training", "floors", "ledger_file"): "floors --data {data} --ledger-file {out}",
     ("index", "build", "out"): "build {artifact} --out {out}",

@@ -31,7 +31,7 @@ from training.cli_common import (
     open_dataset,
     use_cores,
 )
-from training.commands import compare, publish, tune
+from training.commands import compare, publish, tune, update
 
 app = typer.Typer(
     name="training",
@@ -44,6 +44,7 @@ app = typer.Typer(
 cli_data.register(app)
 compare.register(app)
 tune.register(app)
+update.register(app)
 publish.register(app)
 console = Console(stderr=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from index import Catalog, parse_index
+from index import Catalog, FlatIndex, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
@@ -33,6 +33,8 @@ from training.methods.base import split_of
 from training.methods.next_token import evaluate_generator
 from training.provenance import require_same_data, require_same_questions
 from training.recipe import training_method
+from training.updating.ancestor import Ancestor, known_rows
+from training.updating.parent import ancestors_of, rows_in
 
 LARGEST_INDEX = 256 << 30  # bytes
 
@@ -48,13 +50,16 @@ def evaluate_artifact(
     ledger: bool,
     console: Console,
     ledger_file: Path | None = None,
+    ancestors: Collection[str] = (),
 ) -> tuple[dict[str, Any], Evaluation]:
     """One artifact on one part of its own split; a row for tables and the answers behind it.
+
+    ``ancestors``: see `open_artifact`.
 
     Raises:
         ArtifactError: the artifact cannot be loaded, or its catalog is not that of ``dataset``.
     """
-    opened = open_artifact(folder, dataset, part)
+    opened = open_artifact(folder, dataset, part, ancestors)
     manifest, split, targets = opened.manifest, opened.split, opened.targets
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{folder.name}: {len(targets)} users", total=len(targets))
@@ -94,6 +99,7 @@ class Opened:
         on_list: which of them: whether it returns lists rather than vectors that an index is searched with.
         answer: gives an `Evaluation` for targets and the popularity of items.
         figures: gives what the method's kind measures beside it.
+        rows: turns a history of the data set's rows into one of the artifact's own.
     """
 
     manifest: Manifest
@@ -103,10 +109,17 @@ class Opened:
     on_list: bool
     answer: Callable[..., Evaluation]
     figures: OtherFigures
+    rows: Callable[[Sequence[int]], list[int]] = list
 
 
-def open_artifact(folder: Path, dataset: Dataset, part: str) -> Opened:
+def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collection[str] = ()) -> Opened:
     """Load an artifact for questions of its own split.
+
+    Args:
+        folder: of the artifact.
+        dataset: what it is asked.
+        part: ``test`` or ``validation``.
+        ancestors: versions of artifacts that one of this data was updated from; these may be of its earlier data.
 
     Raises:
         ArtifactError: it cannot be loaded, its catalog is not that of ``dataset``, or it has seen the answers.
@@ -114,10 +127,15 @@ def open_artifact(folder: Path, dataset: Dataset, part: str) -> Opened:
     files, manifest = open_files(folder)
     split = split_of(dataset, manifest.split)
     catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
-    require_same_questions(folder, manifest, catalog, dataset, part)
+    earlier = manifest.version in ancestors and manifest.data_sha256 != dataset.sha256
+    require_same_questions(folder, manifest, catalog, dataset, part, ancestor=earlier)
     on_list = method_of(manifest, files.name)[0].shape == "list"
     device = "cuda" if on_list and torch.cuda.is_available() else "cpu"
     loaded = load(files, catalog.popular(), device=device)
+    if earlier:
+        return _ancestor(
+            manifest, split, split.targets(part_of(part)), loaded.model, rows_in(catalog, dataset.item_ids)
+        )
     if on_list:
         answer: Callable[..., Evaluation] = partial(evaluate_generator, loaded.model)
     else:
@@ -126,6 +144,17 @@ def open_artifact(folder: Path, dataset: Dataset, part: str) -> Opened:
         answer = partial(evaluate, loaded.model.encoder, loaded.model.item_vectors_ND, index)
     figures = partial(training_method(manifest.method.kind).other_figures, loaded)
     return Opened(manifest, split, split.targets(part_of(part)), loaded.model, on_list, answer, figures)
+
+
+def _ancestor(manifest: Manifest, split: Split, targets: Targets, loaded: Any, rows_N: NDArray[np.int64]) -> Opened:
+    """An artifact of earlier data, whose row of each item is in ``rows_N``."""
+    model = Ancestor(loaded, rows_N)
+    answer = partial(evaluate, model.encoder, model.item_vectors_ND, FlatIndex.build(model.item_vectors_ND))
+    return Opened(manifest, split, targets, model, False, answer, _no_figures, partial(known_rows, rows_N=rows_N))
+
+
+def _no_figures(split: Split, targets: Targets, seed: int) -> dict[str, Any]:
+    return {}
 
 
 def compare_artifacts(
@@ -142,7 +171,9 @@ def compare_artifacts(
 
     Returns rows for programs, and the metrics by method for a table.
     """
-    names = sorted({read_manifest(folder).split for folder in folders})
+    manifests = [read_manifest(folder) for folder in folders]
+    ancestors = ancestors_of(manifests, dataset.sha256)
+    names = sorted({manifest.split for manifest in manifests})
     if len(names) > 1:
         raise ArtifactError(
             f"these artifacts were trained on different splits ({', '.join(names)}): no common questions"
@@ -158,8 +189,9 @@ def compare_artifacts(
     first: NDArray[np.int64] | None = None
     for folder in folders:
         row, result = evaluate_artifact(
-            folder, dataset, part, seed=seed, ledger=ledger, console=console, ledger_file=ledger_file
-        )
+            folder, dataset, part, seed=seed, ledger=ledger, console=console, ledger_file=ledger_file,
+            ancestors=ancestors,
+        )  # fmt: skip
         if sum(other.resolve().name == folder.resolve().name for other in folders) > 1:
             row["method"] = str(folder)
         if first is None:

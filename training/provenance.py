@@ -67,14 +67,26 @@ def require_unseen_validation(label: str, manifest: Manifest, folder: Path) -> N
         )
 
 
-def require_same_questions(folder: Path, manifest: Manifest, catalog: Catalog, dataset: Dataset, part: str) -> None:
+def require_all_validation(label: str, manifest: Manifest) -> None:
+    """Refuse an update whose parent may have been trained on some answers of validation; raises `ArtifactError`."""
+    if unasked := manifest.training.get("update", {}).get("unasked_validation"):
+        raise ArtifactError(
+            f"{label} is an update, and its parent may have been trained on {unasked:,} answers of validation"
+        )
+
+
+def require_same_questions(
+    folder: Path, manifest: Manifest, catalog: Catalog, dataset: Dataset, part: str, *, ancestor: bool = False
+) -> None:
     """Refuse what would rank other items than were trained, or ask what was trained on.
+
+    ``ancestor``: the artifact is one that an artifact of this data was updated from, so that it may lack items.
 
     Raises:
         ArtifactError: another catalog or order of ties, or ``part`` is validation and was trained on.
     """
     label = f"artifact {folder.name}"
-    if catalog.item_ids != dataset.item_ids:
+    if not ancestor and catalog.item_ids != dataset.item_ids:
         raise ArtifactError(
             f"{label} was trained on another catalog ({manifest.catalog_size} items) than "
             f"{dataset.name} ({dataset.n_items} items, or in another order)"
@@ -82,3 +94,4 @@ def require_same_questions(folder: Path, manifest: Manifest, catalog: Catalog, d
     require_same_ties(label, manifest, dataset)
     if part == "validation":
         require_unseen_validation(label, manifest, folder)
+        require_all_validation(label, manifest)

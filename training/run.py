@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from modeling.artifact.manifest import Manifest
+from modeling.artifact.manifest import Manifest, read_manifest
 from modeling.encoder.build import Sources
 from modeling.inference.precision_choice import PrecisionAsked, Settled, settle
 from modeling.methods.dense import read_dense
@@ -26,9 +26,11 @@ from training.evaluation.teacher_lists import Teacher
 from training.loop.budget import Budget, OutOfTime, budget
 from training.loop.fit import FitOptions, Precision, Trained
 from training.methods.base import Job, TrainingMethod, check_id_model, split_of
-from training.provenance import id_model_record
-from training.recipe import Recipe, RecipeError, training_method
+from training.provenance import id_model_record, require_all_validation
+from training.recipe import Recipe, RecipeError, method_names, training_method
 from training.tiny import ensure_tiny
+from training.updating.parent import Parent, continued
+from training.updating.warm_start import WarmStart
 
 TINY = "tiny"
 BACKBONES = ".backbones"
@@ -48,6 +50,8 @@ class RunOptions:
     refit: bool = False
     id_model: Path | None = None
     teacher: Path | None = None
+    parent: Path | None = None
+    """Artifact that is updated: the training starts from its weights."""
     keep_work: bool = False
 
 
@@ -71,15 +75,15 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
     if options.refit and not recipe.optimizer.epochs:
         raise RecipeError("--refit has no effect with optimizer.epochs=0: nothing is trained")
     with budget(options.time_budget) as clock:
-        split = split_of(dataset, options.split)
+        split, start, update = _begun(recipe, dataset, options, method)
         check_learnable(recipe, split)
         precision = _precision(options, console)
-        id_rows = _id_rows(recipe, split, options.id_model, same_rows=method.same_rows)
+        id_rows = _id_rows(recipe, split, options, same_rows=method.same_rows)
         teacher = _teacher(recipe, split, options.teacher)
-        work = _work_folder(recipe, dataset, options, precision.taken, teacher)
-        sources = _sources(recipe, split, options, console)
+        work = _work_folder(recipe, dataset, options, precision.taken, teacher, start)
+        sources = _sources(recipe, split, options, console, start)
         id_model = options.id_model if recipe.requires else None
-        way = method(Job(recipe, split, console, sources, id_model, id_rows, teacher))
+        way = method(Job(recipe, split, console, sources, id_model, id_rows, teacher, start))
         fitted, validation = _fitted(way, options, work, precision, clock)
     if int(os.environ.get("RANK", "0")):
         raise SystemExit(0)  # under torchrun the first process writes the artifact
@@ -87,7 +91,7 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
         options.out,
         fitted_on="train+validation" if options.refit else "train",
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},
-        training={**_training_record(recipe, fitted, dataset, options, precision, teacher), **way.report},
+        training={**_training_record(recipe, fitted, split, options, precision, teacher), **update, **way.report},
     )
     if not options.keep_work:
         shutil.rmtree(work, ignore_errors=True)
@@ -123,6 +127,42 @@ def _fitted(
     return fitted, validation
 
 
+def _begun(
+    recipe: Recipe, dataset: Dataset, options: RunOptions, method: type[TrainingMethod[Any]]
+) -> tuple[Split, WarmStart | None, dict[str, Any]]:
+    """The split; where an update begins, and what its manifest says of that.
+
+    Raises:
+        RecipeError: the method cannot go on from an artifact.
+        ArtifactError, DataError: as `training.updating.parent.continued`.
+    """
+    split = split_of(dataset, options.split)
+    if options.parent is None:
+        return split, None, {}
+    check_updates(recipe, method, options.parent)
+    parent = Parent.open(options.parent)
+    split, unasked = continued(parent, split)
+    start = WarmStart(parent, parent.rows(dataset.item_ids))
+    return split, start, {"update": parent.record_of(recipe, split, unasked)}
+
+
+def check_updates(recipe: Recipe, method: type[TrainingMethod[Any]], folder: Path) -> None:
+    """Refuse a method whose training cannot start from an artifact; raises `RecipeError`."""
+    if not method.updates:
+        able = [kind for kind in method_names() if training_method(kind).updates]
+        raise RecipeError(
+            f"artifact {folder.name} is of recipe {recipe.name!r}, method {method.kind!r}, which cannot be updated; "
+            f"methods that can: {', '.join(able)}; train it anew with `training train {recipe.name}`"
+        )
+
+
+def _trained_until(split: Split) -> float:
+    """Time of the newest interaction that is trained on."""
+    data, lengths_U = split.dataset, split.train_lengths_U
+    some = lengths_U > 0
+    return float(data.timestamps[data.offsets_U1[:-1][some] + lengths_U[some] - 1].max())
+
+
 def _learned(fitted: Trained, recipe: Recipe, options: RunOptions) -> Trained:
     """Refuse what was cut before the first epoch was over: nothing was compared, and hardly anything learned.
 
@@ -143,9 +183,12 @@ def _learned(fitted: Trained, recipe: Recipe, options: RunOptions) -> Trained:
     )
 
 
-def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
-    """What is made here and kept beside the artifact: ``tiny``, which is trained or found, and vectors of titles."""
+def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console, start: WarmStart | None) -> Sources:
+    """What is made here and kept beside the artifact: ``tiny``, which is trained or found, and vectors of titles; in an
+    update the backbone of the parent."""
     made = options.out.absolute().parent / BACKBONES
+    if start is not None:
+        return start.sources(Sources(vectors=made, download=True))
     user, text = recipe.backbone.source == TINY, recipe.needs_text_vectors and recipe.text_backbone == TINY
     if not user and not text:
         return Sources(vectors=made, download=True)
@@ -184,7 +227,12 @@ def _precision(options: RunOptions, console: Console) -> Settled:
 
 
 def _work_folder(
-    recipe: Recipe, dataset: Dataset, options: RunOptions, precision: str, teacher: Teacher | None
+    recipe: Recipe,
+    dataset: Dataset,
+    options: RunOptions,
+    precision: str,
+    teacher: Teacher | None,
+    start: WarmStart | None,
 ) -> Path:
     """Where checkpoints live: named by everything that decides the result, so that only the same run resumes."""
     decides = [
@@ -199,18 +247,23 @@ def _work_folder(
         decides.append(read_dense(options.id_model)[0].version)
     if teacher is not None:
         decides.append(teacher.facts)
+    if start is not None:
+        decides.append(["update", start.parent.manifest.version])
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return options.out.absolute().parent / f".{options.out.name}.training-{digest}"
 
 
-def _id_rows(recipe: Recipe, split: Split, folder: Path | None, *, same_rows: bool) -> NDArray[np.int64] | None:
+def _id_rows(recipe: Recipe, split: Split, options: RunOptions, *, same_rows: bool) -> NDArray[np.int64] | None:
     """Rows of the artifact that a recipe builds on; None where it builds on none. Raises as `check_id_model`."""
+    folder = options.id_model
     if recipe.requires is None:
         if folder is not None:
             raise RecipeError(f"recipe {recipe.name!r} builds on no other model: --id-model {folder} has no effect")
         return None
     if folder is None:
         raise RecipeError(f"recipe {recipe.name!r} builds on {recipe.requires!r}: give its artifact with --id-model")
+    if options.parent is None:  # an update leaves out the same questions
+        require_all_validation(f"--id-model {folder}", read_manifest(folder))
     return check_id_model(recipe, split, folder, same_rows=same_rows)
 
 
@@ -237,7 +290,7 @@ def _teacher(recipe: Recipe, split: Split, folder: Path | None) -> Teacher | Non
 def _training_record(
     recipe: Recipe,
     fitted: Trained,
-    dataset: Dataset,
+    split: Split,
     options: RunOptions,
     precision: Settled,
     teacher: Teacher | None,
@@ -252,7 +305,8 @@ def _training_record(
         "seconds": round(fitted.seconds, 1),
         "stopped_by": fitted.stopped_by,
         "seed": options.seed,
-        "ties": dataset.ties,
+        "ties": split.dataset.ties,
+        "trained_until": _trained_until(split),
         "precision": precision.taken,
         "precision_asked": precision.asked,
         "precision_milliseconds": {name: round(spent, 3) for name, spent in precision.milliseconds.items()},

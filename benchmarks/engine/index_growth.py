@@ -1,19 +1,25 @@
-"""Growth of the kinds of index: recall, latency, memory and build time from 10,000 items upwards.
+"""Growth of the kinds of index: recall, latency and build time from 10,000 items to 10,000,000, beside a peer.
 
 Vectors are synthetic with the neighbour structure of real ones: each is a mixture of a trained item vector and some of
-its nearest neighbours, with noise as large as the distance to the nearest. The local dimension (maximum
-likelihood, Levina and Bickel 2004) of both is printed. Queries are user vectors of the artifact for histories of the
-data set.
+its nearest neighbours, with noise as large as the distance to the nearest. The local dimension (maximum likelihood,
+Levina and Bickel 2004) of both is printed. Queries are user vectors of the artifact for histories of the data set.
 
-    python -m benchmarks.engine.index_growth ARTIFACT --data DIR --sizes 10000 100000
+    python -m benchmarks.engine.index_growth ARTIFACT --data DIR --sizes 10000 100000 1000000 --limit-gib 8
+
+Vectors are made in a file, inverted files are built from it in parts and opened with their vectors mapped, so that
+nothing but ``flat``, ``hnsw`` and the peer holds all vectors in memory; ``--limit-gib`` bounds the memory that the
+process writes to (RLIMIT_DATA). What has been made and measured is kept in ``--state``: started again, it goes on. The
+peer ``usearch`` (HNSW) needs its package.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +28,47 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.lib.results import ResultFile
-from index import FlatIndex, StoredIndex, spec_of
+from index import open_index, save_index, spec_of
 from index.approximate import overlaps
+from index.building.in_parts import build_streamed
 from index.ivf.cells import IvfIndex
+from index.ivf.on_disk import DiskVectors
 from index.kinds import index_class
 from service.artifacts.loading import LoadedArtifact, open_artifact
 from service.bulk.histories import read_histories
 
 NEIGHBOURS, QUERIES, TOP, TIMED, BLOCK = 8, 1000, 100, 200, 50_000
-LID_NEIGHBOURS, LID_POINTS = 20, 500
-FULL = 4  # items read for every item asked for, at least
-SPECS: tuple[tuple[str, dict[str, Any]], ...] = (("ivf-sq", {}), ("ivf-pq", {}), ("hnsw", {"build_effort": 100}))
+LID_NEIGHBOURS, LID_POINTS, LID_SAMPLE = 20, 500, 100_000
+SPECS: dict[str, dict[str, Any]] = {"flat": {}, "ivf-sq": {}, "ivf-pq": {}, "hnsw": {"build_effort": 100}}
+PEER, PEER_LINKS, PEER_EFFORT = "usearch", 16, 128
+PEER_SEARCH = (100, 200, 400, 800, 1600)
+ENOUGH = 0.999
+
+Search = Callable[[np.ndarray], np.ndarray]
 
 RESULT = ResultFile(__file__, __doc__)
 
 
-def synthetic(real_MD: np.ndarray, size: int) -> np.ndarray:
-    """Vectors [size, D] like the real ones."""
+def synthetic(real_MD: np.ndarray, size: int, path: Path) -> None:
+    """Write vectors [size, D] like the real ones as a safetensors file."""
     rng = np.random.default_rng(0)
-    flat = faiss.IndexFlatL2(real_MD.shape[1])
+    dim = real_MD.shape[1]
+    flat = faiss.IndexFlatL2(dim)
     flat.add(real_MD)
     squared, near_MK = flat.search(real_MD, NEIGHBOURS + 1)
-    step_M = np.sqrt(np.maximum(squared[:, 1], 0)) / np.sqrt(real_MD.shape[1])
-    made = np.empty((size, real_MD.shape[1]), np.float32)
-    for first in range(0, size, BLOCK):
-        rows = rng.integers(0, len(real_MD), min(BLOCK, size - first))
-        weights = rng.dirichlet(np.r_[2.0, np.full(NEIGHBOURS, 0.25)], len(rows)).astype(np.float32)
-        mixed = np.einsum("bk,bkd->bd", weights, real_MD[near_MK[rows]])
-        noise = rng.standard_normal(mixed.shape, dtype=np.float32) * step_M[rows, None]
-        made[first : first + len(rows)] = mixed + noise
-    return made
+    step_M = np.sqrt(np.maximum(squared[:, 1], 0)) / np.sqrt(dim)
+    header = json.dumps({"vectors": {"dtype": "F32", "shape": [size, dim], "data_offsets": [0, 4 * size * dim]}})
+    header += " " * (-len(header) % 8)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header.encode())
+        for first in range(0, size, BLOCK):
+            rows = rng.integers(0, len(real_MD), min(BLOCK, size - first))
+            weights = rng.dirichlet(np.r_[2.0, np.full(NEIGHBOURS, 0.25)], len(rows)).astype(np.float32)
+            mixed = np.einsum("bk,bkd->bd", weights, real_MD[near_MK[rows]])
+            noise = rng.standard_normal(mixed.shape, dtype=np.float32) * step_M[rows, None]
+            file.write((mixed + noise).astype(np.float32).tobytes())
+    part.replace(path)
 
 
 def local_dimension(vectors_ND: np.ndarray) -> float:
@@ -77,37 +94,89 @@ def user_vectors(artifact: Path, data: Path) -> np.ndarray:
     return np.concatenate([loaded.encoder.encode(prompts[first : first + 32]) for first in range(0, len(prompts), 32)])
 
 
-def timed(index: StoredIndex, queries_QD: np.ndarray) -> float:
+def timed(search: Search, queries_QD: np.ndarray) -> float:
     """Median milliseconds of one query for `TOP` items."""
     seconds = []
     for query_D in queries_QD[:TIMED]:
         started = time.perf_counter()
-        index.search(query_D[None], TOP)
+        search(query_D[None])
         seconds.append(time.perf_counter() - started)
     return 1e3 * float(np.median(seconds))
 
 
-def rows_of(kind: str, given: dict[str, Any], vectors_ND: np.ndarray, queries_QD: np.ndarray) -> list[dict[str, Any]]:
-    """A row of results for every effort up to recall .999, without those of which an exact search must fill answers."""
-    size = len(vectors_ND)
-    started = time.perf_counter()
-    built = index_class(kind).make(spec_of(kind, given), vectors_ND)
-    build_s = time.perf_counter() - started
-    _, exact_QK = FlatIndex.build(vectors_ND).search(queries_QD, TOP)
-    found = []
+def _fills(index: IvfIndex, queries_QD: np.ndarray) -> bool:
+    """Whether exact search must fill an answer, because the cells that are read hold fewer than `TOP` items."""
+    _, rows_QW = index._candidates(queries_QD, TOP, None)
+    return bool(((rows_QW >= 0).sum(axis=1) < TOP).any())
+
+
+def stored(
+    kind: str, source: Path, folder: Path, memory_mib: int, queries_QD: np.ndarray
+) -> Iterator[tuple[int, Search]]:
+    """The searches of one of our kinds at efforts where all answers are its own, built unless it is there."""
+    vectors, spec = DiskVectors(source, BLOCK), spec_of(kind, SPECS[kind])
+    if not (folder / "index.json").exists():
+        started = time.perf_counter()
+        if issubclass(index_class(kind), IvfIndex):
+            build_streamed(spec, source, folder, memory_mib, say=lambda line: None)
+        else:
+            save_index(index_class(kind).make(spec, vectors.vectors()), folder)
+        (folder / "seconds").write_text(str(time.perf_counter() - started))
+    built = open_index(folder, mapped=True)
     for variant in built.variants() or (built,):
-        if isinstance(built, IvfIndex) and variant.effort * size < FULL * TOP * built.spec.cells_for(size):
-            continue
-        _, rows_QK = variant.search(queries_QD, TOP)
-        recall = float(np.mean(overlaps(rows_QK, exact_QK)))
+        if not isinstance(variant, IvfIndex) or not _fills(variant, queries_QD):
+            yield variant.effort, lambda queries, index=variant: index.search(queries, TOP)[1]  # type: ignore[misc]
+
+
+def peer(source: Path, folder: Path) -> Iterator[tuple[int, Search]]:
+    """The searches of usearch by effort, built by one thread unless it is there."""
+    vectors = DiskVectors(source, BLOCK)
+    made = importlib.import_module("usearch.index").Index(
+        ndim=vectors.dim, metric="ip", dtype="f32", connectivity=PEER_LINKS, expansion_add=PEER_EFFORT
+    )
+    file = folder / "index.usearch"
+    if file.exists():
+        made.load(str(file))
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        for first, block in vectors.blocks():
+            made.add(np.arange(first, first + len(block)), block, threads=1)
+        (folder / "seconds").write_text(str(time.perf_counter() - started))
+        made.save(str(file))
+    for effort in PEER_SEARCH:
+        made.expansion_search = effort
+
+        def search(queries: np.ndarray) -> np.ndarray:
+            found = made.search(queries, TOP, threads=1).keys
+            return np.asarray(found, np.int64).reshape(len(queries), -1)
+
+        yield effort, search
+
+
+def rows_of(
+    kind: str, source: Path, queries_QD: np.ndarray, exact_QK: np.ndarray, state: Path, memory_mib: int
+) -> list[dict[str, Any]]:
+    """A row of results for every effort up to recall .999, from its file where they were measured before."""
+    folder = state / f"{source.stem}-{kind}"
+    file = state / f"{source.stem}-{kind}.json"
+    if file.exists():
+        kept: list[dict[str, Any]] = json.loads(file.read_text())
+        return kept
+    found = []
+    for effort, search in (
+        peer(source, folder) if kind == PEER else stored(kind, source, folder, memory_mib, queries_QD)
+    ):
+        recall = float(np.mean(overlaps(search(queries_QD), exact_QK)))
         found.append({
-            "items": size, "kind": kind, "effort": variant.effort or None, "recall@100": round(recall, 4),
-            "p50": round(timed(variant, queries_QD), 3), "build": round(build_s, 1),
-            "memory": round(built.nbytes / 2**20, 1),
+            "items": DiskVectors(source, 1).size, "kind": kind, "effort": effort or None,
+            "recall@100": round(recall, 4), "p50": round(timed(search, queries_QD), 3),
+            "build": round(float((folder / "seconds").read_text()), 1),
         })  # fmt: skip
         print(json.dumps(found[-1]), flush=True)
-        if recall > 0.999:
+        if recall > ENOUGH:
             break
+    file.write_text(json.dumps(found))
     return found
 
 
@@ -117,9 +186,17 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--kinds", nargs="+", default=["flat", *(kind for kind, _ in SPECS)])
+    parser.add_argument("--kinds", nargs="+", default=["flat", "ivf-sq", "ivf-pq"], choices=[*SPECS, PEER])
+    parser.add_argument("--state", type=Path, default=Path("artifacts/.growth"), help="vectors, indexes and rows")
+    parser.add_argument("--memory-mib", type=int, default=1024, help="of builds in parts")
+    parser.add_argument("--limit-gib", type=float, help="memory that the process may write to")
     RESULT.add_option(parser)
     given = parser.parse_args()
+    if given.limit_gib:
+        limit = int(given.limit_gib * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    given.state.mkdir(parents=True, exist_ok=True)
+    faiss.omp_set_num_threads(1)
     (real_MD,) = load_file(given.artifact / "item_vectors.safetensors").values()
     real_MD = np.ascontiguousarray(real_MD, np.float32)
     queries_QD = user_vectors(given.artifact, given.data)
@@ -127,11 +204,17 @@ def main() -> None:
                       "local_dimension_real": round(local_dimension(real_MD), 1)}))  # fmt: skip
     found: list[dict[str, Any]] = []
     for size in given.sizes:
-        vectors_ND = synthetic(real_MD, size)
-        print(json.dumps({"items": size, "local_dimension": round(local_dimension(vectors_ND), 1)}))
-        for kind, parameters in (("flat", {}), *SPECS):
-            if kind in given.kinds:
-                found += rows_of(kind, parameters, vectors_ND, queries_QD)
+        source = given.state / f"vectors-{size}.safetensors"
+        if not source.exists():
+            synthetic(real_MD, size, source)
+        vectors = DiskVectors(source, BLOCK)
+        dimension = local_dimension(vectors.vectors(np.arange(min(size, LID_SAMPLE))))
+        print(json.dumps({"items": size, "local_dimension": round(dimension, 1)}), flush=True)
+        answers = given.state / f"exact-{size}.npy"
+        if not answers.exists():
+            np.save(answers, vectors.search(queries_QD, TOP)[1])
+        for kind in given.kinds:
+            found += rows_of(kind, source, queries_QD, np.load(answers), given.state, given.memory_mib)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     RESULT.publish({"peak_mib": peak_mib}, given.result, found)
 

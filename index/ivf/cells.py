@@ -8,6 +8,7 @@ what it finds there get their true inner products from the stored vectors.
 from __future__ import annotations
 
 import math
+import mmap
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +19,19 @@ import numpy as np
 from pydantic import Field
 
 from index.approximate import ApproximateIndex
-from index.base import FloatArray, FolderEntry, IndexFolderError, IndexSpec, Mask, RowArray, SearchError, VectorIndex
+from index.base import (
+    Content,
+    FloatArray,
+    FolderEntry,
+    IndexFolderError,
+    IndexSpec,
+    Mask,
+    RowArray,
+    SearchError,
+    VectorIndex,
+)
 from index.faiss_calls import HEADER, Bytes, one_thread, selector, write_array
+from index.ivf.on_disk import DiskVectors
 
 SAMPLES_A_CELL = 64
 """Training vectors for each cell; faiss takes no more of them either way."""
@@ -47,6 +59,7 @@ class IvfSpec(IndexSpec):
 class IvfIndex(ApproximateIndex):
     """Search in cells of codes with exact scores; exact where a filter leaves little."""
 
+    maps = True
     MAGIC: ClassVar[bytes]
     Exact: ClassVar[Any]
     """Class of the index over the stored vectors in memory."""
@@ -178,7 +191,7 @@ class IvfIndex(ApproximateIndex):
             yield self._vectors.vectors(np.arange(first, min(first + BLOCK, self.size)))
 
     @classmethod
-    def parse(cls, content: bytes, path: Path, entry: FolderEntry) -> Self:
+    def parse(cls, content: Content, path: Path, entry: FolderEntry) -> Self:
         """The index in the bytes of its file; raises `IndexFolderError`."""
         file, spec, size, dim = Bytes(content, path, entry), entry.spec, entry.size, entry.dim
         assert isinstance(spec, IvfSpec)
@@ -198,10 +211,15 @@ class IvfIndex(ApproximateIndex):
             raise file.error(f"tables of {len(tables)} numbers")
         codes_NB = file.array("<u1", size * coded.code_size).reshape(size, -1)
         vectors_ND = file.array("<f4", size * dim).reshape(size, dim)
+        mapped = isinstance(content, mmap.mmap)
         if file.place != len(content):
             raise file.error(f"{len(content) - file.place} bytes after its vectors")
         cls.add(coded, cells_N.astype(np.int64), codes_NB, 0)
-        exact = cls.Exact.make(cls.Exact.Spec(), np.ascontiguousarray(vectors_ND))
+        exact: VectorIndex
+        if mapped:
+            exact = DiskVectors.over(vectors_ND, BLOCK)
+        else:
+            exact = cls.Exact.make(cls.Exact.Spec(), np.ascontiguousarray(vectors_ND))
         return cls(coded, np.ascontiguousarray(centres_CD), exact, spec)
 
     # -- searching -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -22,7 +22,14 @@ class DiskVectors(VectorIndex):
     def __init__(self, path: Path, rows_at_a_time: int) -> None:
         """Open the file, which holds one tensor [N, D]; raises `IndexFolderError`, one sentence."""
         self._array_ND: Any = _mapped(path)
-        self._path, self._rows = path, max(1, rows_at_a_time)
+        self._rows = max(1, rows_at_a_time)
+
+    @classmethod
+    def over(cls, array_ND: Any, rows_at_a_time: int) -> Self:
+        """The same over an array that lies in a mapped file, finite or not."""
+        made = object.__new__(cls)
+        made._array_ND, made._rows = array_ND, max(1, rows_at_a_time)
+        return made
 
     @property
     def size(self) -> int:
@@ -56,21 +63,39 @@ class DiskVectors(VectorIndex):
             yield first, block
 
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
-        """The k best rows, block by block; of equal scores at the cut any may be left out."""
+        """The k best rows, block by block; of a filter only the rows that it lets through are read."""
         scores_BW = np.full((len(queries_BD), k), -np.inf, np.float32)
         rows_BW = np.full((len(queries_BD), k), -1, np.int64)
-        for first, block in self.blocks():
-            allowed = np.arange(len(block)) if open_N is None else np.flatnonzero(open_N[first : first + len(block)])
-            if not len(allowed):
-                continue
-            part = block if open_N is None else block[allowed]
-            scores, places = faiss.knn(queries_BD, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
+        for rows, part in self._parts(open_N):
+            scores, places = _best(queries_BD, part, k)
             scores_BW = np.concatenate([scores_BW, scores], axis=1)
-            rows_BW = np.concatenate([rows_BW, allowed[places] + first], axis=1)
+            rows_BW = np.concatenate([rows_BW, rows[places]], axis=1)
             order = np.lexsort((rows_BW, -scores_BW), axis=1)[:, :k]
             scores_BW = np.take_along_axis(scores_BW, order, axis=1)
             rows_BW = np.take_along_axis(rows_BW, order, axis=1)
         return in_order(scores_BW, rows_BW, k)
+
+    def _parts(self, open_N: Mask | None) -> Iterator[tuple[RowArray, FloatArray]]:
+        if open_N is None:
+            for first, block in self.blocks():
+                yield np.arange(first, first + len(block)), block
+            return
+        allowed = np.flatnonzero(open_N)
+        for first in range(0, len(allowed), self._rows):
+            rows = allowed[first : first + self._rows]
+            yield rows, self.vectors(rows)
+
+
+def _best(queries_BD: FloatArray, part_RD: FloatArray, k: int) -> tuple[FloatArray, RowArray]:
+    """The k best of some vectors, and all that are as good as the last of them at the cut."""
+    wide = min(k + 1, len(part_RD))
+    while True:
+        scores, places = faiss.knn(queries_BD, part_RD, wide, metric=faiss.METRIC_INNER_PRODUCT)
+        if not np.isfinite(scores).all():
+            raise SearchError("an inner product overflows float32; item vectors or queries are far too large")
+        if wide == len(part_RD) or (scores[:, k - 1] > scores[:, wide - 1]).all():
+            return scores, places
+        wide = min(2 * wide, len(part_RD))
 
 
 def _mapped(path: Path) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.base import (
+    Content,
     FloatArray,
     FolderEntry,
     IndexSpec,
@@ -63,7 +64,7 @@ class FlatIndex(StoredIndex):
         return cls(faiss_index)
 
     @classmethod
-    def parse(cls, content: bytes, path: Path, entry: FolderEntry) -> FlatIndex:
+    def parse(cls, content: Content, path: Path, entry: FolderEntry) -> FlatIndex:
         """The index in the bytes of its file; raises `IndexFolderError`."""
         file = Bytes(content, path, entry)
         file.flat()

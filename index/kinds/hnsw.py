@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from index.approximate import ApproximateIndex
-from index.base import FloatArray, FolderEntry, IndexSpec, Mask, RowArray
+from index.base import Content, FloatArray, FolderEntry, IndexSpec, Mask, RowArray
 from index.faiss_calls import Bytes, one_thread, selector
 from index.kinds.flat import FlatIndex
 
@@ -58,7 +58,7 @@ class HnswIndex(ApproximateIndex):
         return cls(faiss_index, spec)
 
     @classmethod
-    def parse(cls, content: bytes, path: Path, entry: FolderEntry) -> HnswIndex:
+    def parse(cls, content: Content, path: Path, entry: FolderEntry) -> HnswIndex:
         """The index in the bytes of its file; raises `IndexFolderError`."""
         file = Bytes(content, path, entry)
         _check_graph(file)

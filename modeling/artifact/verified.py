@@ -1,6 +1,6 @@
 """Files of a folder that are read once: the bytes whose hash is compared are the bytes that are used.
 
-Nothing stays open or mapped, so what happens to a file afterwards changes nothing.
+Nothing stays open or mapped, so what happens to a file afterwards changes nothing. `Files.mapped` is the one exception.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import mmap
 import os
 import stat
 import tempfile
@@ -92,6 +93,23 @@ class Files:
         if name == MANIFEST:  # what the others are held against must not change between two looks at it
             self._kept[full] = data
         return data
+
+    def mapped(self, name: str) -> mmap.mmap:
+        """A file mapped read-only, hashed block by block through the same open file; raises ArtifactError.
+
+        What is written into the file afterwards is seen, and a file that is cut ends the process; another file that
+        takes its place changes nothing.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self._open(name) as (stream, length):
+            if not length:
+                raise ArtifactError(f"{name} of {self.name} is empty")
+            while block := stream.read(BLOCK):
+                digest.update(block)
+                size += len(block)
+            found = mmap.mmap(cast(_Whole, stream).fileno(), length, access=mmap.ACCESS_READ)
+        self._compare(name, digest.hexdigest(), size)
+        return found
 
     def json(self, name: str, limit: int = LARGEST_SMALL_FILE) -> Any:
         """The value of a JSON file of at most ``limit`` bytes; raises ArtifactError."""
@@ -201,7 +219,7 @@ class _Whole:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.readinto = stream.readinto
+        self.readinto, self.fileno = stream.readinto, stream.fileno
 
     def read(self, length: int) -> bytes:
         blocks, left = [], length

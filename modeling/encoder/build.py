@@ -82,14 +82,19 @@ class Model:
 
 
 def read_titles(
-    spec: ModelSpec, titles: Sequence[str], sources: Sources, *, progress: Callable[[int], object] = lambda done: None
+    spec: ModelSpec,
+    titles: Sequence[str],
+    sources: Sources,
+    *,
+    whitening: Whitening | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> TextVectors | None:
     """The text tower's offline pass over the catalog's titles, or over the texts that ``items.text_template`` makes of
-    it; None for a model that uses no title vectors."""
+    it; None for a model that uses no title vectors. ``whitening``: fitted earlier; None: fitted on these titles."""
     if not spec.needs_text_vectors:
         return None
     raw = read_or_reuse(title_reader(spec, sources), titles, sources.vectors, progress=progress)
-    whitening = Whitening.fit(raw, spec.items.text_dim)
+    whitening = whitening or Whitening.fit(raw, spec.items.text_dim)
     samples = {} if spec.items.text_template == TITLE_ALONE else {row: titles[row] for row in sample_rows(titles)}
     return TextVectors(whitening(raw), whitening, samples)
 
@@ -136,6 +141,7 @@ def build_model(
     title_tokens: TitleTokens | None = None,
     sources: Sources | None = None,
     adapter_folder: Files | None = None,
+    merge: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Model:
     """A user encoder for ``catalog_size`` items.
@@ -147,7 +153,8 @@ def build_model(
         text: title vectors made earlier (else made from ``titles``).
         title_tokens: title tokens made earlier (else made from ``titles``).
         sources: folders to load from instead of the names in ``spec``.
-        adapter_folder: the files of a saved adapter to load and merge; None attaches a fresh one, to be trained.
+        adapter_folder: the files of a saved adapter to load; None attaches a fresh one, to be trained.
+        merge: fold a saved adapter into the weights; else it is trained on.
         dtype: of the backbone's weights.
     """
     sources = sources or Sources()
@@ -175,7 +182,7 @@ def build_model(
         read_titles=_free_text(spec, sources, text, pieces),
         item_prompts=_item_prompts(prompts, spec, pieces),
     )
-    encoder.backbone = _adapted(backbone, spec, adapter_folder)
+    encoder.backbone = _adapted(backbone, spec, adapter_folder, merge)
     sha256 = pieces.sha256 if pieces else None
     return Model(spec, encoder, info, sources, text, title_tokens, sha256, instruction_tokens=prompts.prefix.tolist())
 
@@ -221,14 +228,14 @@ def _item_tower(spec: ModelSpec, catalog_size: int, text: TextVectors | None, in
     return items
 
 
-def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None) -> nn.Module:
+def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None, merge: bool) -> nn.Module:
     if spec.backbone.own:
         return backbone
     adapter = adapter_of(spec.adapter.kind)
     if folder is None or not adapter.has_weights:
         return adapter.attach(backbone, spec.adapter)
     loaded = adapter.load(backbone, folder, spec.adapter)
-    return adapter.merge(loaded) if adapter.merges else loaded
+    return adapter.merge(loaded) if merge and adapter.merges else loaded
 
 
 def _item_prompts(prompts: PromptBuilder, spec: ModelSpec, pieces: TextTokenizer | None) -> PromptBuilder | None:

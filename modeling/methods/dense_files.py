@@ -80,7 +80,7 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
         state_of(encoder.projector) | {"log_scale": encoder.log_scale.detach()}, folder / "projector.safetensors"
     )
     save_tensors(state_of(encoder.items), folder / "parts" / "items.safetensors")
-    inputs = _input_maps(encoder)
+    inputs = input_maps(encoder)
     if len(inputs):
         save_tensors(state_of(inputs), folder / "parts" / "inputs.safetensors")
     if model.text is not None:
@@ -156,7 +156,8 @@ def _store_text_backbone(place: Folder, spec: ModelSpec, target: Path) -> None:
             files.copy(name, target / name)
 
 
-def _input_maps(encoder: UserEncoder) -> nn.ModuleDict:
+def input_maps(encoder: UserEncoder) -> nn.ModuleDict:
+    """The maps from id and title vectors to inputs of the backbone, where they are trained."""
     maps = {"ids": encoder.id_input, "text": encoder.text_input}
     return nn.ModuleDict({name: m for name, m in maps.items() if isinstance(m, nn.Linear)})
 
@@ -236,19 +237,19 @@ def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> M
         catalog_size=size,
         text=text,
         title_tokens=titles,
-        sources=_sources(files, record, context.sources),
+        sources=sources_of(files, record, context.sources),
         adapter_folder=files.below("adapter"),
         dtype=dtype,
     )
     _check_backbone(model, record, context.manifest.tokenizer_sha256)
     encoder = model.encoder
     if spec.backbone.own and spec.has_network:
-        _load_into(encoder.backbone, files, "backbone/model.safetensors")
-    _load_into(encoder.items, files, "parts/items.safetensors")
-    inputs = _input_maps(encoder)
+        load_into(encoder.backbone, files, "backbone/model.safetensors")
+    load_into(encoder.items, files, "parts/items.safetensors")
+    inputs = input_maps(encoder)
     if len(inputs):
-        _load_into(inputs, files, "parts/inputs.safetensors")
-    _load_into(_Head(encoder), files, "projector.safetensors")
+        load_into(inputs, files, "parts/inputs.safetensors")
+    load_into(Head(encoder), files, "projector.safetensors")
     encoder.history_state = _history_state(record, files, size)
     return model
 
@@ -266,11 +267,11 @@ def _history_state(record: DenseRecord, files: Files, size: int) -> HistoryState
         found = HistoryState(spec, size)
     except ValueError as error:
         raise ArtifactError(f"{MANIFEST} of {files.name}: {error}") from error
-    _load_into(found.parts, files, HISTORY_STATE)
+    load_into(found.parts, files, HISTORY_STATE)
     return found
 
 
-def _sources(files: Files, record: DenseRecord, given: Sources) -> Sources:
+def sources_of(files: Files, record: DenseRecord, given: Sources) -> Sources:
     """The artifact's own copies, else what was given; raises `ArtifactError` for a folder that is nowhere."""
     spec, copy = record.model, files.below("parts/text_backbone")
     text = copy if copy.names() else given.text_backbone
@@ -291,7 +292,7 @@ def _sources(files: Files, record: DenseRecord, given: Sources) -> Sources:
     return Sources(backbone, text, backbone_reads_titles=reads, download=download)
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
     """Projector and scale as they stand in ``projector.safetensors``."""
 
     def __init__(self, encoder: UserEncoder) -> None:
@@ -325,7 +326,7 @@ def _check_backbone(model: Model, record: DenseRecord, tokenizer_sha256: str | N
         raise ArtifactError(f"the instruction becomes {model.instruction_tokens}, and {MANIFEST} holds other tokens")
 
 
-def _load_into(module: nn.Module, files: Files, name: str) -> None:
+def load_into(module: nn.Module, files: Files, name: str) -> None:
     """Load weights strictly: same names, same shapes."""
     found = files.tensors(name)
     expected = dict(module.state_dict())

@@ -15,11 +15,12 @@ import structlog
 from numpy.typing import NDArray
 from torch import nn
 
-from index import Catalog, VectorIndex, parse_index
-from index.storage import ENTRY_FILE, INDEX_FILE
+from index import Catalog, IndexFolderError, VectorIndex, parse_index
+from index.storage import ENTRY_FILE, INDEX_FILE, can_map, parse_entry
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import GoldenCase, WrittenCase
 from modeling.artifact.manifest import Manifest, one_line, open_files, read_manifest, refusing
+from modeling.artifact.sizes import NUMBER
 from modeling.artifact.verified import Files
 from modeling.backbone.loading import BackboneError, resolve_source
 from modeling.encoder.build import Sources
@@ -39,7 +40,6 @@ CATALOG, INDEX = "catalog.parquet", "index/"
 NOT_KEPT = ("item_vectors.safetensors", "adapter/adapter_model.safetensors", "golden.json")
 LONGEST_REFUSAL = 1000  # characters
 FORCE = "set ANYO_PRECISION_FORCED=true to use it anyway"
-INDEX_FILES = (ENTRY_FILE, INDEX_FILE)
 LARGEST_CATALOG, LARGEST_INDEX = 4 << 30, 256 << 30  # bytes
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -105,6 +105,7 @@ def open_artifact(
     share_backbone: bool = True,
     precision_forced: bool = False,
     download: bool = False,
+    map_index: bool = False,
 ) -> AnyLoaded:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
@@ -112,7 +113,7 @@ def open_artifact(
     it is forced (modeling/inference/precision_choice.py). A GPU makes itself ready for dense batches of up to
     `batch_positions`. `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one
     that was tuned from the same backbone. `download`: a hub may be asked for a backbone that has a hash and is not on
-    this machine.
+    this machine. `map_index`: item vectors of an inverted file stay on disk.
     """
     manifest: Manifest | None = None
     try:
@@ -121,7 +122,7 @@ def open_artifact(
             taken = _precision(manifest, precision, device, precision_forced)
             if method_of(manifest, files.name)[0].shape == "list":
                 return _open_generative(files, manifest, device, taken, share_backbone, download)
-            return _open_dense(files, manifest, device, taken, batch_positions, download)
+            return _open_dense(files, manifest, device, taken, batch_positions, download, map_index)
     except (ArtifactError, PrecisionError) as error:
         now = version_on_disk(folder)
         if manifest is not None and now not in (None, manifest.version):
@@ -145,7 +146,13 @@ def _precision(manifest: Manifest, asked: PrecisionAsked, device: str, forced: b
 
 
 def _open_dense(
-    files: Files, manifest: Manifest, device: str, precision: Precision, batch_positions: int, download: bool
+    files: Files,
+    manifest: Manifest,
+    device: str,
+    precision: Precision,
+    batch_positions: int,
+    download: bool,
+    map_index: bool,
 ) -> LoadedArtifact:
     artifact = load(files, device=device, precision=precision, sources=Sources(download=download))
     model: VectorMethod = artifact.model
@@ -153,7 +160,7 @@ def _open_dense(
     index_piece = share_index(
         POOL,
         _hashes(manifest, INDEX),
-        lambda: parse_index(files.folder / "index", *(files.read(INDEX + name, LARGEST_INDEX) for name in INDEX_FILES)),
+        lambda: _read_index(files, map_index),
     )
     if reason := model.compile():
         log.info("plain_forward", artifact=files.name, reason=reason)
@@ -187,6 +194,13 @@ def _open_dense(
         embed=model.title_vectors if "text" in model.reads else None,
         facts=facts_of(manifest),
     )
+
+
+def _read_index(files: Files, mapped: bool) -> VectorIndex:
+    folder, entry = files.folder / "index", files.read(INDEX + ENTRY_FILE)
+    if mapped and can_map(parse_entry(entry, folder / ENTRY_FILE)):
+        return parse_index(folder, entry, files.mapped(INDEX + INDEX_FILE))
+    return parse_index(folder, entry, files.read(INDEX + INDEX_FILE, LARGEST_INDEX))
 
 
 def _open_generative(
@@ -256,22 +270,26 @@ def version_on_disk(folder: Path) -> str | None:
         return None
 
 
-def expected_bytes(folder: Path, known: frozenset[str]) -> int:
+def expected_bytes(folder: Path, known: frozenset[str], map_index: bool = False) -> int:
     """Return about how much memory the artifact in `folder` will need, from the sizes of its files.
 
     Files and backbones whose hash is in `known` are in memory already and count nothing. 0 where the folder holds no
-    artifact: loading it will say so. An estimate before the fact; what it really takes is measured when it is loaded.
+    artifact: loading it will say so. With `map_index` vectors that stay on disk count nothing. An estimate before the
+    fact; what it really takes is measured when it is loaded.
     """
     try:
         manifest = read_manifest(folder)
         files = Files(folder)
         sizes = {name: files.size(name) for name in manifest.files}
+        if map_index and INDEX + ENTRY_FILE in sizes:
+            entry = parse_entry(files.read(INDEX + ENTRY_FILE), files.folder / ENTRY_FILE)
+            sizes[INDEX + INDEX_FILE] -= NUMBER * entry.size * entry.dim if can_map(entry) else 0
         method, record = method_of(manifest, files.name)
         backbone = method.backbone(record)
         if backbone is not None and not backbone.stored and backbone.sha256 not in known:
             place = Path(resolve_source(backbone.source))
             sizes |= {str(file): file.stat().st_size for file in place.glob("*.safetensors")}
-    except (ArtifactError, BackboneError, OSError, ValueError):
+    except (ArtifactError, BackboneError, IndexFolderError, OSError, KeyError, ValueError):
         return 0
     return sum(
         size

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from index.storage import INDEX_FILE
 from service.errors import StartError
 from service.settings import Settings
 
@@ -39,13 +40,14 @@ class Limits:
     seconds: float
     download: bool = False
     precision: str = "fp32"
+    map_index: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
         """Of a service; without a setting, half of the memory that is free now."""
         memory = settings.load_memory_bytes or available_memory() // 2
         precision = settings.precision if settings.device == "cpu" and settings.precision != "auto" else "fp32"
-        return cls(memory, settings.load_seconds, settings.allow_downloads, precision)
+        return cls(memory, settings.load_seconds, settings.allow_downloads, precision, settings.map_index)
 
 
 def available_memory() -> int:
@@ -103,18 +105,24 @@ def _version(folder: Path, limits: Limits, code: int, output: bytes) -> str:
         ) from None
 
 
+def _mapped(asked: dict[str, Any]) -> int:
+    """Addresses that a mapped index takes beside memory."""
+    file = Path(asked["folder"]) / "index" / INDEX_FILE
+    return file.stat().st_size if asked["map_index"] and file.is_file() else 0
+
+
 def main() -> None:
     """Be that process: read what to load from standard input, write what came of it as the last line."""
     os.nice(POLITE)
     asked = json.loads(sys.stdin.buffer.read())
     import service.artifacts.loading
 
-    _limit(int(asked["memory"]), float(asked["seconds"]))
+    _limit(int(asked["memory"]) + _mapped(asked), float(asked["seconds"]))
     started = time.monotonic()
     try:
         parts = service.artifacts.loading.open_artifact(
             Path(asked["folder"]), "cpu", asked["precision"], share_backbone=False, precision_forced=True,
-            download=asked["download"],
+            download=asked["download"], map_index=asked["map_index"],
         )  # fmt: skip
         answer = {"version": parts.version, "seconds": round(time.monotonic() - started, 3)}
     except StartError as error:

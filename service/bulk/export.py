@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 
+from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
 from service.bulk.histories import Histories
 from service.errors import AnyoError, StartError
@@ -38,11 +39,12 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How many items for each user, whether without those of the history, and users of a part."""
+    """How many items for each user, whether without those of the history, users of a part, and what items pass."""
 
     k: int = 10
     exclude_seen: bool = True
     part_users: int = 10_000
+    filter: Filter | None = None
 
 
 async def export(service: Service, histories: Histories | None, out: Path, options: ExportOptions, say: Say) -> int:
@@ -56,8 +58,8 @@ async def export(service: Service, histories: Histories | None, out: Path, optio
         say: is told of the progress.
 
     Raises:
-        StartError: another export was begun there.
-        AnyoError: a user cannot be answered; the message names it. What was written stays.
+        StartError: another export was begun there, or a user cannot be answered; the message names it. What was written
+            stays.
     """
     recommender = service.recommender(None)
     users = await _begin(service, recommender, histories, out, options, say)
@@ -93,15 +95,16 @@ async def _begin(
     plan = {
         "format": FORMAT, "artifact": parts.name, "version": parts.version, "k": options.k,
         "exclude_seen": options.exclude_seen, "part_users": options.part_users, "source": source,
+        **({"filter": repr(options.filter)} if options.filter is not None else {}),
     }  # fmt: skip
     before = out / PLAN
     if before.is_file():
         found = json.loads(before.read_text(encoding="utf-8"))
         if found != plan:
-            differing = next(name for name in plan if found.get(name) != plan[name])
+            differing = next(name for name in {**found, **plan} if found.get(name) != plan.get(name))
             raise StartError(
                 f"{out} holds an export with another {differing.replace('_', ' ')} ({found.get(differing)!r:.80}, now "
-                f"{plan[differing]!r:.80}); name another folder, or remove that one"
+                f"{plan.get(differing)!r:.80}); name another folder, or remove that one"
             )
         say(f"going on with the export in {out}")
         listed: list[str] = pl.read_parquet(out / USERS)["user_id"].to_list()
@@ -166,13 +169,15 @@ def _queries(
 ) -> Iterator[RecommendQuery]:
     if histories is None:
         for user in users:
-            yield RecommendQuery((), user, options.k, options.exclude_seen)
+            yield RecommendQuery((), user, options.k, options.exclude_seen, filter=options.filter)
         return
     row = recommender.parts.catalog.row
     for user, items, _ in histories.part(first, len(users)):
         # A user of whom no item is in the catalog is asked for by id, and gets popular items as a new user does.
         unknown = not any(row(item) is not None for item in items)
-        yield RecommendQuery(() if unknown else items, user if unknown else None, options.k, options.exclude_seen)
+        yield RecommendQuery(
+            () if unknown else items, user if unknown else None, options.k, options.exclude_seen, filter=options.filter
+        )
 
 
 def _replace(path: Path, write: Callable[[Any], Any]) -> None:

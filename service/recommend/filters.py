@@ -15,16 +15,15 @@ from functools import partial
 import numpy as np
 
 from index.base import RowArray
-from index.filters.language import CATEGORIES, Filter, conditions, matches
+from index.filters.checking import FilterError, check_filter
+from index.filters.language import Filter, matches
 from index.live_catalog import ChangedItem, LiveCatalog
 from service.caches.local import ArrayCache
 from service.concurrency.searches import Searches
-from service.errors import InvalidInput, shown
+from service.errors import InvalidInput
 
 FILTERS_KEPT, FILTER_BYTES = 256, 64 << 20  # filters whose rows are kept, and the memory of these rows
 QUICK = 1 << 17  # rows up to which copying them is no work for another thread
-NAMES_SHOWN = 20  # in messages
-RANGES = ("number",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,29 +54,10 @@ class Filters:
 
     def check(self, wanted: Filter) -> None:
         """Raise InvalidInput for an attribute that no item has, and for values of another type than it has."""
-        for condition in conditions(wanted):
-            if condition.name == CATEGORIES and not condition.ranged:
-                continue
-            kinds = self._catalog.kinds(condition.name)
-            if not kinds:
-                known = self._catalog.known_attributes
-                some = ", ".join(known[:NAMES_SHOWN]) + (", …" if len(known) > NAMES_SHOWN else "")
-                raise InvalidInput(
-                    f"attribute {shown(condition.name)} is not in the catalog; "
-                    + (f"known are {CATEGORIES}, {some}" if known else f"its items have {CATEGORIES} only"),
-                    field="filter",
-                    code="unknown_attribute",
-                )
-            given = [kind for values in (condition.any_of, condition.all_of, condition.none_of)
-                     for kind, _ in values or ()]  # fmt: skip
-            wrong = next((kind for kind in (*given, *(RANGES if condition.ranged else ())) if kind not in kinds), None)
-            if wrong is not None:
-                raise InvalidInput(
-                    f"attribute {shown(condition.name)} has values of type {' and '.join(sorted(kinds))}, and the "
-                    f"filter asks for a {wrong}",
-                    field="filter",
-                    code="wrong_type",
-                )
+        try:
+            check_filter(wanted, self._catalog.kinds, lambda: self._catalog.known_attributes)
+        except FilterError as error:
+            raise InvalidInput(str(error), field="filter", code=error.code) from None
 
     async def rows(self, wanted: Filter) -> RowArray:
         """Return the only rows to answer with, the same array for the same filter until an item changes. Raises

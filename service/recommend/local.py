@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog
+from index.filters.body import read_filter
+from index.filters.checking import check_filter
+from index.filters.language import Filter, every, in_categories
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import ListQuery
@@ -68,6 +72,7 @@ class LocalRecommender:
         exclude: Sequence[str] = (),
         exclude_seen: bool = True,
         categories: Sequence[str] = (),
+        filter: Mapping[str, Any] | None = None,
         user_id: str | None = None,
     ) -> list[RecommendedItem]:
         """The k best items for a history, best first; fewer where fewer are eligible.
@@ -78,10 +83,12 @@ class LocalRecommender:
             exclude: ids that are not recommended.
             exclude_seen: leave out the items of ``history``, given by their ids or by their titles.
             categories: recommend items of at least one of these only.
+            filter: recommend items that pass it only, as the ``filter`` of ``POST /recommend``.
             user_id: whose history it is, for models that read users; others pass it over.
 
         Raises:
-            ValueError: k below 1, a history without an item that can be read, an unknown category, or a blank title.
+            ValueError: k below 1, a history without an item that can be read, an unknown category, a filter
+                that is none or asks for what no item has, or a blank title.
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for 1 item or more")
@@ -92,7 +99,7 @@ class LocalRecommender:
         wanted = ListQuery(
             min(k, len(self.catalog)),
             np.array(sorted({*seen, *left_out}), np.int64),
-            self._allowed(categories),
+            self._allowed(categories, filter),
         )
         rows, scores = self._answer(read, wanted, user_id)
         return [
@@ -139,12 +146,20 @@ class LocalRecommender:
             )
         return self._loaded.reader.read_titles(titles)
 
-    def _allowed(self, categories: Sequence[str]) -> NDArray[np.int64] | None:
-        if not categories:
+    def _allowed(self, categories: Sequence[str], wanted: Mapping[str, Any] | None) -> NDArray[np.int64] | None:
+        table = self.catalog.table if wanted is not None or categories else None
+        if table is None:
             return None
         if unknown := sorted(set(categories) - set(self.catalog.known_categories)):
             raise ValueError(f"category {unknown[0]!r} is not in the catalog")
-        return self.catalog.in_categories(categories)
+        parts: list[Filter] = [in_categories(categories)] if categories else []
+        if wanted is not None:
+            passing = read_filter(wanted)
+            check_filter(
+                passing, lambda name: table.kinds.get(name, frozenset()), lambda: self.catalog.known_attributes
+            )
+            parts.append(passing)
+        return table.rows(every(parts))
 
 
 def load(

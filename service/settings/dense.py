@@ -37,6 +37,12 @@ class DenseSettings(Section):
         "before it and tuned from the same backbone by an adapter, and corrects what it reads. Off: it has a copy of "
         "its own, and writes a little faster.",
     )
+    map_index: bool = Field(
+        default=False,
+        description="Leave the item vectors of an index of kind ivf-pq or ivf-sq on disk, and read those that a search "
+        "scores exactly. Its file is then mapped: replace artifacts by whole folders, and never write into one that is "
+        "served. Other kinds are read into memory as ever.",
+    )
     lanes: int = Field(
         default=0,
         ge=0,

@@ -16,6 +16,7 @@ from training.data.report import DataError
 from training.recipe import Recipe, RecipeError
 from training.recipes import get_recipe, recipe_names
 from training.run import RunOptions, run
+from training.updating.parent import ancestors_of
 
 PROTOCOLS = ("leave-one-out", "global-time")
 ARTIFACTS = "artifacts"
@@ -213,8 +214,18 @@ def _there(entrant: Entrant, dataset: Dataset, seed: int) -> bool:
     return True
 
 
-def require_same_dataset(entrants: Sequence[Entrant], dataset: Dataset) -> None:
-    """Refuse artifacts that were trained on other data, before anything is trained; raises `DataError`."""
-    for each in entrants:
-        if each.recipe is None and read_manifest(each.folder).data_sha256 != dataset.sha256:
-            raise DataError(f"artifact {each.folder} was trained on other data than {dataset.name!r}")
+def require_same_dataset(entrants: Sequence[Entrant], dataset: Dataset) -> frozenset[str]:
+    """Refuse artifacts that were trained on other data, before anything is trained.
+
+    Returns:
+        Versions of what artifacts that take part were updated from: these may be of earlier data.
+
+    Raises:
+        DataError: an artifact is of other data.
+    """
+    given = {each.folder: read_manifest(each.folder) for each in entrants if each.recipe is None}
+    ancestors = ancestors_of(list(given.values()), dataset.sha256)
+    for folder, manifest in given.items():
+        if manifest.data_sha256 != dataset.sha256 and manifest.version not in ancestors:
+            raise DataError(f"artifact {folder} was trained on other data than {dataset.name!r}")
+    return ancestors

@@ -74,6 +74,7 @@ class How:
         seed: of ties, intervals and samples.
         users: most questions for an artifact that writes or ranks lists.
         ledger: whether test results are entered, and where.
+        ancestors: see `training.compare.open_artifact`.
     """
 
     part: Part
@@ -81,6 +82,7 @@ class How:
     users: int
     ledger: bool
     ledger_file: Path | None = None
+    ancestors: frozenset[str] = frozenset()
 
 
 def measured(entrant: Entrant, dataset: Dataset, how: How, store: Path, console: Console) -> Run:
@@ -103,7 +105,7 @@ def measured(entrant: Entrant, dataset: Dataset, how: How, store: Path, console:
 
 
 def _measure(entrant: Entrant, dataset: Dataset, how: How, console: Console) -> Run:
-    opened = open_artifact(entrant.folder, dataset, how.part)
+    opened = open_artifact(entrant.folder, dataset, how.part, how.ancestors)
     questions_T = _questions(len(opened.targets), how.users if opened.on_list else None, how.seed)
     targets = _some(opened.targets, questions_T)
     kept = {} if opened.on_list else {"kept": True}
@@ -113,7 +115,8 @@ def _measure(entrant: Entrant, dataset: Dataset, how: How, console: Console) -> 
             targets, opened.split.popularity(), seed=how.seed, progress=lambda n: bar.advance(task, n), **kept
         )
     with console.status(f"{entrant.name}: latency and memory"):
-        serving = footprint_of(entrant.folder, [history.tolist() for history in targets.histories()][:TIMED])
+        asked = [rows for history in targets.histories() if (rows := opened.rows(history.tolist()))]
+        serving = footprint_of(entrant.folder, asked[:TIMED])
     manifest = opened.manifest
     facts = {
         "recipe": manifest.recipe,

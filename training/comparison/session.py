@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def compare(
         RecipeError: a recipe cannot be trained on the data.
         ArtifactError: an artifact cannot be asked what the others are asked.
     """
-    require_same_dataset(entrants, dataset)
+    how = replace(how, ancestors=require_same_dataset(entrants, dataset))
     _claim(out, dataset)
     train_missing(
         entrants, dataset, seed=how.seed, budget=training.budget, precision=training.precision, console=console

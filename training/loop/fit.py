@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
+from modeling.artifact.verified import Files
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, read_titles, trainable
 from modeling.encoder.history_state import HistoryState
+from modeling.encoder.item_tower import Whitening
 from training.data.item_texts import item_texts
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
@@ -59,6 +61,19 @@ class Fitted(Trained):
     model: Model
 
 
+class Start(Protocol):
+    """Weights that a model has before its first step, in place of random ones."""
+
+    @property
+    def adapter(self) -> Files:
+        """Files of the adapter, which is trained on."""
+        ...
+
+    def apply(self, model: Model, *, ids_given: bool) -> None:
+        """Put the other weights in; ``ids_given``: the id table holds another model's vectors of all items."""
+        ...
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """How a run is carried out, apart from the recipe.
@@ -72,6 +87,7 @@ class FitOptions:
         anchor_ND: id table to start from.
         teacher: to learn from beside the data.
         history_state: what a gated adapter reads.
+        start: what the weights are before the first step; None: random.
     """
 
     work: Path
@@ -85,16 +101,23 @@ class FitOptions:
     cache: Path | None = None
     teacher: Teacher | None = None
     history_state: HistoryState | None = None
+    start: Start | None = None
 
 
-def read_text(recipe: Recipe, split: Split, sources: Sources, console: Console) -> TextVectors | None:
-    """The text tower's pass over the catalog, with a progress bar; raises `DataError` as `item_texts` does."""
+def read_text(
+    recipe: Recipe, split: Split, sources: Sources, console: Console, whitening: Whitening | None = None
+) -> TextVectors | None:
+    """The text tower's pass over the catalog, with a progress bar; raises `DataError` as `item_texts` does.
+
+    ``whitening``: fitted earlier; None: fitted on this catalog.
+    """
     if not recipe.needs_text_vectors:
         return None
     texts = item_texts(split.dataset, recipe.items.text_template)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(texts)} titles ({recipe.text_backbone})", total=len(texts))
-        return read_titles(recipe.model_spec(), texts, sources, progress=timed(bar, task, "reading titles"))
+        progress = timed(bar, task, "reading titles")
+        return read_titles(recipe.model_spec(), texts, sources, whitening=whitening, progress=progress)
 
 
 def fit(
@@ -120,9 +143,13 @@ def fit(
         titles=split.dataset.titles if recipe.history.reads_tokens or recipe.items.words else None,
         text=text,
         sources=sources,
+        adapter_folder=options.start.adapter if options.start else None,
+        merge=False,
     )
     if options.anchor_ND is not None:
         _start_from(model, options.anchor_ND)
+    if options.start is not None:
+        options.start.apply(model, ids_given=recipe.items.words or options.anchor_ND is not None)
     model.encoder.history_state = options.history_state
     module = RetrievalModule(
         model.encoder,

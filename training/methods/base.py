@@ -34,6 +34,7 @@ from training.provenance import (
     require_unseen_validation,
 )
 from training.recipe import MethodSettings, Recipe, RecipeError
+from training.updating.warm_start import WarmStart
 
 S = TypeVar("S", bound=MethodSettings)
 
@@ -50,6 +51,7 @@ class Job:
         id_model: artifact of the recipe that this one builds on; None where it builds on none.
         id_rows: its catalog rows in the row order of the data set [N].
         teacher: lists of another artifact, to learn from; None without.
+        start: of an update, the artifact that it begins with; None without.
     """
 
     recipe: Recipe
@@ -59,6 +61,7 @@ class Job:
     id_model: Path | None = None
     id_rows: NDArray[np.int64] | None = None
     teacher: Teacher | None = None
+    start: WarmStart | None = None
 
     @property
     def backbone(self) -> Path | None:
@@ -74,12 +77,14 @@ class TrainingMethod(ABC, Generic[S]):
         Settings: class of the recipe's section ``method``.
         one_process: whether training in several processes is refused.
         same_rows: whether an artifact that is built on must have the items of the data set in their order.
+        updates: whether a training can start from an artifact of an earlier one, ``Job.start``.
     """
 
     kind: ClassVar[str]
     Settings: type[S]
     one_process: ClassVar[bool] = False
     same_rows: ClassVar[bool] = True
+    updates: ClassVar[bool] = False
 
     def __init__(self, job: Job) -> None:
         self.job, self.recipe, self.split, self.console = job, job.recipe, job.split, job.console

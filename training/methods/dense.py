@@ -201,11 +201,13 @@ class DenseTraining(TrainingMethod[DenseSettings]):
     """See the module. It builds on the id table of another dense artifact, whatever the order of its items."""
 
     kind, Settings = "dense", DenseSettings
-    same_rows = False
+    same_rows, updates = False, True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.text: TextVectors | None = read_text(self.recipe, self.split, job.sources, self.console)
+        self.text: TextVectors | None = read_text(
+            self.recipe, self.split, job.sources, self.console, job.start.whitening() if job.start else None
+        )
         check_text(self.text, self.recipe)
         self.fitted: Fitted | None = None
         self.stages: dict[str, dict[str, Any]] = {}
@@ -213,14 +215,17 @@ class DenseTraining(TrainingMethod[DenseSettings]):
 
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
-        sources, self.stages = adapt(
-            self.recipe, self.split, self.settings.adaptation, self.job.sources, work=options.work / "adaptation",
-            seed=options.seed, fitted_on=options.fitted_on, console=self.console,
-        )  # fmt: skip
+        sources = self.job.sources
+        if self.job.start is None:  # else the backbone is the parent's, which was adapted
+            sources, self.stages = adapt(
+                self.recipe, self.split, self.settings.adaptation, sources, work=options.work / "adaptation",
+                seed=options.seed, fitted_on=options.fitted_on, console=self.console,
+            )  # fmt: skip
         self.fitted = fit(
             self.recipe, self.split,
             replace(
-                options, anchor_ND=self._anchor(), teacher=self.job.teacher, history_state=self._history_state()
+                options, anchor_ND=self._anchor(), teacher=self.job.teacher, history_state=self._history_state(),
+                start=self.job.start,
             ),
             self.settings.objective, self.settings.distillation,
             sources=sources, text=self.text, console=self.console, before=partial(self._warm_up, options),

@@ -33,7 +33,7 @@ router = APIRouter(tags=["artifacts"])
 log = structlog.get_logger(__name__)
 
 EXAMPLES_SHOWN = 5
-CATEGORIES_SHOWN = 200
+CATEGORIES_SHOWN, ATTRIBUTES_SHOWN = 200, 200
 
 NamePath = Annotated[str, Path(min_length=1, max_length=MAX_ID)]
 FolderPath = Annotated[str, Path(pattern=FOLDER_NAME)]
@@ -46,7 +46,7 @@ async def artifacts(request: Request) -> Response:
     service = service_of(request)
     default = service.loaded()
     others = [each for each in service.recommenders.values() if each is not default]
-    defaults = set(service.registry.defaults.values())
+    rows = [await _artifact(each, service) for each in (default, *others)]
     working = service.registry.operation
     shown = None
     if working is not None:
@@ -56,7 +56,7 @@ async def artifacts(request: Request) -> Response:
             "seconds": round(time.monotonic() - working.since, 3),
         }
     return json_answer({
-        "items": [_artifact(each, each.parts.name in defaults, service) for each in (default, *others)],
+        "items": rows,
         "next": None,
         "working": shown,
         "bytes": service.registry.bytes(),
@@ -70,7 +70,7 @@ async def artifact(request: Request, name: NamePath) -> Response:
     """Describe one loaded artifact: also its data set, its training run and its quality on the validation split."""
     service = service_of(request)
     recommender = service.loaded(name)
-    row = _artifact(recommender, name in service.registry.defaults.values(), service)
+    row = await _artifact(recommender, service)
     return json_answer({**row, **asdict(recommender.parts.facts)})
 
 
@@ -143,8 +143,11 @@ def _traffic(service: Service) -> dict[str, Any]:
     return {"default": default, "weights": service.traffic.weights, "shadow": service.traffic.shown()}
 
 
-def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> dict[str, Any]:
+async def _artifact(recommender: AnyRecommender, service: Service) -> dict[str, Any]:
     parts = recommender.parts
+    default = parts.name in service.registry.defaults.values()
+    # The first look at attributes reads those of every item: not on the event loop.
+    attributes = await service.searches.run(lambda: recommender.catalog.known_attributes)
     others = {each.parts.name: each.parts.pieces for each in service.recommenders.values() if each is not recommender}
     mine = [piece for piece in parts.pieces if not any(piece in pieces for pieces in others.values())]
     writes = None
@@ -167,6 +170,7 @@ def _artifact(recommender: AnyRecommender, default: bool, service: Service) -> d
         "ranks": recommender.ranks,
         "history_limit": parts.reader.history_limit,
         "categories": recommender.catalog.known_categories[:CATEGORIES_SHOWN],
+        "attributes": attributes[:ATTRIBUTES_SHOWN],
         "examples": [case.ids for case in parts.golden[:EXAMPLES_SHOWN] if case.ids],
     }
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from index.filters.body import FilterBody
 from service.errors import AnyoError, TooLarge, shown
 from service.http.errors import BadRequest, UnsupportedMedia
-from service.http.schemas.filters import FilterBody
 from service.http.schemas.recommend import DiversityRequest, FreeTitle, RecommendRequest, RerankRequest
 from service.http.schemas.users import NewEvent
 

@@ -11,13 +11,13 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
+from index.filters.body import FilterBody
 from service.errors import AnyoError, InvalidInput, shortened, shown
 from service.http.errors import BadRequest, ClientGone
 from service.http.middleware import request_info
 from service.http.openapi import LINES
 from service.http.routes.bodies import check_content_type, decoded, first_mistakes, not_json
 from service.http.schemas.base import Body
-from service.http.schemas.filters import FilterBody
 from service.http.schemas.recommend import DiversityRequest, FreeTitle, RecommendRequest, RerankRequest
 from service.http.schemas.users import NewEvent
 from service.http.starlette_adapter import JsonAnswer

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from index.base import RowArray, SearchError, VectorIndex
+from index.filters.body import FILTER_OF, FilterBody
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
 from service.errors import AnyoError, Conflict, InvalidInput, UnknownName, shown
@@ -19,7 +20,6 @@ from service.http.openapi import answers
 from service.http.rights import Right, opened_by
 from service.http.routes.common import Page, input_error, json_answer, page_of, service_of
 from service.http.routes.recommend import answer_of
-from service.http.schemas.filters import FilterBody, FilterField
 from service.http.schemas.items import Item, ItemList, SimilarAnswer
 from service.http.schemas.recommend import MAX_K, RecommendAnswer
 from service.recommend.base import Recommendation
@@ -28,7 +28,6 @@ from service.service import Service
 MAX_NAME = 2000
 router = APIRouter(tags=["items"])
 
-FILTER_OF: TypeAdapter[FilterBody] = TypeAdapter(FilterField)
 MAX_FILTER = 4000  # characters: percent-encoded, they fit into the largest head of a request
 
 

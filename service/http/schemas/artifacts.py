@@ -60,7 +60,8 @@ class ArtifactRow(Answer):
     """A loaded artifact, what it can do, what it takes, and histories to try it with.
 
     `kind` says which endpoint it answers; there is a default artifact of each kind. `own_bytes` is what unloading it
-    would give back. `dim` is null and `writes` set for a generative one.
+    would give back. `attributes` are what a `filter` can ask for beside `categories`. `dim` is null and `writes` set
+    for a generative one.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ArtifactRow(Answer):
     ranks: bool
     history_limit: int
     categories: list[str]
+    attributes: list[str]
     examples: list[list[str]]
 
 
@@ -118,6 +120,7 @@ class ArtifactList(Answer):
                 "ranks": True,
                 "history_limit": 50,
                 "categories": ["mystery", "travel"],
+                "attributes": ["brand", "price"],
                 "examples": [["d-004", "d-211", "d-017"]],
             }
         ],

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import FailFast, Field
 
+from index.filters.body import FilterField
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
-from service.http.schemas.filters import FilterField
 from service.http.schemas.recommend import (
     MAX_CANDIDATES,
     MAX_HISTORY,

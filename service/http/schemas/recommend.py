@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import FailFast, Field, field_validator, model_validator
 
+from index.filters.body import FILTER, FilterBody, FilterField
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
-from service.http.schemas.filters import FILTER, FilterBody, FilterField
 from service.recommend.diversity import Diversity
 from service.recommend.requests import RecommendQuery, TitledItem
 

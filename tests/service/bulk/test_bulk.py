@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from index.filters.body import read_filter
+from service.admin_cli import app
 from service.bulk import export as exporting
 from service.bulk.export import ExportOptions, export
 from service.bulk.histories import Histories, read_histories
@@ -20,7 +26,7 @@ from service.errors import StartError
 from service.settings import load_settings
 from service.stores.sqlite import SqliteStore
 from testing.artifacts import write_id_artifact
-from testing.fake_parts import item_id
+from testing.fake_parts import CATEGORIES, item_id
 from testing.running import ROOT, Running, running
 
 USERS = 37
@@ -72,6 +78,22 @@ async def test_an_export_answers_as_requests_do(data: Path, tmp_path: Path) -> N
         assert written(tmp_path / "out") == await by_requests(anyo, histories, 5)
         popular = pl.read_parquet(tmp_path / "out" / "part-00000.parquet").filter(pl.col("source") == "popular")
         assert popular["user_id"].unique().to_list() == ["stranger"]
+
+
+async def test_an_export_with_a_filter_answers_as_requests_with_it(data: Path, tmp_path: Path) -> None:
+    wanted = {"attribute": "categories", "any_of": [CATEGORIES[0]]}
+    async with running() as anyo:
+        histories, options = read_histories(data), ExportOptions(5, filter=read_filter(wanted))
+        await export(anyo.service, histories, tmp_path / "out", options, print)
+        found = written(tmp_path / "out")
+        for user, items, _ in histories.part(0, 5):
+            answer = await anyo.recommend(history=items, user_id=user, k=5, filter=wanted)
+            assert [item for item, _ in found[user]] == [item["item_id"] for item in answer.json()["items"]]
+        with pytest.raises(StartError, match="another filter"):
+            await export(anyo.service, histories, tmp_path / "out", ExportOptions(5), print)
+        odd = ExportOptions(5, filter=read_filter({"attribute": "colour", "any_of": ["red"]}))
+        with pytest.raises(StartError, match="attribute 'colour' is not in the catalog"):
+            await export(anyo.service, histories, tmp_path / "odd", odd, print)
 
 
 async def test_a_killed_export_goes_on_without_a_gap_or_a_repeat(
@@ -180,3 +202,33 @@ def test_the_commands_fill_a_store_and_export_from_it(data: Path, tmp_path: Path
         assert json.loads(done.stdout)["users"] == USERS
     assert all(len(items) == 3 for items in written(tmp_path / "out").values())
     assert load_settings(store=url).store == url
+
+
+def test_make_run_loads_the_histories_of_its_data_into_the_store_that_it_serves() -> None:
+    done = subprocess.run(
+        ["make", "-n", "run", "DATA=shops/corner", "ARTIFACT=artifacts/corner"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name != "ANYO_STORE"},
+    )  # fmt: skip
+    loading = next(line for line in done.stdout.splitlines() if "service load histories" in line)
+    serving = next(line for line in done.stdout.splitlines() if "-m service" in line and "--port" in line)
+    (store,) = set(re.findall(r'--store "([^"]+)"', loading + serving))
+    assert re.fullmatch(r"sqlite:///data/histories-corner-\d+\.sqlite", store)
+    assert 'dir="shops/corner"' in done.stdout and "--once" in loading
+
+
+async def test_histories_are_loaded_once_and_users_are_known(data: Path, tmp_path: Path) -> None:
+    once, store = tmp_path / "new" / "loaded.json", f"sqlite:///{tmp_path / 'histories.sqlite'}"
+    words = ["load", "histories", str(data), "--store", store, "--once", str(once), "--json"]
+    first, again = [await asyncio.to_thread(CliRunner().invoke, app, words) for _ in range(2)]
+    assert json.loads(first.stdout)["stored"] > 0, first.output
+    assert json.loads(again.stdout) == {"loaded": False}
+    async with running(store=store) as anyo:
+        known = (await anyo.recommend(user_id="u3", k=5)).json()
+        _, items, _ = next(user for user in read_histories(data).part(0, USERS) if user[0] == "u3")
+        given = (await anyo.recommend(history=items, k=5)).json()
+        assert [item["item_id"] for item in known["items"]] == [item["item_id"] for item in given["items"]]
+    once.write_text("mine")
+    refused = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert refused.exit_code == 2 and "was not written by this command" in refused.stderr
+    assert once.read_text() == "mine"

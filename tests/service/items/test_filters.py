@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index.filters.body import FilterBody
 from index.filters.language import matches
 from index.filters.stored import attributes_text
 from service.artifacts.loading import LoadedArtifact
-from service.http.schemas.filters import FilterBody
 from testing.fake_parts import CATEGORIES, item_id, make_parts
 from testing.fake_writer import make_generative_parts
 from testing.running import Running, running

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from index.filters.stored import attributes_text
+from service.artifacts.loading import LoadedArtifact
 from service.recommend.local import LocalRecommender
 from testing.fake_parts import CATEGORIES, make_parts
 from testing.running import running
@@ -18,6 +25,50 @@ async def test_category_filters_are_those_of_the_service() -> None:
             assert [item.item_id for item in found] == [item["item_id"] for item in served] and len(found) == 12
             of = {item.item_id: parts.catalog.categories[parts.catalog.row(item.item_id) or 0] for item in found}
             assert not categories or all(set(names) & set(categories) for names in of.values())
+
+
+FILTER = {"all": [{"attribute": "price", "at_most": 6}, {"attribute": "brand", "any_of": ["acme", "b"]}]}
+
+
+def with_attributes() -> LoadedArtifact:
+    """Prices and brands for the items of `make_parts`."""
+    parts = make_parts()
+    texts = tuple(
+        attributes_text({"price": float(row % 11), "brand": "acme" if row % 7 else "zeta"})
+        for row in range(len(parts.catalog))
+    )
+    return replace(parts, catalog=replace(parts.catalog, attribute_texts=texts))
+
+
+async def test_filters_are_those_of_the_service_and_artifacts_name_their_attributes() -> None:
+    parts = with_attributes()
+    async with running(parts) as service:
+        for categories in ([], [CATEGORIES[0]]):
+            body = {"history": ["item-0001", "item-0007"], "k": 12, "categories": categories, "filter": FILTER}
+            served = (await service.client.post("/recommend", json=body)).json()["items"]
+            found = LocalRecommender(parts).recommend(**body)  # type: ignore[arg-type]
+            assert [item.item_id for item in found] == [item["item_id"] for item in served] and found
+            rows = [parts.catalog.row(item.item_id) or 0 for item in found]
+            assert all(row % 11 <= 6 and row % 7 for row in rows)
+        (row,) = (await service.client.get("/artifacts")).json()["items"]
+        assert row["attributes"] == ["brand", "price"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            {"attribute": "colour", "any_of": ["red"]},
+            "attribute 'colour' is not in the catalog; known are categories",
+        ),
+        ({"attribute": "price", "any_of": ["red"]}, "attribute 'price' has values of type number, and the filter asks"),
+        ({"attribute": "price"}, "a condition on an attribute needs one of any_of"),
+        ({"attribute": "price", "at_most": "7"}, "filter: at_most: Input should be a valid number"),
+    ],
+)
+def test_a_filter_that_cannot_be_asked_is_refused(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LocalRecommender(with_attributes()).recommend(["item-0001"], filter=wanted)
 
 
 def test_fewer_are_given_where_fewer_are_eligible() -> None:

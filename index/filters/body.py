@@ -1,15 +1,15 @@
-"""The `filter` of a request: conditions on typed attributes of items, joined by `all` and `any`."""
+"""A filter as JSON, in requests and programs: conditions on typed attributes of items, joined by `all` and `any`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from index.filters.language import Condition, Filter, every, some, typed
 from index.filters.stored import LARGEST, LONGEST_NAME, LONGEST_VALUE
-from service.http.schemas.base import Body
 
 MAX_DEPTH, MAX_PARTS = 5, 64  # of filters in filters; of all together
 MAX_VALUES, MAX_CHARACTERS = 500, 20_000  # of all conditions together
@@ -21,12 +21,14 @@ LISTS = ("any_of", "all_of", "none_of")
 BOUNDS = ("at_least", "above", "at_most", "below")
 
 
-class FilterBody(Body):
+class FilterBody(BaseModel):
     """Either a condition on one `attribute`, or `all` or `any` of several filters. All of a condition must hold.
 
     `categories` is the attribute of an item's categories, a list of strings. An item without the attribute passes no
     condition on it but `none_of`.
     """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     attribute: str | None = Field(
         default=None, min_length=1, max_length=LONGEST_NAME, description="Name of an attribute, or `categories`."
@@ -108,3 +110,20 @@ def _bounded(body: FilterBody) -> FilterBody:
 
 FilterField = Annotated[FilterBody, AfterValidator(_bounded)]
 FILTER = "Only items that pass this filter on their attributes."
+FILTER_OF: TypeAdapter[FilterBody] = TypeAdapter(FilterField)
+
+
+def read_filter(given: str | Mapping[str, Any]) -> Filter:
+    """A filter from its JSON, as text or as an object.
+
+    Raises:
+        ValueError: it is none; the message is one sentence.
+    """
+    try:
+        text = given if isinstance(given, str) else json.dumps(given)
+        return FILTER_OF.validate_json(text).plain()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ").splitlines()[0]
+        raise ValueError(f"filter{': ' + where if where else ''}: {message[:300]}") from None
