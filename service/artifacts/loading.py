@@ -22,6 +22,7 @@ from modeling.artifact.golden import GoldenCase, WrittenCase
 from modeling.artifact.manifest import Manifest, one_line, open_files, read_manifest, refusing
 from modeling.artifact.verified import Files
 from modeling.backbone.loading import BackboneError, resolve_source
+from modeling.backbone.pretrained import bytes_of_layers
 from modeling.encoder.build import Sources
 from modeling.generation.api import GenerativeModel
 from modeling.inference.int8_linear import Precision, PrecisionError
@@ -270,7 +271,7 @@ def expected_bytes(folder: Path, known: frozenset[str]) -> int:
         backbone = method.backbone(record)
         if backbone is not None and not backbone.stored and backbone.sha256 not in known:
             place = Path(resolve_source(backbone.source))
-            sizes |= {str(file): file.stat().st_size for file in place.glob("*.safetensors")}
+            sizes |= {str(file): bytes_of_layers(file, backbone.layers) for file in place.glob("*.safetensors")}
     except (ArtifactError, BackboneError, OSError, ValueError):
         return 0
     return sum(
