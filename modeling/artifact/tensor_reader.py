@@ -52,6 +52,11 @@ def read_tensors(
     return found
 
 
+def tensor_bytes(stream: IO[bytes], size: int) -> dict[str, int]:
+    """Bytes of every tensor of a file of ``size`` bytes, by name, from its header; raises `TensorFileError`."""
+    return {name: length for name, _, _, length in _header(stream, size, lambda block: None)}
+
+
 def _header(
     stream: IO[bytes], size: int, update: Callable[[Any], object]
 ) -> list[tuple[str, torch.dtype, list[int], int]]:

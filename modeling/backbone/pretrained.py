@@ -18,6 +18,7 @@ import torch
 
 from modeling.artifact.folders import ArtifactError, one_line
 from modeling.artifact.plain_json import JsonError, parse
+from modeling.artifact.tensor_reader import tensor_bytes
 from modeling.artifact.verified import Files, Folder, files_of
 from modeling.backbone.weights_hash import noted_sha256
 from modeling.transformers_private import name_config
@@ -165,6 +166,13 @@ def _weights(files: Files, skip: Collection[str], layers: int | None) -> tuple[d
         elif known is None:
             files.verify(name, also=also)
     return state, known or digest.hexdigest()
+
+
+def bytes_of_layers(file: Path, layers: int) -> int:
+    """Bytes of what a model of so many layers takes from a safetensors file; raises OSError, ValueError."""
+    with file.open("rb") as stream:
+        found = tensor_bytes(stream, file.stat().st_size)
+    return sum(size for key, size in found.items() if _layer(key) < layers)
 
 
 def _layer(key: str) -> int:

@@ -99,8 +99,13 @@ def read_titles(
     return TextVectors(whitening(raw), whitening, samples)
 
 
-def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
+def title_reader(spec: ModelSpec, sources: Sources, tokenizer: TextTokenizer | None = None) -> TitleReader:
     """The text backbone of a model, ready to read titles.
+
+    Args:
+        spec: of the model.
+        sources: folders to load from instead of the names in ``spec``.
+        tokenizer: of the language model, taken where that is the text backbone too; None: read.
 
     Raises:
         BackboneError: it is not found, has fewer layers than are asked for, reads fewer tokens, or has not the token
@@ -110,7 +115,10 @@ def title_reader(spec: ModelSpec, sources: Sources) -> TitleReader:
     own = spec.items.text_source is None and sources.backbone_reads_titles
     folder = sources.text_backbone or (sources.backbone if own else None)
     revision = spec.backbone.revision if spec.items.text_source is None else None  # another model has its own
-    pieces = TextTokenizer(load_tokenizer(source, folder=folder, revision=revision, download=sources.download))
+    same = own and sources.text_backbone is None and sources.tokenizer is None
+    pieces = tokenizer if same else None
+    if pieces is None:
+        pieces = TextTokenizer(load_tokenizer(source, folder=folder, revision=revision, download=sources.download))
     model, info = load_text_model(
         source, folder=folder, revision=revision, layers=spec.items.text_layer, download=sources.download
     )
@@ -311,7 +319,7 @@ def _free_text(
 
         return tokens
     assert text is not None
-    return TitleVectors(lambda: title_reader(spec, sources), text.whitening)
+    return TitleVectors(lambda: title_reader(spec, sources, pieces), text.whitening)
 
 
 class TitleVectors:

@@ -26,6 +26,7 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.torch_private import OneDnn
@@ -63,8 +64,14 @@ class PrepackedLinear(nn.Module):
         return _products(self._dtype)
 
     def forward(self, states: Tensor) -> Tensor:
-        """[..., I] to [..., O]."""
-        return self._products.alone(states, self, "none")
+        """[..., I] to [..., O]; numbers of positions that `pooled_states` would not give are filled up here."""
+        count = states.shape[:-1].numel()
+        if count <= MULTIPLE or (count % MULTIPLE == 0 and count <= BLOCK * MULTIPLE):
+            return self._products.alone(states, self, "none")
+        rows_PI = states.reshape(count, self.in_features)
+        rows_PI = F.pad(rows_PI, (0, 0, 0, filled(count, MULTIPLE) - count))
+        blocks = [self._products.alone(rows_PI[each], self, "none") for each in blocks_of(len(rows_PI), MULTIPLE)]
+        return torch.cat(blocks)[:count].view(*states.shape[:-1], self.out_features)
 
     def swish(self, states: Tensor) -> Tensor:
         """``silu(map(states))``."""

@@ -28,6 +28,7 @@ from modeling.encoder.title_check import check_titles
 from modeling.encoder.user_encoder import CannotReadText, UserEncoder, read_history
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.inference.int8_linear import Precision
+from modeling.inference.prepacked_linear import prepack_where_faster
 from modeling.methods import Loaded, load, method_of
 from modeling.methods import write_manifest as seal_model
 from modeling.methods.base import BackboneRecord, HistoryEncoder, LoadContext, Method, VectorMethod
@@ -122,6 +123,10 @@ class DenseModel(VectorMethod):
             raise
         except ValueError as error:
             raise ArtifactError(f"artifact {name} cannot read a free title: {one_line(error)}") from error
+        reader = self._encoder.text_model
+        if reader is not None and self._encoder.fast is not None:
+            # as the encoder's maps, which may be the same: the service keeps equal ones once
+            prepack_where_faster(reader)
 
     def compile(self) -> str:
         """Give the encoder the inference-only forward."""

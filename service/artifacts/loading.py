@@ -23,6 +23,7 @@ from modeling.artifact.manifest import Manifest, one_line, open_files, read_mani
 from modeling.artifact.sizes import NUMBER
 from modeling.artifact.verified import Files
 from modeling.backbone.loading import BackboneError, resolve_source
+from modeling.backbone.pretrained import bytes_of_layers
 from modeling.encoder.build import Sources
 from modeling.generation.api import GenerativeModel
 from modeling.inference.int8_linear import Precision, PrecisionError
@@ -288,7 +289,7 @@ def expected_bytes(folder: Path, known: frozenset[str], map_index: bool = False)
         backbone = method.backbone(record)
         if backbone is not None and not backbone.stored and backbone.sha256 not in known:
             place = Path(resolve_source(backbone.source))
-            sizes |= {str(file): file.stat().st_size for file in place.glob("*.safetensors")}
+            sizes |= {str(file): bytes_of_layers(file, backbone.layers) for file in place.glob("*.safetensors")}
     except (ArtifactError, BackboneError, IndexFolderError, OSError, KeyError, ValueError):
         return 0
     return sum(

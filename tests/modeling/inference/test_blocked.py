@@ -224,6 +224,17 @@ def test_where_blocks_are_faster_in_fp32_an_encoder_gives_the_same_vectors(
     np.testing.assert_allclose(encode(encoder, HISTORIES[1:2]), expected_BD[1:2], atol=1e-5)
 
 
+def test_a_map_alone_fills_up_long_inputs_and_takes_short_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_products("reference", monkeypatch)
+    plain, map_ = maps(32, 48, bias=True)
+    met = products_met(monkeypatch)
+    for shape in ((1,), (5, 1), (3, 7), (2, 31), (300,), (5, 63)):
+        states = torch.randn(*shape, 32, dtype=torch.bfloat16)
+        with torch.inference_mode():
+            assert_close(map_(states), plain(states))
+    assert {count for _, count, *_ in met} <= {1, 5, *all_filled(1000, blocked.MULTIPLE)}
+
+
 def test_where_they_are_not_faster_or_maps_are_small_weights_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     use_products("reference", monkeypatch)
     monkeypatch.setattr(blocked, "faster_in_blocks", lambda inputs, outputs: inputs > outputs)

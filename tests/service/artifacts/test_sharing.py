@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 
+from modeling.backbone.pretrained import bytes_of_layers
 from modeling.encoder.build import Model, Sources, build_model, read_titles
 from modeling.inference.int8_linear import Precision
 from modeling.methods.dense import load_artifact
@@ -128,6 +129,14 @@ def test_weights_are_compared_by_content_type_and_shape() -> None:
     assert kept[0][0].bytes == 64 * 64 * 4 and kept[4][0].bytes == 64 * 64 * 2
     bf16 = torch.nn.Linear(64, 64, bias=False, dtype=torch.bfloat16)
     assert share_weights(pool, bf16, "weights")[0].bytes == 64 * 64 * 2
+
+
+def test_layers_that_are_cut_off_take_no_memory(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    names = ("embed_tokens.weight", "model.layers.0.mlp.weight", "model.layers.1.mlp.weight", "lm_head.weight")
+    save_file({name: torch.zeros(2**place) for place, name in enumerate(names)}, tmp_path / "model.safetensors")
+    assert [bytes_of_layers(tmp_path / "model.safetensors", layers) for layers in (1, 2, 30)] == [44, 60, 60]
 
 
 def test_the_expected_size_counts_only_what_is_not_there_yet(two: tuple[Path, Path]) -> None:
