@@ -69,7 +69,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "training": (
             "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
-            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "updating loop",
+            "run run_logs cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "updating loop",
             "search_space", "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
             "data", "",
         ),
@@ -110,7 +110,7 @@ LATE_IMPORTS = {
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
-    "training.cli": (10, "the command line answers before torch is read"),
+    "training.cli": (11, "the command line answers before torch is read"),
     "training.cli_common": (5, "the command line answers before torch is read"),
     "training.commands.compare": (11, "the command line answers before torch is read"),
     "training.cli_data": (18, "the command line answers before polars is read"),
@@ -123,6 +123,8 @@ LATE_IMPORTS = {
     "training.methods.p5_examples": (2, "only where P5 makes its tokenizer"),
     "training.methods.tallrec": (1, "for a type alone"),
     "training.run": (5, "the environment is recorded, and evaluation is needed at the end"),
+    "training.run_logs.mlflow_log": (1, "MLflow is an extra, and may be missing"),
+    "training.run_logs.wandb_log": (1, "Weights & Biases may be missing"),
     "training.tuning.search": (4, "Optuna is an extra, and may be missing"),
     "training.tiny": (1, "only where a tiny model is made"),
 }

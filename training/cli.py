@@ -7,6 +7,7 @@ go to standard error; standard output has the result: a table, or with ``--json`
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +92,10 @@ def train(
     strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
     allow: Allow = None,
     keep_work: Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Record the run in a tracker too: mlflow, mlflow:URI, wandb or wandb:offline; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
@@ -98,6 +103,7 @@ def train(
         check_out(out, data, id_model, backbone, teacher)
         from training.recipes import RecipeError, get_recipe, refuse_repeats
         from training.run import RunOptions, run
+        from training.run_logs import facts_of, recorded
 
         if precision not in ("auto", "fp32", "bf16"):
             raise RecipeError(f"precision {precision!r} is not allowed; allowed are auto, fp32 and bf16")
@@ -117,7 +123,10 @@ def train(
             teacher=teacher,
             keep_work=keep_work,
         )
-        result = run(chosen, dataset, options, console)
+        asked = {"data": data, "data_sha256": dataset.sha256, "seed": seed, "split": split, "precision": precision}
+        with recorded(log or [], out.name, facts_of(chosen, **asked)) as tracked:
+            result = run(chosen, dataset, replace(options, follow=tracked.figures if log else None), console)
+            tracked.finish({"artifact": str(out), "version": result.manifest.version}, result.manifest.metrics)
     record = result.manifest.training
     console.print(
         f"wrote {out} (version {result.manifest.version}): best epoch {record['best_epoch']:.0f} of "

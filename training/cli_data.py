@@ -208,6 +208,10 @@ def import_files(
             "--map", help="Columns by role: user=reviewerID,item=asin,time=unixReviewTime; time=none for none."
         ),
     ] = None,
+    joins: Annotated[
+        list[str] | None,
+        typer.Option("--join", help="Columns of another file: orders.csv:order_id, items.csv:item=id; repeatable."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Take what was guessed without a question.")] = False,
     events: Annotated[
         str | None,
@@ -245,7 +249,10 @@ def import_files(
 ) -> None:
     """Read your files, show what was taken for what, and write a data set that every command reads."""
     with errors_as_one_line(console):
-        check_target(out, kind="data set", reads=sources)
+        from training.data.importing import parse_joins
+
+        joined = parse_joins(joins or [])
+        check_target(out, kind="data set", reads=[*sources, *(join.file for join in joined)])
         chosen = {"repeats": repeats, "ties": ties, "unknown_items": unknown_items}
         from training.data import importing
         from training.data.report import DataError
@@ -264,6 +271,7 @@ def import_files(
             core=importing.parse_core(core),
             tolerances=tolerances_of(allow),
             seed=seed,
+            joins=joined,
             **chosen,  # type: ignore[arg-type]
         )
         done = importing.import_data(sources, out, options, _confirmed if not yes else _shown)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,7 @@ class RunOptions:
     parent: Path | None = None
     """Artifact that is updated: the training starts from its weights."""
     keep_work: bool = False
+    follow: Callable[[int, dict[str, Any]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def _fitted(
         share=0.5 if options.refit else 1.0,
         precision=cast(Precision, precision.taken),
         cache=options.out.absolute().parent / BACKBONES,
+        follow=options.follow,
     )
     fitted = _learned(way.fit(fit_options), way.recipe, options)
     validation = way.validate(options.seed)

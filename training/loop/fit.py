@@ -29,7 +29,7 @@ from training.loop.ema import WeightAverage
 from training.loop.examples import EpochWindows, target_shares
 from training.loop.fused_rms_norm import fused_rms_norms
 from training.loop.module import RetrievalModule, TrainedModule
-from training.loop.progress import TrainingProgress, say_progress
+from training.loop.progress import Followed, TrainingProgress, say_progress
 from training.loop.student import Student
 from training.loop.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 from training.objectives.base import ObjectiveSpec
@@ -88,6 +88,7 @@ class FitOptions:
         teacher: to learn from beside the data.
         history_state: what a gated adapter reads.
         start: what the weights are before the first step; None: random.
+        follow: called with the step and the figures that a `Trainer` logs; None: nobody follows.
     """
 
     work: Path
@@ -102,6 +103,7 @@ class FitOptions:
     teacher: Teacher | None = None
     history_state: HistoryState | None = None
     start: Start | None = None
+    follow: Callable[[int, dict[str, Any]], None] | None = None
 
 
 def read_text(
@@ -237,6 +239,8 @@ def _trainer(
 ) -> RecommenderTrainer:
     selecting = options.epochs is None
     callbacks: list[TrainerCallback] = [budget]
+    if options.follow is not None:
+        callbacks.append(Followed(options.follow))
     if selecting:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.optimizer.patience))
     steps = windows.batches(recipe.optimizer.positions)

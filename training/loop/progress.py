@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,20 @@ from rich.progress import BarColumn, Progress, TextColumn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 REFRESH_S = 1.0
+
+
+class Followed(TrainerCallback):
+    """Hands what a `Trainer` logs (loss, learning rate, validation) to a function, with the step."""
+
+    def __init__(self, follow: Callable[[int, dict[str, Any]], None]) -> None:
+        self._follow = follow
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Hand on what was logged."""
+        if state.is_world_process_zero:
+            self._follow(state.global_step, logs or {})
 
 
 class TrainingProgress(TrainerCallback):

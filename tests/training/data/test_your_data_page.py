@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import training.cli
+from testing.datasets import SMALL, write_dataset
 
 PAGES = Path(__file__).resolve().parents[3] / "docs" / "getting-started"
 RUN = ("import", "check", "floors", "train", "compare")
@@ -53,3 +54,20 @@ def test_the_commands_lead_from_csv_to_recommendations(
     Path("page.py").write_text(blocks(page, "python")[0])
     runpy.run_path("page.py")
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_table_of_methods_takes_at_most_five_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the page, with a small data set in place of the named one."""
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line) for line in blocks("comparing-methods.md", "sh")[0].splitlines()]
+    assert len(commands) <= 5 and commands[-2][:4] == ["python", "-m", "training", "data"]
+    name = commands[-2][4]
+    assert name in commands[-1], "what is fetched is what is compared"
+    folder = str(write_dataset(tmp_path / "small", users=24, items=20))
+    words = [folder if word == name else word for word in commands[-1][3:]]
+    fast = [word for setting in [*SMALL, "optimizer.epochs=1"] for word in ("--set", f"sasrec:{setting}")]
+    done = CliRunner().invoke(training.cli.app, [*words, *fast])
+    assert done.exit_code == 0, done.output
+    report = (tmp_path / "comparison" / "report.md").read_text()
+    assert {"report.json", "report.html"} <= {each.name for each in (tmp_path / "comparison").iterdir()}
+    assert all(recipe in report for recipe in ("sasrec", "popularity", "item_knn"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from training.data.importing.joins import parse_joins
 from training.data.importing.options import ImportOptions, parse_allowed, parse_core, parse_events, parse_map
 from training.data.importing.pipeline import Imported, import_data
 from training.data.importing.table import ReadOptions
@@ -14,5 +15,6 @@ __all__ = [
     "parse_allowed",
     "parse_core",
     "parse_events",
+    "parse_joins",
     "parse_map",
 ]

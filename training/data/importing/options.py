@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from training.data.importing.joins import Join
 from training.data.importing.table import ITEM_ROLES, NONE, ROLES, ReadOptions
 from training.data.report import DataError, Tolerances
 
@@ -35,6 +36,7 @@ class ImportOptions:
     unknown_items: Unknown | None = None  # None: kept unless they are most
     tolerances: Tolerances = field(default_factory=Tolerances)
     seed: int = 0
+    joins: tuple[Join, ...] = ()
 
 
 def parse_map(given: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from modeling.artifact.atomic import replaced_folder
 from training.data.importing import guess as guessing
 from training.data.importing.containers import contents
 from training.data.importing.filters import filtered, ordered
+from training.data.importing.joins import joined_tables
 from training.data.importing.options import ImportOptions
 from training.data.importing.rows import UNNAMED, Rows, interactions_of, items_in, items_of
 from training.data.importing.table import ITEM_ROLES, Guess
@@ -61,11 +62,9 @@ def import_data(sources: Sequence[Path], out: Path, options: ImportOptions, conf
         DataError: what the sources hold cannot be used, or is doubtful and was not confirmed.
         TargetError: `out` may not be written.
     """
-    guesses = [
-        guessing.guess(table, options.columns)
-        for name, data in contents(sources)
-        for table in read_tables(name, data, options.reading)
-    ]
+    tables = [table for name, data in contents(sources) for table in read_tables(name, data, options.reading)]
+    tables, unmatched = joined_tables(tables, options.joins, options.reading)
+    guesses = [guessing.guess(table, options.columns) for table in tables]
     _every_column_is_there(guesses, options)
     interactions, items, other = guessing.interactions_and_items(guesses)
     typed = [interactions_of(each, options) for each in interactions]
@@ -82,7 +81,7 @@ def import_data(sources: Sequence[Path], out: Path, options: ImportOptions, conf
     frame = ordered(frame, options)
     if options.core != (1, 1):
         catalog = catalog.filter(pl.col("item_id").is_in(frame["item_id"].unique().implode()))
-    notes = [*notes, *more, *_ties_note(frame, options)]
+    notes = [*unmatched, *notes, *more, *_ties_note(frame, options)]
     findings = tuple(finding for rows in (*typed, *described) for finding in rows.findings)
     said = tuple(dict.fromkeys(text for rows in (*typed, *described) for text in rows.notes))
     report = DataReport(findings, (*said, *notes))
