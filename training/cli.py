@@ -146,17 +146,26 @@ def teacher(
     newest: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="Targets of a user, the newest ones; left out: all.")
     ] = None,
+    candidates_of: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dense artifact whose best unseen items a ranker scores; left out: the artifact's own lists."
+        ),
+    ] = None,
     seed: TieSeed = 0,
     ties: Ties = "file",
 ) -> None:
-    """Write an artifact's lists for every training target, for a recipe that learns from them (dllm2rec)."""
+    """Write an artifact's lists for every training target, for a recipe that learns from them
+    (dllm2rec, or any dense one with method.distillation.divergence over 0)."""
     with errors_as_one_line(console):
-        check_out(out, data, artifact, kind="new")
+        check_out(out, data, artifact, candidates_of, kind="new")
         from training.compare import export_teacher
 
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         use_cores()
-        found = export_teacher(artifact, dataset, out, top=items, newest=newest, console=console)
+        found = export_teacher(
+            artifact, dataset, out, top=items, newest=newest, console=console, candidates=candidates_of
+        )
     console.print(f"wrote {out}: lists of {items} items for {len(found.users_R):,} training targets")
 
 

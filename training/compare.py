@@ -19,6 +19,7 @@ from index import Catalog, FlatIndex, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
+from modeling.artifact.verified import Files
 from modeling.methods import load, method_of
 from training.data.dataset import Dataset
 from training.data.report import DataError
@@ -31,7 +32,7 @@ from training.evaluation.teacher import ask_teacher
 from training.evaluation.teacher_lists import Teacher
 from training.methods.base import split_of
 from training.methods.next_token import evaluate_generator
-from training.provenance import require_same_data, require_same_questions
+from training.provenance import require_same_data, require_same_questions, require_same_split
 from training.recipe import training_method
 from training.updating.ancestor import Ancestor, known_rows
 from training.updating.parent import ancestors_of, rows_in
@@ -217,26 +218,45 @@ def differences(rows: Sequence[dict[str, Any]]) -> dict[str, str] | None:
 
 
 def export_teacher(
-    folder: Path, dataset: Dataset, out: Path, *, top: int, newest: int | None, console: Console
+    folder: Path,
+    dataset: Dataset,
+    out: Path,
+    *,
+    top: int,
+    newest: int | None,
+    console: Console,
+    candidates: Path | None = None,
 ) -> Teacher:
     """Write the lists of an artifact for the training part of its split, to a new or empty folder ``out``; see
     `training.evaluation.teacher.ask_teacher`.
 
     Raises:
-        ArtifactError: it was trained on other data, in another order, or on what is asked for on validation.
-        DataError: more items of a list are wanted than there are items.
+        ArtifactError: it, or the artifact of ``candidates``, was trained on other data, in another order, on another
+            split, or on what is asked for on validation.
+        DataError: more items of a list are wanted than there are items, or the artifact cannot score ``candidates``.
     """
     files, manifest = open_files(folder)
-    label, split = f"artifact {folder.name}", split_of(dataset, manifest.split)
-    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
-    require_same_data(label, manifest, dataset)
-    require_same_questions(folder, manifest, catalog, dataset, "validation")
+    split = split_of(dataset, manifest.split)
+    catalog = _checked_catalog(folder, files, manifest, dataset)
+    finder = None
+    if candidates is not None:
+        finder, found_by = open_files(candidates)
+        _checked_catalog(candidates, finder, found_by, dataset)
+        require_same_split(f"artifact {candidates.name}", found_by, split.name)
     if top > dataset.n_items:
         raise DataError(f"lists of {top} items are wanted, and {dataset.name} has {dataset.n_items} items")
-    teacher = ask_teacher(files, split, catalog.popular(), top=top, newest=newest, console=console)
+    teacher = ask_teacher(files, split, catalog.popular(), top=top, newest=newest, console=console, candidates=finder)
     with replaced_folder(out, kind="new") as work:
         teacher.write(work)
     return teacher
+
+
+def _checked_catalog(folder: Path, files: Files, manifest: Manifest, dataset: Dataset) -> Catalog:
+    """The catalog of an artifact that has seen nothing but the training part of ``dataset``; raises `ArtifactError`."""
+    catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
+    require_same_data(f"artifact {folder.name}", manifest, dataset)
+    require_same_questions(folder, manifest, catalog, dataset, "validation")
+    return catalog
 
 
 def write_top(path: Path, answers: Evaluation, dataset: Dataset) -> None:

@@ -9,7 +9,6 @@ Shape legend: C candidates, A labels, K items of an answer, N items.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from modeling.artifact.manifest import ArtifactError, one_line
 from modeling.artifact.part_names import Part
 from modeling.backbone.loading import TextTokenizer
 from modeling.encoder.prompt import FreeItem
-from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery, OnWriting, Turn
+from modeling.generation.api import GenerationPrompt, ListQuery, Turn
 from modeling.generation.base import ItemIdentifiers, NamedItems
 from modeling.generation.shared_prefix import SharedPrefixScorer
 from modeling.methods.base import LoadContext
@@ -160,24 +159,12 @@ class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title token
         """See `Ranker.rank`."""
         return self.rank_items(list(rows), rows, wanted, turn=turn)[:2]
 
-    def write(
-        self,
-        prompts: Sequence[GenerationPrompt],
-        wanted: Sequence[ListQuery],
-        settings: GenerationSettings = NOTHING_WRITTEN,
-        *,
-        on_step: OnWriting | None = None,
-        turn: Turn = nullcontext,
-    ) -> list[GeneratedList]:
-        """The lists of `rank_items`, for prompts of `prepare`, and nothing written."""
-        answers = []
-        for prompt, want in zip(prompts, wanted, strict=True):
-            assert isinstance(prompt, HistoryPrompt)
-            started = time.perf_counter()
-            rows_K, scores_K, filled = self.rank_items(prompt.history, prompt.rows, want, turn=turn)
-            seconds = {"search": time.perf_counter() - started}
-            answers.append(GeneratedList(rows_K, scores_K, filled, (), prompt.length, 0, seconds))
-        return answers
+    def answer(
+        self, prompt: GenerationPrompt, wanted: ListQuery, *, turn: Turn = nullcontext
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        """See `Ranker.answer`; free titles of the history are read too."""
+        assert isinstance(prompt, HistoryPrompt)
+        return self.rank_items(prompt.history, prompt.rows, wanted, turn=turn)
 
 
 class PromptedRecord(GeneratorRecord):

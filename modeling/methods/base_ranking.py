@@ -9,6 +9,7 @@ Shape legend: B histories, C candidates of one of them, D item dimension, N item
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -125,6 +126,12 @@ class Ranker(ListMethod):
         order_K = np.lexsort((found_C, -scores_C))[: wanted.k]
         return found_C[order_K], scores_C[order_K]
 
+    def answer(
+        self, prompt: GenerationPrompt, wanted: ListQuery, *, turn: Turn = nullcontext
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        """What `rank` gives for a prompt of `prepare`; also how many rows at the end were not scored, but filled in."""
+        return *self.rank(prompt.rows, wanted, turn=turn), 0
+
     def write(
         self,
         prompts: Sequence[GenerationPrompt],
@@ -134,11 +141,13 @@ class Ranker(ListMethod):
         on_step: OnWriting | None = None,
         turn: Turn = nullcontext,
     ) -> list[GeneratedList]:
-        """What `rank` gives for each history, and nothing written."""
+        """The list of `answer` for each prompt, and nothing written."""
         answers = []
         for prompt, want in zip(prompts, wanted, strict=True):
-            rows_K, scores_K = self.rank(prompt.rows, want, turn=turn)
-            answers.append(GeneratedList(rows_K, scores_K, 0, (), prompt.length, 0, {"search": 0.0}))
+            started = time.perf_counter()
+            rows_K, scores_K, filled = self.answer(prompt, want, turn=turn)
+            seconds = {"search": time.perf_counter() - started}
+            answers.append(GeneratedList(rows_K, scores_K, filled, (), prompt.length, 0, seconds))
         return answers
 
 

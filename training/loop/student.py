@@ -13,7 +13,7 @@ from modeling.encoder.item_tower import ItemTower
 from training.data.report import DataError
 from training.evaluation.teacher_lists import Teacher, TeacherLists
 from training.loop.examples import TrainingBatch
-from training.objectives.distillation import DistillationSpec, RankingDistillation, TeacherVectors
+from training.objectives.distillation import DistillationSpec, ListDistillation, TeacherVectors
 
 
 class Student(nn.Module):
@@ -33,8 +33,8 @@ class Student(nn.Module):
         super().__init__()
         if spec.shuffled:
             teacher = teacher.shuffled(seed)
-        self._lists = TeacherLists(teacher, spec.candidates) if spec.ranking else None
-        self._loss = RankingDistillation(spec)
+        self._lists = TeacherLists(teacher, spec.candidates) if spec.reads_lists else None
+        self._loss = ListDistillation(spec)
         self._sums = spec.embedding > 0
         if self._sums:
             if len(teacher.items_NC) != items.size:

@@ -189,12 +189,20 @@ def _adaptation_effects() -> dict[str, Effect]:
 def _distillation_effects() -> dict[str, Effect]:
     """How lists are weighed is read where they are."""
 
-    def lists(recipe: Recipe) -> bool:
-        return isinstance(recipe.method, DenseSettings) and recipe.method.distillation.ranking > 0
+    def weight(*losses: str) -> Effect:
+        def acts(recipe: Recipe) -> bool:
+            assert isinstance(recipe.method, DenseSettings)
+            return any(getattr(recipe.method.distillation, loss) > 0 for loss in losses)
 
-    effect = Effect("method.distillation.ranking over 0", lists)
-    fields = ("candidates", "position", "confidence", "consistency", "shuffled")
-    return {f"distillation.{name}": effect for name in fields}
+        return Effect(f"{' or '.join('method.distillation.' + loss for loss in losses)} over 0", acts)
+
+    lists, ranking = weight("ranking", "divergence"), weight("ranking")
+    return {
+        "distillation.candidates": lists,
+        "distillation.shuffled": lists,
+        **{f"distillation.{name}": ranking for name in ("position", "confidence", "consistency")},
+        "distillation.temperature": weight("divergence"),
+    }
 
 
 class DenseTraining(TrainingMethod[DenseSettings]):

@@ -1,4 +1,5 @@
-"""Distillation of a teacher's ranked lists into an id model (DLLM2Rec, Cui et al. 2024).
+"""Distillation of a teacher's lists: its order (DLLM2Rec, Cui et al. 2024), or the distribution of its scores over the
+items of a list (Hinton et al. 2015), as for a cross-encoder that has read the history together with each candidate.
 
 Shape legend: P positions with a target, K candidates of the teacher, N items, C width of the teacher's item vectors.
 """
@@ -25,12 +26,23 @@ class DistillationSpec(Section):
     confidence: float = Field(0.5, ge=0, description="weight of the teacher's scores")
     consistency: float = Field(0.1, ge=0, description="weight of being among the student's own best items")
     embedding: float = Field(0.0, ge=0, description="weight of the mapped item vectors of the teacher in the id table")
+    divergence: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence (KL) of the student's scores of the listed items from the teacher's",
+    )
+    temperature: float = Field(1.0, gt=0, description="divides the scores of both before the divergence is taken")
     shuffled: bool = Field(False, description="control: the teacher's lists are those of other users")
+
+    @property
+    def reads_lists(self) -> bool:
+        """Whether a loss is taken over the teacher's lists."""
+        return self.ranking > 0 or self.divergence > 0
 
     @property
     def used(self) -> bool:
         """Whether a teacher is needed."""
-        return self.ranking > 0 or self.embedding > 0
+        return self.reads_lists or self.embedding > 0
 
 
 def candidate_weights(spec: DistillationSpec, scores_PK: Tensor, agreed_PK: Tensor) -> Tensor:
@@ -71,11 +83,27 @@ def ranking_loss(weights_PK: Tensor, candidate_PK: Tensor, negative_P: Tensor) -
     return loss_P.sum()
 
 
-class RankingDistillation(nn.Module):
-    """The loss of a student over a teacher's lists.
+def list_divergence(teacher_PK: Tensor, student_PK: Tensor, temperature: float) -> Tensor:
+    """Sum over positions of ``T² KL(softmax(teacher / T) || softmax(student / T))`` over the K listed items.
+
+    The factor keeps gradients of one size whatever the temperature is (Hinton, Vinyals and Dean 2015, section 2.1).
+    A constant added to all scores of a list changes nothing, so log-odds and logits of labels can be used alike.
 
     Args:
-        spec: its weights; `DistillationSpec.ranking` multiplies the loss.
+        teacher_PK: scores of the teacher.
+        student_PK: logits of the student for the same items.
+        temperature: T, over 0; higher ones tell more of the items that are not the best.
+    """
+    wanted_PK = F.log_softmax(teacher_PK / temperature, -1)
+    found_PK = F.log_softmax(student_PK / temperature, -1)
+    return temperature**2 * F.kl_div(found_PK, wanted_PK, reduction="sum", log_target=True)
+
+
+class ListDistillation(nn.Module):
+    """The losses of a student over a teacher's lists.
+
+    Args:
+        spec: its weights; `DistillationSpec.ranking` and `DistillationSpec.divergence` multiply the two losses.
     """
 
     def __init__(self, spec: DistillationSpec) -> None:
@@ -85,16 +113,24 @@ class RankingDistillation(nn.Module):
     def forward(self, users_PD: Tensor, items_ND: Tensor, rows_PK: Tensor, scores_PK: Tensor) -> Tensor:
         """The summed loss; rows of the lists are -1 throughout where the teacher has none for a position."""
         known_P = rows_PK[:, 0] >= 0
+        loss = users_PD.sum() * 0.0
         if not bool(known_P.any()):
-            return users_PD.sum() * 0.0
+            return loss
         users_PD, rows_PK, scores_PK = users_PD[known_P], rows_PK[known_P], scores_PK[known_P]
         logits_PN = users_PD @ items_ND.T
+        if self.spec.ranking:
+            loss = loss + self.spec.ranking * self._ranking(logits_PN, rows_PK, scores_PK)
+        if self.spec.divergence:
+            student_PK = logits_PN.gather(1, rows_PK)
+            loss = loss + self.spec.divergence * list_divergence(scores_PK, student_PK, self.spec.temperature)
+        return loss
+
+    def _ranking(self, logits_PN: Tensor, rows_PK: Tensor, scores_PK: Tensor) -> Tensor:
         best_PK = logits_PN.detach().topk(rows_PK.shape[1], -1).indices
         agreed_PK = (rows_PK[:, :, None] == best_PK[:, None, :]).any(-1)
         weights_PK = candidate_weights(self.spec, scores_PK, agreed_PK)
-        negatives_P = torch.randint(len(items_ND), (len(rows_PK), 1), device=rows_PK.device)
-        negative_P = logits_PN.gather(1, negatives_P)[:, 0]
-        return self.spec.ranking * ranking_loss(weights_PK, logits_PN.gather(1, rows_PK), negative_P)
+        negatives_P = torch.randint(logits_PN.shape[1], (len(rows_PK), 1), device=rows_PK.device)
+        return ranking_loss(weights_PK, logits_PN.gather(1, rows_PK), logits_PN.gather(1, negatives_P)[:, 0])
 
 
 class TeacherVectors(nn.Module):

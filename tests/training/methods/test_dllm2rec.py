@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from modeling.artifact.manifest import ArtifactError
 from modeling.encoder.build import build_model
+from modeling.methods import load
 from modeling.methods.dense import load_artifact
 from testing.datasets import SMALL, write_dataset
 from training.compare import export_teacher
@@ -61,6 +64,48 @@ def test_every_training_target_has_the_list_of_what_comes_before_it(made: Path, 
     counted = Teacher.read(made / "counted")
     assert counted.rows_RK.shape[1] == 12 and counted.items_NC.size == 0
     assert np.unique(counted.users_R, return_counts=True)[1].max() == 2
+
+
+def test_a_ranker_scores_the_unseen_candidates_of_a_dense_artifact(made: Path, ring: Dataset, tmp_path: Path) -> None:
+    console, artifact = QUIET, load_artifact(made / "a")
+    teacher = export_teacher(
+        made / "m", ring, tmp_path / "out", top=6, newest=2, console=console, candidates=made / "a"
+    )
+    ranker, rows_U = load(made / "m").model, leave_one_out(ring).train_rows()
+    for number in (0, 9, len(teacher.users_R) - 1):
+        history = rows_U[int(teacher.users_R[number])][: int(teacher.positions_R[number])].tolist()
+        scores_N = artifact.item_vectors_ND @ artifact.encoder.encode([artifact.encoder.prepare(history)])[0]
+        scores_N[history] = -np.inf
+        found = np.argsort(-scores_N, kind="stable")[:6]
+        assert sorted(teacher.rows_RK[number]) == sorted(found)
+        (expected,) = ranker.score([ranker.prepare_candidates(history, teacher.rows_RK[number].tolist())])
+        np.testing.assert_array_equal(teacher.scores_RK[number], expected)
+        assert (np.diff(teacher.scores_RK[number]) <= 0).all()
+    assert teacher.facts["candidates"]["recipe"] == "sasrec"
+    with pytest.raises(DataError, match="artifact a does not score candidates"):
+        export_teacher(made / "a", ring, tmp_path / "x", top=6, newest=2, console=console, candidates=made / "a")
+    with pytest.raises(ArtifactError, match="is needed here"):
+        export_teacher(made / "m", ring, tmp_path / "x", top=6, newest=2, console=console, candidates=made / "m")
+
+
+def test_a_dense_recipe_learns_from_a_ranker_s_scores(made: Path, ring: Dataset, tmp_path: Path) -> None:
+    """Lists whose best item is the next one help; the same lists given to other rows do not."""
+    good = Teacher.read(made / "lists")
+    rows_U = leave_one_out(ring).train_rows()
+    told, scores = good.rows_RK.copy(), np.zeros_like(good.scores_RK)
+    told[:, 0] = [rows_U[user][place] for user, place in zip(good.users_R, good.positions_R, strict=True)]
+    scores[:, 0] = 4.0
+    replace(good, rows_RK=told, scores_RK=scores).write(tmp_path / "told")
+    settings = [
+        *SMALL, "optimizer.epochs=6", "method.objective.kind=gbce", "method.objective.negatives=1",
+        "method.objective.calibration=0", "method.distillation.divergence=5", "method.distillation.temperature=2",
+    ]  # fmt: skip
+    found = {}
+    for shuffled in ("false", "true"):
+        recipe = get_recipe("sasrec", [*settings, f"method.distillation.shuffled={shuffled}"])
+        out = tmp_path / shuffled
+        found[shuffled] = run(recipe, ring, RunOptions(out=out, teacher=tmp_path / "told"), QUIET).validation["ndcg@10"]
+    assert found["false"] > found["true"] + 0.05
 
 
 def test_a_batch_asks_for_the_lists_of_its_own_targets(made: Path, ring: Dataset) -> None:
@@ -146,6 +191,7 @@ def test_what_cannot_be_a_teacher_is_refused(made: Path, ring: Dataset, tmp_path
     ("settings", "message"),
     [
         (["method.distillation.ranking=0", "method.distillation.candidates=5"], "candidates has no effect"),
+        (["method.distillation.temperature=2"], "temperature has no effect"),
         (["requires=sasrec"], "an id table that starts at random"),
         (
             [f"method.distillation.{name}=0" for name in ("position", "confidence", "consistency")],

@@ -16,9 +16,10 @@ from training.data.report import DataError
 from training.evaluation.teacher_lists import FACTS, Teacher, TeacherLists
 from training.objectives.distillation import (
     DistillationSpec,
-    RankingDistillation,
+    ListDistillation,
     TeacherVectors,
     candidate_weights,
+    list_divergence,
     ranking_loss,
 )
 
@@ -54,7 +55,7 @@ def test_it_teaches_the_order_and_leaves_positions_without_a_list_alone() -> Non
     torch.manual_seed(0)
     users, items = torch.randn(4, 20, requires_grad=True), torch.eye(20)
     rows = torch.tensor([[3, 5, 7], [-1, -1, -1], [1, 2, 4], [9, 8, 6]])
-    loss = RankingDistillation(DistillationSpec(ranking=2.0, candidates=3))
+    loss = ListDistillation(DistillationSpec(ranking=2.0, candidates=3))
     (gradient,) = torch.autograd.grad(loss(users, items, rows, torch.zeros(4, 3)), users)
     assert gradient[1].abs().max() == 0 and (gradient[[0, 2, 3]].abs().sum(-1) > 0).all()
     optimizer = torch.optim.Adam([users], 0.1)
@@ -64,6 +65,34 @@ def test_it_teaches_the_order_and_leaves_positions_without_a_list_alone() -> Non
         optimizer.step()
     best = (users @ items.T).topk(6).indices[[0, 2, 3]].tolist()
     assert all(set(wanted) <= set(found) for wanted, found in zip(rows[[0, 2, 3]].tolist(), best, strict=True))
+
+
+def test_the_divergence_is_least_for_the_teacher_s_distribution_over_the_list() -> None:
+    torch.manual_seed(0)
+    student = torch.randn(2, 3, dtype=torch.float64)
+    wanted, found = (torch.softmax(each / 2, -1) for each in (SCORES, student))
+    expected = 4 * (wanted * (wanted / found).log()).sum()
+    torch.testing.assert_close(list_divergence(SCORES, student, 2.0), expected)
+    zero = list_divergence(SCORES, SCORES + torch.tensor([[5.0], [-3.0]]), 2.0)
+    torch.testing.assert_close(zero, torch.zeros_like(zero), atol=1e-12, rtol=0)
+
+
+def test_a_student_takes_the_teacher_s_odds_of_listed_items_and_nothing_for_others() -> None:
+    torch.manual_seed(0)
+    users, items = torch.randn(3, 12, requires_grad=True), torch.eye(12)
+    rows, scores = torch.tensor([[3, 5, 7], [-1, -1, -1], [1, 2, 4]]), torch.tensor([[2.0, 0.5, -1.0]] * 3)
+    loss = ListDistillation(DistillationSpec(divergence=1.0, candidates=3, temperature=2.0))
+    (gradient,) = torch.autograd.grad(loss(users, items, rows, scores), users)
+    listed = torch.zeros(3, 12, dtype=torch.bool)
+    listed[0, [3, 5, 7]] = listed[2, [1, 2, 4]] = True
+    assert ((gradient != 0) == listed).all()
+    optimizer = torch.optim.Adam([users], 0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(users, items, rows, scores).backward()
+        optimizer.step()
+    odds = (users @ items.T)[0, [3, 5, 7]]
+    torch.testing.assert_close(odds - odds[0], scores[0] - scores[0, 0], atol=0.02, rtol=0)
 
 
 def test_the_teacher_s_vectors_are_folded_into_the_table() -> None:
