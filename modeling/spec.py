@@ -38,6 +38,7 @@ class HistorySpec(Section):
     limit: int = Field(50, ge=1, description="newest items read; older ones are left out")
     title_tokens: int = Field(24, ge=1, description="titles are cut at this many tokens")
     instruction: str = Field("", description="static text before the history; empty for none")
+    closing: str = Field("", description="static text behind the history, before the tokens that are pooled")
     id_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of items shown without their id, so that UNKNOWN is trained"
     )
@@ -120,7 +121,8 @@ class BackboneSpec(Section):
         return self.source == OWN_TRANSFORMER
 
 
-PoolingKind = Literal["last", "eos", "mean", "weighted_mean", "cls", "last_n"]
+TextPoolingKind = Literal["last", "eos", "mean", "weighted_mean", "cls", "last_n"]
+PoolingKind = Literal[TextPoolingKind, "end_n"]
 
 
 class PoolingSpec(Section):
@@ -128,11 +130,11 @@ class PoolingSpec(Section):
 
     ``last``: the state of the last item's last position. ``eos``: of an end token behind it. ``cls``: of the first
     token. ``mean``, ``weighted_mean`` (weights 1, 2, 3, …): over all positions of items; the instruction is left out.
-    ``last_n``: mean over the last ``count`` of them.
+    ``last_n``: mean over the last ``count`` of them. ``end_n``: over ``count`` tokens made for it, behind the text.
     """
 
     kind: PoolingKind = "last"
-    count: int = Field(4, ge=1, description="positions that are averaged, last_n only")
+    count: int = Field(4, ge=1, description="positions that are averaged, last_n and end_n only")
 
 
 class AdapterSpec(Section):
@@ -222,7 +224,8 @@ class ItemsSpec(Section):
     text_layer: int | None = Field(
         None, ge=1, description="layers of that backbone that are run, the rest is not loaded; None: all"
     )
-    text_pooling: PoolingKind = Field(
+    closing: str = Field("", description="as history.closing, behind the title of an item, tower 'encoder' only")
+    text_pooling: TextPoolingKind = Field(
         "mean", description="which states of a title are its vector, as pooling.kind; special tokens are among them"
     )
     text_template: str = Field(
@@ -300,6 +303,8 @@ class ModelSpec(Section):
         kind = self.pooling.kind
         if kind in ("cls", "eos") and self.backbone.own:
             raise ValueError(f"pooling.kind={kind!r} reads a special token: backbone.source='none' has none")
+        if kind == "end_n" and self.history.form != "text":
+            raise ValueError(f"pooling.kind='end_n' sums up a text, history.form='text': given {self.history.form!r}")
         if kind == "cls" and self.backbone.attention == "causal":
             raise ValueError("pooling.kind='cls' needs backbone.attention='bidirectional': a first token sees itself")
         return self

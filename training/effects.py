@@ -131,6 +131,10 @@ TITLE_VECTORS = Effect(
 ENCODER_DECODER = Effect(
     "backbone.kind='encoder-decoder'", lambda recipe: _codes(recipe) and recipe.backbone.kind == "encoder-decoder"
 )
+CLOSED = Effect(
+    "a language model as user encoder with pooling.kind 'eos' or 'end_n'",
+    lambda recipe: _dense_language_model(recipe) and recipe.pooling.kind in ("eos", "end_n"),
+)
 
 EFFECTS: dict[str, Effect] = {
     "history.form": ALWAYS,
@@ -143,6 +147,7 @@ EFFECTS: dict[str, Effect] = {
     "history.instruction": Effect(
         "a language model as user encoder, or a method that puts an instruction before the history", _instructed
     ),
+    "history.closing": CLOSED,
     "history.id_dropout": Effect(
         "a user encoder whose network reads ids",
         lambda recipe: _dense(recipe) and recipe.history.form != "text" and recipe.has_network,
@@ -169,7 +174,10 @@ EFFECTS: dict[str, Effect] = {
     "backbone.feed_forward": CODES,
     "backbone.dropout": NETWORK,
     "pooling.kind": DENSE,
-    "pooling.count": Effect("pooling.kind='last_n'", lambda recipe: _dense(recipe) and recipe.pooling.kind == "last_n"),
+    "pooling.count": Effect(
+        "pooling.kind 'last_n' or 'end_n'",
+        lambda recipe: _dense(recipe) and recipe.pooling.kind in ("last_n", "end_n"),
+    ),
     "adapter.kind": ALWAYS,
     "adapter.rank": LORA,
     "adapter.alpha": LORA,
@@ -197,6 +205,10 @@ EFFECTS: dict[str, Effect] = {
     "items.cold": Effect("items.tower='both'", lambda recipe: _dense(recipe) and recipe.items.tower == "both"),
     "items.cold_cost": Effect("items.cold='mapped'", lambda recipe: _dense(recipe) and recipe.items.cold == "mapped"),
     "items.normalize": DENSE,
+    "items.closing": Effect(
+        "items.tower='encoder' with pooling.kind 'eos' or 'end_n'",
+        lambda recipe: CLOSED.acts(recipe) and recipe.items.tower == "encoder",
+    ),
     "items.text_source": TITLE_VECTORS,
     "items.text_layer": TITLE_VECTORS,
     "items.text_pooling": TITLE_VECTORS,

@@ -27,6 +27,7 @@ from modeling.backbone.loading import (
 from modeling.encoder.item_tower import ItemTower, Whitening
 from modeling.encoder.pooling import POOLINGS, Pooling, pooling_of
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
+from modeling.encoder.summary_tokens import Purpose, summary_words
 from modeling.encoder.title_check import sample_rows
 from modeling.encoder.title_reader import TitleReader, read_or_reuse
 from modeling.encoder.user_encoder import UserEncoder
@@ -251,7 +252,8 @@ def _item_prompts(prompts: PromptBuilder, spec: ModelSpec, pieces: TextTokenizer
     if pieces is None or spec.items.tower != "encoder":
         return None
     history = spec.history.model_copy(update={"instruction": ""})
-    return prompts.of_items(_prefix(spec.model_copy(update={"history": history}), pieces))
+    prefix = _prefix(spec.model_copy(update={"history": history}), pieces)
+    return prompts.of_items(prefix, _suffix(spec, pieces, of_items=True))
 
 
 def _prefix(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
@@ -280,24 +282,44 @@ def _separator(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
     return pieces.fixed([SEPARATOR])[0] if pieces is not None and spec.history.form == "text" else []
 
 
-def _suffix(spec: ModelSpec, pieces: TextTokenizer | None) -> list[int]:
-    """Tokens behind the history: what closes a text for this tokenizer, where the history is one or its end is pooled.
+def _suffix(spec: ModelSpec, pieces: TextTokenizer | None, *, of_items: bool = False) -> list[int]:
+    """Tokens behind a history, or behind an item's title: the closing text and the tokens whose states are pooled; else
+    what closes a text for this tokenizer, where the history is one.
 
     Raises:
-        BackboneError: the pooling reads an end token, and the tokenizer has none.
+        BackboneError: the pooling reads tokens that the tokenizer has not.
     """
     if pieces is None:
         return []
-    if not POOLINGS[spec.pooling.kind].needs_end:
+    pooling = POOLINGS[spec.pooling.kind]
+    if not (pooling.needs_end or pooling.needs_summary):
         whole = spec.history.form == "text" and spec.backbone.attention == "bidirectional"
         return pieces.wrap[1] if whole else []
-    found = pieces.ends[1]
-    if not found:
+    text = spec.items.closing if of_items else spec.history.closing
+    closing = pieces.fixed([text])[0] if text else []
+    if pooling.needs_summary:
+        return closing + summary_tokens(spec, pieces, "own" if of_items else "next")
+    if not (found := pieces.ends[1]):
         raise BackboneError(
             f"pooling.kind={spec.pooling.kind!r} reads an end token, and the tokenizer of {spec.backbone.source!r} has "
             "none"
         )
-    return found
+    return closing + found
+
+
+def summary_tokens(spec: ModelSpec, pieces: TextTokenizer, purpose: Purpose) -> list[int]:
+    """Ids of the tokens that sum a text up, ``pooling.count`` of them.
+
+    Raises:
+        BackboneError: the vocabulary was not extended by them.
+    """
+    found = pieces.fixed(summary_words(purpose, spec.pooling.count))
+    if any(len(ids) != 1 for ids in found):
+        raise BackboneError(
+            f"pooling.kind='end_n' reads {spec.pooling.count} tokens that sum a text up, and the tokenizer of "
+            f"{spec.backbone.source!r} has not been extended by them: method.adaptation does that in training"
+        )
+    return [ids[0] for ids in found]
 
 
 def _free_text(

@@ -53,12 +53,14 @@ class Pooling(nn.Module):
         last_position: whether the pooled state is that of the last item's last position.
         needs_end: whether an end token has to stand behind the history.
         needs_begin: whether a special token has to stand before it.
+        needs_summary: whether the tokens of `modeling.encoder.summary_tokens` have to stand behind it.
     """
 
     every_boundary: ClassVar[bool] = True
     last_position: ClassVar[bool] = False
     needs_end: ClassVar[bool] = False
     needs_begin: ClassVar[bool] = False
+    needs_summary: ClassVar[bool] = False
 
     def __init__(self, spec: PoolingSpec) -> None:
         super().__init__()
@@ -136,6 +138,17 @@ class LastNPooling(Pooling):
         return (sums_PH / valid_PK1.sum(1)).to(states_BTH.dtype)
 
 
+class EndNPooling(Pooling):
+    """Mean over the last ``count`` positions of the row, which hold tokens made for it (Li et al. 2024, Llama2Vec)."""
+
+    every_boundary = False
+    needs_summary = True
+
+    def forward(self, states_BTH: Tensor, spans: Spans) -> Tensor:
+        places_PK = spans.end_P[:, None] - torch.arange(self.spec.count, device=states_BTH.device)
+        return states_BTH[spans.rows_P[:, None], places_PK].float().mean(1).to(states_BTH.dtype)
+
+
 POOLINGS: dict[str, type[Pooling]] = {
     "last": LastPooling,
     "eos": EosPooling,
@@ -143,6 +156,7 @@ POOLINGS: dict[str, type[Pooling]] = {
     "weighted_mean": WeightedMeanPooling,
     "cls": ClsPooling,
     "last_n": LastNPooling,
+    "end_n": EndNPooling,
 }
 
 

@@ -166,10 +166,11 @@ class PromptBuilder:
                 "no room for a single item"
             )
 
-    def of_items(self, prefix: Sequence[int]) -> PromptBuilder:
-        """The builder of prompts of single items: ``prefix`` before it, all else as in a history."""
+    def of_items(self, prefix: Sequence[int], suffix: Sequence[int]) -> PromptBuilder:
+        """The builder of prompts of single items: ``prefix`` before it, ``suffix`` behind it, else as in a history."""
         builder = copy.copy(self)
         builder.prefix, builder.item_limit, builder._outlines = np.asarray(list(prefix), np.int64), 1, {}
+        builder.suffix = np.asarray(list(suffix), np.int64)
         return builder
 
     def build(self, history: Sequence[int | FreeItem]) -> Prompt:

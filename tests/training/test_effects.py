@@ -77,6 +77,10 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
         "llm2vec", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "optimizer.user_windows=2",
          "method.adaptation.masked_steps=1", "method.adaptation.simcse_steps=1"],
     ),
+    "llara_dense": (
+        "llara_dense", True, [*DENSE, "history.title_tokens=4", "history.limit=5", "optimizer.user_windows=2",
+         "method.adaptation.passage_steps=1"],
+    ),
     "genre": ("genre", True, TITLES),
     "bigrec": ("bigrec", True, TITLES),
     "llara": ("llara", True, [*TITLES, "method.candidates=4"]),

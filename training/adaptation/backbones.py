@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,13 +35,13 @@ class Adapted:
     folder: Folder | None
     download: bool
 
-    def pieces(self) -> TextTokenizer:
-        """Its tokenizer."""
-        return TextTokenizer(self._tokenizer())
+    def pieces(self, new: Sequence[str] = ()) -> TextTokenizer:
+        """Its tokenizer, with ``new`` control tokens."""
+        return TextTokenizer(self._tokenizer(new))
 
-    def store(self, body: nn.Module, work: Path) -> None:
-        """Write a stage's result to ``work``, and go on with it."""
-        tokenizer = self._tokenizer()
+    def store(self, body: nn.Module, work: Path, new: Sequence[str] = ()) -> None:
+        """Write a stage's result to ``work``, its tokenizer with ``new`` control tokens, and go on with it."""
+        tokenizer = self._tokenizer(new)
         save_pretrained(body, work / FOLDER)
         tokenizer.save_pretrained(str(work / FOLDER))
         self.take(work)
@@ -49,10 +50,13 @@ class Adapted:
         """Go on with what a stage left in ``work``."""
         self.folder = work / FOLDER
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(
+    def _tokenizer(self, new: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+        found = load_tokenizer(
             self.backbone.source, folder=self.folder, revision=self.backbone.revision, download=self.download
         )
+        if new:
+            found.add_tokens(list(new), special_tokens=True)
+        return found
 
 
 class StageLora:

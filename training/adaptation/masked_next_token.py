@@ -58,8 +58,8 @@ class MaskedNextToken:
 
         before = self._held_out(loss_of, tuned)
         losses = train_steps(
-            tuned, self.texts.trained, loss_of, steps=self.spec.masked_steps, count=self.spec.texts,
-            rate=self.spec.rate, seed=self.seed, stage=self.name,
+            tuned, self.texts.trained, loss_of, collate=TextBatch.of, steps=self.spec.masked_steps,
+            count=self.spec.texts, rate=self.spec.rate, seed=self.seed, stage=self.name,
         )  # fmt: skip
         after = self._held_out(loss_of, tuned)
         self.adapted.store(LORA.merge(tuned), work)

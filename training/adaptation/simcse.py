@@ -59,8 +59,8 @@ class SimCse:
             return contrast(first_BH, second_BH, batch, self.spec.temperature)
 
         losses = train_steps(
-            tuned, self.texts.trained, loss_of, steps=self.spec.simcse_steps, count=self.spec.texts,
-            rate=self.spec.rate, seed=self.seed, stage=self.name,
+            tuned, self.texts.trained, loss_of, collate=TextBatch.of, steps=self.spec.simcse_steps,
+            count=self.spec.texts, rate=self.spec.rate, seed=self.seed, stage=self.name,
         )  # fmt: skip
         drop_attention(body, 0.0)
         self.adapted.store(LORA.merge(tuned), work)

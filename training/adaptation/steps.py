@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.adaptation.texts import TextBatch
 from training.loop.budget import check_time
 
 WARMUP, CLIP = 0.1, 1.0
+Text, Batch = TypeVar("Text"), TypeVar("Batch")
 
 
 def train_steps(
     model: nn.Module,
-    texts: Sequence[NDArray[np.int64]],
-    loss_of: Callable[[TextBatch], Tensor],
+    texts: Sequence[Text],
+    loss_of: Callable[[Batch], Tensor],
     *,
+    collate: Callable[[Sequence[Text]], Batch],
     steps: int,
     count: int,
     rate: float,
@@ -42,7 +43,7 @@ def train_steps(
     for _ in range(steps):
         check_time(f"the stage {stage!r}")
         drawn = rng.choice(len(texts), min(count, len(texts)), replace=False).tolist()
-        loss = loss_of(TextBatch.of([texts[number] for number in drawn]))
+        loss = loss_of(collate([texts[number] for number in drawn]))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, CLIP)

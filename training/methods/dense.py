@@ -23,7 +23,7 @@ from modeling.encoder.history_state import HistoryState
 from modeling.encoder.title_check import read_map
 from modeling.methods.dense import read_dense, store_backbones
 from training.adaptation.adapt import adapt
-from training.adaptation.spec import AdaptationSpec
+from training.adaptation.spec import AdaptationSpec, check_summaries
 from training.checks import check_text
 from training.effects import Effect, has_ids
 from training.evaluation.full_ranking import evaluate
@@ -145,6 +145,7 @@ class DenseSettings(MethodSettings):
             )
 
     def _check_adaptation(self, recipe: Recipe) -> None:
+        check_summaries(recipe, self.adaptation)
         if not self.adaptation.used:
             return
         if recipe.backbone.own or recipe.backbone.random_weights or recipe.history.form == "ids":
@@ -176,7 +177,8 @@ def _adaptation_effects() -> dict[str, Effect]:
 
         return Effect(f"{' or '.join('method.adaptation.' + stage for stage in stages)} over 0", acts)
 
-    masked, simcse, either = steps("masked_steps"), steps("simcse_steps"), steps("masked_steps", "simcse_steps")
+    masked, simcse = steps("masked_steps"), steps("simcse_steps")
+    either = steps("masked_steps", "simcse_steps", "passage_steps")
     return {
         "adaptation.texts": either,
         "adaptation.rate": either,

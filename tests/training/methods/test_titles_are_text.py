@@ -46,8 +46,9 @@ SETTINGS: dict[str, list[str]] = {
     "item_softmax": [],
     "ilora": ["history.title_tokens=12", "items.dim=32"],
     "llm2vec": ["history.title_tokens=12", "method.adaptation.masked_steps=2", "method.adaptation.simcse_steps=2"],
+    "llara_dense": ["history.title_tokens=12", "method.adaptation.passage_steps=2"],
 }
-ON_TEXT = ("anyo", "contriever", "genre", "bigrec", "llara", "item_softmax", "ilora", "llm2vec")
+ON_TEXT = ("anyo", "contriever", "genre", "bigrec", "llara", "item_softmax", "ilora", "llm2vec", "llara_dense")
 OTHERWISE = {
     **dict.fromkeys(("popularity", "markov", "item_knn", "dllm2rec", "e4srec"), "reads no titles by itself"),
     **dict.fromkeys(("tallrec", "llamarec"), "labels are words of its tokenizer, which these titles do not give"),
