@@ -232,8 +232,8 @@ class TimeBudget(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop or save when it is time."""
         if self.minutes is not None and self.seconds > self.minutes * 60:
-            control.should_training_stop = True
-            control.should_evaluate = control.should_save = True
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"  # nothing is selected in a refit or a warm-up
         elif time.monotonic() - self._saved > self.save_every:
             control.should_save = True
 

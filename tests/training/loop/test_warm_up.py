@@ -85,6 +85,15 @@ def test_a_run_that_was_killed_in_its_main_training_does_not_repeat_the_stage(
     assert torch.equal(*table)
 
 
+def test_a_warm_up_without_time_ends_early_and_the_training_follows(dataset: Dataset, tmp_path: Path) -> None:
+    recipe, split = get_recipe("sasrec", SMALL), leave_one_out(dataset)
+    model = build_model(recipe.model_spec(), catalog_size=dataset.n_items)
+    module = RetrievalModule(model.encoder, recipe.method.objective, popularity_N=split.popularity())
+    report = warm_up(recipe, split, FitOptions(work=tmp_path, minutes=1e-6), module, 50, QUIET)["newest-items"]
+    assert report["stopped_by"] == "time budget" and report["epochs"] < 50
+    assert module.network
+
+
 @pytest.mark.parametrize(
     "settings",
     [["projector.residual=false", "projector.recent=1"], ["projector.kind=identity"]],
