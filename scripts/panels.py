@@ -1,4 +1,4 @@
-"""What the Grafana dashboards show: panels as data, with the queries that fill them.
+"""Content of the Grafana dashboards: panels as data, with the queries that fill them.
 
 `scripts/dashboards.py` turns them into JSON. Every query is asked of a real Prometheus in the tests, so a
 panel can be shipped only once something gives it data. To add one: a `Panel` in a `Row`.

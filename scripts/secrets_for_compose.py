@@ -15,7 +15,7 @@ BYTES = 32
 
 
 def contents(password: str) -> dict[str, str]:
-    """What each file holds."""
+    """Content of each file."""
     return {
         "redis_password": password,
         "redis.conf": f"requirepass {password}\n",

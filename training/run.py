@@ -37,7 +37,7 @@ BACKBONES = ".backbones"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``train`` was asked for, apart from recipe and data."""
+    """Options of ``train`` other than recipe and data."""
 
     out: Path
     seed: int = 0
@@ -144,7 +144,7 @@ def _learned(fitted: Trained, recipe: Recipe, options: RunOptions) -> Trained:
 
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console) -> Sources:
-    """What is made here and kept beside the artifact: ``tiny``, which is trained or found, and vectors of titles."""
+    """Sources that are made here and kept next to the artifact: ``tiny``, trained or found, and vectors of titles."""
     made = options.out.absolute().parent / BACKBONES
     user, text = recipe.backbone.source == TINY, recipe.needs_text_vectors and recipe.text_backbone == TINY
     if not user and not text:
@@ -161,7 +161,7 @@ def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console
 
 
 def _precision(options: RunOptions, console: Console) -> Settled:
-    """What the run computes in; measured where it was not simply fp32, and said.
+    """Precision of the run; measured and printed where it was not simply fp32.
 
     Raises:
         RecipeError: several processes would each measure.

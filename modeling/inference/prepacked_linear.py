@@ -123,7 +123,7 @@ def prepack(backbone: nn.Module) -> int:
 
 
 def multiple_of(backbone: nn.Module) -> int:
-    """What the number of positions that a backbone reads should be a multiple of."""
+    """Multiple to which the number of positions of a pass should be padded."""
     return MULTIPLE if any(isinstance(part, PrepackedLinear) for part in backbone.modules()) else 1
 
 

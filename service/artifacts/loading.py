@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What every loaded artifact has, whatever it gives."""
+    """Common fields of all loaded artifacts."""
 
     name: str
     version: str
@@ -76,7 +76,7 @@ class LoadedArtifact(Loaded):
 
     @property
     def reader(self) -> HistoryEncoder:
-        """What reads histories."""
+        """The part of the model that reads histories."""
         return self.encoder
 
 
@@ -90,7 +90,7 @@ class LoadedGenerative(Loaded):
 
     @property
     def reader(self) -> GenerativeModel:
-        """What reads histories."""
+        """The part of the model that reads histories."""
         return self.model
 
 
