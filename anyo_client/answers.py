@@ -96,7 +96,7 @@ class TokenCounts(_Answer):
 
 
 class WrittenRecommendation(Recommendation):
-    """What a generative artifact wrote; no text reached the last `filled` items."""
+    """A recommendation by a generative artifact; no text reached the last `filled` items."""
 
     generated: list[GeneratedText]
     tokens: TokenCounts

@@ -50,7 +50,7 @@ class Call(Generic[A]):
 
 
 def refusal(response: httpx.Response) -> AnyoError:
-    """What a response that is no answer says; its body has been read."""
+    """The error that a response describes; its body has been read."""
     retry_after = response.headers.get("retry-after", "")
     told = float(retry_after) if retry_after.isdecimal() else None
     try:
@@ -191,7 +191,7 @@ def _asked(history: History, **given: Any) -> dict[str, Any]:
 
 
 def _said(**given: Any) -> dict[str, Any]:
-    """What was given; None leaves the choice to the service."""
+    """Arguments that were given; None leaves the choice to the service."""
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""What approximate kinds of index share: exact search where filters leave little, and the recall they state."""
+"""Common part of the approximate kinds of index: exact search where filters leave little, and the recall they state."""
 
 from __future__ import annotations
 

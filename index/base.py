@@ -280,7 +280,7 @@ class StoredIndex(VectorIndex):
 
     @property
     def effort(self) -> int:
-        """What a search looks at, in the kind's own unit: more of it finds more and takes longer; 0 for exact kinds."""
+        """Effort of a search, in the kind's own unit: more of it finds more and takes longer; 0 for exact kinds."""
         return 0
 
     def variants(self) -> Sequence[Self]:

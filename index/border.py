@@ -32,7 +32,7 @@ _OF_TYPER: tuple[type[Exception], ...] = (
     typer.Abort,
     *(base for base in typer.BadParameter.__mro__ if issubclass(base, Exception) and base is not Exception),
 )
-"""What typer raises to end a command by itself: usage errors and `Exit`."""
+"""Exceptions with which typer ends a command: usage errors and `Exit`."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What every index of faiss needs: row filters, threads, and reading a file of which nothing is trusted."""
+"""Common functions of the faiss indexes: row filters, threads, and reading a file of which nothing is trusted."""
 
 from __future__ import annotations
 

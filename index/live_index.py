@@ -61,7 +61,7 @@ class Added:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """What a merge begins with: the states whose rows it joins."""
+    """Input of a merge: the states whose rows it joins."""
 
     merged: Added
     delta: Added
@@ -119,7 +119,7 @@ class LiveIndex(VectorIndex):
         return open_N
 
     def plan(self) -> MergePlan | None:
-        """What to merge now; None while the delta is small."""
+        """The next merge; None while the delta is small."""
         most = max(MOST_DELTA, len(self._merged.rows) // 16)
         return MergePlan(self._merged, self._delta) if len(self._delta.rows) > most else None
 

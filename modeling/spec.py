@@ -138,7 +138,7 @@ class PoolingSpec(Section):
 
 
 class AdapterSpec(Section):
-    """What of a pretrained backbone is trained; ``kind`` names a file of `modeling.backbone.adapters`: ``none``,
+    """The trained part of a pretrained backbone; ``kind`` names a file of `modeling.backbone.adapters`: ``none``,
     ``lora`` (Hu et al. 2021), ``ilora`` (Kong et al. 2024), its matrices cut into experts that a user's history gates,
     or ``full``, every weight."""
 
@@ -202,7 +202,7 @@ class ItemsSpec(Section):
         "only: their titles learn to speak for them on the scale of all others (DropoutNet, Volkovs et al. 2017)"
     )  # fmt: skip
     cold: Literal["title", "mapped"] = Field(
-        "title", description="vector of an item that nobody chose in training, tower 'both' only. title: its title "
+        "title", description="vector of an item without training interactions, tower 'both' only. title: its title "
         "and the id of UNKNOWN; mapped: what a linear map, fitted on the items that were chosen, makes of its title "
         "(Gantner et al. 2010), at a length chosen on validation"
     )  # fmt: skip
@@ -370,7 +370,7 @@ class ModelSpec(Section):
 
 
 class Capabilities(Section):
-    """What a ``ModelSpec`` allows; stored in the manifest for readers that do not know the code.
+    """Capabilities of a ``ModelSpec``; stored in the manifest for readers that do not know the code.
 
     Attributes:
         reads: kinds of history items: ids of the catalog, free text.

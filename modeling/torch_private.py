@@ -1,4 +1,4 @@
-"""What anyo uses of PyTorch that is not public; pyproject.toml bounds PyTorch's version for it.
+"""Private functions of PyTorch that anyo uses; pyproject.toml bounds PyTorch's version for it.
 
 Everything private of the library is here, so that a new version is looked at in one place.
 """

@@ -1,4 +1,4 @@
-"""What anyo uses of transformers that is not public; pyproject.toml bounds its version for it.
+"""Private functions of transformers that anyo uses; pyproject.toml bounds its version for it.
 
 The trainer's hooks, which a subclass overrides, are in `training.loop.trainer`.
 """

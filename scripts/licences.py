@@ -41,7 +41,7 @@ def installed() -> dict[str, metadata.Distribution]:
 
 
 def licence_of(distribution: metadata.Distribution) -> str | None:
-    """What a package says of its licence: the expression, the short text, or the classifiers; None: nothing."""
+    """A package's statement of its licence: the expression, the short text, or the classifiers; None: nothing."""
     fields = distribution.metadata.json
     for field in ("license_expression", "license"):
         text = " ".join(str(fields.get(field, "")).split())
@@ -53,7 +53,7 @@ def licence_of(distribution: metadata.Distribution) -> str | None:
 
 
 def listed() -> dict[str, list[str]]:
-    """What the page and the bill of materials list, and what each is for: the lock, without the tool that fetches
+    """Packages of the page and the bill of materials, with their purpose: the lock, without the tool that fetches
     PyTorch and is not always there, and PyTorch."""
     locked = {normal(name): groups for name, groups in locked_groups(LOCK.read_text()).items() if groups != ["torch"]}
     return {**locked, "torch": ["base"]}

@@ -35,7 +35,7 @@ GROUPS = {
 }
 """Which extras of pyproject.toml a package is installed for; `base` is what all of them share."""
 TOOLS = {"build": ["hatchling", "editables"], "torch": ["uv"]}
-"""What builds anyo's own wheel, and what fetches PyTorch's CPU build where pip alone would bring CUDA."""
+"""Packages that build anyo's own wheel, and that which fetches PyTorch's CPU build where pip alone would bring CUDA."""
 HEADER = """\
 # Made by `make lock` from pyproject.toml and constraints.txt; do not edit. Linux on x86-64, Python 3.11, PyTorch's CPU
 # build (PyTorch itself is in constraints.txt: its builds lie in sources of their own). `# for:` names the extras that

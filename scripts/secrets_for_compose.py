@@ -18,7 +18,7 @@ NOWHERE = "http://alerts.invalid/"
 
 
 def contents(password: str) -> dict[str, str]:
-    """What each file holds."""
+    """Content of each file."""
     return {
         "redis_password": password,
         "redis.conf": f"requirepass {password}\n",

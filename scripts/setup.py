@@ -95,7 +95,7 @@ def locked_blocks(text: str) -> dict[str, str]:
 
 
 def locked_groups(text: str) -> dict[str, list[str]]:
-    """What each package of a lock is for: the line `# for:` before its entry."""
+    """Purpose of each package of a lock: the line `# for:` before its entry."""
     found = re.findall(r"^# for: (.+)\n([^=\s]+)==", text, re.MULTILINE)
     return {name: groups.split() for groups, name in found}
 

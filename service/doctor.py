@@ -1,4 +1,4 @@
-"""What this machine is, and what anyo makes of it: processor, precisions, memory, GPU, packages, disk.
+"""Report about this machine and its use by anyo: processor, precisions, memory, GPU, packages, disk.
 
 Everything is read or measured here and now; nothing is sent anywhere.
 """

@@ -65,7 +65,7 @@ class AnyoError(Exception):
 
 
 class UnknownName(AnyoError):
-    """What the request names does not exist."""
+    """The request names something that does not exist."""
 
     code = "not_found"
 
@@ -77,7 +77,7 @@ class Conflict(AnyoError):
 
 
 class PreconditionFailed(AnyoError):
-    """What the request expects to be stored is not what is stored."""
+    """The stored state differs from the one that the request expects."""
 
     code = "precondition_failed"
 

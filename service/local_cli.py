@@ -117,7 +117,7 @@ def _row(recommender: LocalRecommender, item_id: str) -> int:
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `doctor` prints: a name and a sentence each."""
+    """The lines of `doctor`: a name and a sentence each."""
     processor, spent, memory = found["processor"], found["precision"]["milliseconds"], found["memory"]
     faster = found["precision"]["faster_than_fp32"]
     figures = ", ".join(f"{name} {ms:.2f} ms" for name, ms in spent.items())

@@ -91,7 +91,7 @@ class Service:
 
     @property
     def recommenders(self) -> dict[str, AnyRecommender]:
-        """What answers, by the name of its artifact."""
+        """Recommenders by the name of their artifact."""
         return self.registry.recommenders
 
     def loaded(self, name: str | None = None) -> AnyRecommender:
@@ -261,7 +261,7 @@ class Service:
         metrics.artifact_bytes_limit.set(settings.max_artifact_bytes)
 
     def _busy(self) -> bool:
-        """Whether a whole batch waits already: no time for what nobody waits for."""
+        """Whether a whole batch waits already: no time for background work."""
         return sum(load[0] for load in self._loads("dense")) >= self.settings.max_batch_requests
 
     def _loads(self, kind: Kind) -> list[tuple[int, int]]:

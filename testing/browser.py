@@ -33,7 +33,7 @@ def count(selector: str) -> str:
 
 
 def texts(browser: Browser, selector: str) -> list[str]:
-    """What the elements of a selector say."""
+    """Texts of the elements of a selector."""
     return list(browser.evaluate(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)"))
 
 

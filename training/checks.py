@@ -1,4 +1,4 @@
-"""What data a recipe cannot learn from, said before anything is trained."""
+"""Refusal of data that a recipe cannot learn from, before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_learnable(recipe: Recipe, split: Split) -> None:
     """Look at items, histories and titles.
 
     Raises:
-        DataError: nobody has two training items; users have had every item; or all titles are one.
+        DataError: no user has two training items; users have had every item; or all titles are one.
         RecipeError: fewer items than codes of a level, or than candidates.
     """
     data = split.dataset

@@ -1,4 +1,4 @@
-"""What the commands share: opening a data set with its report, our own errors as one line, checks of options.
+"""Common functions of the commands: opening a data set with its report, our own errors as one line, checks of options.
 
 Imports nothing heavy: every command line pays for what stands here, `--help` too.
 """
@@ -49,7 +49,7 @@ _OURS = {
 
 
 def our_errors() -> tuple[type[Exception], ...]:
-    """The errors whose message is written for the reader. One whose module nobody imported was raised by nobody."""
+    """The errors whose message is written for the reader. One whose module was not imported cannot have been raised."""
     found = [getattr(sys.modules[home], name) for home, name in _OURS.items() if home in sys.modules]
     return (TargetError, FloatingPointError, *found)
 

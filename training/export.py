@@ -32,7 +32,7 @@ RECALL_USERS = 256
 
 
 class RunFacts(TypedDict):
-    """What a manifest keeps of a run: what was fitted on, figures on validation, and the record of the training."""
+    """Facts of a run in the manifest: the part that was fitted on, validation figures, and the training record."""
 
     fitted_on: FittedOn
     metrics: dict[str, float]
@@ -109,7 +109,7 @@ def _write_catalog(work: Path, split: Split, fitted_on: FittedOn) -> Catalog:
 
 
 def _facts(folder: Path, recipe: Recipe, split: Split) -> dict[str, Any]:
-    """What a manifest says of the run, whatever the kind of the artifact."""
+    """Facts of the run that the manifests of all kinds of artifacts hold."""
     return {
         "name": folder.name,
         "recipe": recipe.name,

@@ -1,4 +1,4 @@
-"""What a recipe is: the model's description, its method and how it is trained, as one typed, frozen value."""
+"""The recipe: the model's description, its method and how it is trained, as one typed, frozen value."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class OptimizerSpec(Section):
 
 
 class CodesSpec(Section):
-    """What items are called by: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
+    """Semantic IDs of items: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
 
     Semantic IDs: ``rq-vae``, a residual quantiser in the middle of an autoencoder (Rajput et al. 2023);
     ``residual-kmeans``, level by level on the vectors themselves, which are those of the titles and, with
@@ -75,7 +75,7 @@ class CodesSpec(Section):
 
 
 class MethodSettings(Section):
-    """What only one kind of method reads; every kind has its own class, in ``training/methods/<kind>.py``.
+    """Settings of one kind of method; every kind has its own class, in ``training/methods/<kind>.py``.
 
     Attributes:
         kind: name of the method, a module of `training.methods` and of `modeling.methods`.
@@ -187,7 +187,7 @@ class TokenSettings(GenerativeSettings):
         }
 
     def check_kept(self, recipe: Recipe) -> None:
-        """What is kept must be the same in every step; raises ``ValueError``."""
+        """Kept states must be the same in every step; raises ``ValueError``."""
         if self.kept_states is None:
             return
         if recipe.adapter.kind != "lora" or recipe.adapter.layers is None:

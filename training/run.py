@@ -40,7 +40,7 @@ BACKBONES = ".backbones"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``train`` was asked for, apart from recipe and data."""
+    """Options of ``train`` other than recipe and data."""
 
     out: Path
     seed: int = 0
@@ -187,8 +187,8 @@ def _learned(fitted: Trained, recipe: Recipe, options: RunOptions) -> Trained:
 
 
 def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console, start: WarmStart | None) -> Sources:
-    """What is made here and kept beside the artifact: ``tiny``, which is trained or found, and vectors of titles; in an
-    update the backbone of the parent."""
+    """Sources that are made here and kept next to the artifact: ``tiny``, trained or found, and vectors of titles; in
+    an update the backbone of the parent."""
     made = options.out.absolute().parent / BACKBONES
     if start is not None:
         return start.sources(Sources(vectors=made, download=True))
@@ -207,7 +207,7 @@ def _sources(recipe: Recipe, split: Split, options: RunOptions, console: Console
 
 
 def _precision(options: RunOptions, console: Console) -> Settled:
-    """What the run computes in; measured where it was not simply fp32, and said.
+    """Precision of the run; measured and printed where it was not simply fp32.
 
     Raises:
         RecipeError: several processes would each measure.

@@ -1,4 +1,4 @@
-"""What leaving out `lm_head` saves, by architecture: counted on the meta device, so no weight is made or read.
+"""Savings of leaving out `lm_head`, by architecture: counted on the meta device, so no weight is made or read.
 
     python -m benchmarks.encoder.lm_head [--backbone smollm2 --layers 8]
 

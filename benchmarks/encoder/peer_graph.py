@@ -75,7 +75,7 @@ class PaddedBody(nn.Module):
 
 
 def padded_inputs(fast: EncoderForward, prompts: Sequence[Prompt]) -> Inputs:
-    """What `PaddedBody` reads for these prompts, the instruction included."""
+    """Input of `PaddedBody` for these prompts, the instruction included."""
     embeds_PH, _ = fast.embed(prompts, [0] * len(prompts))
     lengths = [prompt.length for prompt in prompts]
     rows = torch.nn.utils.rnn.pad_sequence(list(embeds_PH.float().split(lengths)), batch_first=True)

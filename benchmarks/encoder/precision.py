@@ -1,4 +1,4 @@
-"""What fewer bits cost and give: the same artifact in fp32, bf16 and int8, over every question of a data set.
+"""Quality and speed of quantisation: the same artifact in fp32, bf16 and int8, over every question of a data set.
 
     python -m benchmarks.encoder.precision ARTIFACT --data DIR [--part validation|test] [--rounds 7] [--users 1000]
 

@@ -1,4 +1,4 @@
-"""What a filter costs a search of a flat index, from few items that pass to all of them.
+"""Cost of a filter in a search of a flat index, from few items that pass to all of them.
 
     python -m benchmarks.engine.filtered_search [--sizes 12000 1000000] [--queries 1 32] [--repeats 3]
 

@@ -1,4 +1,4 @@
-"""What writing does to dense requests beside it: an open loop, alone and with a generative queue that is always full.
+"""Effect of concurrent generation on dense requests: an open loop, alone and with a full generative queue.
 
     python -m benchmarks.engine.interference DENSE [GENERATIVE] [--share 0.3] [--seconds 20] [--rounds 3] \
         [--set NAME=VALUE]

@@ -91,7 +91,7 @@ def mixed(server: Server, reads_text: bool, rng: random.Random) -> Iterator[byte
 
 
 async def loaded(server: Server, requests: Iterator[bytes], minutes: float, clients: int) -> tuple[Load, list[int]]:
-    """What came of the load, and resident KiB at every second."""
+    """Outcome of the load, and resident KiB at every second."""
     samples: list[int] = []
     pool = Pool(server.url)
     load = asyncio.ensure_future(closed_loop(pool, requests, clients=clients, seconds=60 * minutes))

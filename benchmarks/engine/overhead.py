@@ -1,4 +1,4 @@
-"""What the service itself costs a request: its model replaced by one that does nothing, against a bare FastAPI route.
+"""Overhead of the service per request: its model replaced by one that does nothing, against a bare FastAPI route.
 
     python -m benchmarks.engine.overhead [--rounds 5] [--seconds 5] [--set NAME=VALUE]
 

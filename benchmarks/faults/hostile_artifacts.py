@@ -146,7 +146,7 @@ def made(bases: Sequence[Path], root: Path, number: int, seed: int) -> tuple[str
 
 
 def mistake(answer: httpx.Response) -> str | None:
-    """What is wrong with the answer to a load, or None."""
+    """The fault of an answer to a load, or None."""
     if answer.status_code == 200:
         return None
     if answer.status_code not in (404, 409):

@@ -1,4 +1,4 @@
-"""What losing replicas costs: three services share a Redis behind HAProxy; one is killed, one is ended in order.
+"""Cost of losing replicas: three services share a Redis behind HAProxy; one is killed, one is ended in order.
 
 Starts redis-server, three service processes and HAProxy with `deploy/haproxy/haproxy.cfg` on free ports, offers a
 steady load (open loop: half explicit histories, a quarter stored ones, a quarter appends), kills one replica with

@@ -1,4 +1,4 @@
-"""What a failing Redis costs a service under a steady load: killed, restarted, stopped, full.
+"""Cost of a failing Redis for a service under a steady load: killed, restarted, stopped, full.
 
 Starts a redis-server (append-only file, `appendfsync always`) and one service process on free ports, offers half
 explicit histories, a quarter stored ones and a quarter appends (open loop), and lets one fault follow another. Each has

@@ -1,4 +1,4 @@
-"""What generative artifacts make up: texts that are no item, the same item twice, and how far grounding forgives.
+"""Hallucination of generative artifacts: texts that are no item, repeated items, and tolerance of the grounding.
 
     python -m benchmarks.generation.hallucination ARTIFACT… --data DIR [--users 500]
 

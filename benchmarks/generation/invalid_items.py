@@ -37,7 +37,7 @@ RESULT = ResultFile(__file__, __doc__)
 
 @dataclass
 class Found:
-    """What came of all requests."""
+    """Outcome of all requests."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)

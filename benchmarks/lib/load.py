@@ -39,7 +39,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Load:
-    """What came of a run."""
+    """Outcome of a run."""
 
     answers: list[Answer] = field(default_factory=list)
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What a trained artifact reads: permute titles among items, or ids among items, and rank again.
+"""Ablation of the inputs of a trained artifact: permute titles among items, or ids among items, and rank again.
 
 Each permutation breaks one source of information and leaves everything else as it was trained, so the loss of NDCG@10
 says how much of the answer came from there (permutation importance, Breiman 2001). Intervals are paired over users. The

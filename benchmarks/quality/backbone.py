@@ -1,4 +1,4 @@
-"""What the network adds: the recipe as it is, and controls that have less of it, each trained by the same command.
+"""Ablation of the backbone: the recipe as it is, and controls that have less of it, each trained by the same command.
 
 Rows: the newest items alone without a network, a small transformer with the same item vectors, a language model with
 random weights, frozen, and with LoRA; each with and without the newest items in the user's vector. All are ranked on

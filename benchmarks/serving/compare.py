@@ -232,7 +232,7 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def parse() -> argparse.Namespace:
-    """What is asked on the command line."""
+    """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path, help="of the title form, made by benchmarks.lib.small")
     parser.add_argument("--compressed", type=Path, help="an artifact of the same catalog; measured, not compared")

@@ -1,4 +1,4 @@
-"""What changing items does to requests beside it, and how soon changes are seen.
+"""Effect of item changes on concurrent requests, and how soon changes are visible.
 
     python -m benchmarks.serving.live_items ARTIFACT [--texts 20] [--vectors 100] [--seconds 15] [--rounds 2]
 

@@ -1,4 +1,4 @@
-"""What the rounds of `benchmarks.serving.compare` come to: medians, and the ratios that are quoted."""
+"""Summary of the rounds of `benchmarks.serving.compare`: medians, and the ratios that are quoted."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def report(results: Results, everyone: Sequence[Contender]) -> dict[str, Any]:
 
 
 def _ratios(name: str, results: Results, names: Sequence[str]) -> dict[str, Any]:
-    """What one of ours is of the limit (whole, and less the cores that the clients take) and of each peer."""
+    """Ratios of one of our systems to the limit (whole, and less the cores that the clients take) and to each peer."""
     limit, medians = results.per_s(LIMIT, "saturated"), results.medians(name)
     loads = [load for load in medians if load.startswith("closed")]
     found: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""What stands on top of building: large indexes in parts, and the choice of an effort."""
+"""Built on top of the indexes: large indexes in parts, and the choice of an effort."""

@@ -1,4 +1,4 @@
-"""What a filter is: conditions on typed attributes of an item, joined by and/or. Plain values, equal where they mean
+"""Filters: conditions on typed attributes of an item, joined by and/or. Plain values, equal where they mean
 the same: parts and values are kept in one order and none twice.
 
 An attribute is a string, a number, true or false, or a list of strings. Values of different types are different: 1 is

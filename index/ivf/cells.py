@@ -1,4 +1,4 @@
-"""What the kinds ``ivf-pq`` and ``ivf-sq`` share: cells, codes, the exact second look, the file.
+"""Common part of the kinds ``ivf-pq`` and ``ivf-sq``: cells, codes, the exact second look, the file.
 
 Cells are those of k-means by Euclidean distance. An item lies in the cell whose centre is nearest, and its code holds
 the difference. A search reads the cells whose centres have the largest inner products with the query, and the best of

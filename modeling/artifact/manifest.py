@@ -44,7 +44,7 @@ def _label(text: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
-"""What is shown on consoles, in logs and as a label of metrics."""
+"""Text for consoles, logs and labels of metrics."""
 
 
 def _file_name(name: str) -> str:
@@ -60,7 +60,7 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 class MethodRecord(_Data):
-    """What an artifact's method has written down of itself.
+    """Record of an artifact's method.
 
     Attributes:
         kind: name of the method, a module of `modeling.methods`.
@@ -72,7 +72,7 @@ class MethodRecord(_Data):
 
 
 class Manifest(_Data):
-    """What every ``manifest.json`` says, and the record of the method.
+    """Common fields of ``manifest.json``, and the record of the method.
 
     ``files`` maps every other file to its sha256; ``version`` hashes them all.
 

@@ -1,4 +1,4 @@
-"""What the parts of an artifact in memory are called; `GET /artifacts` publishes these names.
+"""Names of the parts of an artifact in memory; `GET /artifacts` publishes these names.
 
 The one list of them: methods name their networks by it, the service its own parts, and the API's schema is made from
 it, so that nothing is published under a name that the schema does not know.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["artifact", "data set", "backbone", "comparison", "search", "export", "recommendations", "new"]
-"""What a folder that may be replaced holds; ``new``: nothing at all."""
+"""Content of a folder that may be replaced; ``new``: nothing at all."""
 
 SHOWN = 3
 LONGEST_NAME = 200

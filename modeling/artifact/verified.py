@@ -175,7 +175,7 @@ class Files:
 
     @contextlib.contextmanager
     def private_copy(self, changed: Mapping[str, bytes]) -> Iterator[Path]:
-        """A folder that nobody else can write to, with these contents, for libraries that insist on paths."""
+        """A folder that only this process can write to, with these contents, for libraries that insist on paths."""
         with tempfile.TemporaryDirectory(prefix="anyo-") as place:
             for name, data in changed.items():
                 (Path(place) / name).write_bytes(data)

@@ -130,7 +130,7 @@ def load_backbone(
 
 
 def info_of(spec: BackboneSpec, model: Any, config: Any, sha256: str | None, dtype: torch.dtype) -> BackboneInfo:
-    """What is known of a model that was read."""
+    """Facts about a loaded model."""
     return BackboneInfo(
         source=spec.source,
         revision=spec.revision,
@@ -145,7 +145,7 @@ def info_of(spec: BackboneSpec, model: Any, config: Any, sha256: str | None, dty
 
 
 def no_backbone() -> tuple[nn.Module, BackboneInfo]:
-    """What stands in a backbone's place where no network reads the history."""
+    """Placeholder of a backbone where no network reads the history."""
     model = NoNetwork()
     return model, replace(_own_info(BackboneSpec()), architecture=type(model).__name__, hidden_size=0, layers=0)
 
@@ -309,7 +309,7 @@ def prove_attention(model: nn.Module, *, causal: bool) -> None:
 
 
 def _prove_padding_unseen(model: nn.Module, base_1TH: Tensor, changed_1TH: Tensor) -> None:
-    """What stands in masked positions moves no other state; raises BackboneError where it does."""
+    """Check that masked positions change no other state; raises BackboneError where it does."""
     for padding, seen in (((1, 1, 1, 1, 1, 0), slice(0, 5)), ((0, 1, 1, 1, 1, 1), slice(1, 6))):
         mask = torch.tensor([[1] * 6, padding], device=base_1TH.device)
         given = (base_1TH, changed_1TH) if seen.start == 0 else (base_1TH.flip(1), changed_1TH.flip(1))
@@ -387,7 +387,7 @@ def _own_info(spec: BackboneSpec) -> BackboneInfo:
 
 
 def head_of(config: Any) -> HeadKind:
-    """What dropping the head saved: nothing but compute where it is tied to the input embeddings."""
+    """Kind of the head that was dropped: one that is tied to the input embeddings saves compute and no memory."""
     names = " ".join(config.architectures or ())
     if "LM" not in names:
         return "none"

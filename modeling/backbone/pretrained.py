@@ -34,7 +34,7 @@ CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "quantization_co
              "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
              "_experts_implementation", "kernel_config", "fusion_config", "use_kernels", "adapter_kwargs",
              "gguf_file", "use_pretrained_backbone", "use_timm_backbone")  # fmt: skip
-"""What in a config names code, a kernel or weights of elsewhere."""
+"""Entries of a config that name foreign code, a kernel or weights."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 SLACK = 1 << 20  # weights that a config may have beyond twice what its files hold
 

@@ -48,7 +48,7 @@ class SplitBackbone:
         return cast(Tensor, self._lower(inputs_embeds=embeds_BTH, use_cache=False).last_hidden_state)
 
     def upper(self, states_BTH: Tensor, **options: Any) -> Any:
-        """What the whole gives for a text with these states at the cut; ``options`` of its forward."""
+        """Output of the whole network for a text with these states at the cut; ``options`` of its forward."""
         return self._upper(inputs_embeds=states_BTH, use_cache=False, **options)
 
     @torch.no_grad()

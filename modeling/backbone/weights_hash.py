@@ -1,6 +1,6 @@
 """The hash of a folder's weights, and a note of it beside them.
 
-Hashing half a gigabyte at every start takes a second, and reads layers that nobody asked for. A folder that was made
+Hashing half a gigabyte at every start takes a second, and reads layers that are not used. A folder that was made
 here notes the hash with the sizes and times of its files; where one of them differs, everything is hashed again.
 """
 

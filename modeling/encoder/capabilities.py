@@ -1,4 +1,4 @@
-"""What a model's description allows, decided in one place for training, serving and the manifest."""
+"""Capabilities that follow from a model's description, decided in one place for training, serving and the manifest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from modeling.spec import Capabilities, ModelSpec
 
 
 def capabilities_of(spec: ModelSpec) -> Capabilities:
-    """What the combination of history, attention, pooling and adapter allows.
+    """Capabilities of a combination of history, attention, pooling and adapter.
 
     Raises:
         AdapterError: there is no such adapter.

@@ -54,7 +54,7 @@ class HistoryState(nn.Module):
 
     @property
     def parts(self) -> nn.ModuleDict:
-        """What is stored of it."""
+        """Stored record of it."""
         own = {"ids": self._encoder.items.ids, "backbone": self._encoder.backbone, "scale": self._scale}
         return nn.ModuleDict(own)
 

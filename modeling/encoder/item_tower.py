@@ -22,7 +22,7 @@ LARGEST_SCALE = 100.0
 
 
 def scale_of(log_scale: Tensor) -> Tensor:
-    """What scores are multiplied by in the softmax; a sharper one over cosines only overfits."""
+    """Factor of the scores in the softmax; a sharper one over cosines only overfits."""
     return log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
 
 
@@ -188,8 +188,8 @@ class ItemTower(nn.Module):
         return text_ND if self.spec.tower == "text" else text_ND + ids_ND
 
     def vectors(self) -> Tensor:
-        """What the index holds, [N, D]: normalised where the recipe says so; items that nobody chose as `cold_vectors`
-        has them."""
+        """Vectors for the index, [N, D]: normalised where the recipe says so; items without interactions as in
+        `cold_vectors`."""
         vectors_ND = self.with_bias(self.finish(self.table()[: self.size]), slice(self.size))
         if self.chosen_N is None or bool(self.chosen_N.all()):
             return vectors_ND

@@ -20,7 +20,7 @@ TOKEN, TEXT, ID = 1, 2, 4
 
 
 class TokenizerLike(Protocol):
-    """What this module needs of a tokenizer: text to ids without special tokens."""
+    """The part of a tokenizer that is used here: text to ids without special tokens."""
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text."""

@@ -1,4 +1,4 @@
-"""What a generative model takes and gives: the seam between the methods that write an item and whoever asks them.
+"""Interface of generative models: the seam between the methods that write an item and whoever asks them.
 
 A dense model answers a history with a vector; a generative one writes texts (titles, semantic IDs), and what it wrote
 is grounded to items of the catalog. Every generative method, whatever it writes, is asked through `GenerativeModel`.
@@ -36,7 +36,7 @@ class GenerationPrompt:
 
 @dataclass(frozen=True)
 class ListQuery:
-    """What is asked for one history: how many items, which rows never, which rows only (None: all)."""
+    """Query for one history: how many items, which rows never, which rows only (None: all)."""
 
     k: int = 10
     exclude: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
@@ -111,7 +111,7 @@ class GenerativeModel(Protocol):
     history_limit: int
     """Newest items that are read."""
     default: GenerationSettings
-    """What the artifact was evaluated with; both fields are set."""
+    """Settings that the artifact was evaluated with; both fields are set."""
     limit: GenerationSettings
     """The largest values that may be asked for; both fields are set."""
 

@@ -1,4 +1,4 @@
-"""What all models that write items have in common: the names of a catalog, the generator, settings, and filling up."""
+"""Common part of all generative models of items: the names of a catalog, the generator, settings, and filling up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AS_EVALUATED = GenerationSettings()
 
 @dataclass(frozen=True)
 class ItemIdentifiers:
-    """What the items of a catalog are called.
+    """Names of the items of a catalog.
 
     Attributes:
         tokens: of every item, without the end token; none of them is empty.
@@ -119,7 +119,7 @@ class DecodeSession:
 
 
 class NamedItems:
-    """What every model has that asks a causal language model about items by their names.
+    """Common base of the models that ask a causal language model about items by their names.
 
     Attributes:
         model: a Hugging Face model with its head.
@@ -171,7 +171,7 @@ class NamedItems:
         return found
 
     def _shown(self, tokens: Sequence[int]) -> str:
-        """What was written so far, as a person reads it."""
+        """The text generated so far, as a person reads it."""
         return self.names.spelling.text(tokens)
 
 
@@ -211,7 +211,7 @@ class ItemGenerator(NamedItems, GenerativeModel):
 
     @property
     def networks(self) -> dict[Part, nn.Module]:
-        """What holds weights, by what it is for."""
+        """Networks with weights, by their purpose."""
         return {Part.WEIGHTS: self.model}
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:

@@ -29,7 +29,7 @@ from modeling.transformers_private import relative_position_buckets
 
 @dataclass
 class EncoderMemory:
-    """What one layer of the decoder looks at in the prompts, which nothing is added to.
+    """Keys and values of the prompts for one layer of the decoder; nothing is added to them.
 
     Attributes:
         keys_BARD, values_BARD: of the encoder's states.
@@ -124,7 +124,7 @@ class EncoderDecoderBeamSearch(BeamSearch):
         return cast(Tensor, states_BTH if wanted_W is None else states_BTH.flatten(0, 1)[wanted_W])
 
     def _bias(self, begun: int, new: int, sees: Sees | None) -> Tensor:
-        """What is added to the scores of self-attention, [1 or B, A, T, S]: relative positions, and the mask."""
+        """Bias of the scores of self-attention, [1 or B, A, T, S]: relative positions, and the mask."""
         if sees is None:
             places_S = torch.arange(begun + new, device=self.device)
             positions_T = places_S[begun:]

@@ -18,7 +18,7 @@ CODE_END = 0
 
 
 class ItemTokenizer(Protocol):
-    """What the tokens of an item's name mean."""
+    """Meaning of the tokens of an item's name."""
 
     reads: tuple[str, ...]
 
@@ -90,7 +90,7 @@ class CodeTokenizer:
         return self._first[-1] + self.user_buckets
 
     def user(self, user_id: str | None) -> int:
-        """The token that begins a user's history: the end token where nobody is known, or users have none."""
+        """The token that begins a user's history: the end token where the user is unknown, or users have none."""
         if user_id is None or not self.user_buckets:
             return CODE_END
         return self._first[-1] + crc32(user_id.encode()) % self.user_buckets

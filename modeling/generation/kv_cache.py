@@ -1,4 +1,4 @@
-"""What a beam search keeps in memory: keys and values of a prompt, once, and of the tokens its beams have written.
+"""KV cache of beam search: keys and values of a prompt, once, and of the tokens its beams have written.
 
 Beams of one prompt read the same keys and values of it, so these are stored once for all of them (the usual way
 repeats them for every beam and copies all of them at every step, whenever a beam takes another's place). What the

@@ -47,7 +47,7 @@ class WholeWordEmbedding(nn.Module):
         return (before + self.begins_V[ids_BT].cumsum(-1)).clamp(max=WORDS - 1)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """What is added to the tokens' own vectors, [B, T, H]."""
+        """Embeddings that are added to the tokens' own vectors, [B, T, H]."""
         found: Tensor = self.table(self.numbers(ids_BT))
         return found
 

@@ -1,4 +1,4 @@
-"""What stands between the matrix products of a layer, compiled to few kernels for a GPU.
+"""Operations between the matrix products of a layer, compiled to few kernels for a GPU.
 
 There every kernel costs some microseconds of launching, and every pass over a large tensor its way to memory and back;
 `torch.compile` makes one kernel of each of these functions. Where it cannot (no compiler on the machine) they run as

@@ -1,4 +1,4 @@
-"""What a language model computes in, and its maps in eight bits: a quarter of the memory, and integer products.
+"""Precision of a language model, and its linear maps in int8: a quarter of the memory, and integer products.
 
 Weights have one scale an output (symmetric, no zero point), made once. What a map reads is quantised when it comes,
 one scale a position, so that a user's vector does not depend on who else is in the batch; products are summed exactly
@@ -75,7 +75,7 @@ class Int8Linear(nn.Module):
 
 
 def read_once(first: nn.Module, states_PI: Tensor) -> Any:
-    """What `first`, and other maps of its kind, should be given: rounded once for all of them if they round."""
+    """Input of `first` and other maps of its kind: rounded once for all of them if they round."""
     return Rows.of(states_PI) if isinstance(first, Int8Linear) else states_PI
 
 

@@ -40,7 +40,7 @@ class DecoderLayers(Protocol):
         ...
 
     def turns(self, places_P: Tensor, like: Tensor) -> Any:
-        """What positions do to queries and keys (rotary embeddings), for the dtype and device of ``like``."""
+        """Rotary embeddings of positions (nothing where a model has none), for the dtype and device of ``like``."""
         ...
 
     def keys_values(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ class DecoderLayers(Protocol):
         ...
 
     def end(self, states_PH: Tensor) -> Tensor:
-        """What stands after the last layer."""
+        """The normalisation after the last layer."""
         ...
 
 

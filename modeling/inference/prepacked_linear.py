@@ -189,7 +189,7 @@ def faster_in_blocks(inputs: int, outputs: int) -> bool:
 
 
 def multiple_of(backbone: nn.Module) -> int:
-    """What the number of positions that a backbone reads should be a multiple of."""
+    """Multiple to which the number of positions of a pass should be padded."""
     return MULTIPLE if any(isinstance(part, PrepackedLinear) for part in backbone.modules()) else 1
 
 

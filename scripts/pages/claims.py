@@ -55,7 +55,7 @@ def read_claims(file: Path = CLAIMS) -> list[Claim]:
 
 
 def page_block(language: str) -> Callable[[Results, Any], str]:
-    """What makes the block of one language's page."""
+    """Function that makes the block of one language's page."""
 
     def block(results: Results, link: Any) -> str:
         words, claims = WORDS[language], read_claims()

@@ -52,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What every loaded artifact has, whatever it gives."""
+    """Common fields of all loaded artifacts."""
 
     name: str
     version: str
@@ -77,7 +77,7 @@ class LoadedArtifact(Loaded):
 
     @property
     def reader(self) -> HistoryEncoder:
-        """What reads histories."""
+        """The part of the model that reads histories."""
         return self.encoder
 
 
@@ -91,7 +91,7 @@ class LoadedGenerative(Loaded):
 
     @property
     def reader(self) -> GenerativeModel:
-        """What reads histories."""
+        """The part of the model that reads histories."""
         return self.model
 
 

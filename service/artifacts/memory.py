@@ -1,4 +1,4 @@
-"""What artifacts in one process have in common is in memory once, and how much each of them takes is known.
+"""Memory that artifacts of one process share, and how much each of them takes.
 
 A part is shared when its *content* is the same, whichever file it came from: two artifacts of one backbone share
 every weight that their adapters left alone, two artifacts of one data set share catalog and title vectors. That

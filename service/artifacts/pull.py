@@ -41,7 +41,7 @@ class PullError(Exception):
 
 
 class _Budget:
-    """What may still be fetched, in bytes and in seconds."""
+    """The rest of the limits of a download, in bytes and in seconds."""
 
     def __init__(self, most_bytes: int, seconds: float) -> None:
         self._bytes, self._most, self._seconds = 0, most_bytes, seconds

@@ -1,4 +1,4 @@
-"""A load that is tried in a process of its own first: what an artifact does there harms nobody.
+"""A load that is tried in a process of its own first: what an artifact does there does no harm.
 
 The process may take so much memory and so much time and is ended beyond; it is told to end when the load is cancelled.
 What it accepts is loaded here after it, from files with the same hashes: it says which manifest it saw.
@@ -34,7 +34,7 @@ LIBRARY_ADDRESSES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a load may take: bytes beside what the process has when it begins, and seconds."""
+    """Limits of a load: bytes beside what the process has when it begins, and seconds."""
 
     memory: int
     seconds: float

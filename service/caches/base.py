@@ -1,4 +1,4 @@
-"""What a cache that replicas share must do."""
+"""Interface of a cache that replicas share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What replicas share of their work: user vectors and whole answers, behind each replica's own memory.
+"""Cache that replicas share: user vectors and whole answers, behind each replica's own memory.
 
 A key names everything the value depends on: the artifact's version, so that another artifact never meets a
 value of this one, and a hash of the history exactly as the model reads it; for an answer also k, exclusions
@@ -41,7 +41,7 @@ class CacheKeys:
 
 
 class CacheHit(NamedTuple):
-    """What the cache knew of a question."""
+    """Cached values of one query."""
 
     vector_D: NDArray[np.float32] | None = None
     result: Result | None = None
@@ -78,7 +78,7 @@ class SharedCache:
         return dict(zip(keys, values, strict=True))
 
     def put(self, values: Mapping[bytes, tuple[bytes, int]]) -> None:
-        """Store values in the background; nobody waits for it, and it may fail."""
+        """Store values in the background; no request waits for it, and it may fail."""
         if values and len(self._writes) < WRITES_WAITING:
             task = asyncio.create_task(self._put(values))
             self._writes.add(task)

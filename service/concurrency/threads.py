@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
-    """Return or raise what `work` does, in a thread of its own; cancelled, the thread goes on and nobody listens."""
+    """Return or raise what `work` does, in a thread of its own; after a cancellation its result is dropped."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     outcome: list[tuple[T | None, BaseException | None]] = []

@@ -1,4 +1,4 @@
-"""What every engine has: a bounded queue, threads behind it, and waiters on the event loop in front of it.
+"""Common part of the engines: a bounded queue, threads behind it, and waiters on the event loop in front of it.
 
 `engine.py` (dense) and `generative_engine.py` add what their threads do with a batch. If a thread dies, every waiter
 gets an error, the engine refuses further work and `trouble()` tells liveness and readiness.

@@ -7,7 +7,7 @@ The rules:
 
 * What costs is positions, padding included: a batch of n entries costs n times its longest one. Where the model
   computes no padding (`Limits.packed`) it costs their sum.
-* The oldest entry is in the next batch, always, so nobody starves. The rest of the batch are the entries
+* The oldest entry is in the next batch, always, so none starves. The rest of the batch are the entries
   nearest to it in length, older before younger, out of a window of the oldest: a batch of mixed lengths can
   be slower than no batch at all. Packed, they are simply the next oldest.
 * What came at once is shared among the lanes that have nothing to do.
@@ -51,7 +51,7 @@ class EntryTooLong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a batch and the queue may hold: positions (padding counted), entries, queued positions, padding share, and
+    """Limits of a batch and of the queue: positions (padding counted), entries, queued positions, padding share, and
     queued entries (None: as many as the positions allow). `packed`: the model computes no padding. `enough`: positions
     beyond which a batch takes no further entry (None: as many as it may hold)."""
 

@@ -273,7 +273,7 @@ class Engine(QueuedEngine[Work, Found]):
             self._on_loop(self._deliver, computed, results, started, finished)
 
     def _search_all(self, computed: _Computed) -> list[Any]:
-        """Return (rows_K, scores_K), an exception, or None (nobody waits any more) for each entry."""
+        """Return (rows_K, scores_K), an exception, or None (cancelled) for each entry."""
         results: list[Any] = list(computed.vectors)
         if computed.batch is None and not computed.entries[0].wanted(time.monotonic()):
             return [None]

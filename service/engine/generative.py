@@ -35,7 +35,7 @@ RANKING = "ranking"
 
 
 class GenerationCancelled(Exception):
-    """Nobody waits for what is being written."""
+    """The request for this text was cancelled."""
 
 
 class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
@@ -131,7 +131,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
         return None
 
     def _score(self, entries: Sequence[AnyEntry]) -> list[NDArray[np.float32] | None]:
-        """Return the scores of each; None for all where nobody wanted them any more."""
+        """Return the scores of each; None for all where the request was cancelled."""
         prompts = [entry.work.prompt for entry in entries if isinstance(entry.work, RankWork)]
         model: object = self._model
         assert isinstance(model, CandidateRanker)
@@ -149,7 +149,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
         return list(scored)
 
     def _write(self, entries: Sequence[AnyEntry]) -> list[GeneratedList | None]:
-        """Return what was written for each; None for all where nobody wanted it any more."""
+        """Return what was written for each; None for all where the request was cancelled."""
         works = [entry.work for entry in entries if isinstance(entry.work, WriteWork)]
         model = self._model
         assert model is not None

@@ -1,4 +1,4 @@
-"""Free titles wait in a queue of their own until the text network has read them, and nobody's keep out anybody else's.
+"""Free titles wait in a queue of their own until the text network has read them, and none keeps out another request's.
 
 Long titles cost as much as histories, so their positions are counted where they are admitted. The waiting requests take
 turns, one title each, in batches of a bounded size: a request with one title waits for a pass or two, however many

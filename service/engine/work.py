@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out of it."""
+"""Requests to the engines, and their results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """What one request asks of the device: a prompt (or the vector it gave before) and what to search for.
+    """Work of one request on the device: a prompt (or the vector it gave before) and what to search for.
 
     `exclude` holds rows never to return, `allowed` the only rows to return (None: all). `positions` are those that
     will have to be read (0: all of the prompt). With `candidates` nothing is searched: these are scored.
@@ -47,7 +47,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came back: catalog rows and scores, best first (of candidates their places and scores, in the order
+    """Result of the work: catalog rows and scores, best first (of candidates their places and scores, in the order
     given), the user vector, and seconds by stage."""
 
     rows_K: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteWork:
-    """What one request asks to be written; `settings` has both fields set."""
+    """One request for generation; `settings` has both fields set."""
 
     prompt: GenerationPrompt
     wanted: ListQuery
@@ -66,20 +66,20 @@ class WriteWork:
 
     @property
     def positions(self) -> int:
-        """What it may take on the device: its prompt, and what all beams may write."""
+        """Positions on the device: those of the prompt, and the most that all beams may generate."""
         assert self.settings.beams is not None and self.settings.max_new_tokens is not None
         return self.prompt.length + self.settings.beams * self.settings.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankWork:
-    """What one request, or a part of it, asks to be scored."""
+    """Candidates of one request, or a part of them, to be scored."""
 
     prompt: RankPrompt
 
     @property
     def positions(self) -> int:
-        """What it takes on the device."""
+        """Positions on the device."""
         return self.prompt.length
 
 
@@ -93,7 +93,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What was written for one request, and seconds by stage, waiting included."""
+    """The generated list of one request, and seconds by stage, waiting included."""
 
     written: GeneratedList
     seconds: dict[str, float]

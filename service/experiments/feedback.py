@@ -1,4 +1,4 @@
-"""What became of the answers: recent ones are remembered, and a report of what was taken is joined with its rank.
+"""Feedback on answers: recent ones are remembered, and a report of what was taken is joined with its rank.
 
 Bounded in every direction: entries, items, reports on one answer, artifacts counted. Knows no HTTP.
 """

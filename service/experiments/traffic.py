@@ -46,7 +46,7 @@ def choose(weights: Mapping[str, float], key: str) -> str:
 
 @dataclass(slots=True)
 class Comparison:
-    """What the shadow answered so far, beside what was served."""
+    """Comparison of the shadow's answers so far with those that were served."""
 
     compared: int = 0
     dropped: int = 0

@@ -1,4 +1,4 @@
-"""What is asked of a request because a browser may have sent it on behalf of a page from elsewhere.
+"""Checks of requests that a browser may have sent on behalf of a foreign page.
 
 A page can make any browser send requests to an address that only the browser's machine reaches. Three checks keep it
 out:
@@ -24,11 +24,11 @@ REMEMBERED = 1000  # accepted values of Host; each port makes another
 Headers = Mapping[bytes, bytes]
 
 
-def host_fault(version: str, headers: Headers, given: Sequence[tuple[bytes, bytes]]) -> BadRequest | None:
+def host_fault(version: str | None, headers: Headers, given: Sequence[tuple[bytes, bytes]]) -> BadRequest | None:
     """Return an error unless there is one Host header; HTTP/1.0 may have none (RFC 9112, section 3.2).
 
     Args:
-        version: of HTTP.
+        version: of HTTP, where it is known.
         headers: as a dictionary.
         given: the same as they came, in which a name may stand twice.
     """

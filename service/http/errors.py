@@ -6,7 +6,7 @@ HttpError
   Forbidden 403         a key that does not open this, or an admin endpoint that is closed
   NotAllowed 405        a path that exists, with another method
   UnsupportedMedia 415  a body in an encoding or a character set that is not read
-  ClientGone 499        nobody is listening any more; seen only in metrics
+  ClientGone 499        the client closed the connection; seen only in metrics
 RateLimited 429         an Overloaded: this key has sent more than it may
 """
 
@@ -124,7 +124,7 @@ def status_of(error: AnyoError) -> int:
 
 
 def unforeseen() -> AnyoError:
-    """Return what a client is told of an error that nobody foresaw; the log has the rest."""
+    """Return what a client is told of an unforeseen error; the log has the rest."""
     return AnyoError("an error in the service; its log has the request_id")
 
 

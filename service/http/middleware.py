@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its size limit, its times, its metrics, and the last net for errors.
+"""Outermost middleware of every request: its id, its size limit, its times, its metrics, and the last net for errors.
 
 Plain ASGI, because a middleware that wraps `receive` in its own task hides a client's disconnect from the
 handlers.
@@ -46,7 +46,7 @@ def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(slots=True)
 class RequestInfo:
-    """What is known of the request in progress; routes add the recipe and the seconds of their stages."""
+    """Facts about the request in progress; routes add the recipe and the seconds of their stages."""
 
     request_id: str
     started: float
@@ -107,7 +107,7 @@ class RequestMiddleware:
             info.span = self._tracing.begin(scope["method"], scope["path"], headers, info.request_id)
         framed_send = _framed(send, info, self._headers.of(headers.get(b"origin")))
         try:
-            if (fault := host_fault(scope["http_version"], headers, scope["headers"])) is not None:
+            if (fault := host_fault(scope.get("http_version"), headers, scope["headers"])) is not None:
                 note_route(scope)
                 await _answer(framed_send, info, fault)
             elif _declared_length(headers) > self._max_body_bytes:

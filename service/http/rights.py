@@ -16,7 +16,7 @@ ATTRIBUTE = "anyo_right"
 
 
 class Right(Enum):
-    """What a caller needs."""
+    """Rights that a route can require."""
 
     PROBE = "probe"  # nothing, and the Host header may hold any name: balancers and orchestrators have their own
     OPEN = "open"  # nothing

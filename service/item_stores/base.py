@@ -1,4 +1,4 @@
-"""What a store of item changes must do.
+"""Interface of the stores of item changes.
 
 It keeps the newest content of every item that was ever changed, deleted ones too, each with a version of its own and
 the number of the change that made it. Numbers rise by one with every change of any item, so "all changes after n" is
@@ -19,7 +19,7 @@ State = Literal["live", "hidden", "deleted"]
 
 @dataclass(frozen=True, slots=True)
 class ItemContent:
-    """What is known of an item.
+    """Content of an item.
 
     Attributes:
         title, categories: as in a catalog.
@@ -78,7 +78,7 @@ class ItemWrite(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of a write: the item as it is stored now. `outcome`: a content that is stored already changes nothing
+    """Result of a write: the item as it is stored now. `outcome`: a content that is stored already changes nothing
     (`same`, whatever version was expected), one for another version than the stored one is not stored (`stale`)."""
 
     item: StoredItem
@@ -93,7 +93,7 @@ class Changes(NamedTuple):
 
 
 class ItemStore(Protocol):
-    """What the service needs of a store of items. None of the methods blocks the event loop; all raise StoreDown."""
+    """Operations of a store of items that the service uses. None blocks the event loop; all raise StoreDown."""
 
     async def open(self) -> None:
         """Connect, and create what is missing; raises OSError, StartError or the backend's own error."""

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What an artifact needs to recommend an item: its vector (None: none is needed), or why it cannot."""
+    """Data that an artifact needs to recommend an item: its vector (None: none is needed), or why it cannot."""
 
     vector_D: FloatArray | None = None
     refusal: str | None = None

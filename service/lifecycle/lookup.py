@@ -1,4 +1,4 @@
-"""What is loaded, of which kind, and which artifact answers a request: the one it names, or the default one."""
+"""Loaded artifacts by kind, and the choice of the one that answers a request: the one it names, or the default one."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class NoRoom(StartError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Operation:
-    """What is being done to which artifact, since when (a time of `time.monotonic`)."""
+    """A running operation on an artifact, since when (a time of `time.monotonic`)."""
 
     name: str
     step: str

@@ -1,4 +1,4 @@
-"""What stands between a loaded artifact and its first user: golden answers, and a warm-up.
+"""Check of golden answers and warm-up, between the load of an artifact and its first request.
 
 Both go the way of real requests, through batching, forward pass and search, so that whatever is wrong there
 (a missing adapter key, another mask, another dtype, a padded batch that differs from a single row) shows
@@ -44,7 +44,7 @@ async def rehearse(
     Returns the positions a second that full batches get through, 0 without a warm-up.
 
     Without a cache, so that every answer is computed; with room for all of them at once; and with metrics
-    that nobody reads, so that the real ones count users only.
+    of their own, so that the real ones count users only.
     """
     roomy = settings.model_copy(update={"user_cache_entries": 0, **REHEARSED})
     recommender = DenseRecommender(parts, store, roomy, Metrics(), device=device)

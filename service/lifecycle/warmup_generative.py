@@ -1,4 +1,4 @@
-"""What stands between a loaded generative artifact and its first user: golden texts, and a warm-up.
+"""Check of golden texts and warm-up, between the load of a generative artifact and its first request.
 
 Both go the way of real requests, through batching, writing and grounding.
 """

@@ -274,7 +274,7 @@ class Metrics:
 
 
 class DeviceMemory(Collector):
-    """What PyTorch has taken of a CUDA device and what the device has, read when somebody asks.
+    """Memory that PyTorch has allocated on a CUDA device, and the device's own, read at each scrape.
 
     Without a CUDA device, and before the first tensor is on it, there are no samples: asking must neither
     import torch nor start CUDA.

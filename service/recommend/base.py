@@ -1,4 +1,4 @@
-"""What every artifact's recommender has, whichever way it answers: the history, requests in flight, an orderly end."""
+"""Common part of all recommenders: the history, requests in flight, an orderly end."""
 
 from __future__ import annotations
 

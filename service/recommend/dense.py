@@ -208,7 +208,7 @@ class DenseRecommender(BaseRecommender):
         return found
 
     async def _again(self, work: Work, found: Found, query: RecommendQuery, history: History) -> Work | None:
-        """What to search again, because items were changed while the answer was computed; None where it may stand."""
+        """The work of a second search where items changed while the answer was computed; None where it is valid."""
         if not self.catalog.changed:
             return None
         rows = found.rows_K.tolist()

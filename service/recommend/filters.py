@@ -116,7 +116,7 @@ def _compiled(
 
 
 def _joined(catalog: LiveCatalog, before: CompiledFilter, changed: RowArray, generation: int) -> CompiledFilter:
-    """What was found before with other changed rows, and without the rows of the artifact that are closed now."""
+    """Rows that were found before, with other changed rows, and without rows of the artifact that are closed now."""
     trained = before.trained
     kept = trained if not catalog.changed else trained[catalog.open_N[trained]]
     if len(changed):

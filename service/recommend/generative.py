@@ -206,7 +206,7 @@ class GenerativeRecommender(BaseRecommender):
         )
 
     def _wanted(self, query: GenerativeQuery, history: History, allowed: NDArray[np.int64] | None) -> ListQuery:
-        """What to ask of the model, in the rows that it knows."""
+        """The query to the model, in the rows that it knows."""
         self.items.renew_names()
         exclude = self.items.of_model(self.histories.excluded(query, history))
         return ListQuery(

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Reader(Protocol):
-    """What of a model reads a history: a dense encoder or a generative model."""
+    """The part of a model that reads a history: a dense encoder or a generative model."""
 
     @property
     def history_limit(self) -> int:
@@ -58,7 +58,7 @@ class Reader(Protocol):
 
 
 class ArtifactView(Protocol):
-    """What of an artifact's parts is needed here."""
+    """The part of a loaded artifact that is used here."""
 
     @property
     def name(self) -> str: ...
@@ -210,7 +210,7 @@ class Histories:
     async def most_popular(
         self, k: int, categories: Sequence[str], wanted: Filter | None = None
     ) -> tuple[list[int], list[float]]:
-        """Return the k most popular rows and their counts, for nobody in particular. Raises InvalidInput, Overloaded,
+        """Return the k most popular rows and their counts, for no user in particular. Raises InvalidInput, Overloaded,
         DeadlineExceeded."""
         self._check_categories(categories)
         if wanted is not None:

@@ -56,7 +56,7 @@ class LocalRecommender:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What of a history it reads: `ids`, `text`."""
+        """Kinds of history items that it reads: `ids`, `text`."""
         return self._loaded.reads
 
     @property

@@ -23,8 +23,10 @@ from service.recommend.requests import RankQuery, TitledItem
 
 @dataclass(frozen=True, slots=True)
 class CandidateItems:
-    """What a request wants ranked: rows and free titles, none twice, and what was left out and why: `filtered` does not
-    pass the filter `wanted`."""
+    """Candidates of a request: rows and free titles, none twice, and those left out with the reason.
+
+    `filtered` ones do not pass the filter `wanted`.
+    """
 
     rows: list[int]
     titles: list[str]
@@ -136,7 +138,7 @@ def ranked(
 
 
 def ranked_by_popularity(found: CandidateItems, catalog: LiveCatalog, history: History) -> Ranking:
-    """Return the answer where nothing is known of a user; nobody has taken a free title."""
+    """Return the answer where nothing is known of a user; a free title has no count."""
     counts = [*(float(catalog.popularity[row]) for row in found.rows), *(0.0 for _ in found.titles)]
     return ranked(found, np.array(counts, np.float32), "popular", history, history.seconds)
 

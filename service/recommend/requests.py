@@ -1,4 +1,4 @@
-"""What a recommender is asked: plain data, already checked. `service/http/schemas` makes it from request bodies."""
+"""Queries to a recommender: plain data, already checked. `service/http/schemas` makes it from request bodies."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ PASSING = (DeadlineExceeded, ModelError, NotReady, NothingUsable, Overloaded)
 
 
 class RankerParts(Protocol):
-    """What of an artifact's parts is needed here."""
+    """The part of a loaded artifact that is used here."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +46,7 @@ class RankerParts(Protocol):
 
 
 class AnyRanker(Protocol):
-    """What orders candidates: the recommender of a dense artifact, or of one whose model is a ranker."""
+    """A recommender that ranks candidates: that of a dense artifact, or of one whose model is a ranker."""
 
     @property
     def parts(self) -> RankerParts: ...

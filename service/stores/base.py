@@ -1,4 +1,4 @@
-"""What a store of users' histories must do.
+"""Interface of the stores of users' histories.
 
 A store keeps, for every user, the newest events in order of their time (then of arrival). An append that has
 returned is as safe as the store can make it: on the disk (SQLite), or acknowledged by Redis, which is on the
@@ -22,7 +22,7 @@ class Event(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """What an append did: events that are kept now, events that were there already, events the user has in all, and
+    """Result of an append: events that are kept now, events that were there already, events the user has in all, and
     events that were older than all that is kept and are therefore not kept. First, second and last make up all."""
 
     stored: int
@@ -56,7 +56,7 @@ class StoreDown(Exception):
 
 
 class HistoryStore(Protocol):
-    """What the service needs of a store. None of the methods blocks the event loop."""
+    """Operations of a store that the service uses. None of the methods blocks the event loop."""
 
     async def open(self) -> None:
         """Connect, and create what is missing; raises OSError, StartError or the backend's own error."""

@@ -2,7 +2,7 @@
 
 A script runs alone and is one transaction in the append-only file. Its first write fails where memory is full, before
 anything has changed, and it looks at what its keys hold before it writes, so that all of it happens or nothing. Of an
-error that nevertheless comes from within one, nobody knows whether it came before the first write.
+error that nevertheless comes from within one, it is unknown whether it came before the first write.
 """
 
 from __future__ import annotations

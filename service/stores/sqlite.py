@@ -2,7 +2,7 @@
 
 WAL mode lets reads go on while a write is being forced to disk, and `synchronous=FULL` forces it before the
 append returns. One thread writes, one reads histories and one reads lists, each with a connection of its own: a search
-through all users keeps nobody's history waiting. Appends that arrive while the disk is busy are committed together
+through all users delays no history. Appends that arrive while the disk is busy are committed together
 (group commit), because the flush is what costs; reads are answered one by one.
 """
 

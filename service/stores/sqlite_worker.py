@@ -119,7 +119,7 @@ class SqliteWorker:
 def _run_one_by_one(connection: sqlite3.Connection, group: list[Job]) -> None:
     """Run jobs that only read, each answered as soon as it is done."""
     for work, future in group:
-        if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+        if not future.set_running_or_notify_cancel():  # it was cancelled
             continue
         try:
             result = work(connection)

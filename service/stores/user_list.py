@@ -47,7 +47,7 @@ class UserPage(NamedTuple):
 
 
 class Lists(Protocol):
-    """What of a store is needed here."""
+    """The part of a store that is used here."""
 
     async def users_part(self, query: str, after: Place | None, most: int) -> UserPart:
         """Look at a bounded number of users, newest first, and return at most `most` whose id contains `query`."""

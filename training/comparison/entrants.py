@@ -41,7 +41,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of the entrants.
+    """Entrants as the command line names them.
 
     Attributes:
         words: artifact folders, recipes, or ``NAME=RECIPE``.
@@ -60,7 +60,7 @@ def entrants_of(asked: Asked, out: Path | None) -> list[Entrant]:
     """The entrants in the order they were given; a recipe once a protocol.
 
     Raises:
-        RecipeError: neither a recipe nor a folder, a name twice, a setting of nobody, or a recipe without ``out``.
+        RecipeError: neither a recipe nor a folder, a name twice, a setting of no entrant, or a recipe without ``out``.
     """
     settings, backbones = _by_name("--set", asked.settings), _by_name("--backbone", asked.backbones)
     if unknown := [name for name in asked.protocols if name not in PROTOCOLS]:

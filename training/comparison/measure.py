@@ -1,4 +1,4 @@
-"""What is measured of one artifact for the report, and kept, so that a comparison goes on where it stopped."""
+"""Measurements of one artifact for the report, which are kept, so that a comparison goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Run:
 
     @classmethod
     def of_dict(cls, data: dict[str, Any]) -> Run:
-        """What `to_dict` gave."""
+        """Inverse of `to_dict`."""
         kept = None if data["kept_ranks"] is None else np.asarray(data["kept_ranks"], np.int64)
         questions, ranks = (np.asarray(data[name], np.int64) for name in ("questions", "ranks"))
         return cls(data["name"], data["split"], questions, ranks, kept, data["facts"])

@@ -34,7 +34,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Section:
-    """What was measured by one protocol."""
+    """Measurements of one protocol."""
 
     split: Split
     runs: Sequence[Run]

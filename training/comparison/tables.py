@@ -104,7 +104,7 @@ def _cold(runs: Sequence[Mapping[str, Any]]) -> Table:
         for run in runs
         if (cold := run.get("cold"))
     ]
-    about = "Targets that nobody chose in training."
+    about = "Targets without training interactions."
     return Table("Cold items", about, ["run", "users", "Recall@10", "NDCG@10"], rows)
 
 

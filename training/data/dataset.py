@@ -89,8 +89,10 @@ class Dataset:
 
     @cached_property
     def attributes(self) -> tuple[dict[str, AttributeValue], ...]:
-        """What requests can filter by beside categories, by row: `brand` as text, `price` as a number where it is one,
-        with or without a currency sign before it."""
+        """Attributes that requests can filter by, besides categories, by row.
+
+        `brand` is text, `price` a number where it is one, with or without a currency sign before it.
+        """
         found: list[dict[str, AttributeValue]] = [{} for _ in range(self.n_items)]
         for name in ("brand", "price"):
             for named, text in zip(

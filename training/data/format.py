@@ -202,7 +202,7 @@ def _need(raw: RawTable, names: tuple[str, ...]) -> None:
 
 
 def _looks_like(held: list[str], names: tuple[str, ...]) -> str:
-    """What to do about a header that is not ours, where it shows."""
+    """Advice about a header of another format, where it is recognised."""
     for sign, called in (("\t", "tabs"), ("::", "'::'"), (";", "semicolons"), ("|", "bars")):
         if any(sign in name for name in held):
             return f". It looks separated by {called}; commas are read"

@@ -1,4 +1,4 @@
-"""Statements about what a data set holds and nobody reads, or reads otherwise than meant: said, not refused.
+"""Notices about content of a data set that is not read, or is read otherwise than meant: printed, not refused.
 
 Every interaction counts as something the user wanted. A table of events or of ratings may mean otherwise, and its owner
 has to know; so does the owner of categories that are separated by something else than a bar.

@@ -1,4 +1,4 @@
-"""What was found odd in a data set, and the refusal where there is too much of it.
+"""Invalid rows of a data set, and the refusal where there are too many.
 
 Nothing is repaired in silence: a row that cannot be used is counted, shown by file and line, and left out
 only while rows of its kind stay within a stated share of the file.

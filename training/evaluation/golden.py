@@ -43,7 +43,7 @@ def with_titles(histories: Sequence[Sequence[int]], catalog: Catalog, reads_text
 def golden_cases(
     encoder: HistoryEncoder, index: VectorIndex, catalog: Catalog, histories: Sequence[History]
 ) -> list[GoldenCase]:
-    """What this very process answers, as the service does: items given by their ids are left out."""
+    """Answers of this very process, as the service gives them: items given by their ids are left out."""
     vectors = encoder.encode([encoder.prepare(read_history(history, encoder.read_titles)) for history in histories])
     _, rows_BK = index.search(vectors, GOLDEN_TOP, exclude=[_rows(history) for history in histories])
     return [
@@ -57,7 +57,7 @@ def golden_cases(
 
 
 def written_cases(writer: ListMethod, catalog: Catalog, histories: Sequence[History]) -> list[WrittenCase]:
-    """What this very process writes, and the items it stands for."""
+    """Texts that this very process generates, and the items they stand for."""
     prompts = [writer.prepare(read_history(history, writer.read_titles)) for history in histories]
     wanted = [ListQuery(GOLDEN_TOP, _rows(history)) for history in histories]
     return [

@@ -33,7 +33,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one run scored over T questions: `accuracy` by name (`recall@10`, `ndcg@10`, `mrr`, …) and `beyond` it."""
+    """Figures of one run over T questions: `accuracy` by name (`recall@10`, `ndcg@10`, `mrr`, …) and `beyond` it."""
 
     questions: int
     accuracy: dict[str, Interval]
@@ -133,7 +133,7 @@ def rank_report(
 def beyond_accuracy(
     top_rows_TK: npt.NDArray[np.integer], popularity_N: Ints, history_popularity_T: Floats | None = None
 ) -> dict[str, float]:
-    """What the lists are like, apart from being right.
+    """Properties of the lists other than accuracy.
 
     `coverage@K`: the share of the catalog that is in some list. `novelty@K`: the mean of -log2 p(item) over
     all places of all lists, p being the item's share of training interactions with one added to every item

@@ -13,7 +13,7 @@ from training.evaluation.metrics import Ints, rank_report
 LENGTHS = (1, 6, 11, 21, 51)
 """Least history lengths of the groups."""
 PARTS = 3
-"""Groups of about as many questions each, by the popularity of the target; items that nobody chose are one more."""
+"""Groups of about as many questions each, by the popularity of the target; items without interactions are one more."""
 COLD = "0 (cold)"
 
 Groups = dict[str, npt.NDArray[np.bool_]]

@@ -1,4 +1,4 @@
-"""What the items of a catalog are called by recipes that write: titles, semantic IDs made from the title vectors, or
+"""Item identifiers for generative recipes: titles, semantic IDs made from the title vectors, or
 identifiers made from the training part."""
 
 from __future__ import annotations

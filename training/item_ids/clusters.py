@@ -60,7 +60,7 @@ def cluster_tree(chosen_UN: csr_array, *, clusters: int, leaf: int, levels: int,
 
 
 def spectral_labels(chosen_UM: csr_array, clusters: int, *, seed: int = 0) -> Rows:
-    """A cluster [M] for every item, below ``clusters``; items that nobody chose with another one are in the first."""
+    """A cluster [M] for every item, below ``clusters``; items without a co-occurring item are in the first."""
     items = chosen_UM.shape[1]
     clusters = min(clusters, items)
     vectors_MK = _eigenvectors(chosen_UM.astype(np.float64), clusters, seed)

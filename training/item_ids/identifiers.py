@@ -1,4 +1,4 @@
-"""What P5 calls items by: random, sequential, collaborative or semantic identifiers, as codes.
+"""Item identifiers of P5: random, sequential, collaborative or semantic identifiers, as codes.
 
 An identifier is a row of codes [L], which `modeling.generation.item_tokenizer.CodeTokenizer` turns into tokens; -1
 stands for no code, after the last one of an identifier that is shorter than others.

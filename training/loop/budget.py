@@ -61,7 +61,7 @@ def check_time(stage: str) -> None:
 
 
 def minutes_left(stage: str) -> float | None:
-    """What is left of the run's budget; None without one. Raises ``OutOfTime`` where that is nothing."""
+    """Minutes that are left of the run's budget; None without one. Raises ``OutOfTime`` where that is nothing."""
     check_time(stage)
     current = _current.get()
     return None if current is None else current.left

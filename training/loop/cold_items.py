@@ -1,10 +1,10 @@
-"""Vectors of items that nobody chose in training: a linear map from titles to the vectors of those that were chosen.
+"""Vectors of items without training interactions: a linear map from titles to the vectors of those that were chosen.
 
 The map is fitted when training is over, by weighted ridge regression (Gantner et al. 2010, "Learning attribute-to-
 feature mappings for cold-start recommendations"). The length of what it makes is a factor on all its scores, and puts
 them on the scale of the other items: it is the largest with which those lose no more than ``items.cold_cost`` on
-validation. Where hardly any item is such, a tenth of the chosen ones take their part in that trial, as if nobody had
-chosen them: so an item that is added later has a length too.
+validation. Where hardly any item is such, a tenth of the chosen ones take their part in that trial, as if they had no
+interactions: so an item that is added later has a length too.
 
 Shape legend: N items, T questions, C width of title vectors, D item dimension.
 """
@@ -30,7 +30,7 @@ LONGEST = 2.0
 """No vector is made longer than this: a catalog in which few items are new would bear almost any length."""
 STEPS = 7
 FEW = 0.01
-"""Share of the catalog below which the items that nobody chose are too few to choose a length with."""
+"""Share of the catalog below which the items without interactions are too few to choose a length with."""
 TRIED = 0.1
 """Share of the chosen items that then take their part."""
 
@@ -39,7 +39,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ColdItems:
-    """What was done for items that nobody chose.
+    """Record of the treatment of items without interactions.
 
     Attributes:
         items: their number.
@@ -52,7 +52,8 @@ class ColdItems:
     cost: float
 
     def __str__(self) -> str:
-        return f"{self.items} items that nobody chose: vectors of length {self.length:.2f}, others lost {self.cost:.1%}"
+        vectors = f"vectors of length {self.length:.2f}, others lost {self.cost:.1%}"
+        return f"{self.items} items without interactions: {vectors}"
 
 
 def map_cold_items(

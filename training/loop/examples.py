@@ -225,7 +225,7 @@ class TrainingBatch:
     """Prompts with a target at each boundary, or at the last alone. ``P`` boundaries, flattened over the batch;
     ``recent_PR`` are the rows of the newest items read there, newest first, -1 where there are fewer; ``owners_P``
     whose sequences targets are of, and ``places_P`` where they stand in them; ``seen_S2`` pairs of a position and a
-    row that its user has chosen before, the target excepted; None where nobody asked for them."""
+    row that its user has chosen before, the target excepted; None where they were not asked for."""
 
     prompts: Batch
     users_P: torch.Tensor
@@ -289,7 +289,7 @@ def joined(parts: Sequence[NDArray[np.int64]]) -> torch.Tensor:
 
 
 def seen_pairs(window: Window, kept: int, start: int) -> NDArray[np.int64]:
-    """What a user has chosen before each of the last ``kept`` targets of a window, also what the model did not read:
+    """Items chosen before each of the last ``kept`` targets of a window, also those that the model did not read:
     pairs of a position, counted from ``start``, and a row, [S, 2]. A target that was chosen before is not in them.
     """
     history = np.concatenate([window.earlier, window.rows[:-1]])

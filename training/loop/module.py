@@ -35,7 +35,7 @@ class Counted(Protocol):
 
 
 class TrainedModule(nn.Module):
-    """What the trainer asks of a module besides the summed loss ``forward(batch, progress)``."""
+    """Interface of a module for the trainer, besides the summed loss ``forward(batch, progress)``."""
 
     def collate(self, windows: Sequence[Window]) -> Counted:
         """Windows to one batch."""
@@ -75,7 +75,7 @@ class TrainedModule(nn.Module):
         return
 
     def carried(self) -> dict[str, Tensor]:
-        """What goes from step to step beside the weights, for checkpoints."""
+        """State that changes from step to step besides the weights, for checkpoints."""
         return {}
 
     def carry(self, state: Mapping[str, Tensor]) -> None:
@@ -86,7 +86,7 @@ class TrainedModule(nn.Module):
 class RetrievalModule(TrainedModule):
     """Loss of one recipe.
 
-    An item that nobody has chosen in training is never a target, so as a negative it would only be pushed away from
+    An item without training interactions is never a target, so as a negative it would only be pushed away from
     everybody. Where items have titles it is left out of the softmax and has the id vector of UNKNOWN, like an item
     that is added later: its title speaks for it. An id alone says nothing, so without titles it stays a negative.
 

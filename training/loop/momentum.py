@@ -57,7 +57,7 @@ class MomentumQueue:
         self._rows_Q = torch.cat([held_Q, targets_P])[-self._size :]
 
     def state(self) -> dict[str, Tensor]:
-        """What a run that is started again needs."""
+        """State for resuming a run."""
         return {
             "keys": self._keys_QD,
             "rows": self._rows_Q,

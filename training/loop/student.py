@@ -1,4 +1,4 @@
-"""What a student takes from a teacher while it is trained; see `training.objectives.distillation`."""
+"""Distillation from a teacher during training; see `training.objectives.distillation`."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Stages before the training; how items that nobody chose got their vectors; how gates differ between users."""
+        """Stages before the training; vectors of items without interactions; differences of gates between users."""
         found = super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
         found |= {"stages": self.stages} if self.stages else {}
         if self.fitted is None or self.fitted.model.encoder.history_state is None:

@@ -49,10 +49,10 @@ class EncoderDecoderModule(TrainedModule):
     Args:
         model: a Hugging Face encoder-decoder model with its head.
         names: codes of every item of the catalog as tokens; all have L of them.
-        start: the token that decoding begins with, and a history of nobody.
+        start: the token that decoding begins with, and a history of an unknown user.
         users_U: the token that begins the histories of each user.
         dropout: on the embeddings that the encoder reads, besides the model's own.
-        user_dropout: share of histories that begin as nobody's.
+        user_dropout: share of histories that begin as those of an unknown user.
         children: divides probabilities among the codes that may follow; None: among the whole vocabulary.
     """
 

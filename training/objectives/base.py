@@ -67,7 +67,7 @@ class Candidates:
 
     Attributes:
         popularity_N: training interactions of each.
-        chosen_N: which of them may be a negative: an item that nobody has chosen is never a target.
+        chosen_N: which of them may be a negative: an item without interactions is never a target.
         shares_N: how often an item is a target in an epoch, as a share of all targets.
     """
 

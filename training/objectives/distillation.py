@@ -18,7 +18,7 @@ SMALL = 1e-8
 
 
 class DistillationSpec(Section):
-    """What a student takes from a teacher's lists and item vectors; nothing by default."""
+    """Settings of distillation from a teacher's lists and item vectors; nothing by default."""
 
     ranking: float = Field(0.0, ge=0, description="weight of the loss over the teacher's best items (lambda)")
     candidates: int = Field(10, ge=1, description="best items of the teacher for a position (K)")

@@ -1,1 +1,1 @@
-"""What goes out with an artifact: its model card, and its way to a hub."""
+"""Publishing of an artifact: its model card, and its way to a hub."""

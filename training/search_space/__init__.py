@@ -1,1 +1,1 @@
-"""What a search may draw settings from."""
+"""Ranges and choices that a search draws settings from."""

@@ -1,4 +1,4 @@
-"""What a request brings for a gated adapter, handed to its layers around a forward.
+"""Input of a request for a gated adapter, handed to its layers around a forward.
 
 The layers lie deep in a backbone whose forward takes no further argument. A context variable carries the condition to
 them: threads that run forwards of the same model side by side each see their own.

@@ -160,7 +160,7 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def _check_config(files: Files, adapted: nn.Module) -> None:
-    """What changes what the weights mean, in ``adapter_config.json``, is as the manifest says."""
+    """Check that the settings in ``adapter_config.json`` that change the weights' meaning equal the manifest's."""
     held = files.json(CONFIG)
     if not isinstance(held, dict):
         raise AdapterError(f"adapter/{CONFIG} is not a JSON object")

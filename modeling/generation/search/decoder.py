@@ -21,7 +21,7 @@ from modeling.inference.layers import DecoderLayers, layers_of
 
 @dataclass(frozen=True)
 class Sees:
-    """What new tokens may look at.
+    """Positions and mask of new tokens in attention.
 
     Attributes:
         positions_BT: their own positions.
@@ -94,7 +94,7 @@ class BeamDecoder:
     def begin(
         self, prompts: Sequence[Sequence[int]], turn: Turn, pass_positions: int | None
     ) -> tuple[Sequence[Sequence[int]], list[Any]]:
-        """What the texts of these prompts continue, and further layers of their cache that are not written to: here the
+        """The prompts that the texts continue, and further layers of their cache that are not written to: here the
         prompts themselves, and none."""
         return prompts, []
 

@@ -121,7 +121,7 @@ class BeamRun:
         return features_BT
 
     def _sees_prompt(self, start: int, end: int) -> Sees | None:
-        """What these positions of the prompts may look at: the prefix and what stands before them."""
+        """Mask of these positions of the prompts: they attend to the prefix and all positions before them."""
         before = len(self.generator.prefix)
         if not before and not start:  # the model's own causal mask does, and takes the fast kernel: padding comes last
             return None

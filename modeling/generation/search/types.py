@@ -1,4 +1,4 @@
-"""What a search is asked for and what it gives: settings, generated texts, counts, errors."""
+"""Arguments and results of a search: settings, generated texts, counts, errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Text:
 
 @dataclass
 class Counts:
-    """What a search did: prompt positions read, decoding steps, tokens written (all beams)."""
+    """Counts of one search: prompt positions read, decoding steps, tokens written (all beams)."""
 
     prompt_tokens: int = 0
     steps: int = 0

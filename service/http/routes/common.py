@@ -1,4 +1,4 @@
-"""What the routes share: the service behind a request, bodies in, bytes out, pydantic's mistakes as our
+"""Common functions of the routes: the service behind a request, bodies in, bytes out, pydantic's mistakes as our
 errors.
 """
 

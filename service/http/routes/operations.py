@@ -1,4 +1,4 @@
-"""What programs around the service ask: probes, metrics, the description of the API."""
+"""Endpoints for operations: probes, metrics, the description of the API."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ async def recommend(request: Request) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What a request was answered with, before it is put into words; `seconds` in all."""
+    """A computed answer before it is serialised; `seconds` in all."""
 
     body: RecommendRequest
     request_id: str

@@ -85,7 +85,7 @@ class ArtifactRow(Answer):
 
 
 class Working(Answer):
-    """What is being done to which artifact, and for how long."""
+    """A running operation on an artifact, and how long it has taken."""
 
     name: str
     step: str

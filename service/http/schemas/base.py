@@ -1,4 +1,4 @@
-"""What all bodies have in common. Unknown fields are refused.
+"""Common base of all bodies. Unknown fields are refused.
 
 A body that has an example carries it as `example`; `service/http/openapi.py` publishes it.
 """

@@ -1,4 +1,4 @@
-"""What the fields of answers mean, by name: a name means the same wherever it stands."""
+"""Descriptions of the fields of answers, by name: a name has one meaning in all of them."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class Recommends(Answer):
 
 
 class ItemChange(Answer):
-    """What became of a change: `changed` is false where the item was as it was sent already."""
+    """Result of a change: `changed` is false where the item was as it was sent already."""
 
     item_id: str
     version: int = Field(description=VERSION)
@@ -163,7 +163,7 @@ class ItemChange(Answer):
 
 
 class LineOutcome(Answer):
-    """What became of a line: `stale` where the item had another version than `if_version`, and was left as it was."""
+    """Result of one line: `stale` where the item had another version than `if_version`, and was left as it was."""
 
     item_id: str
     version: int = Field(description=VERSION)
@@ -171,7 +171,7 @@ class LineOutcome(Answer):
 
 
 class BulkAnswer(Answer):
-    """What became of every line, in their order."""
+    """Results of all lines, in their order."""
 
     items: list[LineOutcome]
 

@@ -179,7 +179,7 @@ class ExplainedItem(Answer):
 
 
 class Influence(Answer):
-    """What each item of the history adds to the score of each recommended item: the score minus the one without it.
+    """Contribution of each item of the history to the score of each recommended item: the score minus that without it.
 
     One list for each recommended item, a number for each item of the history; null for a history of one item.
     """

@@ -51,7 +51,7 @@ class StoredEvent(Answer):
 
 
 class UserAnswer(Answer):
-    """What is stored of a user, oldest first."""
+    """Stored history of a user, oldest first."""
 
     user_id: str
     events: list[StoredEvent]
@@ -65,7 +65,7 @@ class UserAnswer(Answer):
 
 
 class AppendAnswer(Answer):
-    """What an append did: each event is counted in `stored` (a read shows it), `duplicates` or `too_old`. Items that
+    """Result of an append: each event is counted in `stored` (a read shows it), `duplicates` or `too_old`. Items that
     are not in the catalog are stored too, and listed in `unknown_items`."""
 
     user_id: str

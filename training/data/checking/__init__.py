@@ -1,4 +1,4 @@
-"""What a data set holds and what would be lost: `check_folder`."""
+"""Check of a data set and of the rows that would be lost: `check_folder`."""
 
 from __future__ import annotations
 

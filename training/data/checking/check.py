@@ -20,7 +20,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Check:
-    """What was found in a folder; `refused` are the findings over their limit, for which commands would refuse it."""
+    """Findings about a folder; `refused` are the findings over their limit, for which commands would refuse it."""
 
     dataset: Dataset
     findings: tuple[Finding, ...]

@@ -32,7 +32,7 @@ def span(dataset: Dataset) -> tuple[str, str] | None:
 
 
 def oddities(dataset: Dataset) -> list[str]:
-    """What is odd about the times, one sentence each."""
+    """Suspicious facts about the times, one sentence each."""
     times, found = dataset.timestamps, []
     if not unit_of(dataset):
         if dataset.order_only:

@@ -55,7 +55,7 @@ def as_lists(column: pl.Series) -> pl.Series | None:
 
 
 def categories_separator(column: pl.Series) -> str:
-    """What stands between the names in more than half of the cells; "" where a cell is one name or a list."""
+    """Separator of the names in more than half of the cells; "" where a cell is one name or a list."""
     if column.dtype != pl.String:
         return ""
     texts = column.drop_nulls().head(10 * _LOOKED_AT)

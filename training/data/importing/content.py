@@ -1,4 +1,4 @@
-"""What cells look like, where names of columns say nothing."""
+"""Recognition of columns by their cells, where their names say nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of the interactions stays: kinds of events, ratings, repeats, a core; and the order of what has one time."""
+"""Filters of interactions: kinds of events, ratings, repeats, a core; and the order of those with equal times."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _LISTS = {"itemids", "items", "productids", "articleids", "movieids", "itemidlis
 
 
 def guess(table: Table, mapped: Mapping[str, tuple[str, ...]]) -> Guess:
-    """What a table is, with what the user mapped put over what was found."""
+    """The kind of a table and its columns; the user's mapping overrides what was found."""
     given = columns_given(table, mapped)
     found = recognise(table)
     if found is None or any(column not in found.table.frame.columns for column in given.values() if column != NONE):

@@ -1,4 +1,4 @@
-"""What is asked of an import, and the text of its options."""
+"""Options of an import, and their texts."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _one_item_a_row(raw: RawTable, guess: Guess) -> RawTable:
 
 
 def _kinds_doubt(frame: pl.DataFrame, options: ImportOptions) -> str:
-    """Said where there are kinds of events and nobody chose."""
+    """Printed where there are kinds of events and none was chosen."""
     if "event" not in frame.columns or options.events is not None:
         return ""
     kinds = frame["event"].drop_nulls().value_counts(sort=True)

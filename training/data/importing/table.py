@@ -71,7 +71,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Guess:
-    """What a table is taken for: `columns` maps roles to its columns, and `doubts` say what is not certain.
+    """Interpretation of a table: `columns` maps roles to its columns, and `doubts` say what is not certain.
 
     `ordered`: the order of a user's rows is the order in time. `separator`: what stands between names of categories.
     """

@@ -12,7 +12,7 @@ from training.data.report import DataError
 
 
 class Reader(Protocol):
-    """What a module of this folder offers."""
+    """Interface of the modules of this folder."""
 
     PRIORITY: int
 

@@ -11,10 +11,10 @@ from training.data.importing.table import Guess, Table
 
 
 class Source(Protocol):
-    """What a module of this folder offers."""
+    """Interface of the modules of this folder."""
 
     def recognise(self, table: Table) -> Guess | None:
-        """What the table is; None where it is not of the source."""
+        """The kind of the table; None where it is not of the source."""
 
 
 @cache
@@ -25,5 +25,5 @@ def sources() -> tuple[Source, ...]:
 
 
 def recognise(table: Table) -> Guess | None:
-    """What the first source that knows the table takes it for."""
+    """The kind of the table by the first source that knows it."""
     return next((guess for source in sources() if (guess := source.recognise(table)) is not None), None)
