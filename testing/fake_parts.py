@@ -54,6 +54,10 @@ class TableEncoder:
         )
 
     @property
+    def exact(self) -> bool:
+        return True
+
+    @property
     def history_limit(self) -> int:
         return self._prompts.item_limit
 
@@ -131,7 +135,7 @@ def make_parts(
     return LoadedArtifact(
         name=name, version="0123456789ab", recipe="fake-recipe", reads=reads, encoder=encoder, index=index,
         catalog=catalog, golden=golden, embed=embed,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def _golden(encoder: TableEncoder, index: FlatIndex, catalog: Catalog, rng: np.random.Generator) -> GoldenCase:

@@ -85,7 +85,7 @@ def no_op(port: int) -> None:
         _, (rows,) = made.index.search(np.ones((1, DIM), np.float32), 10, exclude=[seen])
         top = [made.catalog.item_ids[row] for row in rows]
         golden.append(GoldenCase(history=case.history, vector=[1.0] * DIM, top=top))
-    parts = replace(made, encoder=encoder, golden=tuple(golden))  # type: ignore[arg-type]
+    parts = replace(made, encoder=encoder, golden=tuple(golden))
     settings = load_settings(artifacts=(Path("no-op"),), port=port)
     configure_logging(settings.log_level, settings.log_format)
     serve(Service(settings, open_artifact=opener(parts)))  # type: ignore[arg-type]

@@ -88,11 +88,10 @@ class PassageBatch:
         sees_BTT &= (places_T < stops_B1)[:, None, :] | np.eye(width, dtype=bool)  # padding sees itself, for a softmax
         back_K = np.arange(behind.count) - behind.count
         arrays = tokens, positions, sees_BTT, places_T < starts_B1, ends_B1 + back_K, stops_B1 + back_K
-        words = (
-            [torch.from_numpy(each) for each in found]
-            for found in zip(*((p.own, p.following) for p in passages), strict=True)
-        )
-        return cls(*map(torch.from_numpy, arrays), *words)
+        own = [torch.from_numpy(passage.own) for passage in passages]
+        following = [torch.from_numpy(passage.following) for passage in passages]
+        tokens_BT, positions_BT, seen_BTT, text_BT, own_BK, following_BK = map(torch.from_numpy, arrays)
+        return cls(tokens_BT, positions_BT, seen_BTT, text_BT, own_BK, following_BK, own, following)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from training.loop.budget import check_time
 
 WARMUP, CLIP = 0.1, 1.0
-Text, Batch = TypeVar("Text"), TypeVar("Batch")
+Text = TypeVar("Text")
+Batch = TypeVar("Batch")
 
 
 def train_steps(

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from training.recipe import Recipe, RecipeError
 from training.run_logs.base import RunLog
@@ -44,7 +45,8 @@ class Record:
 
     def figures(self, step: int, values: Mapping[str, object]) -> None:
         """Hand on the figures of a step that are finite numbers, without the prefix that a Trainer gives."""
-        kept = {key.removeprefix("eval_"): float(each) for key, each in values.items() if _is_figure(each)}
+        figures = {key.removeprefix("eval_"): _figure(each) for key, each in values.items()}
+        kept = {key: figure for key, figure in figures.items() if figure is not None}
         for log in self._logs if kept else ():
             log.figures(step, kept)
 
@@ -60,11 +62,12 @@ class Record:
             log.fail(reason)
 
 
-def _is_figure(value: object) -> bool:
+def _figure(value: object) -> float | None:
     try:
-        return math.isfinite(float(value))  # type: ignore[arg-type]
+        number = float(cast(Any, value))
     except (TypeError, ValueError):
-        return False
+        return None
+    return number if math.isfinite(number) else None
 
 
 @contextlib.contextmanager

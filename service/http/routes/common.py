@@ -25,7 +25,7 @@ from service.service import Service
 
 B = TypeVar("B", bound=Body)
 
-INNER_MODELS: dict[str, type[Body]] = {
+INNER_MODELS: dict[str, type[BaseModel]] = {
     "history": FreeTitle, "candidates": FreeTitle, "events": NewEvent, "rerank": RerankRequest,
     "diversity": DiversityRequest, "requests": RecommendRequest, "filter": FilterBody,
 }  # fmt: skip

@@ -12,7 +12,7 @@ import html
 import importlib.util
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -112,10 +112,13 @@ def _with_words(text: str, language: Language) -> str:
     def said(key: str) -> str:
         return html.escape(words[key][language])
 
+    def with_attribute(name: str, found: re.Match[str]) -> str:
+        return f'{found[0]} {name}="{said(found[1])}"'
+
     text = re.sub(r'(data-t="(\w+)"[^>]*>)(?=<)', lambda found: found[1] + said(found[2]), text)
     for kind, attribute in (("placeholder", "placeholder"), ("label", "aria-label")):
         pattern = rf'data-t-{kind}="(\w+)"'
-        text = re.sub(pattern, lambda found, name=attribute: f'{found[0]} {name}="{said(found[1])}"', text)
+        text = re.sub(pattern, partial(with_attribute, attribute), text)
     table = json.dumps(words, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     return text.replace("const WORDS = {};", f"const WORDS = {table};")
 
