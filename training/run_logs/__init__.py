@@ -44,7 +44,11 @@ class Record:
 
     def figures(self, step: int, values: Mapping[str, object]) -> None:
         """Hand on the figures of a step that are finite numbers, without the prefix that a Trainer gives."""
-        kept = {key.removeprefix("eval_"): float(each) for key, each in values.items() if _is_figure(each)}
+        kept = {
+            key.removeprefix("eval_"): float(each)
+            for key, each in values.items()
+            if isinstance(each, int | float) and math.isfinite(each)
+        }
         for log in self._logs if kept else ():
             log.figures(step, kept)
 
@@ -58,13 +62,6 @@ class Record:
         """End what has not ended as failed."""
         for log in self._logs:
             log.fail(reason)
-
-
-def _is_figure(value: object) -> bool:
-    try:
-        return math.isfinite(float(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
 
 
 @contextlib.contextmanager
