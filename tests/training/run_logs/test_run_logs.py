@@ -45,7 +45,7 @@ def test_a_training_is_in_mlflow_with_its_settings_figures_and_result(
     assert run.info.status == "FINISHED" and run.info.run_name == "shop"
     assert run.data.params["optimizer.epochs"] == "2" and run.data.params["seed"] == "3"
     assert run.data.tags["version"] == said["version"]
-    assert run.data.metrics["validation_ndcg_at_10"] == pytest.approx(said["ndcg@10"])
+    assert run.data.metrics["validation_ndcg_at_10"] == pytest.approx(said["ndcg@10"]["value"])
     epochs = client.get_metric_history(run.info.run_id, "ndcg_at_10")
     assert [each.step for each in epochs] == sorted({each.step for each in epochs}) and len(epochs) == 2
     assert client.get_metric_history(run.info.run_id, "loss")
