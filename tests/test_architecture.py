@@ -68,8 +68,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "training": (
             "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
-            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation", "loop", "search_space",
-            "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
+            "run cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation semantic", "loop",
+            "search_space", "recipe", "effects older_recipes", "objectives evaluation provenance served_index",
             "data", "",
         ),
         "modeling": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,25 +17,23 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, read_titles, trainable
 from modeling.encoder.history_state import HistoryState
+from modeling.encoder.user_encoder import UserEncoder
 from training.data.item_texts import item_texts
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import question_values
-from training.evaluation.teacher_lists import Teacher
+from training.loop.auxiliary import Auxiliary
 from training.loop.budget import minutes_left, timed
 from training.loop.ema import WeightAverage
 from training.loop.examples import EpochWindows, target_shares
 from training.loop.fused_rms_norm import fused_rms_norms
 from training.loop.module import RetrievalModule, TrainedModule
 from training.loop.progress import TrainingProgress, say_progress
-from training.loop.student import Student
 from training.loop.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 from training.objectives.base import ObjectiveSpec
-from training.objectives.distillation import DistillationSpec
 from training.recipe import Recipe, RecipeError
 
 Precision = Literal["fp32", "bf16"]
-NO_DISTILLATION = DistillationSpec()
 VALIDATION_USERS = 5000
 """Users ranked after each epoch to select the best; the final figures are over all of them."""
 
@@ -70,7 +68,6 @@ class FitOptions:
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
         cache: folder of what is computed once and may serve other runs; None: in ``work``.
         anchor_ND: id table to start from.
-        teacher: to learn from beside the data.
         history_state: what a gated adapter reads.
     """
 
@@ -83,7 +80,6 @@ class FitOptions:
     epochs: int | None = None
     anchor_ND: NDArray[np.float32] | None = None
     cache: Path | None = None
-    teacher: Teacher | None = None
     history_state: HistoryState | None = None
 
 
@@ -102,13 +98,16 @@ def fit(
     split: Split,
     options: FitOptions,
     objective: ObjectiveSpec,
-    distillation: DistillationSpec = NO_DISTILLATION,
+    auxiliaries: Callable[[UserEncoder], Sequence[Auxiliary]] = lambda encoder: (),
     *,
     sources: Sources,
     text: TextVectors | None,
     console: Console,
 ) -> Fitted:
-    """Train ``recipe`` on the training part of ``split``; the best epoch on validation is kept."""
+    """Train ``recipe`` on the training part of ``split``; the best epoch on validation is kept.
+
+    ``auxiliaries`` makes the losses beside the objective for the encoder that is trained.
+    """
     set_seed(options.seed)
     model = build_model(
         recipe.model_spec(),
@@ -128,9 +127,7 @@ def fit(
             split.train_rows(options.fitted_on), split.dataset.n_items, recipe.optimizer.user_windows
         ),
         anchor_ND=options.anchor_ND,
-        student=None
-        if options.teacher is None
-        else Student(distillation, options.teacher, model.encoder.items, options.seed),
+        auxiliaries=auxiliaries(model.encoder),
     )
     targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
 
