@@ -69,7 +69,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         ),
         "training": (
             "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
-            "run run_logs cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation",
+            "run run_logs cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation semantic",
             "updating loop", "search_space", "recipe", "effects older_recipes",
             "objectives evaluation provenance served_index",
             "data", "",

@@ -40,6 +40,7 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "sasrec, sampled": ("sasrec", False, [*OWN, "method.objective.kind=sampled"]),
     "sasrec, gated, gbce": ("sasrec", False, [*OWN, "backbone.block=ligr", "method.objective.kind=gbce"]),
     "dllm2rec": ("dllm2rec", False, OWN),
+    "sracl": ("sracl", False, [*OWN, "method.semantic.source=FOLDER"]),
     "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
     "sasrec, no network": (
         "sasrec", False, [*DENSE, "projector.kind=none", "projector.residual=true", "projector.recent=3",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,25 +19,23 @@ from modeling.artifact.verified import Files
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, read_titles, trainable
 from modeling.encoder.history_state import HistoryState
 from modeling.encoder.item_tower import Whitening
+from modeling.encoder.user_encoder import UserEncoder
 from training.data.item_texts import item_texts
 from training.data.splits import FittedOn, Split, Targets
 from training.evaluation.full_ranking import encode_users, rank_all
 from training.evaluation.metrics import question_values
-from training.evaluation.teacher_lists import Teacher
+from training.loop.auxiliary import Auxiliary
 from training.loop.budget import minutes_left, timed
 from training.loop.ema import WeightAverage
 from training.loop.examples import EpochWindows, target_shares
 from training.loop.fused_rms_norm import fused_rms_norms
 from training.loop.module import RetrievalModule, TrainedModule
 from training.loop.progress import Followed, TrainingProgress, say_progress
-from training.loop.student import Student
 from training.loop.trainer import RecommenderTrainer, TimeBudget, last_complete_checkpoint
 from training.objectives.base import ObjectiveSpec
-from training.objectives.distillation import DistillationSpec
 from training.recipe import Recipe, RecipeError
 
 Precision = Literal["fp32", "bf16"]
-NO_DISTILLATION = DistillationSpec()
 VALIDATION_USERS = 5000
 """Users ranked after each epoch to select the best; the final figures are over all of them."""
 
@@ -85,7 +83,6 @@ class FitOptions:
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
         cache: folder of what is computed once and may serve other runs; None: in ``work``.
         anchor_ND: id table to start from.
-        teacher: to learn from beside the data.
         history_state: what a gated adapter reads.
         start: what the weights are before the first step; None: random.
         follow: called with the step and the figures that a `Trainer` logs; None: nobody follows.
@@ -100,7 +97,6 @@ class FitOptions:
     epochs: int | None = None
     anchor_ND: NDArray[np.float32] | None = None
     cache: Path | None = None
-    teacher: Teacher | None = None
     history_state: HistoryState | None = None
     start: Start | None = None
     follow: Callable[[int, dict[str, Any]], None] | None = None
@@ -127,7 +123,7 @@ def fit(
     split: Split,
     options: FitOptions,
     objective: ObjectiveSpec,
-    distillation: DistillationSpec = NO_DISTILLATION,
+    auxiliaries: Callable[[UserEncoder], Sequence[Auxiliary]] = lambda encoder: (),
     *,
     sources: Sources,
     text: TextVectors | None,
@@ -137,6 +133,7 @@ def fit(
     """Train ``recipe`` on the training part of ``split``; the best epoch on validation is kept.
 
     ``before`` is called with the module before its training: stages that change it.
+    ``auxiliaries`` makes the losses beside the objective for the encoder that is trained.
     """
     set_seed(options.seed)
     model = build_model(
@@ -161,9 +158,7 @@ def fit(
             split.train_rows(options.fitted_on), split.dataset.n_items, recipe.optimizer.user_windows
         ),
         anchor_ND=options.anchor_ND,
-        student=None
-        if options.teacher is None
-        else Student(distillation, options.teacher, model.encoder.items, options.seed),
+        auxiliaries=auxiliaries(model.encoder),
     )
     targets = sample_targets(split.validation, VALIDATION_USERS, options.seed)
 

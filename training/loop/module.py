@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Protocol, cast
 
 import numpy as np
@@ -16,9 +16,9 @@ from modeling.backbone.hidden_dropout import NoDropout, drop_hidden
 from modeling.encoder.history_state import HistoryState
 from modeling.encoder.item_tower import scale_of
 from modeling.encoder.user_encoder import UserEncoder
+from training.loop.auxiliary import Auxiliary, Step
 from training.loop.examples import TrainingBatch, Window, collate
 from training.loop.momentum import MomentumQueue
-from training.loop.student import Student
 from training.objectives.anchor import anchor_loss, anchor_weight
 from training.objectives.base import Candidates, ObjectiveSpec, objective_class
 from training.objectives.in_batch import InBatchSoftmax
@@ -97,10 +97,11 @@ class RetrievalModule(TrainedModule):
         shares_N: how often each item is a target, as a share of all targets; None: as popularity says.
         anchor_ND: the id model's table, for the pull.
         condition: what a gated adapter reads beside a window.
-        student: what is taken from a teacher; None without one.
+        auxiliaries: losses beside the objective.
 
     Attributes:
-        network: whether the backbone takes part; without it a user's vector is that of the newest items alone.
+        network: whether the backbone and the auxiliaries take part; without them a user's vector is that of the newest
+            items alone.
     """
 
     network: bool = True
@@ -116,11 +117,11 @@ class RetrievalModule(TrainedModule):
         shares_N: NDArray[np.float64] | None = None,
         anchor_ND: NDArray[np.float32] | None = None,
         condition: Callable[[Window], NDArray[np.float32]] | None = None,
-        student: Student | None = None,
+        auxiliaries: Sequence[Auxiliary] = (),
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.student = student
+        self.auxiliaries = nn.ModuleList(auxiliaries)
         self.objective = objective
         self._condition = condition
         chosen_N = popularity_N > 0 if encoder.items.text_map is not None else np.ones(len(popularity_N), bool)
@@ -143,8 +144,8 @@ class RetrievalModule(TrainedModule):
         """The end of training: the backbone is as it came, apart from its weights, and there is one id table."""
         for hook in self._hooks:
             hook.remove()
-        if self.student is not None:
-            self.student.fold(self.encoder.items)
+        for auxiliary in self.auxiliaries:
+            cast(Auxiliary, auxiliary).close(self.encoder)
 
     def collate(self, windows: Sequence[Window]) -> TrainingBatch:
         """Windows to one padded batch of prompts."""
@@ -175,7 +176,9 @@ class RetrievalModule(TrainedModule):
 
     def forward(self, batch: TrainingBatch, progress: float = 0.0) -> Tensor:
         """Summed loss over the batch's targets; ``progress`` in [0, 1] moves the pull's weight."""
-        with nullcontext() if self.student is None else self.student.computing():
+        with ExitStack() as around:
+            for auxiliary in self.auxiliaries:
+                around.enter_context(cast(Auxiliary, auxiliary).computing())
             return self._loss(batch, progress)
 
     def _keys(self, targets_P: Tensor) -> Tensor | None:
@@ -198,29 +201,30 @@ class RetrievalModule(TrainedModule):
         encoder, device = self.encoder, self.encoder.device
         keys_PD = self._keys(batch.targets_P.to(device))
         items = _Items(encoder)
-        users_PD = self._users(batch, items.table_ND)
+        states_PH = self._states(batch) if self.network else None
+        users_PD = encoder.project(states_PH, batch.recent_PR.to(device), items.table_ND)
         scaled_PD = users_PD * scale_of(encoder.log_scale)
         seen_S2 = None if batch.seen_S2 is None else batch.seen_S2.to(device)
         loss: Tensor = self.loss(scaled_PD, items, batch.targets_P.to(device), seen_S2)
         if self._queue is not None and keys_PD is not None:
             self._queue.add(keys_PD, batch.targets_P.to(device))
-        if self.student is not None:
-            loss = loss + self.student(scaled_PD, items.all(), batch)
+        if states_PH is not None:
+            step = Step(encoder, batch, states_PH, scaled_PD, items)
+            for auxiliary in self.auxiliaries:
+                loss = loss + auxiliary(step)
         weight = anchor_weight(self.objective.pull, progress, self.objective.pull_share)
         if weight and self.anchor_ND is not None:
             pulled = anchor_loss(encoder.items.ids.weight[: encoder.items.size], self.anchor_ND)
             loss = loss + weight * pulled * len(batch.targets_P) * encoder.spec.items.dim
         return loss
 
-    def _users(self, batch: TrainingBatch, table_ND: Tensor) -> Tensor:
+    def _states(self, batch: TrainingBatch) -> Tensor:
         encoder, device = self.encoder, self.encoder.device
-        recent_PR = batch.recent_PR.to(device)
-        if not self.network:
-            return encoder.project(None, recent_PR, table_ND)
         spans = batch.prompts.spans
         if not self.last_only:
             spans = spans.at(batch.users_P.to(device), batch.boundaries_P.to(device))
-        return encoder.project(encoder.pooling(encoder.hidden(batch.prompts), spans), recent_PR, table_ND)
+        states_PH: Tensor = encoder.pooling(encoder.hidden(batch.prompts), spans)
+        return states_PH
 
 
 class _Items:

@@ -6,23 +6,24 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parametrize
 
 from modeling.encoder.item_tower import ItemTower
+from modeling.encoder.user_encoder import UserEncoder
 from training.data.report import DataError
 from training.evaluation.teacher_lists import Teacher, TeacherLists
-from training.loop.examples import TrainingBatch
+from training.loop.auxiliary import Auxiliary, Step
 from training.objectives.distillation import DistillationSpec, ListDistillation, TeacherVectors
 
 
-class Student(nn.Module):
+class Student(Auxiliary):
     """The losses and the item vectors that come from a teacher.
 
     Args:
         spec: what is taken.
         teacher: as exported; its item vectors are in the row order of the catalog.
-        items: the student's. With ``spec.embedding`` its id table is a sum until `fold`.
+        items: the student's. With ``spec.embedding`` its id table is a sum until `close`.
         seed: of the shuffled control.
 
     Raises:
@@ -49,16 +50,16 @@ class Student(nn.Module):
         """Around one pass: the table is summed once."""
         return parametrize.cached() if self._sums else nullcontext()
 
-    def forward(self, users_PD: Tensor, items_ND: Tensor, batch: TrainingBatch) -> Tensor:
-        """The summed loss over the teacher's lists for the targets of a batch; ``users_PD`` are scaled."""
+    def forward(self, step: Step) -> Tensor:
+        """The summed loss over the teacher's lists for the targets of a batch."""
         if self._lists is None:
-            return users_PD.new_zeros(())
-        found = self._lists(*(np.asarray(keys_P) for keys_P in (batch.owners_P, batch.places_P)))
-        rows_PK, scores_PK = (torch.from_numpy(each).to(users_PD.device) for each in found)
-        loss: Tensor = self._loss(users_PD, items_ND, rows_PK, scores_PK)
+            return step.users_PD.new_zeros(())
+        found = self._lists(*(np.asarray(keys_P) for keys_P in (step.batch.owners_P, step.batch.places_P)))
+        rows_PK, scores_PK = (torch.from_numpy(each).to(step.users_PD.device) for each in found)
+        loss: Tensor = self._loss(step.users_PD, step.items.all(), rows_PK, scores_PK)
         return loss
 
-    def fold(self, items: ItemTower) -> None:
+    def close(self, encoder: UserEncoder) -> None:
         """Leave one id table, which holds the sum."""
         if self._sums:
-            parametrize.remove_parametrizations(items.ids, "weight", leave_parametrized=True)
+            parametrize.remove_parametrizations(encoder.items.ids, "weight", leave_parametrized=True)

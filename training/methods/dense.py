@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from modeling.backbone.adapters import adapter_of
 from modeling.encoder.build import Sources, TextVectors
 from modeling.encoder.history_state import HistoryState
 from modeling.encoder.title_check import read_map
+from modeling.encoder.user_encoder import UserEncoder
 from modeling.methods.dense import read_dense, store_backbones
 from training.adaptation.adapt import adapt
 from training.adaptation.spec import AdaptationSpec, check_summaries
@@ -30,27 +31,35 @@ from training.evaluation.full_ranking import evaluate
 from training.evaluation.gates import gate_figures
 from training.evaluation.metrics import Metrics
 from training.export import write_artifact
+from training.loop.auxiliary import Auxiliary
 from training.loop.cold_items import ColdItems, map_cold_items
 from training.loop.fit import FitOptions, Fitted, Trained, fit, read_text
 from training.loop.module import RetrievalModule
+from training.loop.student import Student
 from training.loop.warm_up import warm_up
 from training.methods.base import Job, TrainingMethod
 from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
+from training.objectives.contrastive import SemanticSpec
 from training.objectives.distillation import DistillationSpec
 from training.recipe import MethodSettings, Recipe
+from training.semantic.contrast import NeighbourContrast
+from training.semantic.neighbours import Neighbours, find_neighbours
+from training.semantic.texts import check_semantic, semantic_effects, text_vectors
 
 TEXT = "parts/text.safetensors"
 
 
 class DenseSettings(MethodSettings):
     """``objective``: the loss at every item boundary; ``distillation``: what is learned from a teacher beside it;
-    ``adaptation``: stages that change the language model first; ``warm_up``: epochs that train the items and the
-    weights of the newest ones without the network, which then starts from nothing; 0: all are trained from the start.
+    ``semantic``: contrastive losses over similar users and items; ``adaptation``: stages that change the language model
+    first; ``warm_up``: epochs that train the items and the weights of the newest ones without the network, which then
+    starts from nothing; 0: all are trained from the start.
     """
 
     kind: Literal["dense"] = "dense"
     objective: ObjectiveSpec = ObjectiveSpec()
     distillation: DistillationSpec = DistillationSpec()
+    semantic: SemanticSpec = SemanticSpec()
     adaptation: AdaptationSpec = AdaptationSpec()
     warm_up: int = Field(0, ge=0, le=1000, description="epochs of the newest items alone before the network is trained")
     encodes: ClassVar[bool] = True
@@ -83,6 +92,7 @@ class DenseSettings(MethodSettings):
         return {f"objective.{name}": of_kind(name) for name in fields} | {
             **_distillation_effects(),
             **_adaptation_effects(),
+            **semantic_effects(),
             "objective.momentum": Effect("method.objective.queue over 0", lambda recipe: objective(recipe).queue > 0),
             "objective.pull": Effect("items with an id table", has_ids),
             "objective.pull_share": Effect("method.objective.pull over 0", lambda recipe: objective(recipe).pull > 0),
@@ -116,6 +126,7 @@ class DenseSettings(MethodSettings):
             )
         if recipe.items.frozen and recipe.requires is None:
             raise ValueError("items.frozen needs requires=<id recipe>: there is no id table to be kept")
+        check_semantic(recipe, self.semantic)
         self._check_adapter(recipe)
         self._check_adaptation(recipe)
         if self.warm_up and not (recipe.projector.residual and recipe.projector.kind in ("linear", "mlp")):
@@ -163,8 +174,8 @@ class DenseSettings(MethodSettings):
         return self.distillation.used
 
     def reads_titles(self, recipe: Recipe) -> bool:
-        """Their vectors, or their tokens."""
-        return recipe.needs_text_vectors or recipe.history.reads_tokens
+        """Their vectors, or their tokens, or who is alike by them."""
+        return self.semantic.used or recipe.needs_text_vectors or recipe.history.reads_tokens
 
 
 def _adaptation_effects() -> dict[str, Effect]:
@@ -222,6 +233,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         self.fitted: Fitted | None = None
         self.stages: dict[str, dict[str, Any]] = {}
         self.cold: ColdItems | None = None
+        self.neighbours: Neighbours | None = None
 
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
@@ -234,10 +246,9 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         self.fitted = fit(
             self.recipe, self.split,
             replace(
-                options, anchor_ND=self._anchor(), teacher=self.job.teacher, history_state=self._history_state(),
-                start=self.job.start,
+                options, anchor_ND=self._anchor(), history_state=self._history_state(), start=self.job.start
             ),
-            self.settings.objective, self.settings.distillation,
+            self.settings.objective, self._auxiliaries(options),
             sources=sources, text=self.text, console=self.console, before=partial(self._warm_up, options),
         )  # fmt: skip
         if self.recipe.items.cold == "mapped":
@@ -255,6 +266,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         """Stages before the training; vectors of items without interactions; differences of gates between users."""
         found = super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
         found |= {"stages": self.stages} if self.stages else {}
+        found |= {"neighbours": {"sha256": self.neighbours.sha256}} if self.neighbours is not None else {}
         if self.fitted is None or self.fitted.model.encoder.history_state is None:
             return found
         return found | {"gates": gate_figures(self.fitted.model.encoder, list(self.split.validation.histories()))}
@@ -287,6 +299,22 @@ class DenseTraining(TrainingMethod[DenseSettings]):
             arrays["map"], _ = read_map(arrays["map"], folder.name)
             save_arrays(arrays, path)
         return store_backbones(folder, manifest, sources)
+
+    def _auxiliaries(self, options: FitOptions) -> Callable[[UserEncoder], Sequence[Auxiliary]]:
+        """What makes the losses beside the objective."""
+        makers: list[Callable[[UserEncoder], Auxiliary]] = []
+        if (teacher := self.job.teacher) is not None:
+            taken = self.settings.distillation
+            makers.append(lambda encoder: Student(taken, teacher, encoder.items, options.seed))
+        if (spec := self.settings.semantic).used:
+            histories = self.split.train_rows(options.fitted_on)
+            sources = self.job.sources
+            texts_NC = text_vectors(spec, self.split, histories, sources, self.console)
+            with self.console.status("finding similar items and users"):
+                found = find_neighbours(texts_NC, histories, spec, seed=options.seed, folder=sources.vectors)
+            self.neighbours = found
+            makers.append(lambda encoder: NeighbourContrast(spec, found, texts_NC, histories, encoder.hidden_size))
+        return lambda encoder: [make(encoder) for make in makers]
 
     def _anchor(self) -> NDArray[np.float32] | None:
         """The id table of the artifact that is built on, in the row order of the data set."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from modeling.spec import Section
 
-_NOT_KINDS = {"base", "anchor", "distillation", "softmax", "trie_softmax"}
+_NOT_KINDS = {"base", "anchor", "contrastive", "distillation", "softmax", "trie_softmax"}
 
 
 class ObjectiveSpec(Section):

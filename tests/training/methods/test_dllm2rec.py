@@ -130,9 +130,9 @@ def test_without_weights_the_loss_is_the_student_s_own(weight: float, made: Path
     for taught in (False, True):
         torch.manual_seed(0)
         encoder = build_model(recipe.model_spec(), catalog_size=ring.n_items).encoder.train()
-        student = Student(recipe.method.distillation, teacher, encoder.items, 0) if taught else None
+        students = [Student(recipe.method.distillation, teacher, encoder.items, 0)] if taught else []
         module = RetrievalModule(
-            encoder, recipe.method.objective, popularity_N=np.ones(ring.n_items, np.int64), student=student
+            encoder, recipe.method.objective, popularity_N=np.ones(ring.n_items, np.int64), auxiliaries=students
         )
         losses.append(module(module.collate([Window(rows_U[1], user=1)])).item())
     assert (losses[0] == losses[1]) == (weight == 0)
