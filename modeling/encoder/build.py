@@ -26,6 +26,7 @@ from modeling.backbone.loading import (
 )
 from modeling.encoder.item_tower import ItemTower, Whitening
 from modeling.encoder.pooling import POOLINGS, Pooling, pooling_of
+from modeling.encoder.projector import ItemMap
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
 from modeling.encoder.title_check import sample_rows
 from modeling.encoder.title_reader import TitleReader, read_or_reuse
@@ -169,6 +170,7 @@ def build_model(
     prompts = PromptBuilder(
         form=spec.history.form,
         vectors_per_item=spec.history.vectors_per_item,
+        with_ids=spec.history.ids,
         catalog_size=catalog_size,
         prefix=prefix,
         titles=title_tokens,
@@ -183,7 +185,8 @@ def build_model(
         text_dim=text.vectors_NC.shape[1] if text else 0,
         hidden_size=info.hidden_size,
         identity=spec.projector.kind == "identity",
-        shows_ids=spec.history.form != "text",
+        shows_ids=spec.history.shows_ids,
+        item_map=_item_map(spec, info.hidden_size),
     )
     if spec.items.words and titles is not None:
         assert pieces is not None
@@ -210,6 +213,12 @@ def build_model(
         tokenizer_sha256=pieces.sha256 if pieces else None,
         instruction_tokens=prefix,
     )
+
+
+def _item_map(spec: ModelSpec, hidden_size: int) -> ItemMap | None:
+    """To where items are compared; None where the user's state is mapped to them."""
+    side = spec.projector.side
+    return None if side == "user" else ItemMap(spec.projector, dim=spec.items.dim, hidden_size=hidden_size)
 
 
 def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None) -> nn.Module:
