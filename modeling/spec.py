@@ -35,6 +35,7 @@ class HistorySpec(Section):
 
     form: Literal["ids", "titles", "compressed", "text", "codes"] = "compressed"
     vectors_per_item: Literal[1, 2] = 1
+    ids: bool = Field(True, description="compressed only: show an item's id vector beside that of its text")
     limit: int = Field(50, ge=1, description="newest items read; older ones are left out")
     title_tokens: int = Field(24, ge=1, description="titles are cut at this many tokens")
     instruction: str = Field("", description="static text before the history; empty for none")
@@ -54,7 +55,17 @@ class HistorySpec(Section):
     def _two_vectors_are_for_compressed(self) -> HistorySpec:
         if self.vectors_per_item == 2 and self.form != "compressed":
             raise ValueError(f"vectors_per_item=2 needs form='compressed', and form is {self.form!r}")
+        if not self.ids and (self.form != "compressed" or self.vectors_per_item == 2):
+            raise ValueError(
+                f"history.ids=false shows one vector an item, that of its text: form='compressed' and "
+                f"vectors_per_item=1 are needed (given {self.form!r} and {self.vectors_per_item})"
+            )
         return self
+
+    @property
+    def shows_ids(self) -> bool:
+        """Whether id vectors reach the backbone."""
+        return self.form != "text" and self.ids
 
     @property
     def reads_text(self) -> bool:
@@ -161,10 +172,16 @@ class AdapterSpec(Section):
 
 
 class ProjectorSpec(Section):
-    """From the pooled state to the item space. ``none``: there is no state and no network; the user's vector is made of
-    the newest items alone (``residual``), the control of what a network adds."""
+    """Between the pooled state and the vectors of items. ``none``: there is no state and no network; the user's vector
+    is made of the newest items alone (``residual``), the control of what a network adds.
+
+    ``side`` says what is mapped: the ``user``'s state into the space of the items; the vectors of ``items`` into that
+    of the states; or ``both``, each by a map of its own, into a space of ``common`` dimensions.
+    """
 
     kind: Literal["identity", "linear", "mlp", "none"] = "linear"
+    side: Literal["user", "items", "both"] = Field("user", description="what is mapped; kind 'linear' or 'mlp' only")
+    common: int = Field(128, ge=2, description="width of the space that both sides are mapped into, side 'both' only")
     residual: bool = Field(
         False, description="add the newest items' own vectors, with learned weights, to the projected state"
     )
@@ -178,6 +195,8 @@ class ProjectorSpec(Section):
             raise ValueError(
                 "projector.kind='none' needs projector.residual=true: nothing else is in the user's vector"
             )
+        if self.side != "user" and self.kind not in ("linear", "mlp"):
+            raise ValueError(f"projector.side={self.side!r} needs a map, kind 'linear' or 'mlp': given {self.kind!r}")
         if self.recent > 1 and not self.residual:
             raise ValueError(f"projector.recent={self.recent} needs projector.residual: nothing is added without it")
         return self
@@ -324,6 +343,15 @@ class ModelSpec(Section):
         items, form = self.items, self.history.form
         if items.untied and items.tower not in ("id", "both"):
             raise ValueError(f"items.untied is a second id table: items.tower={items.tower!r} has none")
+        if self.projector.side != "user" and (
+            items.tower == "encoder" or items.untied or items.words or items.cold == "mapped"
+        ):
+            raise ValueError(
+                f"projector.side={self.projector.side!r} maps the one table of items: items.tower 'id', 'text' or "
+                "'both', no items.untied, no items.words and items.cold='title' are needed"
+            )
+        if not self.history.ids and items.frozen:
+            raise ValueError("items.frozen keeps the id table that a history shows: history.ids is false")
         if items.bias and items.tower == "encoder":
             raise ValueError("items.bias needs items that are known in training: items.tower='encoder' reads any title")
         if items.words and (self.backbone.own or items.tower != "id" or form not in ("ids", "titles")):
@@ -367,34 +395,3 @@ class ModelSpec(Section):
     def text_backbone(self) -> str:
         """Source of the model that reads titles offline."""
         return self.items.text_source or self.backbone.source
-
-
-class Capabilities(Section):
-    """Capabilities of a ``ModelSpec``; stored in the manifest for readers that do not know the code.
-
-    Attributes:
-        reads: kinds of history items: ids of the catalog, free text.
-        causal: whether no position sees what comes after it.
-        every_boundary: whether one pass gives the states of a history after each of its items, so that a window has as
-            many targets as items. Otherwise each target needs a pass of its own.
-        packed: whether `modeling.inference.encoder_forward` may read it: rows without padding, the last layer at the
-            pooled position alone.
-        prefix_reuse: whether the states of a history are those of every history that begins with it
-            (`modeling.inference.prefix_cache`).
-        merges: whether its adapter is folded into the backbone's weights when it is loaded.
-    """
-
-    reads: tuple[Literal["ids", "text"], ...]
-    causal: bool
-    every_boundary: bool = True
-    packed: bool = True
-    prefix_reuse: bool = True
-    merges: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_unread(cls, data: Any) -> Any:
-        """Older manifests hold three more, which nothing ever read."""
-        if isinstance(data, dict):
-            return {name: data[name] for name in data if name not in ("prefix_cacheable", "mergeable", "cold_start")}
-        return data

@@ -91,14 +91,15 @@ def _whole_windows(recipe: Recipe) -> bool:
 
 
 def has_ids(recipe: Recipe) -> bool:
-    """Whether a user encoder is trained and items have an id table."""
-    return _dense(recipe) and recipe.items.tower != "encoder"
+    """Whether a user encoder is trained and items have an id table that is read."""
+    tower = recipe.items.tower
+    return _dense(recipe) and tower != "encoder" and (tower != "text" or recipe.history.shows_ids)
 
 
 def _item_width(recipe: Recipe) -> bool:
     """A table of items has the width ``items.dim``."""
     items, identity = recipe.items, recipe.projector.kind == "identity"
-    shown = recipe.history.form != "text" and not items.words
+    shown = recipe.history.shows_ids and not items.words
     scored = not identity if items.untied else not items.words
     return _dense(recipe) and (shown or scored)
 
@@ -142,6 +143,10 @@ EFFECTS: dict[str, Effect] = {
         "a user encoder with history.form='compressed' and a network",
         lambda recipe: _dense(recipe) and recipe.history.form == "compressed" and recipe.has_network,
     ),
+    "history.ids": Effect(
+        "a user encoder with history.form='compressed' and a network",
+        lambda recipe: _dense(recipe) and recipe.history.form == "compressed" and recipe.has_network,
+    ),
     "history.limit": ALWAYS,
     "history.title_tokens": Effect("history.form='titles' or 'text'", lambda recipe: recipe.history.reads_tokens),
     "history.instruction": Effect(
@@ -150,7 +155,7 @@ EFFECTS: dict[str, Effect] = {
     "history.closing": CLOSED,
     "history.id_dropout": Effect(
         "a user encoder whose network reads ids",
-        lambda recipe: _dense(recipe) and recipe.history.form != "text" and recipe.has_network,
+        lambda recipe: _dense(recipe) and recipe.history.shows_ids and recipe.has_network,
     ),
     "history.dropout": NETWORK,
     "history.user_buckets": ENCODER_DECODER,
@@ -187,6 +192,10 @@ EFFECTS: dict[str, Effect] = {
     "adapter.experts": EXPERTS,
     "adapter.gates": EXPERTS,
     "projector.kind": DENSE,
+    "projector.side": DENSE,
+    "projector.common": Effect(
+        "projector.side='both'", lambda recipe: _dense(recipe) and recipe.projector.side == "both"
+    ),
     "projector.residual": DENSE,
     "projector.recent": DENSE,
     "projector.decay": Effect("projector.recent over 1", lambda recipe: _dense(recipe) and recipe.projector.recent > 1),

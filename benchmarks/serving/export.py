@@ -99,7 +99,7 @@ def _write_head(loaded: Artifact, file: Path) -> None:
     }
     if encoder.projector.newest_weight is not None:
         tensors["recent_weights"] = encoder.projector.newest_weight.reshape(-1)
-        tensors["recent"] = encoder.items.table()[: encoder.items.size] * math.sqrt(encoder.spec.items.dim)
+        tensors["recent"] = encoder.items.table()[: encoder.items.size] * math.sqrt(encoder.items.dim)
     save_file({name: tensor.detach().float().contiguous().clone() for name, tensor in tensors.items()}, file)
 
 

@@ -26,6 +26,7 @@ from modeling.backbone.loading import (
 )
 from modeling.encoder.item_tower import ItemTower, Whitening
 from modeling.encoder.pooling import POOLINGS, Pooling, pooling_of
+from modeling.encoder.projector import ItemMap
 from modeling.encoder.prompt import FreeItem, PromptBuilder, TitleTokens
 from modeling.encoder.summary_tokens import Purpose, summary_words
 from modeling.encoder.title_check import sample_rows
@@ -212,6 +213,7 @@ def _prompts(
     return PromptBuilder(
         form=spec.history.form,
         vectors_per_item=spec.history.vectors_per_item,
+        with_ids=spec.history.ids,
         catalog_size=catalog_size,
         prefix=_prefix(spec, pieces),
         titles=titles,
@@ -230,11 +232,18 @@ def _item_tower(spec: ModelSpec, catalog_size: int, text: TextVectors | None, in
         text_dim=text.vectors_NC.shape[1] if text else 0,
         hidden_size=info.hidden_size,
         identity=spec.projector.kind == "identity",
-        shows_ids=spec.history.form != "text",
+        shows_ids=spec.history.shows_ids,
+        item_map=_item_map(spec, info.hidden_size),
     )
     if text is not None:
         items.set_text(text.vectors_NC)
     return items
+
+
+def _item_map(spec: ModelSpec, hidden_size: int) -> ItemMap | None:
+    """To where items are compared; None where the user's state is mapped to them."""
+    side = spec.projector.side
+    return None if side == "user" else ItemMap(spec.projector, dim=spec.items.dim, hidden_size=hidden_size)
 
 
 def _adapted(backbone: nn.Module, spec: ModelSpec, folder: Files | None, merge: bool) -> nn.Module:

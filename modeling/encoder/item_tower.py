@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeling.encoder.projector import ItemMap
 from modeling.spec import ItemsSpec
 
 LARGEST_SCALE = 100.0
@@ -61,6 +62,7 @@ class ItemTower(nn.Module):
         hidden_size: H, of the backbone; only where a table has its width.
         identity: whether user vectors are states of the backbone, so that a second table has its width.
         shows_ids: whether histories show the id table; one that nobody reads is left out beside a second one.
+        item_map: to the space in which items are compared; None: they are compared as they are.
 
     Attributes:
         id_dim, dim: width of the vectors that a history shows, and of those that are scored, a bias not counted.
@@ -83,6 +85,7 @@ class ItemTower(nn.Module):
         hidden_size: int = 0,
         identity: bool = False,
         shows_ids: bool = True,
+        item_map: ItemMap | None = None,
     ) -> None:
         super().__init__()
         with_text = spec.tower in ("text", "both")
@@ -91,21 +94,24 @@ class ItemTower(nn.Module):
         self.spec = spec
         self.size = catalog_size
         self.id_dim = hidden_size if spec.words else spec.dim
-        self.dim = hidden_size if spec.untied and identity else spec.dim if spec.untied else self.id_dim
+        own_dim = hidden_size if spec.untied and identity else spec.dim if spec.untied else self.id_dim
+        self.item_map = item_map
+        self.dim = own_dim if item_map is None else item_map.width
         encoded = spec.tower == "encoder"
         no_ids = encoded or (spec.untied and not shows_ids)
         scale = 0.25 if with_text else 1.0
         self.ids = nn.Embedding(1 if no_ids else catalog_size + 1, self.id_dim)
-        self.ids.requires_grad_(not (no_ids or spec.frozen))
+        unread = spec.tower == "text" and not shows_ids
+        self.ids.requires_grad_(not (no_ids or unread or spec.frozen))
         nn.init.normal_(self.ids.weight, std=scale / math.sqrt(self.id_dim))
-        self.outputs = nn.Embedding(catalog_size + 1, self.dim) if spec.untied else None
+        self.outputs = nn.Embedding(catalog_size + 1, own_dim) if spec.untied else None
         if self.outputs is not None:
-            nn.init.normal_(self.outputs.weight, std=scale / math.sqrt(self.dim))
+            nn.init.normal_(self.outputs.weight, std=scale / math.sqrt(own_dim))
             nn.init.zeros_(self.outputs.weight[catalog_size])  # UNKNOWN is never a target
         self.biases_N = nn.Parameter(torch.zeros(catalog_size + 1)) if spec.bias else None
-        self.text_map = nn.Linear(text_dim, self.dim, bias=False) if with_text else None
+        self.text_map = nn.Linear(text_dim, own_dim, bias=False) if with_text else None
         if self.text_map is not None:
-            nn.init.normal_(self.text_map.weight, std=1 / math.sqrt(self.dim))
+            nn.init.normal_(self.text_map.weight, std=1 / math.sqrt(own_dim))
         self.register_buffer("text_NC", torch.zeros(catalog_size + 1, text_dim), persistent=False)
         self.register_buffer("encoded_ND", torch.zeros(catalog_size + 1, self.dim) if encoded else None)
         self.register_buffer("_frozen_ND", None, persistent=False)
@@ -182,10 +188,11 @@ class ItemTower(nn.Module):
             self._frozen_ND = self.table().detach().clone()
 
     def _combine(self, text_NC: Tensor, ids_ND: Tensor) -> Tensor:
-        if self.text_map is None:
-            return ids_ND
-        text_ND: Tensor = self.text_map(text_NC)
-        return text_ND if self.spec.tower == "text" else text_ND + ids_ND
+        found_ND = ids_ND
+        if self.text_map is not None:
+            text_ND: Tensor = self.text_map(text_NC)
+            found_ND = text_ND if self.spec.tower == "text" else text_ND + ids_ND
+        return found_ND if self.item_map is None else self.item_map(found_ND)
 
     def vectors(self) -> Tensor:
         """Vectors for the index, [N, D]: normalised where the recipe says so; items without interactions as in

@@ -24,7 +24,7 @@ class Projector(nn.Module):
         super().__init__()
         self.dropout = Dropout(spec.dropout)
         self.map: nn.Module | None = None
-        if spec.kind == "identity":
+        if spec.kind == "identity" or spec.side == "items":
             self.map = nn.Identity()
         elif spec.kind == "linear":
             self.map = nn.Linear(hidden_size, dim)
@@ -56,6 +56,28 @@ class Projector(nn.Module):
         assert self.newest_weight is not None, "without a residual nothing is added"
         weights_PR = (recent_PR >= 0) * self.newest_weight
         return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))
+
+
+class ItemMap(nn.Module):
+    """Vectors of items [N, D] to the space in which they are compared [N, W]: linear, or one hidden layer of width D.
+
+    Args:
+        spec: kind of the map, and which sides have one.
+        dim: D.
+        hidden_size: of the backbone's states, W where these are not mapped.
+    """
+
+    def __init__(self, spec: ProjectorSpec, *, dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.width = hidden_size if spec.side == "items" else spec.common
+        self._size = math.sqrt(dim)  # elements of about unit size go in, and vectors of about unit length come out
+        last = input_map(dim, self.width, 1 / math.sqrt(self.width))
+        self.map = last if spec.kind == "linear" else nn.Sequential(nn.Linear(dim, dim), nn.GELU(), last)
+
+    def forward(self, vectors_ND: Tensor) -> Tensor:
+        """The mapped vectors, not normalised."""
+        mapped: Tensor = self.map(vectors_ND * self._size)
+        return mapped
 
 
 def input_map(width: int, hidden_size: int, size: float) -> nn.Linear:

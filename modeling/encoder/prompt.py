@@ -119,6 +119,7 @@ class PromptBuilder:
     Args:
         form: ``ids``, ``titles``, ``compressed`` or ``text`` (see ``HistorySpec``).
         vectors_per_item: 1 or 2, compressed form only.
+        with_ids: whether the one vector holds that of the id, compressed form only.
         catalog_size: N, rows from 0 to N-1.
         prefix: token ids of the static instruction, the beginning-of-sequence token included.
         titles: the catalog's tokenized titles; needed by the title and text forms only.
@@ -133,6 +134,7 @@ class PromptBuilder:
         *,
         form: str,
         vectors_per_item: int,
+        with_ids: bool = True,
         catalog_size: int,
         prefix: Sequence[int] = (),
         titles: TitleTokens | None = None,
@@ -156,7 +158,8 @@ class PromptBuilder:
         self.separator = np.asarray(list(separator), np.int64)
         self._pieces = titles.followed_by(separator) if titles is not None and form == "text" else titles
         self._outlines: dict[tuple[int, int], tuple[NDArray[np.int8], NDArray[np.int64]]] = {}
-        compressed = [TEXT | ID] if vectors_per_item == 1 else [TEXT, ID]
+        one = TEXT | ID if with_ids else TEXT
+        compressed = [one] if vectors_per_item == 1 else [TEXT, ID]
         slots = {"ids": [ID], "titles": [ID], "compressed": compressed, "text": []}
         self.slots = np.asarray(slots[form], np.int8)
         least = len(self.slots) + len(self.separator)

@@ -91,7 +91,7 @@ class UserEncoder(nn.Module):
         own = spec.backbone.own
         size = 1.0 if own else word_size(backbone)
         tied = not spec.has_network or (own and hidden_size == dim) or spec.items.words
-        shown = spec.history.form != "text"
+        shown = spec.history.shows_ids
         self.id_input: nn.Module = nn.Identity() if tied or not shown else input_map(dim, hidden_size, size)
         self.text_input = None
         if spec.history.form == "compressed" and not (tied and items.text_map is not None):
@@ -331,6 +331,8 @@ class UserEncoder(nn.Module):
 
     def slot_vectors(self, kinds_S: Tensor, values_S: Tensor, free_FC: Tensor | None) -> Tensor:
         """Input vectors [S, H] of item slots."""
+        if not self.spec.history.shows_ids:
+            return self._text_vectors(values_S, free_FC)
         rows_S = values_S.clamp(max=self.items.size)
         drop = self.spec.history.id_dropout
         if self.training and drop:

@@ -27,7 +27,7 @@ from modeling.backbone.adapters import adapter_of
 from modeling.backbone.loading import load_backbone, load_text_model, load_tokenizer
 from modeling.backbone.sources import is_path, local_folder, neutral, neutral_recipe, neutral_spec
 from modeling.encoder.build import Model, Sources, TextVectors, build_model, state_of
-from modeling.encoder.capabilities import capabilities_of
+from modeling.encoder.capabilities import Capabilities, capabilities_of
 from modeling.encoder.history_state import FILE as HISTORY_STATE
 from modeling.encoder.history_state import HistoryState
 from modeling.encoder.item_tower import Whitening, scale_of
@@ -38,7 +38,7 @@ from modeling.inference.int8_linear import dtype_of, quantise
 from modeling.inference.prepacked_linear import prepack
 from modeling.methods import method_of
 from modeling.methods.base import BackboneRecord, LoadContext, Record
-from modeling.spec import Capabilities, ModelSpec
+from modeling.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 

@@ -54,6 +54,8 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "anyo": ("anyo", True, DENSE),
     "anyo, titles": ("anyo", True, [*DENSE, "history.form=titles", "history.title_tokens=4", "history.limit=5"]),
     "anyo, frozen": ("anyo", True, [*DENSE, "adapter.kind=none"]),
+    "anyo, both sides mapped": ("anyo", True, [*DENSE, "projector.side=both"]),
+    "anyo, texts alone": ("anyo", True, [*DENSE, "history.ids=false", "items.tower=text", "projector.side=items"]),
     "popularity": ("popularity", False, []),
     "markov": ("markov", False, []),
     "item_knn": ("item_knn", False, ["method.neighbours=5"]),

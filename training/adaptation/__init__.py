@@ -1,1 +1,1 @@
-"""Stages that change a language model before the user encoder is trained on it; each leaves a backbone of its own."""
+"""Stages before the main training of a dense recipe: those that adapt its language model, and the warm-up of items."""

@@ -25,6 +25,7 @@ from modeling.encoder.user_encoder import UserEncoder
 from modeling.methods.dense import read_dense, store_backbones
 from training.adaptation.adapt import adapt
 from training.adaptation.spec import AdaptationSpec, check_summaries
+from training.adaptation.warm_up import warm_up
 from training.checks import check_text
 from training.effects import Effect, has_ids
 from training.evaluation.full_ranking import evaluate
@@ -36,7 +37,6 @@ from training.loop.cold_items import ColdItems, map_cold_items
 from training.loop.fit import FitOptions, Fitted, Trained, fit, read_text
 from training.loop.module import RetrievalModule
 from training.loop.student import Student
-from training.loop.warm_up import warm_up
 from training.methods.base import Job, TrainingMethod
 from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
 from training.objectives.contrastive import SemanticSpec

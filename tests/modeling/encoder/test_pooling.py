@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from modeling.backbone.loading import BackboneError, prove_attention
 from modeling.backbone.transformer import BLOCKS, OwnTransformer
 from modeling.encoder.build import Model
-from modeling.encoder.capabilities import capabilities_of
+from modeling.encoder.capabilities import Capabilities, capabilities_of
 from modeling.encoder.pooling import POOLINGS, Spans, pooling_of
 from modeling.inference.encoder_forward import compile_encoder
-from modeling.spec import Capabilities, HistorySpec, ItemsSpec, ModelSpec, PoolingSpec
+from modeling.spec import HistorySpec, ItemsSpec, ModelSpec, PoolingSpec
 from training.loop.examples import Window, collate
 
 Build = Callable[..., Model]

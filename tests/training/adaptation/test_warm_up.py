@@ -11,12 +11,12 @@ from rich.console import Console
 
 from modeling.encoder.build import Sources, build_model, trainable
 from testing.datasets import write_dataset
+from training.adaptation.warm_up import warm_up
 from training.data.dataset import Dataset, read_dataset
 from training.data.splits import leave_one_out
 from training.loop import fit as fitting
 from training.loop.fit import FitOptions
 from training.loop.module import RetrievalModule
-from training.loop.warm_up import warm_up
 from training.methods.base import Job
 from training.methods.dense import DenseTraining
 from training.recipes import RecipeError, get_recipe
