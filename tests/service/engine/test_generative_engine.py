@@ -132,7 +132,8 @@ class Leaver:
         self._given = [{"type": "http.request", "body": body, "more_body": False}]
         scope = {
             "type": "http", "method": "POST", "path": "/recommend/generative", "raw_path": b"/recommend/generative",
-            "query_string": query, "headers": [(b"content-type", b"application/json")], "root_path": "",
+            "query_string": query, "root_path": "",
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
             "http_version": "1.1", "scheme": "http", "server": ("localhost", 80), "client": None, "asgi": {},
         }  # fmt: skip
         self.task = asyncio.create_task(create_app(anyo.service)(scope, self._receive, self._send))  # type: ignore[arg-type]
