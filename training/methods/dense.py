@@ -258,7 +258,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         return self.fitted
 
     def _warm_up(self, options: FitOptions, module: RetrievalModule) -> None:
-        if self.settings.warm_up:
+        if self.settings.warm_up and self.job.start is None:  # an update has the weights of its parent
             self.stages |= warm_up(self.recipe, self.split, options, module, self.settings.warm_up, self.console)
 
     @property
