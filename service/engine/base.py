@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -23,6 +24,9 @@ from service.observability.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 LONGEST_RETRY_AFTER_S = 60
+
+REHEARSING: ContextVar[bool] = ContextVar("REHEARSING", default=False)
+"""True in the task that checks an artifact before it serves: a failure refuses the artifact, and no user meets it."""
 
 P = TypeVar("P")  # what is computed
 R = TypeVar("R")  # what comes back
@@ -151,7 +155,8 @@ class QueuedEngine(Generic[P, R]):
             return await ticket
         except ModelError as error:
             # Logged here and not where it happened: this task knows the request's id.
-            log.error("request failed", error=repr(error.__cause__), exc_info=error.__cause__)
+            if not REHEARSING.get():
+                log.error("request failed", error=repr(error.__cause__), exc_info=error.__cause__)
             raise
         finally:
             timer.cancel()

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.build import least_overlap
+from modeling.artifact.folders import one_line
 from modeling.artifact.golden import GoldenCase, GoldenItem, GoldenTitle, tolerance_of
 from service.artifacts.loading import LoadedArtifact
+from service.engine.base import REHEARSING
 from service.engine.device_lock import DeviceLock
-from service.errors import AnyoError, StartError
+from service.errors import AnyoError, ModelError, StartError
 from service.observability.metrics import Metrics
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
@@ -50,13 +53,26 @@ async def rehearse(
     recommender = DenseRecommender(parts, store, roomy, Metrics(), device=device)
     recommender.start()
     try:
-        await check_golden(recommender)
-        await warm_up(recommender, settings)
+        with rehearsal_of(parts.name):
+            await check_golden(recommender)
+            await warm_up(recommender, settings)
         return recommender.engine.rate() if settings.warmup_requests else 0.0
-    except AnyoError as error:
-        raise StartError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
     finally:
         await recommender.close(0)
+
+
+@contextmanager
+def rehearsal_of(name: str) -> Iterator[None]:
+    """Answer requests to an artifact that does not serve yet; raises StartError with the reason where one fails."""
+    token = REHEARSING.set(True)
+    try:
+        yield
+    except AnyoError as error:
+        failed = isinstance(error, ModelError) and error.__cause__ is not None
+        reason = f"the model fails with {one_line(error.__cause__)}" if failed else error.message
+        raise StartError(f"artifact {name} cannot answer its own golden histories: {reason}") from error
+    finally:
+        REHEARSING.reset(token)
 
 
 async def check_golden(recommender: DenseRecommender) -> None:

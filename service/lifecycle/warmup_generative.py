@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from modeling.artifact.golden import GoldenItem, GoldenTitle, WrittenCase
 from service.artifacts.loading import LoadedGenerative
 from service.engine.device_lock import DeviceLock
-from service.errors import AnyoError, StartError
-from service.lifecycle.warmup import asked, ids_of
+from service.errors import StartError
+from service.lifecycle.warmup import asked, ids_of, rehearsal_of
 from service.observability.metrics import Metrics
 from service.recommend.generative import GenerativeRecommendation, GenerativeRecommender
 from service.recommend.requests import GenerativeQuery
@@ -47,11 +47,10 @@ async def rehearse_generative(
     recommender = GenerativeRecommender(parts, store, roomy, Metrics(), device)
     recommender.start()
     try:
-        await check_golden_texts(recommender)
-        if settings.warmup_requests and "text" in parts.reads:
-            await _ask(recommender, [GoldenTitle(title=WARM_UP_TITLE)], 10)
-    except AnyoError as error:
-        raise StartError(f"artifact {parts.name} cannot answer its own golden histories: {error.message}") from error
+        with rehearsal_of(parts.name):
+            await check_golden_texts(recommender)
+            if settings.warmup_requests and "text" in parts.reads:
+                await _ask(recommender, [GoldenTitle(title=WARM_UP_TITLE)], 10)
     finally:
         await recommender.close(0)
 

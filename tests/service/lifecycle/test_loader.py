@@ -57,6 +57,17 @@ async def test_another_model_than_the_trained_one_is_refused() -> None:
         await load(parts)
 
 
+async def test_a_model_that_fails_is_refused_with_its_reason_and_logged_as_no_failed_request(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts = make_parts()
+    encoder: Any = parts.encoder
+    encoder.table_ND = encoder.table_ND * np.float32("nan")
+    with pytest.raises(StartError, match="golden histories: the model fails with .* a user vector that is not finite"):
+        await load(parts)
+    assert "request failed" not in capsys.readouterr().out
+
+
 async def test_a_model_that_is_right_alone_and_wrong_in_a_batch_is_refused() -> None:
     parts = make_parts()
     encoder: Any = parts.encoder
