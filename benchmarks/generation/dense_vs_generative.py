@@ -1,18 +1,22 @@
 """The dense way beside the generative ones: same backbone, same histories, same machine, one run.
 
     python -m benchmarks.generation.dense_vs_generative --data DIR [--rounds 5] [--minutes 4] [--also artifacts/tiger-…]
+    python -m benchmarks.generation.dense_vs_generative --data DIR --backbone smollm2 --minutes 1 [--clients 16]
 
-The backbone is `small` (8 layers, 512 wide); TIGER and P5 have networks of their own, made as wide and as deep. The
-dense artifact is untrained, which changes nothing of its cost; the writers are trained for some minutes, so that texts
-end where titles end. A service answers them all, one request at a time, caches off, ways taking turns. Then texts of a
-forced length: our search, Hugging Face `generate` with the same beams, and the dense forward, in one process. The last
-line is one JSON object.
+The backbone is `small` (8 layers, 512 wide) or a pretrained one; TIGER and P5 have networks of their own, made as wide
+and as deep. The dense artifact is untrained, which changes nothing of its cost; the generative models are trained for
+some minutes, so that texts end where titles end. A service answers them all, one request at a time, caches off, methods
+taking turns; then, with `--clients`, so many clients ask each method all the time. Then texts of a forced length: our
+search, Hugging Face `generate` with the same beams, and the dense forward, in one process. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
+import json
 import random
 import statistics
 import time
@@ -25,11 +29,15 @@ from typing import Any
 import httpx
 import torch
 from rich.console import Console
+from transformers import AutoConfig
 
+from benchmarks.lib.load import Load, Pool, closed_loop, request
 from benchmarks.lib.results import ResultFile
 from benchmarks.lib.server import Server
+from benchmarks.lib.small import SETTINGS as SMALL_SETTINGS
 from benchmarks.lib.small import write_backbone, write_small
 from index import Catalog
+from modeling.backbone.loading import resolve_source
 from modeling.encoder.build import build_model
 from modeling.generation.beam_search import BeamSettings
 from modeling.generation.factory import beam_search_for
@@ -54,6 +62,11 @@ LANGUAGE_MODEL = [
 ]  # fmt: skip
 # As wide and as deep as `small`: these recipes train a network of their own.
 OWN_NETWORK = [*READ, "backbone.width=512", "backbone.depth=8", "backbone.heads=8", "optimizer.positions=256"]
+# Of a pretrained backbone the last layers are trained; what a request costs is the same.
+PRETRAINED = [
+    *READ, "adapter.layers=2", "optimizer.positions=64", "optimizer.backbone_rate=5e-4",
+    f"history.title_tokens={TITLE_TOKENS}",
+]  # fmt: skip
 WRITERS = {
     "bigrec": LANGUAGE_MODEL,
     "genre": LANGUAGE_MODEL,
@@ -77,12 +90,23 @@ def id_model(folder: Path, split: Split) -> Path:
     return folder
 
 
-def writer(recipe: str, folder: Path, backbone: Path, split: Split, minutes: float, console: Console) -> Path:
-    """An artifact of ``recipe`` on `small`, or on a network of its size, trained whole for some minutes; made once."""
+def like(backbone: str) -> list[str]:
+    """Settings that make a network of its own as wide and as deep as a pretrained backbone."""
+    config = AutoConfig.from_pretrained(resolve_source(backbone))
+    return [
+        f"backbone.width={config.hidden_size}", f"backbone.depth={config.num_hidden_layers}",
+        f"backbone.heads={config.num_attention_heads}",
+    ]  # fmt: skip
+
+
+def writer(recipe: str, folder: Path, backbone: str, split: Split, minutes: float, console: Console) -> Path:
+    """An artifact of ``recipe`` on a backbone, or on a network of its size, trained for some minutes; made once."""
     if (folder / "manifest.json").exists():
         return folder
     settings = WRITERS[recipe]
-    made = get_recipe(recipe, settings, backbone=str(backbone) if settings is LANGUAGE_MODEL else None)
+    if not Path(backbone).exists():
+        settings = PRETRAINED if settings is LANGUAGE_MODEL else [*settings, *like(backbone)]
+    made = get_recipe(recipe, settings, backbone=backbone if WRITERS[recipe] is LANGUAGE_MODEL else None)
     options = FitOptions(work=folder.parent / f".{folder.name}", minutes=minutes, precision="bf16")
     chooser = id_model(folder.parent / "sasrec", split) if made.requires else None
     fitted = fit_generative(made, split, options, folder=None, collaborative=chooser, console=console)
@@ -131,6 +155,35 @@ class Served:
             name: {field: round(statistics.median(row[field] for row in rows if field in row), 2) for field in rows[0]}
             for name, rows in self.rows.items()
         }
+
+    def throughput(self, clients: int, seconds: float, asked: Iterator[Sequence[int]]) -> dict[str, dict[str, float]]:
+        """Requests a second and median latency [ms] of each method where so many clients ask it all the time."""
+        found = {}
+        for name, (path, options) in self.ways.items():
+            load = asyncio.run(self._closed(path, options, clients, seconds, asked))
+            if set(load.statuses()) != {"200"}:
+                raise SystemExit(f"{name} with {clients} clients: answers by status {load.statuses()}")
+            latencies = load.latencies(200)
+            found[name] = {
+                "per_s": round(len(latencies) / load.seconds, 2), "p50_ms": round(1000 * statistics.median(latencies)),
+                "requests": len(latencies),
+            }  # fmt: skip
+        return found
+
+    async def _closed(
+        self, path: str, options: dict[str, Any], clients: int, seconds: float, asked: Iterator[Sequence[int]]
+    ) -> Load:
+        pool = Pool(str(self.client.base_url))
+
+        def bodies() -> Iterator[bytes]:
+            for history in asked:
+                body = {"history": [self.item_ids[row] for row in history], "k": 10, **options}
+                yield request(f"{pool.host}:{pool.port}", path, json.dumps(body).encode())
+
+        try:
+            return await closed_loop(pool, bodies(), clients=clients, seconds=seconds)
+        finally:
+            pool.close()
 
 
 def hugging_face(model: Any, prompt: Sequence[int], beams: int, forced: int | None, end: int) -> None:
@@ -191,6 +244,24 @@ def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) ->
     return rows
 
 
+def made(options: argparse.Namespace, split: Split, console: Console) -> tuple[Path, dict[str, Path]]:
+    """The dense artifact and the generative ones by recipe; what is missing is made."""
+    out = options.out / f"ways-{split.dataset.sha256[:8]}"
+    name = options.backbone or "small"
+    dense, backbone = out / f"dense-{name}", str(options.backbone or out / "small")
+    if options.backbone is None and not (out / "small" / "config.json").exists():
+        write_backbone(out / "small", split.dataset.titles)
+    if not (dense / "manifest.json").exists():
+        write_small(
+            options.data, dense, "titles", console,
+            settings=SMALL_SETTINGS if options.backbone is None else ["adapter.kind=none"], backbone=options.backbone,
+        )  # fmt: skip
+    return dense, {
+        recipe: writer(recipe, out / f"{recipe}-{name}", backbone, split, options.minutes, console)
+        for recipe in WRITERS
+    }
+
+
 def main() -> None:
     """Make what is missing, then measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,21 +271,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=3, help="of a round, for every way")
     parser.add_argument("--also", type=Path, action="append", default=[], help="another generative artifact, as it is")
+    parser.add_argument("--backbone", help="a pretrained backbone, as `--backbone` of `train`, instead of `small`")
+    parser.add_argument("--clients", type=int, default=0, help="that ask each method all the time; 0: none")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for which they ask each method")
     RESULT.add_option(parser)
     options = parser.parse_args()
     console = Console(stderr=True)
     torch.set_num_threads(1)
     split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
-    out = options.out / f"ways-{split.dataset.sha256[:8]}"
-    dense, backbone = out / "dense-small", out / "small"
-    if not (dense / "manifest.json").exists():
-        write_small(options.data, dense, "titles", console)
-    if not (backbone / "config.json").exists():
-        write_backbone(backbone, split.dataset.titles)
-    writers = {name: writer(name, out / f"{name}-small", backbone, split, options.minutes, console) for name in WRITERS}
+    dense, writers = made(options, split, console)
     ways: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("/recommend", {})}
     for beams in BEAMS:
-        ways[f"bigrec, {beams} beams"] = ("/recommend/generative", {"artifact": "bigrec-small", "beams": beams})
+        ways[f"bigrec, {beams} beams"] = (
+            "/recommend/generative",
+            {"artifact": writers["bigrec"].name, "beams": beams},
+        )
     for name in ("genre", "tiger", "p5"):
         ways[f"{name}, 20 beams"] = ("/recommend/generative", {"artifact": writers[name].name, "beams": 20})
     ways["llara"] = ("/recommend/generative", {"artifact": writers["llara"].name, "beams": 1})
@@ -225,6 +296,7 @@ def main() -> None:
         served = Served(server, split.dataset.item_ids, ways)
         for number in range(options.rounds + 1):
             served.round([next(asked) for _ in range(options.requests)], keep=number > 0)
+        many = served.throughput(options.clients, options.seconds, asked) if options.clients else {}
     table = served.table()
     bigrec = table["bigrec, 4 beams"]
     ratio = table["dense"]["client"] / (bigrec["prefill"] + table["dense"]["search"])
@@ -234,9 +306,23 @@ def main() -> None:
     for row in forced:
         console.print(row)
     RESULT.publish(
-        {"served_ms": table, "dense_over_bigrec_prefill_and_search": round(ratio, 3), "forced": forced},
+        {
+            "served_ms": table,
+            "dense_over_bigrec_prefill_and_search": round(ratio, 3),
+            "forced": forced,
+            "clients": options.clients,
+            "throughput": many,
+        },
         options.result,
-        [{"method": name, **row} for name, row in table.items()],
+        [
+            {
+                "method": name,
+                **row,
+                **many.get(name, {}),
+                "over_dense": round(row["client"] / table["dense"]["client"], 2),
+            }
+            for name, row in table.items()
+        ],
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from service.settings.store_kinds.sqlite import MEMORY
+
 log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT_S = 5.0  # for another process that holds the file, a backup for instance
@@ -27,8 +29,9 @@ class Unusable(ValueError):
 
 def connect(path: str, schema: str, version: int) -> sqlite3.Connection:
     """Return a connection to a file with `schema` in it, which an empty file gets; raises sqlite3.Error, Unusable."""
-    with contextlib.suppress(OSError):  # a new file of histories is for its owner alone; SQLite's other files follow it
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    if path != MEMORY:
+        with contextlib.suppress(OSError):  # a new file is for its owner alone; SQLite's other files follow it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         # Before anything is set: a file of something else stays as it is.

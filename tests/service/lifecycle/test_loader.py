@@ -63,7 +63,7 @@ async def test_a_model_that_fails_is_refused_with_its_reason_and_logged_as_no_fa
     parts = make_parts()
     encoder: Any = parts.encoder
     encoder.table_ND = encoder.table_ND * np.float32("nan")
-    with pytest.raises(StartError, match="golden histories: the model fails with .* a user vector that is not finite"):
+    with pytest.raises(StartError, match=r"golden histories: the model fails with .* a user vector that is not finite"):
         await load(parts)
     assert "request failed" not in capsys.readouterr().out
 

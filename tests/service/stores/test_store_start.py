@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import StartError
+from service.item_stores.sqlite import SqliteItemStore
 from service.stores import sqlite_file
 from service.stores.base import Event
 from service.stores.sqlite import SCHEMA, SqliteStore
@@ -249,3 +250,11 @@ async def test_a_new_file_of_histories_is_for_its_owner_alone_and_one_that_is_th
             assert len(files) >= 2 and set(files.values()) == {mode}, files
     finally:
         os.umask(before)
+
+
+async def test_a_store_in_memory_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for store in (SqliteStore(":memory:", keep=5), SqliteItemStore(":memory:")):
+        await store.open()
+        await store.close()
+    assert not list(tmp_path.iterdir())
