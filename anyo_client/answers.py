@@ -160,7 +160,7 @@ class User(_Answer):
 
 
 class Appended(_Answer):
-    """How many events were new, had come before, and are stored now."""
+    """Numbers of events: newly stored, duplicates, and stored in total."""
 
     stored: int
     duplicates: int

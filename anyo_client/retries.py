@@ -13,10 +13,10 @@ AGAIN = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a request is sent again (429, 503, no connection), and how long all of its waits may be.
+    """Retries of a request after status 429 or 503 or a failed connection.
 
-    A wait is what `Retry-After` says; without it, it doubles from `first_wait_s` on and is spread by half of it, so
-    that many clients do not come back at once. `times` 0 turns retries off.
+    The wait is the value of `Retry-After`. Without it, the wait starts at `first_wait_s`, doubles with each retry and
+    is randomised by half of it, so that many clients do not retry at once. `times` 0 turns retries off.
     """
 
     times: int = 3

@@ -1,14 +1,14 @@
-"""How a command line ends when something goes wrong: one sentence on standard error and a status of its own kind.
+"""Error handling of the command lines: one sentence on standard error, and an exit status for the kind of error.
 
 The programs `python -m training`, `python -m index` and `python -m service` share it, so it imports nothing heavy.
 
-| status | what |
+| status | meaning |
 | --- | --- |
-| 1 | the machine said no: a full disk, no permission, no memory |
-| 2 | what was given is not allowed, or the time budget is too short |
-| 70 | a fault of anyo; `ANYO_TRACE=1` shows where |
+| 1 | an error of the machine: a full disk, no permission, no memory |
+| 2 | an argument is not allowed, or the time budget is too short |
+| 70 | an internal error; `ANYO_TRACE=1` shows the traceback |
 | 130 | interrupted |
-| 141 | whoever read the output went away |
+| 141 | the reader of the output closed it |
 """
 
 from __future__ import annotations

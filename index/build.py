@@ -25,7 +25,7 @@ MOST_QUERIES = 1000
 NOISE = 0.5
 """Length of the noise on queries made from item vectors, as a share of the vectors' spread."""
 LIST_SLACK = 0.1
-"""How far the recall of a single golden list may lie below the stated mean."""
+"""Largest allowed difference of the recall of a single golden list below the stated mean."""
 
 
 def build_index(

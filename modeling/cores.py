@@ -1,7 +1,7 @@
-"""How many processor cores this process may use, on any system; training, service and benchmarks ask here.
+"""Number of CPU cores that this process may use, on any system; used by training, service and benchmarks.
 
-A container with a quota of two cores on a machine of forty still reports forty to a library that asks naively. Imports
-nothing heavy: thread counts are set before the libraries that read them are loaded.
+In a container with a quota of two cores on a machine of forty, ``os.cpu_count()`` is forty. This module imports nothing
+heavy, since thread counts are set before the libraries that read them are loaded.
 """
 
 from __future__ import annotations

@@ -15,40 +15,38 @@ OWN_TRANSFORMER = "none"
 """Backbone source of the id models: a small causal transformer trained from scratch, no language model."""
 
 VectorPosition = Literal["after", "before"]
-"""Where an item's vector stands, beside its title, in a prompt to choose from."""
+"""Position of an item's vector relative to its title in a prompt with candidates."""
 
 
 class Section(BaseModel):
-    """One slot of a recipe: immutable, and a misspelt field is an error rather than a silent default."""
+    """One section of a recipe. Immutable; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class HistorySpec(Section):
-    """How a user's history becomes the input positions of the backbone.
+    """Encoding of a user's history as input positions of the backbone.
 
-    ``ids``: one position an item, its id vector. ``titles``: the title's tokens, then one position holding the id
-    vector, which is also where the state is read. ``compressed``: one position (text and id vector added) or two
-    (text, then id) an item, the title having been read once, offline. ``codes``: the codes of its semantic ID, for
-    recipes that write them. ``text``: the title's tokens and a separator, and no id anywhere.
+    ``ids``: one position per item, its id vector. ``titles``: the title's tokens, then one position with the id vector,
+    at which the state is read. ``compressed``: one position (sum of text and id vector) or two (text, then id) per
+    item, with titles encoded once, offline. ``codes``: the codes of its semantic ID, for recipes that generate them.
+    ``text``: the title's tokens and a separator, without ids.
     """
 
     form: Literal["ids", "titles", "compressed", "text", "codes"] = "compressed"
     vectors_per_item: Literal[1, 2] = 1
-    ids: bool = Field(True, description="compressed only: show an item's id vector beside that of its text")
-    limit: int = Field(50, ge=1, description="newest items read; older ones are left out")
-    title_tokens: int = Field(24, ge=1, description="titles are cut at this many tokens")
-    instruction: str = Field("", description="static text before the history; empty for none")
-    closing: str = Field("", description="static text behind the history, before the tokens that are pooled")
-    id_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of items shown without their id, so that UNKNOWN is trained"
-    )
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the item positions of the input")
+    ids: bool = Field(True, description="compressed only: add an item's id vector to that of its text")
+    limit: int = Field(50, ge=1, description="maximum number of items read; older items are left out")
+    title_tokens: int = Field(24, ge=1, description="maximum tokens of a title")
+    instruction: str = Field("", description="constant text before the history; empty: none")
+    closing: str = Field("", description="constant text after the history, before the pooled tokens")
+    id_dropout: float = Field(0.0, ge=0, lt=1, description="share of items whose id is replaced by UNKNOWN in training")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the input positions of items")
     user_buckets: int = Field(
-        0, ge=0, description="tokens that user ids are hashed to, one of which begins a history; 0 for none"
+        0, ge=0, description="number of tokens that user ids are hashed to, in front of a history; 0: none"
     )
     user_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of histories shown without their user, so that nobody's are trained too"
+        0.1, ge=0, lt=1, description="share of training histories with the unknown-user token instead of their own"
     )
 
     @model_validator(mode="after")
@@ -89,25 +87,23 @@ class BackboneSpec(Section):
     kind: Literal["decoder", "encoder-decoder"] = "decoder"
     revision: str | None = None
     attention: Literal["causal", "bidirectional"] = "causal"
-    layers: int | None = Field(None, ge=1, description="keep only the first layers; None keeps all")
-    random_weights: bool = Field(
-        False, description="control: the same architecture with random weights, trained as the recipe says"
-    )
+    layers: int | None = Field(None, ge=1, description="number of first layers to keep; None: all")
+    random_weights: bool = Field(False, description="control: the same architecture with random initial weights")
     block: Literal["plain", "ligr"] = Field(
-        "plain", description="layers of the own transformer: pre-normalised, or gated ones with a SwiGLU (LiGR)"
+        "plain", description="layers of the own transformer: pre-normalised, or gated with SwiGLU (LiGR)"
     )
-    width: int = Field(128, ge=8, description="own transformer only")
-    depth: int = Field(2, ge=1, description="own transformer only")
-    heads: int = Field(2, ge=1, description="own transformer only")
+    width: int = Field(128, ge=8, description="hidden width, own transformer only")
+    depth: int = Field(2, ge=1, description="number of layers, own transformer only")
+    heads: int = Field(2, ge=1, description="attention heads, own transformer only")
     head_width: int | None = Field(
-        None, ge=2, description="networks over codes only; None: width / heads, in an encoder-decoder 64"
+        None, ge=2, description="width of a head, over codes only; None: width / heads, or 64 in an encoder-decoder"
     )
     feed_forward: int | None = Field(
-        None, ge=8, description="inner width, networks over codes only; None: 4 × width, in an encoder-decoder 8 ×"
+        None, ge=8, description="feed-forward width, over codes only; None: 4 × width, or 8 × in an encoder-decoder"
     )
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="while training: on what the blocks of the backbone add; on the attention's "
-        "weights where a language model writes"
+        0.1, ge=0, lt=1, description="dropout in training on the outputs of the backbone's blocks; for generative "
+        "language models on the attention weights"
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -137,31 +133,31 @@ PoolingKind = Literal[TextPoolingKind, "end_n"]
 
 
 class PoolingSpec(Section):
-    """How the states of a history become one: see `modeling.encoder.pooling`.
+    """Pooling of the states of a history into one; see `modeling.encoder.pooling`.
 
-    ``last``: the state of the last item's last position. ``eos``: of an end token behind it. ``cls``: of the first
-    token. ``mean``, ``weighted_mean`` (weights 1, 2, 3, …): over all positions of items; the instruction is left out.
-    ``last_n``: mean over the last ``count`` of them. ``end_n``: over ``count`` tokens made for it, behind the text.
+    ``last``: the state of the last item's last position. ``eos``: of an end token after it. ``cls``: of the first
+    token. ``mean``, ``weighted_mean`` (weights 1, 2, 3, …): over all positions of items, without the instruction.
+    ``last_n``: mean over the last ``count`` of them. ``end_n``: mean over ``count`` added tokens after the text.
     """
 
     kind: PoolingKind = "last"
-    count: int = Field(4, ge=1, description="positions that are averaged, last_n and end_n only")
+    count: int = Field(4, ge=1, description="number of averaged positions, last_n and end_n only")
 
 
 class AdapterSpec(Section):
     """The trained part of a pretrained backbone; ``kind`` names a file of `modeling.backbone.adapters`: ``none``,
-    ``lora`` (Hu et al. 2021), ``ilora`` (Kong et al. 2024), its matrices cut into experts that a user's history gates,
-    or ``full``, every weight."""
+    ``lora`` (Hu et al. 2021), ``ilora`` (Kong et al. 2024; low-rank experts with gates from the user's history), or
+    ``full`` (all weights)."""
 
     kind: str = "none"
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str = Field("all-linear", description="PEFT target_modules: 'all-linear' or comma-separated suffixes")
-    layers: int | None = Field(None, ge=1, description="only the last so many layers have it; None: all of them")
-    experts: int = Field(4, ge=1, description="blocks that the rank is cut into, ilora only")
+    layers: int | None = Field(None, ge=1, description="number of last layers that have the adapter; None: all")
+    experts: int = Field(4, ge=1, description="number of experts; they divide the rank; ilora only")
     gates: Literal["user", "uniform"] = Field(
-        "user", description="weights of the experts: a router's for each user, or equal ones, the control; ilora only"
+        "user", description="weights of the experts: from a router, for each user, or uniform, as a control; ilora only"
     )
 
     @model_validator(mode="after")
@@ -172,21 +168,21 @@ class AdapterSpec(Section):
 
 
 class ProjectorSpec(Section):
-    """Between the pooled state and the vectors of items. ``none``: there is no state and no network; the user's vector
-    is made of the newest items alone (``residual``), the control of what a network adds.
+    """Map between the pooled state and the item vectors. ``none`` is a control without network: the user's vector is
+    computed from the newest items only (``residual``).
 
-    ``side`` says what is mapped: the ``user``'s state into the space of the items; the vectors of ``items`` into that
-    of the states; or ``both``, each by a map of its own, into a space of ``common`` dimensions.
+    ``side`` selects what is mapped: the ``user``'s state to the space of the items; the vectors of ``items`` to that
+    of the states; or ``both``, each by a map of its own, to a space of ``common`` dimensions.
     """
 
     kind: Literal["identity", "linear", "mlp", "none"] = "linear"
-    side: Literal["user", "items", "both"] = Field("user", description="what is mapped; kind 'linear' or 'mlp' only")
-    common: int = Field(128, ge=2, description="width of the space that both sides are mapped into, side 'both' only")
+    side: Literal["user", "items", "both"] = Field("user", description="mapped side; kind 'linear' or 'mlp' only")
+    common: int = Field(128, ge=2, description="width of the common space, side 'both' only")
     residual: bool = Field(
-        False, description="add the newest items' own vectors, with learned weights, to the projected state"
+        False, description="add the vectors of the newest items, with learned weights, to the projected state"
     )
-    recent: int = Field(1, ge=1, description="newest items whose vectors are added")
-    decay: float = Field(0.8, gt=0, le=1, description="what each step back counts of the one after it, at first")
+    recent: int = Field(1, ge=1, description="number of newest items whose vectors are added")
+    decay: float = Field(0.8, gt=0, le=1, description="initial weight of an item relative to the next newer one")
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -203,56 +199,54 @@ class ProjectorSpec(Section):
 
 
 class ItemsSpec(Section):
-    """The item tower: an id table, a linear map of whitened title vectors, or their sum; ``dim`` numbers an item.
+    """The item tower: an id table, a linear map of whitened title vectors, or their sum; vectors have ``dim`` elements.
 
-    The history shows the same id table. The own transformer reads it as it is (SASRec's shared table); a language
-    model reads it through a learned input map. ``encoder``: an item's vector is that of a history of its title alone,
-    read by the user encoder itself, so that titles are encoded by what is trained.
+    Histories use the same id table. The own transformer reads it directly (SASRec's shared table), a language model
+    through a learned input map. ``encoder``: the user encoder encodes an item like a history of its title only, so
+    that titles are encoded by trained weights.
 
     With ``words`` the items are new words of the language model, as if its vocabulary had been extended
-    (``resize_token_embeddings``): the id table has its width, is read as it is, and starts at the mean of each title's
-    words.
+    (``resize_token_embeddings``): the id table has the model's width, is read directly, and starts at the mean
+    embedding of each title's tokens.
     """
 
     tower: Literal["id", "text", "both", "encoder"] = "both"
     dim: int = Field(128, ge=2)
     id_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of items that have the id of UNKNOWN in a training step, tower 'both' "
-        "only: their titles learn to speak for them on the scale of all others (DropoutNet, Volkovs et al. 2017)"
+        0.0, ge=0, lt=1, description="share of items whose id is replaced by UNKNOWN in a training step, tower 'both' "
+        "only, so that titles alone give good vectors (DropoutNet, Volkovs et al. 2017)"
     )  # fmt: skip
     cold: Literal["title", "mapped"] = Field(
         "title", description="vector of an item without training interactions, tower 'both' only. title: its title "
-        "and the id of UNKNOWN; mapped: what a linear map, fitted on the items that were chosen, makes of its title "
-        "(Gantner et al. 2010), at a length chosen on validation"
+        "and the id of UNKNOWN; mapped: a linear map of its title, fitted on items with interactions (Gantner et al. "
+        "2010), scaled to a length chosen on validation"
     )  # fmt: skip
     cold_cost: float = Field(
-        0.02, gt=0, lt=1, description="share of NDCG@10 and of Recall@10 on validation that the other items may lose "
-        "to them, mapped only"
+        0.02, gt=0, lt=1, description="largest relative loss of NDCG@10 and Recall@10 of the other items on validation "
+        "when that length is chosen, mapped only"
     )  # fmt: skip
-    normalize: bool = Field(True, description="score = cosine; the trained scale only sharpens the softmax")
+    normalize: bool = Field(True, description="score items by cosine; the trained scale only affects the softmax")
     untied: bool = Field(
-        False, description="score items by a table of their own, which no history shows; it has the width of the "
-        "backbone where projector.kind is 'identity'",
+        False, description="score items with a table that is not used in histories; it has the backbone's width if "
+        "projector.kind is 'identity'",
     )  # fmt: skip
-    bias: bool = Field(False, description="a learned constant of each item in its score, as one more dimension")
-    frozen: bool = Field(False, description="keep the id table of the required model as it is")
-    words: bool = Field(False, description="items are new words of the language model, which start from their titles")
+    bias: bool = Field(False, description="a learned bias of each item, stored as one more dimension")
+    frozen: bool = Field(False, description="do not train the id table of the required model")
+    words: bool = Field(False, description="items are new words of the language model, initialised from their titles")
     text_source: str | None = Field(
         None, description="backbone whose pooled states are the title vectors; None: the recipe's own"
     )
-    text_layer: int | None = Field(
-        None, ge=1, description="layers of that backbone that are run, the rest is not loaded; None: all"
-    )
-    closing: str = Field("", description="as history.closing, behind the title of an item, tower 'encoder' only")
+    text_layer: int | None = Field(None, ge=1, description="number of layers of that backbone to load; None: all")
+    closing: str = Field("", description="as history.closing, after the title of an item, tower 'encoder' only")
     text_pooling: TextPoolingKind = Field(
-        "mean", description="which states of a title are its vector, as pooling.kind; special tokens are among them"
+        "mean", description="pooling of the states of a title, as pooling.kind, including special tokens"
     )
     text_template: str = Field(
-        TITLE_ALONE, max_length=1024, description="text of an item that this backbone reads, from columns of the items "
-        "file: '{title}. {brand}. {categories}. {price}'; free titles in a history stay titles"
+        TITLE_ALONE, max_length=1024, description="template of an item's text, from columns of the items file: "
+        "'{title}. {brand}. {categories}. {price}'; free titles in a history are used without it"
     )  # fmt: skip
-    text_tokens: int = Field(48, ge=1, description="tokens of an item's text that are read")
-    text_dim: int = Field(384, ge=2, description="whitened title vectors keep at most this many dimensions")
+    text_tokens: int = Field(48, ge=1, description="maximum tokens of an item's text")
+    text_dim: int = Field(384, ge=2, description="maximum dimension of whitened title vectors")
 
     @field_validator("text_template")
     @classmethod

@@ -122,7 +122,7 @@ def histories(
 
 
 def _same(data: Path, settings: Settings) -> dict[str, Any]:
-    """What `--once` compares: the data, as its files show it from outside, and the store, without its password."""
+    """The record that `--once` compares: name, size and time of the data files, and the store without its password."""
     from service.settings.store_kinds import shown
 
     files = sorted(data.glob("interactions.*"))
@@ -131,7 +131,7 @@ def _same(data: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _said(once: Path) -> dict[str, Any] | None:
-    """What the file of `--once` says; ends the program where it is another file."""
+    """The record in the file of `--once`; None if there is no file. Ends the program if it is another kind of file."""
     if not once.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""From a trained model to an artifact folder: weights, catalog, index, golden histories, manifest."""
+"""Writes a trained model as an artifact folder: weights, catalog, index, golden histories, manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import write_golden
 from modeling.artifact.manifest import Manifest
 from modeling.methods import get_method, save
-from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
+from modeling.methods.base import HistoryEncoder, ListMethod
 from modeling.methods.dense import write_manifest, write_model
 from training.data.splits import FittedOn, Split
 from training.evaluation.full_ranking import encode_users
@@ -28,7 +28,7 @@ from training.served_index import write_index
 
 GOLDEN_CASES = 10
 RECALL_USERS = 256
-"""Users with whose vectors the recall of an approximate index is measured."""
+"""Number of users whose vectors measure the recall of an approximate index."""
 
 
 class RunFacts(TypedDict):
@@ -40,7 +40,7 @@ class RunFacts(TypedDict):
 
 
 def write_artifact(folder: Path, recipe: Recipe, split: Split, fitted: Fitted, **facts: Unpack[RunFacts]) -> Manifest:
-    """Write the artifact beside ``folder`` and rename it into place: there is never half of one at that name."""
+    """Write the artifact to a temporary folder and rename it to ``folder``, which so never holds a partial artifact."""
     model = fitted.model
     model.encoder.eval()
     with replaced_folder(folder) as work:
@@ -64,7 +64,7 @@ def write_artifact(folder: Path, recipe: Recipe, split: Split, fitted: Fitted, *
 def write_list_artifact(
     folder: Path, recipe: Recipe, split: Split, model: ListMethod, **facts: Unpack[RunFacts]
 ) -> Manifest:
-    """As `write_artifact`, for a model that gives ranked lists."""
+    """As `write_artifact`, for a `ListMethod`."""
     with replaced_folder(folder) as work:
         catalog = _write_catalog(work, split, facts["fitted_on"])
         histories = with_titles(_histories(split, model.history_limit), catalog, "text" in model.reads)
@@ -73,29 +73,6 @@ def write_list_artifact(
             get_method(recipe.method.kind),
             model,
             written_cases(model, catalog, histories),
-            catalog_size=len(catalog),
-            **_facts(folder, recipe, split),
-            **facts,
-        )
-
-
-def write_vector_artifact(
-    folder: Path, recipe: Recipe, split: Split, model: VectorMethod, **facts: Unpack[RunFacts]
-) -> Manifest:
-    """As `write_artifact`, for any other model that gives vectors."""
-    with replaced_folder(folder) as work:
-        catalog = _write_catalog(work, split, facts["fitted_on"])
-        encoder, vectors_ND = model.encoder, model.item_vectors_ND
-        histories = with_titles(_histories(split, model.encoder.history_limit), catalog, "text" in model.reads)
-        golden = golden_cases(encoder, FlatIndex.build(vectors_ND), catalog, histories)
-        write_index(
-            work / "index", recipe.index, vectors_ND, golden, catalog, users=partial(_user_vectors, encoder, split)
-        )
-        return save(
-            work,
-            get_method(recipe.method.kind),
-            model,
-            golden,
             catalog_size=len(catalog),
             **_facts(folder, recipe, split),
             **facts,

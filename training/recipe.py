@@ -31,44 +31,44 @@ class OptimizerSpec(Section):
     rate: float = Field(1e-3, gt=0)
     backbone_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps with a linearly rising rate")
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    epochs: int = Field(60, ge=0, description="0 trains nothing: a pretrained language model is asked as it is")
-    patience: int = Field(8, ge=1, description="evaluations without a better NDCG@10 on validation before it stops")
-    positions: int = Field(1280, ge=1, description="items with a loss in a global batch, about")
-    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    epochs: int = Field(60, ge=0, description="maximum epochs; 0: zero-shot, nothing is trained")
+    patience: int = Field(8, ge=1, description="evaluations without a better validation NDCG@10 before it stops")
+    positions: int = Field(1280, ge=1, description="approximate number of target items in a global batch")
+    clip: float = Field(5.0, gt=0, description="maximum norm of the gradient")
     user_windows: int | None = Field(
-        None, ge=1, description="most targets of a user in an epoch, drawn anew in each; None: all. Only where every "
-        "target needs a pass of its own",
+        None, ge=1, description="maximum targets of a user in an epoch, drawn in each epoch; None: all. Only for "
+        "methods in which every target needs a pass of its own",
     )  # fmt: skip
     average_epochs: float = Field(
-        0.0, ge=0, description="length of the running average of the weights, in epochs; 0 keeps the plain weights"
+        0.0, ge=0, description="length of the running average of the weights, in epochs; 0: no averaging"
     )
 
 
 class CodesSpec(Section):
-    """Semantic IDs of items: ``levels`` codes, each one of ``size``, and one more that tells equal ones apart.
+    """Semantic IDs of items: ``levels`` codes of ``size`` values each, and one more code that distinguishes equal ones.
 
-    Semantic IDs: ``rq-vae``, a residual quantiser in the middle of an autoencoder (Rajput et al. 2023);
-    ``residual-kmeans``, level by level on the vectors themselves, which are those of the titles and, with
-    ``collaborative``, of what stands near an item in histories (`training.data.cooccurrence`; the aim of LETTER, Wang
-    et al. 2024, which trains the quantiser towards a recommender's vectors instead); ``semantic``, up to ``levels``
-    categories of an item and its number among those alike, or residual k-means where the data has no categories.
+    Semantic IDs: ``rq-vae``, a residual quantiser inside an autoencoder (Rajput et al. 2023); ``residual-kmeans``,
+    residual k-means on the vectors of the titles and, with ``collaborative``, of the co-occurrence of items in
+    histories (`training.data.cooccurrence`; LETTER, Wang et al. 2024, has the same aim but trains the quantiser
+    towards a recommender's vectors); ``semantic``, up to ``levels`` categories of an item and its number among items
+    with the same ones, or residual k-means if the data has no categories.
 
-    Identifiers of P5 and OpenP5 (Hua et al. 2023), from the training part alone: ``random`` and ``sequential`` are
-    numbers (at random; in the order of first appearance) in pieces of ``size`` each, ``levels`` has no say;
-    ``collaborative`` is the way in a tree of ``clusters`` parts a node, at most ``levels`` deep, to a leaf of ``size``
-    items, and the number there.
+    Identifiers of P5 and OpenP5 (Hua et al. 2023), from the training part only: ``random`` and ``sequential`` are item
+    numbers (random, or in order of first appearance) in digit groups of ``size`` values, regardless of ``levels``;
+    ``collaborative`` is the path in a tree with ``clusters`` children per node, at most ``levels`` deep, to a leaf of
+    ``size`` items, and the number in the leaf.
     """
 
     kind: Literal["rq-vae", "residual-kmeans", "random", "sequential", "collaborative", "semantic"] = "rq-vae"
     levels: int = Field(3, ge=1)
     size: int = Field(256, ge=2)
-    clusters: int = Field(20, ge=2, description="parts that a group of items is divided into, collaborative only")
+    clusters: int = Field(20, ge=2, description="children of a tree node, collaborative only")
     dim: int = Field(32, ge=2, description="width of the quantised vectors, rq-vae only")
     collaborative: float = Field(
-        0.0, ge=0, lt=1, description="say of the histories beside that of the titles in the vectors of items, 0.5: "
-        "as much; kinds made from vectors only",
+        0.0, ge=0, lt=1, description="weight of co-occurrence in the vectors of items, relative to titles; 0.5: equal; "
+        "kinds made from vectors only",
     )  # fmt: skip
     commitment: float = Field(0.25, ge=0, description="beta of the commitment loss, rq-vae only")
     epochs: int = Field(300, ge=1, description="passes over the catalog, rq-vae only")
@@ -105,11 +105,11 @@ class MethodSettings(Section):
 
     @property
     def codes_spec(self) -> CodesSpec | None:
-        """How codes of items are made; None for a method that knows none."""
+        """Settings of the items' codes; None for a method without codes."""
         return None
 
     def check(self, recipe: Recipe) -> None:
-        """Hold the recipe's slots against the method; raises ``ValueError``."""
+        """Check that the recipe's sections fit the method; raises ``ValueError``."""
 
     def check_untrained(self, recipe: Recipe) -> None:
         """Whether the model can be asked without any training; raises ``ValueError``."""
@@ -135,12 +135,12 @@ class MethodSettings(Section):
 
 
 class GenerativeSettings(MethodSettings):
-    """How a method that writes is asked, on validation, on test and by default when it is served."""
+    """Decoding settings of a generative method, for validation, test and by default when served."""
 
-    beams: int = Field(20, ge=1, description="texts written for a history; an answer rarely reaches beyond them")
-    validation_users: int = Field(1000, ge=1, description="users written for after each epoch, to select the best")
+    beams: int = Field(20, ge=1, description="beams, which is the number of texts generated for a history")
+    validation_users: int = Field(1000, ge=1, description="validation users evaluated after each epoch")
     final_users: int | None = Field(
-        None, ge=1, description="users written for at the end of a run, for its figures, drawn with the seed; None: all"
+        None, ge=1, description="validation users of the final metrics, drawn with the seed; None: all"
     )
 
     def check_untrained(self, recipe: Recipe) -> None:
@@ -170,12 +170,12 @@ class TokenSettings(GenerativeSettings):
     """Of methods whose model reads tokens and nothing else that is trained."""
 
     sequences: int | None = Field(
-        None, ge=1, description="windows of sequences that are trained on, drawn once; None: all, and their cuts move "
+        None, ge=1, description="number of windows to train on, drawn once; None: all, with boundaries that change "
         "from epoch to epoch",
     )  # fmt: skip
     kept_states: Literal["fp16", "fp32"] | None = Field(
-        None, description="compute the states of the layers below adapter.layers once and keep them on disk, in this "
-        "precision; the cuts of windows are then the same in every epoch",
+        None, description="compute the states of the layers below adapter.layers once and store them on disk in this "
+        "precision; the boundaries of windows are then the same in every epoch",
     )  # fmt: skip
 
     @classmethod

@@ -237,7 +237,7 @@ def _work_folder(
     teacher: Teacher | None,
     start: WarmStart | None,
 ) -> Path:
-    """Where checkpoints live: named by everything that decides the result, so that only the same run resumes."""
+    """Folder of the checkpoints, named by a hash of all that affects the result, so that only an equal run resumes."""
     decides = [
         recipe.model_dump(mode="json"),
         dataset.sha256,

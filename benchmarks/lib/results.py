@@ -44,7 +44,7 @@ WIDE = "AVX-512"
 
 
 class ResultFile:
-    """Where a program writes its figures; made when the program starts, since the load is measured from then on.
+    """Result file of a benchmark program. Create it when the program starts: the load is measured from then on.
 
     Args:
         file: of the program, its `__file__`.

@@ -128,7 +128,7 @@ def measured(row: Row, dataset: Dataset, seed: int, options: argparse.Namespace,
 
 
 def place_of(record: dict[str, Any], state: Path) -> Path:
-    """Where a row's artifact stands; its ranks and figures are beside it."""
+    """Path of a row's artifact; files with its ranks and metrics have the same path with another ending."""
     slug = re.sub(r"[^\w.=]+", "-", " ".join([record["variant"], *record["settings"]]))
     return state / str(record["data"]) / f"{slug}-{record['seed']}-{record['minutes']:g}min"
 

@@ -1,4 +1,4 @@
-"""How far an update is behind a full training: the newest interactions are withheld, and the parent never sees them.
+"""Accuracy of an update relative to a full training, with the newest interactions withheld from the parent.
 
 For each share of interactions, newest first: a parent is trained on the data without them (and without items that
 nobody had chosen before), updated with the whole data, and compared with a full training on it, on the same users. A

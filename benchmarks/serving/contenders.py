@@ -1,4 +1,4 @@
-"""Who is compared: our service, and the peers in environments of their own, each started on a free port."""
+"""Services of a comparison: our service, and peers in environments of their own, each started on a free port."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ _Case = TypeVar("_Case", GoldenCase, WrittenCase)
 
 
 def tolerance_of(case: GoldenCase) -> float:
-    """How much an element of a golden vector may differ."""
+    """Largest allowed absolute difference of an element of a golden vector."""
     return GOLDEN_TITLE_TOLERANCE if case.titles else GOLDEN_TOLERANCE
 
 

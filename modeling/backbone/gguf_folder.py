@@ -83,12 +83,12 @@ def is_gguf(source: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where folders made from GGUF files lie: ``$XDG_CACHE_HOME/anyo/backbones``, by default in ``~/.cache``."""
+    """Folder of backbones converted from GGUF files: ``$XDG_CACHE_HOME/anyo/backbones``, by default in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anyo" / "backbones"
 
 
 def folder_of(file: Path) -> Path:
-    """The folder made from a GGUF file; made now where this machine's cache has none.
+    """The folder converted from a GGUF file; the file is converted now if the cache has none.
 
     Raises:
         GgufError: it is no GGUF file, the package ``gguf`` is missing, or no model can be made of it.

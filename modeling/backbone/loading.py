@@ -271,7 +271,7 @@ def word_size(model: nn.Module) -> float:
 
 
 def position_limit(model: nn.Module) -> int:
-    """How many positions the backbone can read."""
+    """Maximum number of positions of a backbone."""
     config: Any = model.config
     return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**20)
 

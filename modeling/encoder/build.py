@@ -334,7 +334,7 @@ def summary_tokens(spec: ModelSpec, pieces: TextTokenizer, purpose: Purpose) -> 
 def _free_text(
     spec: ModelSpec, sources: Sources, text: TextVectors | None, pieces: TextTokenizer | None
 ) -> Callable[[Sequence[str]], list[FreeItem]] | None:
-    """How this model takes in a title the catalog does not know; the text backbone is loaded at the first one."""
+    """A function from free titles to items of a history; it loads the text backbone at the first call. None for ids."""
     if spec.history.form == "ids":
         return None
     if spec.history.reads_tokens:

@@ -19,7 +19,7 @@ from modeling.spec import PoolingSpec
 
 @dataclass(frozen=True)
 class Spans:
-    """Where the histories of P pooled states stand in a batch [B, T]; positions are inclusive.
+    """Positions of the histories of P pooled states in a batch [B, T]; positions are inclusive.
 
     Attributes:
         rows_P: rows of the batch.

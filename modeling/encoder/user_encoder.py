@@ -108,12 +108,12 @@ class UserEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.log_scale.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the backbone's weights; of the items' where there is no network."""
+        """Type of the backbone's weights, or of the item table without a network."""
         return next(self.backbone.parameters(), self.items.ids.weight).dtype
 
     @property

@@ -70,12 +70,12 @@ class GeneratedList:
     """The answer to one history.
 
     Attributes:
-        rows_K: catalog rows, best first, none twice, none excluded; fewer than k only where fewer are eligible.
-        scores_K: of these rows, descending; what they mean is the method's.
-        filled: how many of the last rows were not reached by what was written, and filled up by the method's rule.
-        generated: what was written, best first.
-        prompt_tokens: positions read for this history, a shared prefix not counted.
-        new_tokens: tokens written for this history, all beams together.
+        rows_K: distinct eligible catalog rows, best first; fewer than k only if fewer are eligible.
+        scores_K: of these rows, descending; their scale depends on the method.
+        filled: number of rows at the end that were not generated, but filled in by the method's rule.
+        generated: generated texts, best first.
+        prompt_tokens: positions read for this history, without a shared prefix.
+        new_tokens: tokens generated for this history, summed over the beams.
         seconds: of the batch, by stage: ``prefill``, ``decode``, ``ground``, ``search``.
     """
 
@@ -90,42 +90,43 @@ class GeneratedList:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How to write; None takes what the artifact was evaluated with."""
+    """Decoding settings; None: the value that the artifact was evaluated with."""
 
     beams: int | None = None
     max_new_tokens: int | None = None
 
 
 OnWriting = Callable[[int, list[str]], None]
-"""Called after each step with its number and the best text so far of every history; what it raises ends the writing."""
+"""Called after each decoding step with its number and each history's best text so far; an exception ends decoding."""
 
 Turn = Callable[[], AbstractContextManager[object]]
-"""Held around every pass over the device, none of them longer than one step: who shares the device waits no longer."""
+"""Returns a context manager that is held during each use of the device, at most one decoding step, so that other users
+of the device wait no longer than that."""
 
 
 class GenerativeModel(Protocol):
-    """A loaded generative artifact. Not for two threads at once."""
+    """A loaded generative artifact. Not thread-safe."""
 
     reads: tuple[str, ...]
-    """``ids``, and ``text`` where titles that the catalog does not know can be read."""
+    """Accepted inputs: ``ids``, and ``text`` if titles outside the catalog can be read."""
     history_limit: int
-    """Newest items that are read."""
+    """Maximum number of items read, counted from the newest."""
     default: GenerationSettings
     """Settings that the artifact was evaluated with; both fields are set."""
     limit: GenerationSettings
-    """The largest values that may be asked for; both fields are set."""
+    """Largest values that a request may set; both fields are set."""
 
     @property
     def adds_items(self) -> bool:
-        """Whether items that it was not trained on can be written; see `change_items`."""
+        """Whether items that it was not trained on can be generated; see `change_items`."""
         return False
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Free text as items of a history; raises `CannotReadText` where ids only are read."""
+        """Free titles as items of a history; raises `CannotReadText` if the model reads item ids only."""
         ...
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
-        """The prompt of one history, oldest item first; whose it is matters only to a model that reads users."""
+        """The prompt of one history, oldest item first; ``user_id`` is used only by a model that reads users."""
         ...
 
     def write(

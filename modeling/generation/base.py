@@ -151,7 +151,7 @@ class NamedItems:
 
     @property
     def token_file(self) -> str:
-        """Where they stand in an artifact."""
+        """File of the artifact that holds the item tokens."""
         return ITEM_TOKENS
 
     def check_titles(self, titles: Sequence[str], name: str) -> None:

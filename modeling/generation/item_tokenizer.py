@@ -1,4 +1,4 @@
-"""How a writer's tokens are read: as the words of a title, or as the codes of a semantic ID."""
+"""Token encodings of items for generative methods: the words of a title, or the codes of a semantic ID."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from modeling.encoder.prompt import FreeItem, TitleTokens
 from modeling.encoder.user_encoder import CannotReadText
 
 CODE_END = 0
-"""The token that closes a semantic ID; those of its codes follow."""
+"""End token of a semantic ID; the tokens of codes have higher ids."""
 
 
 class ItemTokenizer(Protocol):
-    """Meaning of the tokens of an item's name."""
+    """Converts between items and tokens."""
 
     reads: tuple[str, ...]
 
     def read(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Free text as items; raises `CannotReadText`."""
+        """Free titles as items; raises `CannotReadText` if items are encoded by codes."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:
-        """A name, or the beginning of one, as a person reads it."""
+        """Readable text of an item's tokens, or of a prefix of them."""
         ...
 
     def code(self, tokens: Sequence[int]) -> tuple[int, ...] | None:
@@ -36,7 +36,7 @@ class ItemTokenizer(Protocol):
 
 
 class TitleTokenizer:
-    """Titles, cut at ``limit`` tokens."""
+    """Titles, truncated to ``limit`` tokens."""
 
     reads: tuple[str, ...] = ("ids", "text")
 
@@ -45,7 +45,7 @@ class TitleTokenizer:
         self._pieces = TextTokenizer(tokenizer)
 
     def spell(self, titles: Sequence[str], end: int) -> TitleTokens:
-        """The names of a catalog: title tokens without special tokens.
+        """Title tokens of a catalog, without special tokens.
 
         Raises:
             ValueError: a title has no token, or holds the end token.

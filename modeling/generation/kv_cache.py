@@ -51,7 +51,7 @@ class GrowingLayer(DynamicLayer):
             self._views()
 
     def keep_rows(self, rows_R: Tensor) -> None:
-        """Go on with these rows of the batch only."""
+        """Keep only these rows of the batch."""
         self._buffers = [buffer.index_select(0, rows_R) for buffer in self._buffers]
         self._views()
 
@@ -73,18 +73,18 @@ def new_cache(layers: int, capacity: int) -> Cache:
 
 
 class BeamCache:
-    """Who descends from whom: for every beam the written entries it has passed through, bool [B, W, S]."""
+    """Ancestry of beams: for every beam, which generated cache entries are on its path, bool [B, W, S]."""
 
     def __init__(self, rows: int, beams: int, device: torch.device) -> None:
         self.passed_BWS = torch.zeros(rows, beams, 0, dtype=torch.bool, device=device)
         self._new_11WW = torch.eye(beams, dtype=torch.bool, device=device)[None]
 
     def step(self, parents_BW: Tensor) -> None:
-        """Beams take over the past of their parents, then each enters its own new entry."""
+        """Copy the path of each beam's parent, and add the beam's new entry."""
         past_BWS = self.passed_BWS.gather(1, parents_BW[..., None].expand(-1, -1, self.passed_BWS.shape[-1]))
         new_BWW = self._new_11WW.expand(len(past_BWS), -1, -1)
         self.passed_BWS = torch.cat([past_BWS, new_BWW], dim=-1)
 
     def keep_rows(self, rows_R: Tensor) -> None:
-        """Go on with these rows of the batch only."""
+        """Keep only these rows of the batch."""
         self.passed_BWS = self.passed_BWS.index_select(0, rows_R)

@@ -1,4 +1,4 @@
-"""How the tokens of a search become inputs of its model: the hook for models that read more than token embeddings.
+"""Input embeddings of the tokens in a beam search: a hook for models whose inputs are more than token embeddings.
 
 Shape legend: B rows, T tokens, W beams, H width.
 """

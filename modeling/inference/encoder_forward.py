@@ -127,7 +127,7 @@ class EncoderForward(nn.Module):
 
     @property
     def encoder(self) -> UserEncoder:
-        """Whose forward this is."""
+        """The encoder that this forward belongs to."""
         encoder = self._encoder()
         assert encoder is not None, "the fast form of an encoder that is gone"
         return encoder
@@ -283,7 +283,7 @@ class EncoderForward(nn.Module):
 
 
 class _Layout:
-    """Where the positions of a batch stand: one after the other for the maps, in padded rows for attention."""
+    """Layouts of a batch's positions: concatenated for linear maps, in padded rows for attention."""
 
     def __init__(self, lengths: np.ndarray[Any, Any], before: int, device: torch.device) -> None:
         rows, self.longest = len(lengths), int(lengths.max())

@@ -100,7 +100,7 @@ def pooled_states(
 
 
 def _joined(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What was computed of blocks of positions, of all positions."""
+    """Concatenate results of blocks of positions."""
     return blocks[0] if len(blocks) == 1 else tuple(torch.cat(each) for each in zip(*blocks, strict=True))
 
 

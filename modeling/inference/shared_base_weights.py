@@ -82,7 +82,7 @@ def correct(model: nn.Module, other: nn.Module) -> int:
 
 
 def _shared(linear: nn.Linear, twin: nn.Module | None) -> nn.Module | None:
-    """What computes a map with the weight of its twin; None where it has to keep its own, or has the same already."""
+    """A replacement of ``linear`` that uses its twin's weight; None if their weights differ or are shared already."""
     if isinstance(twin, PrepackedLinear):
         wanted_OI, given_OI = linear.weight.detach(), twin.plain_weight()
         if not _alike(wanted_OI, given_OI):

@@ -56,12 +56,12 @@ class CompiledEncoder(Protocol):
 
 
 class VarlenBatch:
-    """Where the rows of a batch stand, and what stands there: whole numbers in one array or tensor, so that one copy
-    brings them to the device.
+    """Layout and contents of a batch of rows without padding: integers in one array or tensor, copied to the device at
+    once.
 
-    It is written while the device waits, and by a thread beside a busy event loop: numpy lets go of Python's lock for
-    more than `LOCKED` elements, and waits to have it back longer than the copy takes. So rows are put together from
-    small arrays. Behind the last row stands what earlier batches left, which attention does not see.
+    It is filled while the device waits, in a thread next to a busy event loop. For more than `LOCKED` elements numpy
+    releases the GIL, and reacquiring it takes longer than the copy; so rows are assembled from small arrays. After the
+    last row there is data of earlier batches, which attention does not read.
 
     Args:
         memory: int32, of `VarlenBatch.width` elements.

@@ -1,4 +1,5 @@
-"""The methods of recommendation that can be served. File names register them; ``<kind>_<part>.py`` is a part of one."""
+"""Recommendation methods that can be served. Each module without an underscore in its name is a method; its name is the
+method's kind. ``<kind>_<part>.py`` holds helpers of that method."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from modeling.methods.base import LoadContext, Method, Record, Shape
 M = TypeVar("M")
 NOT_KINDS = ("base",)
 CALLED = {"vector": "dense", "list": "generative"}
-"""What the API calls the shapes."""
+"""Name of each shape in the API."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Loaded(Generic[M]):
 
     Attributes:
         folder, manifest: of the artifact.
-        record: what the manifest holds of the method.
+        record: the method's own part of the manifest, an instance of `Method.Record`.
         model: a `VectorMethod` or a `ListMethod`.
-        golden: histories that it must answer as it did where it was trained.
-        precision: what its language models compute in.
+        golden: histories stored with the answers the model gave after training; it must reproduce them.
+        precision: numeric precision of the language models.
     """
 
     folder: Path
@@ -102,9 +103,9 @@ def load(
         popular_N: all rows of the catalog, most popular first; None: read from the artifact where it is needed.
         shape: refuse an artifact of another shape.
         device: where networks run.
-        precision: of language models; what a method does not compute in it stays in fp32.
-        verify: compare every file's hash, also of those that are not needed here.
-        sources: folders to take backbones from that the artifact names and does not hold.
+        precision: of language models; fp32 is used where the method does not support it.
+        verify: compare the hash of every file, including files that are not read here.
+        sources: folders of backbones that the artifact refers to but does not contain.
 
     Raises:
         ArtifactError: anything is missing, altered, of another shape, width or schema version.
@@ -134,7 +135,7 @@ def save(folder: Path, method: Method[Any], model: Any, golden: Sequence[AnyCase
         method: of the model.
         model: what the method's training made.
         golden: histories and their answers.
-        facts: the manifest's fields that the model does not know.
+        facts: the remaining fields of the manifest, by name.
     """
     write_golden(folder, golden)
     return write_manifest(folder, method, model, method.save(folder, model), **facts)

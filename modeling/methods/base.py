@@ -1,8 +1,8 @@
-"""What a method of recommendation is when it is served, and how it is stored.
+"""Interfaces of recommendation methods at serving time, and of how their models are stored.
 
-A method is a module of this package with a `Method` called ``METHOD``; the name of the module is its kind. What it
-loads has one of two shapes. A `VectorMethod` gives a vector for a history: vectors are cached, and an index is searched
-with them. A `ListMethod` gives a ranked list. `base_ranking` has rankers, which score given candidates.
+A method is a module of this package with a `Method` called ``METHOD``; the module's name is the method's kind. A loaded
+model has one of two shapes. A `VectorMethod` maps a history to a vector, which is cached and used to search an index. A
+`ListMethod` returns a ranked list. `base_ranking` defines rankers, which score given candidates.
 
 Shape legend: B histories, D item dimension, N items, K items of an answer.
 """
@@ -40,13 +40,13 @@ LARGEST_CATALOG = 4 << 30
 
 
 class Record(BaseModel):
-    """What a method writes down of itself in the manifest; a field that it does not know is an error."""
+    """Base class of a method's own part of the manifest. Immutable; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BackboneRecord(Record):
-    """Which backbone the artifact was trained on; ``stored`` says whether its weights are in ``backbone/``."""
+    """The backbone that the artifact was trained on; ``stored``: whether its weights are in ``backbone/``."""
 
     source: str
     revision: str | None
@@ -62,15 +62,15 @@ class BackboneRecord(Record):
 
 @dataclass(frozen=True)
 class LoadContext:
-    """Where a method is loaded from, and for what.
+    """Arguments of `Method.load`: the artifact's files, and the device and precision to load for.
 
     Attributes:
-        files: of the artifact, each compared with its hash when it is read.
+        files: of the artifact; the hash of each is checked when it is read.
         manifest: of the artifact.
-        device: where networks run.
+        device: device of the networks, as PyTorch names it.
         precision: of language models; one of `Method.precisions`.
-        sources: folders to take backbones from that the artifact names and does not hold.
-        popular_N: all rows of the catalog, most popular first; None: read from the artifact where it is needed.
+        sources: folders of backbones that the artifact refers to but does not contain.
+        popular_N: all catalog rows, most popular first; None: read from the artifact when needed.
     """
 
     files: Files
@@ -82,11 +82,11 @@ class LoadContext:
 
     @property
     def name(self) -> str:
-        """Of the artifact, for messages."""
+        """Name of the artifact, for messages."""
         return self.files.name
 
     def popular(self) -> NDArray[np.int64]:
-        """All rows of the catalog, most popular first [N]; raises `ArtifactError` where their number is another."""
+        """All catalog rows, most popular first [N]; raises `ArtifactError` if their number is not ``catalog_size``."""
         found_N, size = self.popular_N, self.manifest.catalog_size
         if found_N is None:
             found_N = Catalog.parse(self.files.read(CATALOG, LARGEST_CATALOG), f"{CATALOG} of {self.name}").popular()
@@ -96,20 +96,20 @@ class LoadContext:
 
 
 class HistoryEncoder(Protocol):
-    """Histories in, vectors in the item space out; `modeling.encoder.user_encoder.UserEncoder` is one."""
+    """Maps histories to vectors in the item space; implemented by `modeling.encoder.user_encoder.UserEncoder`."""
 
     @property
     def history_limit(self) -> int:
-        """Newest items that are read."""
+        """Maximum number of items read, counted from the newest."""
         ...
 
     @property
     def exact(self) -> bool:
-        """Whether vectors are those of training: nothing is rounded to fewer bits."""
+        """Whether vectors equal those of training, that is, no weights are rounded to a lower precision."""
         ...
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Free text as items of a history; raises `CannotReadText` where ids only are read."""
+        """Free titles as items of a history; raises `CannotReadText` if the encoder reads item ids only."""
         ...
 
     def prepare(self, history: Sequence[int | FreeItem]) -> Prompt:
@@ -117,33 +117,33 @@ class HistoryEncoder(Protocol):
         ...
 
     def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """User vectors [B, D]; a prompt alone gives the same vector as in any batch."""
+        """User vectors [B, D]. The vector of a prompt does not depend on the rest of the batch."""
         ...
 
     def free_vectors(self, items: Sequence[FreeItem]) -> NDArray[np.float32]:
-        """Item vectors [F, D] of free titles; raises `CannotReadText` where the item tower has none for them."""
+        """Item vectors [F, D] of free titles; raises `CannotReadText` if the item tower cannot encode text."""
         ...
 
 
 class _Networks(Protocol):
-    """What both shapes say of the memory they take; a method without networks inherits all of it."""
+    """Networks and title tokens of a loaded method of either shape; the defaults suit a method without networks."""
 
     reads: tuple[str, ...]
-    """``ids``, and ``text`` where titles that the catalog does not know can be read."""
+    """Accepted inputs: ``ids``, and ``text`` if titles outside the catalog can be read."""
 
     @property
     def networks(self) -> Mapping[Part, nn.Module]:
-        """What holds weights, by what it is for: counted, and shared with artifacts that hold the same."""
+        """Modules that hold weights, by part; their memory is counted, and artifacts share equal weights."""
         return {}
 
     @property
     def bodies(self) -> Sequence[nn.Module]:
-        """Bodies of language models that may share base weights with those of other artifacts, fp32 on a processor."""
+        """Language models without heads whose base weights may be shared with other artifacts (fp32 on a CPU)."""
         return ()
 
     @property
     def title_tokens(self) -> TitleTokens | None:
-        """Tokens of the catalog's titles as read from the file `token_file`; None where there are none."""
+        """Tokens of the catalog's titles as read from `token_file`; None if the method stores none."""
         return None
 
     @title_tokens.setter
@@ -151,41 +151,41 @@ class _Networks(Protocol):
 
     @property
     def token_file(self) -> str:
-        """The file of the artifact that `title_tokens` were read from."""
+        """File of the artifact that holds `title_tokens`; empty if there is none."""
         return ""
 
     def check_titles(self, titles: Sequence[str], name: str) -> None:
-        """Read a few titles of the catalog again, where the method reads text, and compare with what is stored.
+        """Encode a sample of the catalog's titles again and compare with the stored result, if the method reads text.
 
         Args:
             titles: of the catalog, in row order.
             name: of the artifact, for messages.
 
         Raises:
-            ArtifactError: they come out otherwise than in training.
+            ArtifactError: a title is encoded differently than in training.
         """
         return
 
 
 class VectorMethod(_Networks, Protocol):
-    """A loaded method that gives a user vector, with which an index of item vectors is searched."""
+    """A loaded method that returns a user vector, which is used to search an index of item vectors."""
 
     @property
     def encoder(self) -> HistoryEncoder:
-        """What makes vectors of histories."""
+        """The user encoder."""
         ...
 
     @property
     def item_vectors_ND(self) -> NDArray[np.float32]:
-        """Vectors of the items in row order."""
+        """Item vectors [N, D] in catalog row order."""
         ...
 
     def compile(self) -> str:
-        """Make the encoder ready for serving; the reason where it stays as it is, else an empty text."""
+        """Switch the encoder to its inference-only forward; returns the reason if it cannot be used, else ``""``."""
         return ""
 
     def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors [F, D] of items that the catalog does not have, made of their titles, as ``item_vectors_ND`` are.
+        """Item vectors [F, D] of titles outside the catalog, in the space of ``item_vectors_ND``.
 
         Raises:
             CannotReadText: this model makes no item vectors of text.
@@ -193,25 +193,25 @@ class VectorMethod(_Networks, Protocol):
         raise CannotReadText("it makes no item vectors of text")
 
     def record_launches(self, positions: int) -> str:
-        """Record what a GPU does for batches of up to so many positions; the reason where that fails."""
+        """Record CUDA graphs for batches of up to ``positions`` positions; returns why that failed, else ``""``."""
         return ""
 
 
 class ListMethod(GenerativeModel, _Networks, Protocol):
-    """A loaded method that gives a ranked list: a `GenerativeModel`, or a `Ranker` (`base_ranking`), which writes
-    nothing and scores given candidates."""
+    """A loaded method that returns a ranked list: a `GenerativeModel`, or a `Ranker` (`base_ranking`), which scores
+    given candidates without generating text."""
 
 
 R = TypeVar("R", bound=Record)
 
 
 class Method(ABC, Generic[R]):
-    """How models of one kind are stored and loaded. One value of it, ``METHOD``, stands in the module of the kind.
+    """Stores and loads models of one kind. The module of the kind holds one instance, ``METHOD``.
 
     Attributes:
-        kind: the name of the module.
-        shape: of what is loaded: ``vector`` (`VectorMethod`) or ``list`` (`ListMethod`).
-        Record: class of what the manifest holds of the method.
+        kind: name of the module.
+        shape: of the loaded model: ``vector`` (`VectorMethod`) or ``list`` (`ListMethod`).
+        Record: class of the method's part of the manifest.
         Case: class of its golden histories.
     """
 
@@ -222,14 +222,14 @@ class Method(ABC, Generic[R]):
 
     @abstractmethod
     def save(self, folder: Path, model: Any) -> R:
-        """Write the files of a trained model, catalog, index and golden histories not among them.
+        """Write the files of a trained model, except catalog, index and golden histories.
 
         Args:
-            folder: to write to; empty but for the catalog.
-            model: what the method's training makes.
+            folder: to write to; it holds the catalog and nothing else.
+            model: result of the method's training.
 
         Returns:
-            What the manifest is to hold.
+            The method's part of the manifest.
         """
 
     @abstractmethod
@@ -242,20 +242,20 @@ class Method(ABC, Generic[R]):
         """
 
     def check_sizes(self, files: Files, catalog_size: int, record: R) -> None:
-        """Hold every count in the record that memory or time grows with against the size of a file.
+        """Check every count in the record that memory or time depends on against the size of a file.
 
         Raises:
-            ArtifactError: one is not borne out.
+            ArtifactError: a file is too small for the stated count.
         """
 
     def precisions(self, record: R) -> tuple[Precision, ...]:
-        """What such a model may be computed in; fp32 always."""
+        """Supported precisions of such a model; fp32 is always among them."""
         return PRECISIONS
 
     def tokenizer_sha256(self, model: Any) -> str | None:
-        """Of the tokenizer of a trained model; None without one."""
+        """SHA-256 of the tokenizer of a trained model; None without a tokenizer."""
         return None
 
     def backbone(self, record: R) -> BackboneRecord | None:
-        """The backbone that is named by a hash, wherever its weights lie; None where there is none."""
+        """Record of the backbone, whether or not its weights are stored; None if the model has no such record."""
         return None

@@ -1,9 +1,9 @@
-"""What the methods that write items have in common when they are stored: a language model with its head, causal or with
-an encoder, and the names of the catalog's items.
+"""Storage shared by all generative methods: a language model with its head (causal or encoder-decoder) and the token
+sequences of the catalog's items.
 
-A model that was trained whole stands in ``backbone/`` (with its tokenizer, in Hugging Face's own format); of one that
-was trained through an adapter the parts do (`modeling.methods.base_tuned`). Beside it ``item_tokens.safetensors``, and
-what a method adds. Nothing is pickled.
+A fully trained model is stored in ``backbone/``, with its tokenizer, in Hugging Face's format. Of a model trained
+through an adapter, base and adapter are stored separately (`modeling.methods.base_tuned`). The item tokens are in
+``item_tokens.safetensors``; a method may add files. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from modeling.spec import AdapterSpec
 
 
 class GeneratorRecord(Record):
-    """A language model with its head, which writes items token by token.
+    """Manifest record of a language model with its head, which generates items token by token.
 
     Attributes:
         architecture: class of the model in ``backbone/``.
-        names: what an item is written as: its title, or the codes of its semantic ID.
-        end: token that closes every written item and every item of a history; a prompt begins with it too. None for an
-            encoder-decoder, whose items have one length.
-        history_limit: newest items read.
-        title_limit: tokens at which titles are cut; None for codes.
-        code_sizes: codes of every level; empty for titles.
-        user_buckets: tokens that user ids are hashed to; 0 where users are not read.
-        beams, max_new_tokens: what it was evaluated with.
-        backbone: the base of a model that was trained through an adapter; None: ``backbone/`` holds all of the model.
-        adapter: that adapter, in ``adapter/``.
+        names: token sequence of an item: its title, or the codes of its semantic ID.
+        end: token that ends every generated item and every item of a history, and begins every prompt. None for an
+            encoder-decoder, whose items all have the same length.
+        history_limit: maximum number of items read, counted from the newest.
+        title_limit: maximum tokens of a title; None for codes.
+        code_sizes: number of codes per level; empty for titles.
+        user_buckets: number of tokens that user ids are hashed to; 0 if user ids are not read.
+        beams, max_new_tokens: decoding settings of the evaluation, and the defaults when served.
+        backbone: base of a model trained through an adapter; None: ``backbone/`` holds the whole model.
+        adapter: settings of the adapter in ``adapter/``.
     """
 
     architecture: str
@@ -68,7 +68,7 @@ class GeneratorRecord(Record):
 
     @property
     def default(self) -> GenerationSettings:
-        """Beams and tokens it was evaluated with."""
+        """Decoding settings of the evaluation."""
         return GenerationSettings(self.beams, self.max_new_tokens)
 
 
@@ -76,7 +76,7 @@ R = TypeVar("R", bound=GeneratorRecord)
 
 
 class NamedModel(Protocol):
-    """What is stored: an `ItemGenerator`, or a ranker that asks a language model about named items
+    """Attributes that `GenerativeMethod` stores: of an `ItemGenerator`, or of a ranker that prompts a language model
     (`modeling.methods.base_prompted.PromptRanker`)."""
 
     model: nn.Module
@@ -88,14 +88,14 @@ class NamedModel(Protocol):
 
 
 class GenerativeMethod(Method[R]):
-    """Stores and loads a `NamedModel`; what stands beside the language model is the method's."""
+    """Stores and loads a `NamedModel`. Files besides the language model are the subclass's own."""
 
     shape: ClassVar[Shape] = "list"
     Case: ClassVar[type[AnyCase]] = WrittenCase
 
     @abstractmethod
     def save_parts(self, folder: Path, model: Any) -> dict[str, Any]:
-        """Write what stands beside the language model; the fields of `Record` that are the method's own."""
+        """Write the files besides the language model; returns the fields of `Record` that the method adds."""
 
     @abstractmethod
     def generator(
@@ -106,8 +106,8 @@ class GenerativeMethod(Method[R]):
         Args:
             record, context: see `Method.load`.
             network: the model with its head, on the device.
-            names: of the items.
-            base: the same before it was tuned, where the artifact holds an adapter.
+            names: token sequences of the items.
+            base: the untuned model, if the artifact holds an adapter.
         """
 
     def save(self, folder: Path, model: Any) -> R:
@@ -140,7 +140,7 @@ class GenerativeMethod(Method[R]):
         )
 
     def load(self, record: R, context: LoadContext) -> Any:
-        """See `Method.load`. In eight bits the head keeps its own precision."""
+        """See `Method.load`. With ``int8`` the head is not quantised."""
         files, popular_N = context.files, context.popular()
         arrays = files.arrays(ITEM_TOKENS)
         tokens = TitleTokens(arrays["offsets"], arrays["tokens"])
@@ -161,26 +161,26 @@ class GenerativeMethod(Method[R]):
         return found
 
     def check_sizes(self, files: Files, catalog_size: int, record: R) -> None:
-        """The tokens of the items' names."""
+        """See `Method.check_sizes`: the item tokens and the history limit."""
         check_holds(files, ITEM_TOKENS, f"catalog_size {catalog_size}", 4 * catalog_size)
         check_history(files, record.history_limit)
 
     def backbone(self, record: R) -> BackboneRecord | None:
-        """The base under an adapter."""
+        """See `Method.backbone`: the base under an adapter."""
         return record.backbone
 
     def precisions(self, record: R) -> tuple[Precision, ...]:
-        """A network that writes codes is small and stays in fp32."""
+        """See `Method.precisions`: a network that generates codes is small and stays in fp32."""
         return ("fp32",) if record.names == "codes" else PRECISIONS
 
     def tokenizer_sha256(self, model: Any) -> str | None:
-        """Of the tokenizer of titles."""
+        """See `Method.tokenizer_sha256`: of the tokenizer of titles."""
         spelling = model.names.spelling
         return TextTokenizer(spelling.tokenizer).sha256 if isinstance(spelling, TitleTokenizer) else None
 
 
 def _networks(record: GeneratorRecord, context: LoadContext) -> tuple[nn.Module, nn.Module | None]:
-    """The model, and the same before it was tuned where that is known."""
+    """The model, and the untuned model if the artifact holds an adapter."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     dtype = dtype_of(context.precision)
@@ -193,8 +193,13 @@ def _networks(record: GeneratorRecord, context: LoadContext) -> tuple[nn.Module,
 
 
 def made_ready(model: nn.Module, context: LoadContext, body: Callable[[Any], nn.Module]) -> nn.Module:
-    """A model on the device, in evaluation mode and in the precision of a load; ``body`` of it is what has fewer
-    bits, whose head keeps its own."""
+    """A model on the device, in evaluation mode and in the requested precision.
+
+    Args:
+        model: with its head.
+        context: device and precision.
+        body: returns the part of the model that is quantised; the head keeps its precision.
+    """
     ready = on_device(model, context.device, context.name).eval().requires_grad_(False)
     if context.precision == "int8":
         quantise(body(ready))
@@ -217,12 +222,12 @@ def load_generative(
 
 
 def trie_of(tokens: TitleTokens, end: int | None) -> TokenTrie:
-    """The trie of all names; takes a second for ten thousand titles."""
+    """The trie of all item token sequences; takes about a second for ten thousand titles."""
     return TokenTrie.build([tokens[row].tolist() for row in range(len(tokens))], end)
 
 
 def title_end(record: GeneratorRecord, context: LoadContext, what: str) -> int:
-    """The token that closes a title; raises `ArtifactError` where the record of ``what`` has none."""
+    """The token that ends a title; raises `ArtifactError` if the record, described by ``what``, has none."""
     if record.end is None:
         raise ArtifactError(f"the manifest of {context.name} has {what} and no end token, which closes a title")
     return record.end

@@ -1,8 +1,8 @@
-"""Rankers that ask a causal language model about candidates: a prompt holds the history, and the logits of a few label
-tokens behind it are the scores. Nothing is written.
+"""Rankers that prompt a causal language model: the prompt holds history and candidates, and the scores are the logits
+of a few label tokens after it. No text is generated.
 
-The labels (``Yes`` and ``No``, or letters) are single tokens where the answer stands, which is proved when a prompt is
-built. What all candidates of a request share is read once (`modeling.generation.shared_prefix`).
+Each label (``Yes`` and ``No``, or a letter) must be a single token at the answer's position; this is checked when a
+prompt is built. The part of a prompt that all candidates share is encoded once (`modeling.generation.shared_prefix`).
 
 Shape legend: C candidates, A labels, K items of an answer, N items.
 """
@@ -34,16 +34,16 @@ from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
 
 @dataclass(frozen=True)
 class HistoryPrompt(GenerationPrompt):
-    """Also all items of the history, free titles among them; the dense artifact may read more than the model."""
+    """Adds all items of the history, including free titles; the retriever may read more of them than the model."""
 
     history: tuple[Item, ...] = ()
 
 
 def label_tokens(tokenizer: Any, before: str, labels: Sequence[str]) -> tuple[int, ...]:
-    """The token of every label where it stands behind the text ``before``.
+    """The token of each label directly after the text ``before``.
 
     Raises:
-        ValueError: a label is not one token there, or two have the same one.
+        ValueError: a label is not a single token there, or two labels have the same token.
     """
     pieces = TextTokenizer(tokenizer)
     alone, *joined = pieces.fixed([before, *(before + label for label in labels)])
@@ -64,21 +64,20 @@ def label_tokens(tokenizer: Any, before: str, labels: Sequence[str]) -> tuple[in
 
 
 class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title tokens are never None
-    """A ranker around a causal language model; how candidates are put to it is the method's (`shared`,
-    `prepare_candidates`, `score`).
+    """A ranker around a causal language model. Subclasses define the prompt (`shared`, `prepare_candidates`, `score`).
 
-    Candidates of a list are the best items of a dense artifact of the same catalog, the most popular ones where there
-    is none. The model orders the first ``candidates`` of them; further ones follow in the order they were found in.
+    Candidates of a list are the best items of a dense artifact of the same catalog, or the most popular items without
+    one. The model orders the first ``candidates`` of them; the rest follow in retrieval order.
 
     Args:
         model: the Hugging Face model, with its head.
-        names: of the catalog's items, titles.
-        end: token that closes a title where one is written.
-        prefix: token ids that begin every prompt.
-        labels: tokens whose logits are read.
-        retriever: finds candidates; None: popular ones are taken.
-        candidates: how many the model orders.
-        titles: newest items of a history that the prompt holds; the retriever may read more.
+        names: titles of the catalog's items, as tokens.
+        end: token that ends a title.
+        prefix: token ids at the beginning of every prompt.
+        labels: tokens whose logits are the scores.
+        retriever: finds candidates; None: the most popular items are taken.
+        candidates: number of candidates that the model orders.
+        titles: number of newest items in the prompt; the retriever may read more.
     """
 
     def __init__(
@@ -102,20 +101,20 @@ class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title token
 
     @property
     def networks(self) -> dict[Part, nn.Module]:
-        """The language model, and the dense artifact that finds candidates."""
+        """The language model, and the dense artifact that retrieves candidates."""
         found: dict[Part, nn.Module] = {Part.WEIGHTS: self.model}
         return found if self.retriever is None else {**found, Part.COLLABORATIVE: self.retriever}
 
     def shared(self, history: Sequence[Item]) -> list[int]:
-        """What is read of a history before all candidates, after the prefix."""
+        """Tokens of a history that all candidates share, after the prefix."""
         raise NotImplementedError
 
     def most_positions(self, title_tokens: int) -> int:
-        """Positions that ``candidates`` candidates with titles of so many tokens take."""
+        """Positions that ``candidates`` candidates take if each title has ``title_tokens`` tokens."""
         raise NotImplementedError
 
     def prepare(self, history: Sequence[Item], user_id: str | None = None) -> HistoryPrompt:
-        """The newest items of a history; candidates follow when it is known what is wanted."""
+        """The newest items of a history as a prompt; candidates are added when the requested list is known."""
         history = history[-self.history_limit :]
         rows = tuple(item for item in history if not isinstance(item, FreeItem))
         longest = int(np.diff(self.names.tokens.offsets).max(initial=1))
@@ -124,7 +123,7 @@ class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title token
         )
 
     def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
-        """Eligible rows, best first, at least ``candidates`` where there are so many."""
+        """Eligible rows, best first: at least ``candidates`` of them, or all if there are fewer."""
         asked = ListQuery(max(self.candidates, wanted.k), wanted.exclude, wanted.allowed)
         if self.retriever is None or not rows:
             return best_rows(-self._place_N, asked)[0]
@@ -133,12 +132,12 @@ class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title token
     def rank_items(
         self, history: Sequence[Item], rows: Sequence[int], wanted: ListQuery, *, turn: Turn = nullcontext
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
-        """As `Ranker.rank`; also how many of the rows the model was not asked about, which are the last.
+        """Rows and scores as of `Ranker.rank`, and the number of rows at the end that the model did not score.
 
         Args:
-            history: free titles among it.
-            rows: the catalog's items in it, by which candidates are found.
-            wanted: how many, and which may be.
+            history: items including free titles, oldest first.
+            rows: catalog rows of the history, with which candidates are retrieved.
+            wanted: length of the list, and eligible rows.
             turn: see `CandidateRanker.score`.
         """
         with turn():
@@ -162,20 +161,20 @@ class PromptRanker(NamedItems, Ranker):  # type: ignore[misc]  # its title token
     def answer(
         self, prompt: GenerationPrompt, wanted: ListQuery, *, turn: Turn = nullcontext
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
-        """See `Ranker.answer`; free titles of the history are read too."""
+        """See `Ranker.answer`; free titles in the history are read too."""
         assert isinstance(prompt, HistoryPrompt)
         return self.rank_items(prompt.history, prompt.rows, wanted, turn=turn)
 
 
 class PromptedRecord(GeneratorRecord):
-    """How candidates are put to the model.
+    """Manifest record of a `PromptRanker`.
 
     Attributes:
-        instruction: of the prompt.
+        instruction: first text of the prompt.
         labels: texts of the answers whose logits are the scores.
-        candidates: how many items of a list the model orders.
-        retriever: whether a dense artifact inside this one finds them.
-        titles: newest items of a history that the prompt holds; ``history_limit`` counts what the dense artifact reads.
+        candidates: number of candidates that the model orders.
+        retriever: whether the artifact contains a dense artifact that retrieves candidates.
+        titles: number of newest items in the prompt; ``history_limit`` also covers what the retriever reads.
     """
 
     instruction: str
@@ -189,10 +188,10 @@ P = TypeVar("P", bound=PromptedRecord)
 
 
 class PromptedMethod(GenerativeMethod[P]):
-    """Stores and loads a `PromptRanker`: beside the language model stands the dense artifact, where there is one."""
+    """Stores and loads a `PromptRanker`: the language model and, if there is one, the dense artifact."""
 
     def save_parts(self, folder: Path, model: Any) -> dict[str, Any]:
-        """Copy the dense artifact, and say how candidates are put."""
+        """See `GenerativeMethod.save_parts`: copies the dense artifact and returns the prompt's settings."""
         if model.retriever is not None:
             model.retriever.copy_to(folder)
         return {
@@ -201,7 +200,15 @@ class PromptedMethod(GenerativeMethod[P]):
         }  # fmt: skip
 
     def parts(self, record: P, context: LoadContext, names: ItemIdentifiers, prompt: Any) -> dict[str, Any]:
-        """Arguments of the ranker that the record holds, its prompt made by ``prompt.of``; raises `ArtifactError`."""
+        """Constructor arguments of the ranker.
+
+        Args:
+            record, context, names: see `GenerativeMethod.generator`.
+            prompt: class of the prompt; its ``of`` builds one from tokenizer, instruction and labels.
+
+        Raises:
+            ArtifactError: the prompt cannot be built, or the dense artifact cannot be loaded.
+        """
         files, inner = context.files, None
         if record.retriever:
             inner = CollaborativeModel(files.below(COLLABORATIVE), context.manifest.catalog_size)

@@ -1,8 +1,8 @@
-"""Rankers: what scores given candidates for a history, and retrieval followed by ranking.
+"""Rankers, which score given candidates for a history, and retrieval followed by ranking.
 
-A `CandidateRanker` is asked for scores of candidates. `Ranker` is a list method around one: it implements `score` and
-gets lists from that. A vector method is a ranker too (`VectorRanker`): its score is the inner product of a user's
-vector and an item's. `Rerank` retrieves with a vector method and ranks with any ranker.
+A `CandidateRanker` scores candidates. `Ranker` is a list method: it builds lists from the scores of `score`. A vector
+method is a ranker too (`VectorRanker`): its score is the inner product of the user's vector and the item's. `Rerank`
+retrieves with a vector method and ranks with any ranker.
 
 Shape legend: B histories, C candidates of one of them, D item dimension, N items, K items of an answer, F free titles.
 """
@@ -32,12 +32,12 @@ NOTHING_WRITTEN = GenerationSettings(1, 1)
 
 @dataclass(frozen=True)
 class RankPrompt:
-    """One history and the candidates to score for it. A ranker may derive a class that holds what it reads of them.
+    """One history and the candidates to score for it. A ranker may derive a class with the tokens it needs.
 
     Attributes:
-        history: oldest item first, at most as many as the ranker reads.
-        candidates: none twice.
-        length: positions that scoring all of them takes, at least 1; batches and queues are bounded by their sum.
+        history: oldest item first, at most as many items as the ranker reads.
+        candidates: distinct items.
+        length: positions needed to score all candidates, at least 1; batches and queues are bounded by their sum.
     """
 
     history: tuple[Item, ...]
@@ -47,36 +47,36 @@ class RankPrompt:
 
 @runtime_checkable
 class CandidateRanker(Protocol):
-    """What scores given candidates. Not for two threads at once."""
+    """Scores given candidates. Not thread-safe."""
 
     reads: tuple[str, ...]
-    """``ids``, and ``text`` where titles that the catalog does not hold can be read, in histories and as candidates."""
+    """Accepted inputs: ``ids``, and ``text`` if titles outside the catalog can be in histories and among candidates."""
     history_limit: int
-    """Newest items that are read."""
+    """Maximum number of items read, counted from the newest."""
     pointwise: bool
-    """Whether the score of a candidate does not depend on the other candidates: then they may be scored in parts."""
+    """Whether the score of a candidate is independent of the other candidates, so that they may be scored in parts."""
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Free text as items; raises `CannotReadText` where ids only are read."""
+        """Free titles as items; raises `CannotReadText` if the ranker reads item ids only."""
         ...
 
     def prepare_candidates(
         self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
     ) -> RankPrompt:
-        """What is read for one history, oldest item first, and at least one candidate, none twice."""
+        """The prompt for one history, oldest item first, and one or more distinct candidates."""
         ...
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
-        """Scores [C] of the candidates of each prompt, in their order, the better the higher; finite.
+        """Scores [C] of the candidates of each prompt, in their order; finite, higher is better.
 
-        Candidates of several histories are scored together. Alone and in any batch they have the same scores, up to
-        rounding. ``turn`` is held around each pass over the device.
+        Candidates of several histories are scored together. A score does not depend on the batch, up to rounding.
+        ``turn`` is a context manager that is entered around each use of the device.
         """
         ...
 
 
 class Ranker(ListMethod):
-    """A list method without generation: it implements `score`, and `retrieve` where it does not score all items.
+    """A list method without generation. A subclass implements `score`, and `retrieve` if it does not score all items.
 
     Attributes:
         reads, history_limit: see `CandidateRanker`; ``history_limit`` is set by the method.
@@ -95,7 +95,7 @@ class Ranker(ListMethod):
         raise NotImplementedError
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
-        """Raises `CannotReadText`: ids only are read, unless a method says otherwise."""
+        """Raises `CannotReadText`: a ranker reads item ids only unless it overrides this method."""
         raise CannotReadText("this model reads item ids only; leave out free titles")
 
     def prepare(self, history: Sequence[Item], user_id: str | None = None) -> GenerationPrompt:
@@ -111,13 +111,13 @@ class Ranker(ListMethod):
         return RankPrompt(newest, tuple(candidates), len(newest) + len(candidates))
 
     def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
-        """The rows [C] that are scored for a list, at least ``wanted.k`` of the eligible ones where there are."""
+        """The rows [C] to score for a list: at least ``wanted.k`` eligible rows, or all if there are fewer."""
         return eligible_rows(self.catalog_size, wanted)
 
     def rank(
         self, rows: Sequence[int], wanted: ListQuery, *, turn: Turn = nullcontext
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Eligible rows for a history, best first, and their scores, descending [K]: none excluded, none twice."""
+        """Distinct eligible rows for a history, best first, and their scores, descending, [K] each."""
         with turn():
             found_C = self.retrieve(rows, wanted)
         if not len(found_C):
@@ -129,7 +129,7 @@ class Ranker(ListMethod):
     def answer(
         self, prompt: GenerationPrompt, wanted: ListQuery, *, turn: Turn = nullcontext
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
-        """What `rank` gives for a prompt of `prepare`; also how many rows at the end were not scored, but filled in."""
+        """Result of `rank` for a prompt of `prepare`, and how many rows at the end were filled in without a score."""
         return *self.rank(prompt.rows, wanted, turn=turn), 0
 
     def write(
@@ -141,7 +141,7 @@ class Ranker(ListMethod):
         on_step: OnWriting | None = None,
         turn: Turn = nullcontext,
     ) -> list[GeneratedList]:
-        """The list of `answer` for each prompt, and nothing written."""
+        """The list of `answer` for each prompt; no text is generated."""
         answers = []
         for prompt, want in zip(prompts, wanted, strict=True):
             started = time.perf_counter()
@@ -152,10 +152,10 @@ class Ranker(ListMethod):
 
 
 class VectorRanker(Ranker):
-    """A vector method as a ranker. A free title is a candidate where the item tower has a vector for it.
+    """A vector method as a ranker. A free title can be a candidate if the item tower can encode it.
 
     Args:
-        method: whose vectors are compared; its histories are never empty.
+        method: provides user and item vectors; its histories must not be empty.
     """
 
     def __init__(self, method: VectorMethod) -> None:
@@ -185,12 +185,12 @@ class VectorRanker(Ranker):
 
 
 class Rerank(Ranker):
-    """Retrieve, then rank: the best items of a retriever in the order of a ranker.
+    """Retrieval followed by ranking: the retriever's best items in the ranker's order.
 
     Args:
         retriever: finds candidates among all items.
-        ranker: orders them; it is asked for these candidates only.
-        candidates: how many are retrieved, at least as many as an answer wants.
+        ranker: scores these candidates only.
+        candidates: number of items to retrieve; raised to the length of the requested list if that is longer.
     """
 
     def __init__(self, retriever: VectorMethod, ranker: CandidateRanker, candidates: int) -> None:
@@ -201,7 +201,7 @@ class Rerank(Ranker):
 
     @property
     def networks(self) -> Mapping[Part, nn.Module]:
-        """Those of both; the ranker's under their own names, the retriever's as the collaborative model."""
+        """The ranker's networks under their own names, and the retriever's under `Part.COLLABORATIVE`."""
         inside = nn.ModuleList(self.retriever.networks.values())
         return {**getattr(self.ranker, "networks", {}), **({Part.COLLABORATIVE: inside} if len(inside) else {})}
 
@@ -212,11 +212,11 @@ class Rerank(Ranker):
         return self.ranker.prepare_candidates(history, candidates, user_id)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
-        """What the ranker gives."""
+        """Scores of the ranker, see `CandidateRanker.score`."""
         return self.ranker.score(prompts, turn=turn)
 
     def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
-        """The retriever's best eligible rows; all eligible ones for an empty history."""
+        """The retriever's best eligible rows [C]; all eligible rows for an empty history."""
         if not rows:
             return super().retrieve(rows, wanted)
         encoder = self.retriever.encoder
@@ -226,13 +226,13 @@ class Rerank(Ranker):
 
 
 def inner_products(user_D: NDArray[np.float32], vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores [C], each summed on its own, so that it does not depend on which other candidates there are."""
+    """Inner products [C], each summed separately, so that a score does not depend on the other candidates."""
     scores_C: NDArray[np.float32] = np.einsum("cd,d->c", vectors_CD, user_D, optimize=False)
     return scores_C
 
 
 def eligible_rows(size: int, wanted: ListQuery) -> NDArray[np.int64]:
-    """The rows that may be answered with, ascending."""
+    """Rows that may be in the answer, ascending."""
     may_N = np.full(size, wanted.allowed is None)
     if wanted.allowed is not None:
         may_N[wanted.allowed] = True
@@ -241,7 +241,7 @@ def eligible_rows(size: int, wanted: ListQuery) -> NDArray[np.int64]:
 
 
 def best_rows(scores_N: NDArray[Any], wanted: ListQuery) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The eligible rows with the highest of ``scores_N`` and these scores [K]; of equal ones the lower row is first."""
+    """The eligible rows with the highest ``scores_N``, and their scores, [K] each; ties are in row order."""
     rows = eligible_rows(len(scores_N), wanted)
     rows_K = rows[np.argsort(-scores_N[rows], kind="stable")[: wanted.k]]
     return rows_K, scores_N[rows_K].astype(np.float32)

@@ -1,8 +1,8 @@
-"""A tuned language model as an artifact keeps it: its base and what was trained beside it, not their sum.
+"""Storage of an adapter-tuned language model: base and adapter are kept separately, not merged.
 
-``adapter/`` holds the adapter. The base stands in ``backbone/`` where no public name brings it back; else its name and
-the hash of its weights are enough. In memory the base is read once: a model that needs it untuned as well
-(`untuned_twin`) reads the same tensors, but for those that the adapter changes.
+``adapter/`` holds the adapter. ``backbone/`` holds the base if it cannot be downloaded by name; otherwise the manifest
+holds its name and the hash of its weights. In memory the base is read once: the untuned model (`untuned_twin`) shares
+all tensors with the tuned one, except those that the adapter changes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ ADAPTER, BASE = "adapter", "backbone"
 
 @dataclass(frozen=True)
 class TunedWriter:
-    """The parts of a tuned model as files.
+    """Files of a tuned model, to be written into an artifact.
 
     Attributes:
-        backbone: which base, and whether its weights are stored.
-        adapter: what was trained.
-        files: of the parts, in ``adapter/`` and, where the base is stored, ``backbone/``.
+        backbone: record of the base, including whether its weights are stored.
+        adapter: settings of the adapter.
+        files: in ``adapter/`` and, if the base is stored, ``backbone/``.
     """
 
     backbone: BackboneRecord
@@ -47,15 +47,15 @@ class TunedWriter:
     def of_training(
         cls, info: BackboneInfo, spec: AdapterSpec, adapted: nn.Module, base: nn.Module, folder: Path, *, stored: bool
     ) -> TunedWriter:
-        """Write the parts of a model that was trained.
+        """Write the files of a model after training.
 
         Args:
             info: of the base.
             spec: of the adapter.
             adapted: the model with its adapter, not merged.
-            base: the model as it was before, with its head.
-            folder: to write to; it is kept until the artifact is written.
-            stored: whether the base is written too.
+            base: the untuned model, with its head.
+            folder: to write to; it must exist until the artifact is written.
+            stored: whether to write the base too.
         """
         source = neutral(info.source)
         adapter_of(spec.kind).save(adapted, folder / ADAPTER, source=source)
@@ -64,7 +64,7 @@ class TunedWriter:
         return cls(BackboneRecord(**vars(info) | {"source": source}, stored=stored), spec, Files(folder))
 
     def copy_to(self, folder: Path) -> None:
-        """Write the parts into the folder of an artifact."""
+        """Copy the files into the folder of an artifact."""
         for name in self.files.names():
             part = name.partition("/")[0]
             if part == ADAPTER or (part == BASE and self.backbone.stored):
@@ -73,13 +73,13 @@ class TunedWriter:
 
 
 def untuned_twin(model: nn.Module) -> Any:
-    """A second model of the same tensors, which stays as it is when an adapter is put on the first one and merged."""
+    """A copy of a model that shares its tensors, and stays untuned when an adapter is merged into the first one."""
     shared = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def base_files(backbone: BackboneRecord, context: LoadContext) -> Files:
-    """Where the base of an artifact is read from; raises `BackboneError` where its name brings nothing back here."""
+    """Files of an artifact's base; raises `BackboneError` if it is neither stored nor available by its name."""
     if backbone.stored:
         return context.files.below(BASE)
     download = context.sources.download and backbone.sha256 is not None
@@ -92,7 +92,7 @@ def read_tuned(
     """The tuned model, its adapter merged in fp32, and its untuned twin.
 
     Raises:
-        ArtifactError: the base is another than the one that was trained on, or the adapter does not fit it.
+        ArtifactError: the base is not the one used in training, or the adapter does not fit it.
     """
     files = base_files(backbone, context)
     base, sha256 = read_model(kind, files, read_config(files), dtype=torch.float32)

@@ -1,10 +1,10 @@
-"""BIGRec (Bao et al. 2023): a language model writes a title freely; the nearest titles of the catalog are the answer.
+"""BIGRec (Bao et al. 2023): a language model generates a title without constraints; the nearest catalog titles are the
+answer.
 
-The best text of a free beam search is looked up in the title space of the base model
-(`modeling/generation/title_space.py`), and all items are ranked by their distance to it. Optionally a distance,
-scaled to [0, 1] for each history, is multiplied by ``(1 + w) ** -gamma``, where ``w`` in [0, 1] is an item's
-popularity, or its score under a collaborative model for this history. The nearest item has distance 0 and keeps the
-first place, whatever gamma is.
+The best text of an unconstrained beam search is embedded in the title space of the base model
+(`modeling/generation/title_space.py`), and all items are ranked by their distance to it. Optionally a distance, scaled
+to [0, 1] per history, is multiplied by ``(1 + w) ** -gamma``, where ``w`` in [0, 1] is an item's popularity, or its
+score under a collaborative model for this history. The nearest item has distance 0 and is first for any gamma.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ Collaborative = Callable[[Sequence[int]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Exponents:
-    """Gamma of the popularity and of the collaborative weight; 0 leaves the distance as it is."""
+    """Gamma of the popularity and of the collaborative weight; 0 disables a weight."""
 
     popularity: float = 0.0
     collaborative: float = 0.0
 
 
 class BigRecGenerator(ItemGenerator):
-    """Writes freely and grounds what it wrote.
+    """Generates a title without constraints and grounds it in the catalog.
 
     Args:
         model: the tuned Hugging Face model for causal language modelling.
-        names: of the catalog's items, titles.
-        prompt: how a history is put to the model.
-        space: where written titles are looked up.
-        popularity_N: how often each item was chosen in training.
-        collaborative: scores of all items; None where there is no such model.
+        names: titles of the catalog's items, as tokens.
+        prompt: builds the prompt of a history.
+        space: vectors of all titles, searched for the nearest ones to a generated text.
+        popularity_N: number of training interactions of each item.
+        collaborative: scores of all items; None without a collaborative model.
         exponents: of the two weights, chosen on validation.
-        history_limit: newest items read.
-        default: beams and tokens it was evaluated with.
+        history_limit: maximum number of items read, counted from the newest.
+        default: decoding settings of the evaluation.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class BigRecGenerator(ItemGenerator):
 
     @property
     def networks(self) -> dict[Part, nn.Module]:
-        """The tuned model, the base model and, where there is one, the collaborative model."""
+        """The tuned model, the base model and, if there is one, the collaborative model."""
         found = {**super().networks, Part.TITLE_SPACE: self.space}
         return found | ({Part.COLLABORATIVE: self.collaborative} if isinstance(self.collaborative, nn.Module) else {})
 
     @property
     def bodies(self) -> list[nn.Module]:
-        """The base model's, then the tuned one's."""
+        """The base model without its head, then the tuned one."""
         return [self.space.body, *super().bodies]
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
@@ -113,8 +113,8 @@ class BigRecGenerator(ItemGenerator):
     def _write(
         self, prompts: Sequence[GenerationPrompt], wanted: Sequence[ListQuery], search: DecodeSession
     ) -> list[GeneratedList]:
-        """The best text that is not empty ranks the whole catalog; ``distance`` of it is that to the nearest title.
-        Other texts are only compared with the titles as they are written."""
+        """Rank the whole catalog by the best non-empty text; its ``distance`` is that to the nearest title. Other texts
+        are only checked for being a catalog title, letter by letter."""
         found = self._texts(prompts, search)
         seconds, started = search.seconds(), time.perf_counter()
         with search.turn():
@@ -128,11 +128,11 @@ class BigRecGenerator(ItemGenerator):
         return written
 
     def text_of(self, row: int) -> str:
-        """The title of a row as it is written: cut at the tokens that names have, without quotation marks."""
+        """The title of a row as the model generates it: truncated to the stored tokens, without quotation marks."""
         return self._shown(self.names.tokens[row].tolist())
 
     def nearest(self, text: str) -> int:
-        """The row that a written text is grounded to."""
+        """The row of the title nearest to a generated text."""
         rows = self._rows.get(_bare(text), ())
         given = Hypothesis(_bare(text), 0.0, bool(rows), rows[0] if rows else None)
         (distance_N,) = self._distances([[given]])
@@ -140,11 +140,11 @@ class BigRecGenerator(ItemGenerator):
         return self._nearest(distance_N, ListQuery(1))[0]
 
     def read_distances(self, prompts: Sequence[GenerationPrompt]) -> list[NDArray[np.float32] | None]:
-        """Distances [N] of all titles to what is written for each prompt, unweighted; None where nothing is."""
+        """Unweighted distances [N] of all titles to the text generated for each prompt; None if all texts are empty."""
         return self._distances(self._texts(prompts, self._search()))
 
     def scaled(self, distance_N: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distances [N] to [0, 1], the nearest at 0."""
+        """Distances [N] scaled to [0, 1], the nearest to 0."""
         return _unit(distance_N.astype(np.float64))
 
     def weights(self, history: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -154,7 +154,7 @@ class BigRecGenerator(ItemGenerator):
         return self._popular_N, _unit(self.collaborative(history).astype(np.float64))
 
     def ranked(self, distance_N: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float64]:
-        """Distances [N] to rank by, ascending: as they are without exponents, else scaled to [0, 1] and weighted."""
+        """Ranking keys [N], lower is better: the distances without exponents, else scaled to [0, 1] and weighted."""
         if self.exponents == Exponents():
             return distance_N.astype(np.float64)
         popular_N, collaborative_N = self.weights(history if self.exponents.collaborative else ())
@@ -175,9 +175,9 @@ class BigRecGenerator(ItemGenerator):
         return Hypothesis(shown, text.score, bool(rows), rows[0] if rows else None, 0.0 if rows else None)
 
     def _distances(self, found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32] | None]:
-        """Distances [N] of all titles to the best text of each; None where all are empty.
+        """Distances [N] of all titles to the best text of each list; None if all its texts are empty.
 
-        A title of the catalog has its vector there already: only other texts are read.
+        Vectors of catalog titles are stored; only other texts are embedded.
         """
         best = [_best(texts) for texts in found]
         unknown = [text.text for text in best if text is not None and not text.valid]
@@ -220,7 +220,7 @@ class BigRecGenerator(ItemGenerator):
         )
 
     def _nearest(self, distance_N: NDArray[np.floating], wanted: ListQuery) -> list[int]:
-        """Rows by distance, enough of them for what is wanted; of items as near as each other the popular first."""
+        """Rows by distance, as many as the answer can need; ties by popularity."""
         order = self.names.popular_N
         if wanted.allowed is not None:
             order = order[np.isin(order, wanted.allowed)]
@@ -234,18 +234,18 @@ class BigRecGenerator(ItemGenerator):
 
 
 def _unit(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scaled so that the smallest is 0 and the largest 1; zeros where all are the same."""
+    """Values scaled so that the smallest is 0 and the largest 1; zeros if all are equal."""
     low, high = values_N.min(), values_N.max()
     return (values_N - low) / (high - low) if high > low else np.zeros_like(values_N)
 
 
 def _best(texts: Sequence[Hypothesis]) -> Hypothesis | None:
-    """The best text that is not empty."""
+    """The best non-empty text, or None."""
     return next((text for text in texts if text.text), None)
 
 
 def _bare(text: str) -> str:
-    """Without the quotation marks and spaces around a title."""
+    """A title without surrounding quotation marks and spaces."""
     return text.strip().strip('"').strip()
 
 
@@ -258,11 +258,11 @@ def _rows_by_text(names: ItemIdentifiers) -> dict[str, tuple[int, ...]]:
 
 
 class BigRecRecord(GeneratorRecord):
-    """How a freely written title becomes items.
+    """Manifest record of a `BigRecGenerator`.
 
     Attributes:
-        instruction: of the prompt.
-        joined_marks: whether the marks between two titles were tokenized together.
+        instruction: first text of the prompt.
+        joined_marks: whether the marks between two titles are tokenized together.
         popularity_exponent, collaborative_exponent: gamma of the two weights.
         collaborative: whether ``parts/collaborative`` holds a dense artifact of the same catalog.
     """
@@ -275,13 +275,13 @@ class BigRecRecord(GeneratorRecord):
 
 
 class BigRec(GenerativeMethod[BigRecRecord]):
-    """Beside the language model stand the base model's body, where an adapter does not say what it was; its vectors of
-    all titles with how often each item was chosen; and perhaps a dense artifact. No trie is built."""
+    """Stores, besides the language model: the base model, unless it follows from the adapter; its vectors of all titles
+    and the popularity of each item; and optionally a dense artifact. No trie is built."""
 
     kind, Record = "bigrec", BigRecRecord
 
     def save_parts(self, folder: Path, model: BigRecGenerator) -> dict[str, Any]:
-        """Write the parts and say what they are."""
+        """See `GenerativeMethod.save_parts`."""
         if model.tuned is None:
             save_pretrained(model.space.body, folder / BASE)
         vectors_NH = model.space.vectors_NH.cpu().numpy()
@@ -305,7 +305,7 @@ class BigRec(GenerativeMethod[BigRecRecord]):
         names: ItemIdentifiers,
         base: nn.Module | None,
     ) -> BigRecGenerator:
-        """The base model has the precision of the tuned one; the dense artifact stays in fp32."""
+        """See `GenerativeMethod.generator`. The base has the tuned model's precision; the dense artifact is fp32."""
         files, size = context.files, context.manifest.catalog_size
         tokenizer = cast(Any, names.spelling).tokenizer
         body = _base_body(base, context)
@@ -335,7 +335,7 @@ METHOD = BigRec()
 
 
 def _base_body(base: nn.Module | None, context: LoadContext) -> nn.Module:
-    """The body of the untuned model: that under the adapter, or one of its own in ``grounding/``."""
+    """The untuned model without its head: the base under the adapter, or the model stored in ``grounding/``."""
     if base is not None:
         return made_ready(decoder_of(base), context, lambda body: body)
     dtype = dtype_of(context.precision)

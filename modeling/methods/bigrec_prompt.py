@@ -1,12 +1,11 @@
-"""The instruction prompt of BIGRec: an instruction, the titles of a history in quotation marks, and room for an answer.
+"""The instruction prompt of BIGRec: an instruction, the titles of a history in quotation marks, and the answer's title.
 
     <instruction> "T1", "T2", ..., "Tn"
     Next: "T"<end>
 
-The pieces are tokenized one by one and put together as tokens, in training and in serving alike. Against the original
-there are no headings (a network that is tuned for one task needs none, and every request would pay for them), and the
-opening quotation mark of the answer stands in the prompt: it is the same in every answer, and writing it would cost a
-step of all beams.
+Instruction, marks and titles are tokenized separately and concatenated, both in training and in serving. Differences to
+the published prompt: there are no headings, which a model tuned for one task does not need and every request would have
+to encode; and the answer's opening quotation mark is part of the prompt, which saves one decoding step of all beams.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ QUOTE, BETWEEN, RESPOND = '"', ",", "\nNext:"
 
 @dataclass(frozen=True)
 class InstructionPrompt:
-    """Token ids of the pieces that are the same for every user.
+    """Token ids of the constant parts of the prompt.
 
     Attributes:
-        prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
+        prefix: the instruction, with the beginning-of-sequence token if the tokenizer adds one.
         quote: before and after every title.
-        between: what stands between two titles, closing and opening marks included.
-        respond: after the history, up to the opening quotation mark of the answer.
-        end: closes the answer.
-        instruction: what `prefix` says.
+        between: between two titles, including closing and opening quotation marks.
+        respond: after the history, up to and including the answer's opening quotation mark.
+        end: ends the answer.
+        instruction: text of `prefix`.
         joined: see `of`.
     """
 
@@ -47,10 +46,10 @@ class InstructionPrompt:
 
     @classmethod
     def of(cls, tokenizer: Any, instruction: str, end: int, *, joined: bool = False) -> InstructionPrompt:
-        """The pieces as ``tokenizer`` has them; ``instruction`` is one sentence, whose end leads to the titles.
+        """The prompt for a tokenizer; ``instruction`` is one sentence that introduces the titles.
 
-        ``joined``: the marks between two titles are tokenized together, as in running text. A pretrained model knows
-        them so; one that knows no such text learns sooner from marks that are always the same tokens.
+        ``joined``: tokenize the marks between two titles together, as in running text, which a pretrained model has
+        seen; a model trained from scratch learns faster if each mark is always the same token.
 
         Raises:
             ValueError: the instruction is empty.
@@ -64,27 +63,27 @@ class InstructionPrompt:
         return cls((*pieces.wrap[0], *first), quote, between, (*respond, *quote), end, instruction, joined)
 
     def read(self, names: Sequence[NDArray[np.int32]]) -> list[int]:
-        """What follows the prefix: a history, oldest first, and the request for an answer."""
+        """Tokens after the prefix: the history, oldest first, and the request for an answer."""
         tokens: list[int] = []
         for number, name in enumerate(names):
             tokens += [*(self.between if number else self.quote), *name.tolist()]
         return [*tokens, *(self.quote if len(names) else ()), *self.respond]
 
     def answer(self, name: NDArray[np.int32]) -> list[int]:
-        """What is to be written after that."""
+        """Tokens of the answer: the title, the closing quotation mark and the end token."""
         return [*name.tolist(), *self.quote, self.end]
 
     @property
     def answer_extra(self) -> int:
-        """Tokens of an answer beside those of the title."""
+        """Number of tokens of an answer in addition to those of the title."""
         return len(self.quote) + 1
 
     def most_positions(self, items: int, title_tokens: int) -> int:
-        """Positions of the longest prompt of ``items`` items and its answer."""
+        """Upper bound on the positions of a prompt of ``items`` items and its answer."""
         each = title_tokens + max(len(self.between), 2 * len(self.quote))
         return len(self.prefix) + items * each + len(self.respond) + title_tokens + self.answer_extra
 
 
 def _without_space(tokenizer: Any, piece: list[int]) -> tuple[int, ...]:
-    """Without the space that some tokenizers put before every text: marks need none, and it would be a position."""
+    """Tokens of a mark without the leading space token that some tokenizers add; it would cost a position."""
     return tuple(piece[1:] if len(piece) > 1 and tokenizer.decode(piece[:1]) == " " else piece)

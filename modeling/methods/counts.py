@@ -1,7 +1,7 @@
-"""Rankers counted from the interactions: popularity, what follows the last item, what the same users take.
+"""Rankers counted from interactions: popularity, first-order Markov transitions, and item-to-item similarity.
 
-All three are one sum. The score of an item is a prior of its own plus the weighted entries of a table N × N, in the
-rows of the newest items of the history. Nothing is learned by steps and no network is read.
+All three have the same form. The score of an item is its prior plus the weighted entries of an N × N table, in the rows
+of the newest items of the history. There is no gradient training and no network.
 
 Shape legend: N items, E entries of the table.
 """
@@ -35,8 +35,14 @@ Rule = Literal["popularity", "markov", "item-knn"]
 
 
 class CountsRecord(Record):
-    """``rule``: what was counted. ``last``: newest items that are looked up. ``decay``: what each step back counts of
-    the one after it. ``entries``: E."""
+    """Manifest record of a `CountsModel`.
+
+    Attributes:
+        rule: kind of counts.
+        last: number of newest items used.
+        decay: weight of an item of the history relative to the item after it.
+        entries: E.
+    """
 
     rule: Rule
     last: int = Field(ge=1)

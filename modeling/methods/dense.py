@@ -101,7 +101,7 @@ class DenseModel(VectorMethod):
 
     @property
     def title_tokens(self) -> TitleTokens | None:
-        """Of histories that hold the tokens of titles."""
+        """See `VectorMethod.title_tokens`; None if histories hold no title tokens."""
         return self._encoder.prompts.titles
 
     @title_tokens.setter
@@ -110,11 +110,11 @@ class DenseModel(VectorMethod):
 
     @property
     def token_file(self) -> str:
-        """Where they stand."""
+        """See `VectorMethod.token_file`."""
         return TITLE_TOKENS
 
     def check_titles(self, titles: Sequence[str], name: str) -> None:
-        """See `VectorMethod.check_titles`; brings in the network that reads titles."""
+        """See `VectorMethod.check_titles`; loads the network that reads titles."""
         if "text" not in self.reads:
             return
         try:
@@ -125,11 +125,11 @@ class DenseModel(VectorMethod):
             raise ArtifactError(f"artifact {name} cannot read a free title: {one_line(error)}") from error
         reader = self._encoder.text_model
         if reader is not None and self._encoder.fast is not None:
-            # as the encoder's maps, which may be the same: the service keeps equal ones once
+            # in the same form as the encoder's linear maps, so that the service can share equal weights
             prepack_where_faster(reader)
 
     def compile(self) -> str:
-        """Give the encoder the inference-only forward."""
+        """See `VectorMethod.compile`."""
         return compile_encoder(self._encoder) or ""
 
     def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
@@ -211,12 +211,12 @@ def load_artifact(
 
 
 class Dense(Method[DenseRecord]):
-    """See the module."""
+    """Stores and loads a `DenseModel`."""
 
     kind, shape, Record = "dense", "vector", DenseRecord
 
     def save(self, folder: Path, model: Model) -> DenseRecord:
-        """Write weights and item vectors."""
+        """See `Method.save`: writes weights and item vectors."""
         write_model(model, folder)
         return record_of(folder, model)
 
@@ -226,7 +226,7 @@ class Dense(Method[DenseRecord]):
         return DenseModel(encoder, vectors_ND, record.capabilities.reads, record.text_samples)
 
     def check_sizes(self, files: Files, catalog_size: int, record: DenseRecord) -> None:
-        """Item vectors, title vectors, the id table and the recipe's own transformer."""
+        """See `Method.check_sizes`: item vectors, title vectors, the id table and the recipe's own transformer."""
         spec, size = record.model, catalog_size
         check_history(files, spec.history.limit)
         what = f"catalog_size {size} and dim {record.dim}"
@@ -249,17 +249,17 @@ class Dense(Method[DenseRecord]):
             check_holds(files, "backbone/model.safetensors", what, least)
 
     def precisions(self, record: DenseRecord) -> tuple[Precision, ...]:
-        """A recipe's own small transformer is not rounded to eight bits; without a network nothing is rounded."""
+        """See `Method.precisions`: int8 for language models only, fp32 alone without a network."""
         if not record.model.has_network:
             return ("fp32",)
         return ("fp32", "bf16") if record.model.backbone.own else ("fp32", "bf16", "int8")
 
     def tokenizer_sha256(self, model: Model) -> str | None:
-        """Of the language model's tokenizer."""
+        """See `Method.tokenizer_sha256`: of the language model's tokenizer."""
         return model.tokenizer_sha256
 
     def backbone(self, record: DenseRecord) -> BackboneRecord | None:
-        """The language model."""
+        """See `Method.backbone`: the language model."""
         return None if record.model.backbone.own else record.backbone
 
 
@@ -278,7 +278,7 @@ def check_golden(artifact: Artifact, histories: Sequence[Sequence[int | str]]) -
 def check_vectors(
     encoder: HistoryEncoder, golden: Sequence[GoldenCase], histories: Sequence[Sequence[int | str]], name: str
 ) -> None:
-    """The same for any encoder; ``name`` is that of the artifact."""
+    """As `check_golden`, for any encoder; ``name`` is the artifact's, for messages."""
     prompts = [encoder.prepare(read_history(history, encoder.read_titles)) for history in histories]
     for case, vector in zip(golden, encoder.encode(prompts) if prompts else (), strict=True):
         stored = np.asarray(case.vector, np.float32)

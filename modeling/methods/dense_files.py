@@ -1,4 +1,4 @@
-"""What a dense artifact holds of its model: writing it, and rebuilding the model from it.
+"""Writes the model files of a dense artifact, and rebuilds the model from them.
 
 ``backbone/`` or a named one, ``adapter/``, ``projector.safetensors``, ``parts/items.safetensors``,
 ``parts/inputs.safetensors``, ``parts/text.safetensors``, ``parts/history_state.safetensors``,
@@ -50,9 +50,9 @@ TITLE_TOKENS = "title_tokens.safetensors"
 
 
 class DenseRecord(Record):
-    """A user encoder and its item tower: description, backbone, and what of them can be known without loading it.
+    """Manifest record of a user encoder and its item tower: specification, backbone, and facts needed before loading.
 
-    ``history_state`` describes the id model whose state a gated adapter reads; None without one.
+    ``history_state``: specification of the id model whose state a gated adapter reads; None without one.
     """
 
     model: ModelSpec
@@ -107,7 +107,7 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
 
 
 def _write_backbone(model: Model, folder: Path) -> None:
-    """Copies of what no name can bring back: own, fully trained, random and here-made backbones."""
+    """Copy backbones that cannot be downloaded by name: trained, randomly initialised or made on this machine."""
     spec, backbone = model.spec, model.encoder.backbone
     if spec.backbone.own and spec.has_network:
         (folder / "backbone").mkdir()
@@ -143,7 +143,7 @@ def _copy_tokenizer(folder: Folder | None, source: str, target: Path) -> None:
 
 
 def _store_text_backbone(place: Folder, spec: ModelSpec, target: Path) -> None:
-    """Of the model that reads titles what reading them needs: all files, or the first layers."""
+    """Copy the model that reads titles: all its files, or its first layers if only those are used."""
     target.mkdir(parents=True)
     if spec.items.text_layer is not None:
         body, _ = load_text_model(spec.text_backbone, folder=place, layers=spec.items.text_layer)
@@ -183,7 +183,7 @@ def store_backbones(folder: Path, manifest: Manifest, sources: Sources) -> Manif
 
 
 def record_of(folder: Path, model: Model) -> DenseRecord:
-    """What the manifest holds of a model whose weights stand in ``folder``."""
+    """The manifest record of a model whose weights are in ``folder``."""
     known = vars(model.backbone_info) | {"source": neutral(model.backbone_info.source)}
     return DenseRecord(
         model=neutral_spec(model.spec),
@@ -272,7 +272,7 @@ def _history_state(record: DenseRecord, files: Files, size: int) -> HistoryState
 
 
 def sources_of(files: Files, record: DenseRecord, given: Sources) -> Sources:
-    """The artifact's own copies, else what was given; raises `ArtifactError` for a folder that is nowhere."""
+    """Folders of the backbones: the artifact's copies, else ``given``; raises `ArtifactError` if one is missing."""
     spec, copy = record.model, files.below("parts/text_backbone")
     text = copy if copy.names() else given.text_backbone
     own = spec.backbone.own or record.backbone.stored
@@ -293,7 +293,7 @@ def sources_of(files: Files, record: DenseRecord, given: Sources) -> Sources:
 
 
 class Head(nn.Module):
-    """Projector and scale as they stand in ``projector.safetensors``."""
+    """Projector and logit scale with the names used in ``projector.safetensors``."""
 
     def __init__(self, encoder: UserEncoder) -> None:
         super().__init__()
@@ -344,7 +344,7 @@ def _expect(file: str, key: str, found: tuple[int, ...], expected: tuple[int, ..
 
 
 def _checked_vectors(context: LoadContext, record: DenseRecord, encoder: UserEncoder) -> NDArray[np.float32]:
-    """The stored item vectors, which must be what the item tower computes."""
+    """The stored item vectors [N, D], after a check that they equal those of the item tower."""
     name = "item_vectors.safetensors"
     vectors: NDArray[np.float32] = context.files.arrays(name)["vectors"]
     _expect(name, "vectors", vectors.shape, (context.manifest.catalog_size, record.dim))

@@ -1,5 +1,5 @@
-"""LlamaRec (Yue et al. 2023): a language model reads history and lettered candidates, and its next-token logits of the
-letters are the scores. Nothing is written.
+"""LlamaRec (Yue et al. 2023): a language model reads history and lettered candidates; the scores are its next-token
+logits of the letters. No text is generated.
 
     <instruction>
     1: T1
@@ -12,13 +12,13 @@ letters are the scores. Nothing is written.
     Answer:
     B
 
-A letter stands behind a line's end both before its candidate and as the answer, so it is the same token there.
+A letter follows a line break both before its candidate and as the answer, so it is the same token in both places.
 
-Candidates stand in the order of the dense artifact that retrieves them, as published, whatever their order in a
-request; without one, in that of popularity. More than ``window`` candidates are dealt out over several prompts, which
-share the history: every window gets each n-th candidate, so that windows are about equally good. A score is the log
-probability of a letter among those of its window, plus the log of the window's size (0 is chance), which makes windows
-comparable; candidates of one prompt are in the order of their logits.
+Candidates are in the order of the dense artifact that retrieves them, as published, or in order of popularity without
+one; their order in a request does not matter. More than ``window`` candidates are distributed over several prompts,
+which share the history: every window gets each n-th candidate, so that windows are about equally good. A score is the
+log probability of a letter among those of its window plus the log of the window's size (0 is chance), which makes
+windows comparable; candidates of one prompt are in the order of their logits.
 
 Shape legend: C candidates, W windows, A labels.
 """
@@ -50,16 +50,16 @@ Names = Sequence[NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class LetterPrompt:
-    """Token ids of the pieces that are the same for every user.
+    """Token ids of the constant parts of the prompt.
 
     Attributes:
-        prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
+        prefix: the instruction, with the beginning-of-sequence token if the tokenizer adds one.
         choose: before the candidates.
-        lines: before each of them, by label.
-        respond: after the last one.
-        answers: tokens of the labels, behind ``respond``.
-        tokenizer: of the numbers of a history.
-        instruction, labels: what ``prefix`` and ``answers`` say.
+        lines: before each candidate, by label.
+        respond: after the last candidate.
+        answers: tokens of the labels after ``respond``.
+        tokenizer: for the item numbers of a history.
+        instruction, labels: texts of ``prefix`` and ``answers``.
     """
 
     prefix: tuple[int, ...]
@@ -73,10 +73,10 @@ class LetterPrompt:
 
     @classmethod
     def of(cls, tokenizer: Any, instruction: str, labels: Sequence[str]) -> LetterPrompt:
-        """The pieces as ``tokenizer`` has them.
+        """The prompt for a tokenizer.
 
         Raises:
-            ValueError: the instruction is empty, or the labels are not different single tokens.
+            ValueError: the instruction is empty, or the labels are not distinct single tokens.
         """
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
@@ -88,23 +88,23 @@ class LetterPrompt:
         return cls(begin, choose, lines, respond, answers, pieces, instruction, tuple(labels))
 
     def shared(self, names: Names) -> list[int]:
-        """What follows the prefix: the numbered history, oldest item first."""
+        """Tokens after the prefix: the numbered history, oldest item first."""
         numbers = self.tokenizer.fixed([f"\n{place}:" for place in range(1, len(names) + 1)])
         return [token for number, name in zip(numbers, names, strict=True) for token in (*number, *name.tolist())]
 
     def candidates(self, names: Names) -> list[int]:
-        """What follows the history: candidates by label, at most as many as labels, and the request for an answer."""
+        """Tokens after the history: labelled candidates, at most as many as labels, and the request for an answer."""
         lines = zip(self.lines[: len(names)], names, strict=True)
         listed = [token for line, name in lines for token in (*line, *name.tolist())]
         return [*self.choose, *listed, *self.respond]
 
     def most_candidate_positions(self, candidates: int, title_tokens: int) -> int:
-        """Positions of so many candidates in one prompt, and the request."""
+        """Positions of ``candidates`` candidates in one prompt, and of the request."""
         line = max(map(len, self.lines))
         return len(self.choose) + candidates * (title_tokens + line) + len(self.respond)
 
     def most_positions(self, items: int, candidates: int, title_tokens: int) -> int:
-        """Positions of the longest prompt and its answer."""
+        """Upper bound on the positions of a prompt and its answer."""
         numbers = sum(map(len, self.tokenizer.fixed([f"\n{place}:" for place in range(1, items + 1)])))
         history = len(self.prefix) + numbers + items * title_tokens
         return history + self.most_candidate_positions(candidates, title_tokens) + 1
@@ -112,7 +112,7 @@ class LetterPrompt:
 
 @dataclass(frozen=True)
 class LetteredCandidates(RankPrompt):
-    """Also all catalog rows of the history, by which the dense artifact orders candidates."""
+    """Adds all catalog rows of the history, from which the dense artifact computes the order of the candidates."""
 
     rows: tuple[int, ...] = ()
 
@@ -122,8 +122,8 @@ class LlamarecRanker(PromptRanker):
 
     Args:
         model, names, rest: see `PromptRanker`.
-        prompt: how candidates are put to the model.
-        window: most candidates of one prompt, at most as many as there are labels.
+        prompt: builds the prompt of a history and its candidates.
+        window: maximum number of candidates in one prompt; at most the number of labels.
     """
 
     pointwise = False
@@ -155,7 +155,7 @@ class LlamarecRanker(PromptRanker):
         return LetteredCandidates(newest, tuple(candidates), length, rows)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
-        """See `CandidateRanker.score`: one forward for each prompt of at most ``window`` candidates."""
+        """See `CandidateRanker.score`; one forward pass for each prompt of at most ``window`` candidates."""
         found = []
         for prompt in prompts:
             with turn():
@@ -164,8 +164,8 @@ class LlamarecRanker(PromptRanker):
         return found
 
     def order(self, prompt: RankPrompt) -> NDArray[np.int64]:
-        """Places of the candidates in the order that they are shown in: by the dense artifact's score where there is
-        one and the history has items of the catalog, else by popularity; free titles last, by title."""
+        """Indices [C] of the candidates in prompt order: by the dense artifact's score if there is one and the history
+        has catalog items, else by popularity; free titles last, by title."""
         assert isinstance(prompt, LetteredCandidates)
         known = self.retriever(prompt.rows) if self.retriever is not None and prompt.rows else -self._place_N
         keys = [
@@ -177,8 +177,7 @@ class LlamarecRanker(PromptRanker):
     def score_in_order(
         self, prompt: RankPrompt, order_C: NDArray[np.int64], *, turn: Turn = nullcontext
     ) -> NDArray[np.float32]:
-        """Scores [C] of the candidates where they are shown in a given order: with this the bias of letters is
-        measured."""
+        """Scores [C] of the candidates in a given prompt order; used to measure the model's bias towards letters."""
         count = -(-len(order_C) // self.window)
         windows = [order_C[start::count] for start in range(count)]
         texts = [self.prompt.candidates([self.name(prompt.candidates[place]) for place in each]) for each in windows]
@@ -191,13 +190,13 @@ class LlamarecRanker(PromptRanker):
 
 
 class LlamarecRecord(PromptedRecord):
-    """``window``: most candidates of one prompt."""
+    """Manifest record of a `LlamarecRanker`; ``window``: maximum number of candidates in one prompt."""
 
     window: int
 
 
 class Llamarec(PromptedMethod[LlamarecRecord]):
-    """A language model and, where it has one, the dense artifact that finds candidates."""
+    """Stores and loads a `LlamarecRanker`."""
 
     kind, Record = "llamarec", LlamarecRecord
 

@@ -1,4 +1,4 @@
-"""LLaRA (Liao et al. 2024): a language model writes the title of one of some candidates.
+"""LLaRA (Liao et al. 2024): a language model generates the title of one of the given candidates.
 
     <instruction> T1 [slot], T2 [slot], ...
     Choose:
@@ -8,18 +8,18 @@
     Next:
     T<end>
 
-A candidate is a line, as the answer is: what stands before the answer stands before every candidate, and a small model,
-which looks up what followed there, finds where candidates begin sooner.
+Candidates and answer are lines of their own, so that the token before the answer is also before every candidate; small
+models learn to copy a candidate sooner from such a prompt.
 
-A slot is one input that is no word: the item's vector under a frozen id model, put through an MLP
-(`ItemVectorProjector`), or a fixed vector that says nothing (``[PH]``), so that a prompt is as long with the item
-vectors as without. It stands after the title, as published, or before it: to write on from what was chosen by its
-slot is then to look up what followed there, which a small model can; else the slot has to say how the title before it
-began.
+A slot is one input embedding that is not a word: the item's vector from a frozen id model, mapped by an MLP
+(`ItemVectorProjector`), or a constant placeholder (``[PH]``), so that prompts with and without item vectors have the
+same length. It is after the title, as published, or before it. If it is before the title, a model that has selected a
+slot only copies the tokens after it, which a small model can learn; after the title, the slot itself has to encode how
+the title begins.
 
-When it is served, the candidates are the best eligible items of the id model, which is stored beside it. Of what was
-written the first line counts. A text that is a candidate's title is that candidate; else, as published, a text that
-holds the title of exactly one candidate, whatever the case of its letters, is that one; else it is nothing.
+When served, the candidates are the best eligible items of the id model, which is stored in the artifact. Only the first
+line of the generated text counts. A text equal to a candidate's title selects that candidate; otherwise, as published,
+a text that contains the title of exactly one candidate, ignoring case, selects that one; any other text is invalid.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ from modeling.spec import VectorPosition
 
 SLOTS = "item_slots.safetensors"
 PLACEHOLDER = 0
-"""Slot of an item whose vector is not shown; item n has slot n + 1."""
+"""Slot number of the placeholder; item n has slot n + 1."""
 BETWEEN, LINE, CHOOSE, RESPOND = ",", "\n", "\nChoose:\n", "\nNext:\n"
 
 AssignedIdentifiers = tuple[NDArray[np.int32], int]
-"""An item of a prompt: the tokens of its title, and its slot."""
+"""An item of a prompt: the tokens of its title, and its slot number."""
 
 
 class ItemVectorProjector(nn.Module):
-    """Item vectors of an id model as inputs of a language model: Linear, GELU, Linear. Item vectors and placeholder are
-    never trained.
+    """Maps item vectors of an id model to input embeddings of a language model: Linear, GELU, Linear. Item vectors and
+    placeholder are not trained.
 
     Args:
-        vectors_ND: static rows of the id model's table.
-        placeholder_H: the input that says nothing.
+        vectors_ND: rows of the id model's item table.
+        placeholder_H: constant input embedding of items whose vector is not shown.
     """
 
     vectors_ND: Tensor
@@ -79,19 +79,30 @@ class ItemVectorProjector(nn.Module):
 
     @classmethod
     def beside(cls, words: nn.Module, vectors_ND: Tensor) -> ItemVectorProjector:
-        """Untrained slots; the placeholder is drawn at the scale of the word embeddings."""
+        """An untrained projector; the placeholder is random, with the standard deviation of the word embeddings."""
         weight_VH = cast(Tensor, words.weight).detach()
         return cls(vectors_ND, torch.randn(weight_VH.shape[1]) * weight_VH.std().cpu())
 
     def forward(self) -> Tensor:
-        """Placeholder and all items, [1 + N, H]."""
+        """Input embeddings of the placeholder and all items, [1 + N, H]."""
         return torch.cat([self.placeholder_H[None].float(), self.map(self.vectors_ND).float()])
 
 
 @dataclass(frozen=True)
 class ChoicePrompt:
-    """Token ids of the pieces that are the same for every user; ``words`` is V, the first id that is a slot, and
-    ``slots`` where the slot of an item stands, beside its title."""
+    """Token ids of the constant parts of the prompt.
+
+    Attributes:
+        prefix: the instruction, with the beginning-of-sequence token if the tokenizer adds one.
+        between: between two items of the history.
+        line: between two candidates.
+        choose: before the candidates.
+        respond: after the candidates.
+        end: ends the answer.
+        words: vocabulary size V; slot n has the token id V + n.
+        slots: whether an item's slot is after or before its title.
+        instruction: text of ``prefix``.
+    """
 
     prefix: tuple[int, ...]
     between: tuple[int, ...]
@@ -107,7 +118,7 @@ class ChoicePrompt:
     def of(
         cls, tokenizer: Any, instruction: str, end: int, words: int, slots: VectorPosition = "after"
     ) -> ChoicePrompt:
-        """The pieces as ``tokenizer`` has them; raises ValueError where the instruction is empty."""
+        """The prompt for a tokenizer; raises ``ValueError`` if the instruction is empty."""
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
         pieces = TextTokenizer(tokenizer)
@@ -116,7 +127,7 @@ class ChoicePrompt:
         return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words, slots, instruction)
 
     def items(self, items: Sequence[AssignedIdentifiers]) -> list[int]:
-        """The titles of a history, each with its slot."""
+        """Tokens of a history: titles with their slots."""
         return self._joined(items, self.between)
 
     def _joined(self, items: Sequence[AssignedIdentifiers], between: tuple[int, ...]) -> list[int]:
@@ -127,32 +138,32 @@ class ChoicePrompt:
         return tokens
 
     def candidates(self, items: Sequence[AssignedIdentifiers]) -> list[int]:
-        """What follows the history: the candidates, and the request for an answer."""
+        """Tokens after the history: the candidates and the request for an answer."""
         return [*self.choose, *self._joined(items, self.line), *self.respond]
 
     def answer(self, name: NDArray[np.int32]) -> list[int]:
-        """What is to be written after that."""
+        """Tokens of the answer: the title and the end token."""
         return [*name.tolist(), self.end]
 
     def most_candidate_positions(self, candidates: int, title_tokens: int) -> int:
-        """Positions of so many candidates and the request."""
+        """Positions of ``candidates`` candidates with titles of ``title_tokens`` tokens, and of the request."""
         return len(self.choose) + candidates * (title_tokens + 1 + len(self.line)) + len(self.respond)
 
     def most_positions(self, items: int, candidates: int, title_tokens: int) -> int:
-        """Positions of the longest prompt and its answer."""
+        """Upper bound on the positions of a prompt and its answer."""
         history = len(self.prefix) + items * (title_tokens + 1 + len(self.between))
         return history + self.most_candidate_positions(candidates, title_tokens) + title_tokens + 1
 
 
 def held_titles(text: str, titles: Sequence[str]) -> list[int]:
-    """Places of the titles that occur in the first line of a text, whatever the case: the scorer as published. The text
-    is valid where there is exactly one."""
+    """Indices of the titles contained in the first line of a text, ignoring case: the published rule. A text is valid
+    if it contains exactly one title."""
     line = _line(text).casefold()
     return [place for place, title in enumerate(titles) if title.casefold() in line]
 
 
 def exact_title(text: str, titles: Sequence[str]) -> int | None:
-    """Place of the first title that is the first line of a text, letter by letter; the strict scorer."""
+    """Index of the first title equal to the first line of a text, or None: the strict rule."""
     line = _line(text)
     return next((place for place, title in enumerate(titles) if title == line), None)
 
@@ -162,17 +173,17 @@ def _line(text: str) -> str:
 
 
 class LlaraGenerator(ItemGenerator):
-    """Writes one of the candidates that an id model finds.
+    """Generates the title of one of the candidates that an id model retrieves.
 
     Args:
         model: the tuned Hugging Face model for causal language modelling.
-        names: of the catalog's items, titles.
-        prompt: how history and candidates are put to the model.
-        slots: inputs of the items.
+        names: titles of the catalog's items, as tokens.
+        prompt: builds the prompt of a history and its candidates.
+        slots: input embeddings of the items.
         retriever: the id model.
-        candidates: how many of its best eligible items are put to the model.
-        history_limit: newest items read.
-        default: beams and tokens it was evaluated with.
+        candidates: number of candidates in a prompt.
+        history_limit: maximum number of items read, counted from the newest.
+        default: decoding settings of the evaluation.
     """
 
     def __init__(
@@ -199,7 +210,7 @@ class LlaraGenerator(ItemGenerator):
 
     @property
     def networks(self) -> dict[Part, nn.Module]:
-        """The tuned model, the map of item vectors and what it makes of all items, and the id model."""
+        """The tuned model, the map of item vectors, the mapped vectors of all items, and the id model."""
         return {
             **super().networks,
             Part.ITEM_SLOTS: self.slots,
@@ -208,7 +219,8 @@ class LlaraGenerator(ItemGenerator):
         }
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
-        """The history; candidates follow when it is known what is wanted. A free title has the placeholder."""
+        """The history as a prompt; candidates are added when the requested list is known. Free titles have the
+        placeholder's slot."""
         newest = history[-self.history_limit :]
         slots = [PLACEHOLDER if isinstance(item, FreeItem) else item + 1 for item in newest]
         tokens = self.prompt.items([(self.name(item), slot) for item, slot in zip(newest, slots, strict=True)])
@@ -217,18 +229,18 @@ class LlaraGenerator(ItemGenerator):
         return GenerationPrompt(tuple(tokens), rows, later)
 
     def title(self, row: int) -> str:
-        """The title of a row as it is written: cut at the tokens that names have."""
+        """The title of a row as the model generates it: truncated to the stored tokens."""
         return self._shown(self.names.tokens[row].tolist())
 
     def with_candidates(self, prompt: GenerationPrompt, rows: Sequence[int]) -> list[int]:
-        """The whole prompt, after the prefix."""
+        """The prompt with candidates, without the prefix."""
         return [*prompt.tokens, *self.prompt.candidates([(self.names.tokens[row], row + 1) for row in rows])]
 
     def _write(
         self, prompts: Sequence[GenerationPrompt], wanted: Sequence[ListQuery], search: DecodeSession
     ) -> list[GeneratedList]:
-        """The chosen candidate is first; the other candidates and then the rest of the catalog follow in the order of
-        the id model, and count as filled."""
+        """Lists that begin with the chosen candidate; the other candidates and the rest of the catalog follow in the
+        id model's order and count as filled in."""
         started = time.perf_counter()
         with search.turn():
             orders = [self._order(*pair) for pair in zip(prompts, wanted, strict=True)]
@@ -245,8 +257,16 @@ class LlaraGenerator(ItemGenerator):
         candidates: Sequence[Sequence[int]],
         search: DecodeSession | None = None,
     ) -> list[tuple[list[Hypothesis], int, int, dict[str, float]]]:
-        """What is written for given candidates (rows), best first; with positions read, tokens written and seconds.
-        With one beam it is greedy, until the first end."""
+        """Generate an answer for given candidates. With one beam decoding is greedy, up to the first end token.
+
+        Args:
+            prompts: of `prepare`.
+            candidates: catalog rows for each prompt.
+            search: decoding session; None: a new one with the default settings.
+
+        Returns:
+            For each prompt: texts, best first; positions of the prompt; tokens generated; seconds by stage.
+        """
         search = search or self._search()
         read = [self.with_candidates(prompt, rows) for prompt, rows in zip(prompts, candidates, strict=True)]
         found = search.run(read)
@@ -267,7 +287,7 @@ class LlaraGenerator(ItemGenerator):
         return Hypothesis(shown, text.score, False, rows[held[0]] if len(held) == 1 else None)
 
     def _order(self, prompt: GenerationPrompt, wanted: ListQuery) -> list[int]:
-        """Eligible rows, best first, as many as candidates or an answer may need; popular ones for no known item."""
+        """Eligible rows, best first, enough for the candidates and the list; by popularity for an empty history."""
         order_N = self.names.popular_N
         if prompt.rows:
             order_N = np.argsort(-self.retriever(prompt.rows), kind="stable")
@@ -295,18 +315,18 @@ class LlaraGenerator(ItemGenerator):
 
 
 def item_vectors(model: CollaborativeModel) -> Tensor:
-    """Static rows of an id model's table, as trained, [N, D]."""
+    """Item vectors of an id model's table, as trained, [N, D]."""
     items = model.encoder.items
     return items.table()[: items.size].detach().float()
 
 
 class LlaraRecord(GeneratorRecord):
-    """How an item is chosen among candidates.
+    """Manifest record of a `LlaraGenerator`.
 
     Attributes:
-        instruction: of the prompt.
-        candidates: how many of them a prompt holds.
-        slots: where an item's vector stands, beside its title.
+        instruction: first text of the prompt.
+        candidates: number of candidates in a prompt.
+        slots: whether an item's slot is after or before its title.
     """
 
     instruction: str
@@ -315,12 +335,12 @@ class LlaraRecord(GeneratorRecord):
 
 
 class Llara(GenerativeMethod[LlaraRecord]):
-    """Beside the language model stand the map from item vectors to inputs of the model, and the id model."""
+    """Stores, besides the language model, the map from item vectors to input embeddings, and the id model."""
 
     kind, Record = "llara", LlaraRecord
 
     def save_parts(self, folder: Path, model: LlaraGenerator) -> dict[str, Any]:
-        """Write the parts and say what they are."""
+        """See `GenerativeMethod.save_parts`."""
         save_tensors(model.slots.state_dict(), folder / SLOTS)
         model.retriever.copy_to(folder)
         return {
@@ -335,7 +355,7 @@ class Llara(GenerativeMethod[LlaraRecord]):
         names: ItemIdentifiers,
         base: nn.Module | None,
     ) -> LlaraGenerator:
-        """Item vectors are those of the id model."""
+        """See `GenerativeMethod.generator`; item vectors are those of the id model."""
         files, words = context.files, cast(Any, network).get_input_embeddings()
         end = title_end(record, context, "a choice")
         retriever = CollaborativeModel(files.below(COLLABORATIVE), context.manifest.catalog_size)

@@ -1,6 +1,6 @@
-"""P5's model: writes items along the trie of their identifiers, and says how likely other answers are.
+"""The model of P5: generates items along the trie of their identifiers, and scores answers of other tasks.
 
-A history is put to it as the sequential prompt that it was selected with.
+A history is encoded as the sequential prompt that the model was selected with on validation.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class P5Generator(TrieGenerator):
 
     Args:
         model, names, paths, items, end, history_limit, default: see `TrieGenerator`.
-        whole_words: vectors of words, where the model was trained with them.
-        language: of the prompts.
-        families: that it was trained on.
+        whole_words: whole-word embedding; None for a model without one.
+        language: encodes prompts as tokens.
+        families: task families the model was trained on.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class P5Generator(TrieGenerator):
 
     @property
     def networks(self) -> dict[Part, nn.Module]:
-        """The model, and the vectors of words."""
+        """The model, and the whole-word embedding."""
         words = {} if self.whole_words is None else {Part.WHOLE_WORDS: self.whole_words}
         return {**super().networks, **words}
 
     def worded(self, template: Template) -> P5Generator:
-        """The same with another sequential prompt."""
+        """A copy that uses another sequential prompt."""
         other = copy.copy(self)
         other.template = template
         return other
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
-        """The sequential prompt over the newest items, oldest first; without items it is the words alone."""
+        """The sequential prompt over the newest items, oldest first; for an empty history, the template's words."""
         names = [self.name(item) for item in history[-self.history_limit :]]
         said = [token for part in self.language.history(names) for token in part]
         return GenerationPrompt(tuple(self.language.ask(self.template, {"history": said})))
@@ -133,18 +133,18 @@ def p5_generator(
 
 
 class P5(GenerativeMethod[P5Record]):
-    """See the module."""
+    """Stores and loads a `P5Generator`."""
 
     kind, Record = "p5", P5Record
 
     def save_parts(self, folder: Path, model: P5Generator) -> dict[str, Any]:
-        """The tokenizer of words and the vectors of whole words."""
+        """See `GenerativeMethod.save_parts`: the word tokenizer and the whole-word embedding."""
         return write_tasks(folder, Tasks(model.language, model.families, model.whole_words))
 
     def generator(
         self, record: P5Record, context: LoadContext, network: nn.Module, names: ItemIdentifiers, base: nn.Module | None
     ) -> P5Generator:
-        """The trie is built from the tokens."""
+        """See `GenerativeMethod.generator`; the trie is built from the item tokens."""
         tasks = read_tasks(context.files, record, network)
         return p5_generator(
             network, names, trie_of(names.tokens, record.end), tasks, end=tasks.language.end,

@@ -1,4 +1,4 @@
-"""What P5 keeps in its artifact beside the model: the tokenizer of words, the vectors of whole words."""
+"""Files of a P5 artifact in addition to the model: the word tokenizer and the whole-word embedding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ WORDS_FILE, VECTORS_FILE = "tasks/words.json", "tasks/whole_words.safetensors"
 
 @dataclass(frozen=True)
 class Tasks:
-    """What makes a generator along a trie one that is put prompts."""
+    """Parts that a `P5Generator` has in addition to a `TrieGenerator`.
+
+    Attributes:
+        language: encodes prompts as tokens.
+        families: task families the model was trained on.
+        whole_words: whole-word embedding; None for a model without one.
+    """
 
     language: Language
     families: tuple[Family, ...]
@@ -29,13 +35,13 @@ class Tasks:
 
 
 class P5Record(GeneratorRecord):
-    """How a history is put to the model as a prompt.
+    """Manifest record of a `P5Generator`.
 
     Attributes:
-        families: of tasks, that it was trained on.
-        user_sizes: of the pieces of a user's number.
-        ratings: values that a rating may have, ascending.
-        whole_words: whether it reads the vectors of whole words, ``tasks/whole_words.safetensors``.
+        families: task families the model was trained on.
+        user_sizes: number of tokens for each digit group of a user's number.
+        ratings: possible ratings, ascending.
+        whole_words: whether the model has a whole-word embedding, ``tasks/whole_words.safetensors``.
     """
 
     families: tuple[Family, ...]
@@ -45,7 +51,7 @@ class P5Record(GeneratorRecord):
 
 
 def write_tasks(folder: Path, tasks: Tasks) -> dict[str, Any]:
-    """Write the parts; the fields of `P5Record` that say what they are."""
+    """Write the files; returns the fields of `P5Record` that describe them."""
     (folder / "tasks").mkdir()
     language = tasks.language
     (folder / WORDS_FILE).write_text(language.tokenizer.to_str() + "\n", encoding="utf-8")
@@ -60,10 +66,10 @@ def write_tasks(folder: Path, tasks: Tasks) -> dict[str, Any]:
 
 
 def read_tasks(files: Files, record: P5Record, model: nn.Module) -> Tasks:
-    """The parts of an artifact.
+    """Read the files of an artifact.
 
     Raises:
-        ArtifactError: one is missing, or does not fit the model.
+        ArtifactError: a file is missing, or does not fit the model.
     """
     from tokenizers import Tokenizer
 

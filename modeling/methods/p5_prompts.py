@@ -1,15 +1,15 @@
-"""The prompts of P5: five families of tasks put to one model as text, with identifiers of items and users inside it.
+"""Prompts of P5: five task families as text for one model, with identifiers of items and users as tokens.
 
-A prompt is a template with fields. Templates are read as the words of a small tokenizer made with the model; fields are
-tokens of their own: the codes of items, the pieces of a user's number, the values that a rating may have. All of them
-are one vocabulary:
+A prompt is a template with fields. The text of a template is encoded by a small word tokenizer that is trained with the
+model; fields have tokens of their own: the codes of items, the digit groups of user numbers, the possible ratings. All
+of them form one vocabulary:
 
-    0 | codes of items, level by level | pieces of users' numbers | ratings | words
+    0 | item codes, level by level | digit groups of user numbers | ratings | words
 
-Of every family one template is held out: it is never trained on, and shows what the model makes of other wording. Its
-words all occur in templates that are trained on, or it would hold tokens that nothing has taught.
+One template of every family is held out: it is never trained on, and measures how the model copes with other wording.
+All its words occur in other templates, so that it has no untrained tokens.
 
-A history is items, each followed by a mark, so that what is asked after the last mark is asked after every mark.
+A history is a list of items, each followed by a separator, so that every item after a separator is a training target.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from modeling.encoder.prompt import TitleTokens
 Family = Literal["sequential", "rating", "direct", "explanation", "review"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 MARKS = (",", "->")
-"""What follows the items of a history; the first one is served."""
+"""Separators after the items of a history; the first one is used when serving."""
 YES, NO = "yes", "no"
 SPACE = "Ġ"
-"""How byte-level tokens write the space that begins a word."""
+"""Byte-level encoding of the space that begins a word."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with ``{fields}``, and the field that answers it."""
+    """A prompt with ``{fields}``, and the field that is its answer."""
 
     family: Family
     prompt: str
@@ -47,7 +47,7 @@ class Template:
 
     @property
     def fields(self) -> set[str]:
-        """What has to be known to ask and answer it."""
+        """Fields needed for the prompt and its answer."""
         return {*re.findall(r"\{(\w+)\}", self.prompt), self.answer}
 
 
@@ -85,12 +85,11 @@ HELD_OUT: dict[Family, Template] = {
 
 @dataclass(frozen=True)
 class TaskText:
-    """A prompt and its answer as tokens, the beginning of every text not included.
+    """A prompt and its answer as tokens, without the token that begins every text.
 
     Attributes:
-        tokens: of both.
-        answers: first and last place (exclusive) of what is to be written: the answer with its end, and before it the
-            items of a history.
+        tokens: of prompt and answer.
+        answers: half-open token ranges with a loss: the items of a history, then the answer with its end token.
     """
 
     tokens: tuple[int, ...]
@@ -98,14 +97,14 @@ class TaskText:
 
 
 class Language:
-    """What prompts are written in.
+    """Vocabulary of prompts: encodes words, users, ratings and templates as tokens.
 
     Args:
-        tokenizer: of words; a byte-level `tokenizers.Tokenizer`.
-        item_sizes: codes of every level.
-        user_sizes: of the pieces of a user's number.
-        ratings: values that a rating may have, ascending; empty without ratings.
-        end: closes an answer.
+        tokenizer: byte-level `tokenizers.Tokenizer` of words.
+        item_sizes: number of codes per level.
+        user_sizes: number of tokens for each digit group of a user's number.
+        ratings: possible ratings, ascending; empty without ratings.
+        end: token that ends an answer.
     """
 
     def __init__(
@@ -126,12 +125,13 @@ class Language:
 
     @property
     def vocabulary(self) -> int:
-        """V."""
+        """Vocabulary size V."""
         return self._first_word + int(self.tokenizer.get_vocab_size())
 
     @cached_property
     def begins_V(self) -> Tensor:
-        """Which tokens begin a word: the end, first codes and pieces, ratings, and what a space stands before."""
+        """Whether each token begins a word, bool [V]: the end token, first codes and digit groups, ratings, and words
+        after a space."""
         flags = [True]
         for sizes in (self.item_sizes, self.user_sizes):
             flags += [level == 0 for level, size in enumerate(sizes) for _ in range(size)]
@@ -146,18 +146,18 @@ class Language:
         return tuple(self._first_word + token for token in self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def piece(self, text: str) -> tuple[int, ...]:
-        """Text that comes again, of a template, as tokens."""
+        """Text of a template as tokens; the result is cached."""
         self._pieces[text] = found = self.words(text)
         return found
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What tokens of words say."""
+        """Text of the word tokens among ``tokens``; other tokens are left out."""
         words = [token - self._first_word for token in tokens if token >= self._first_word]
         said: str = self.tokenizer.decode(words)
         return said.strip()
 
     def user(self, number: int) -> tuple[int, ...]:
-        """A user's number as tokens; raises `ValueError` beyond what the pieces can say."""
+        """A user's number as tokens; raises `ValueError` if it is negative or has too many digits."""
         rest, tokens = number, []
         firsts = list(accumulate(self.user_sizes, initial=self._first_user))
         for first, size in zip(reversed(firsts[:-1]), reversed(self.user_sizes), strict=True):
@@ -177,12 +177,12 @@ class Language:
         return list(range(self._first_rating, self._first_word))
 
     def history(self, names: Sequence[NDArray[np.int32]], mark: str = MARKS[0]) -> list[tuple[int, ...]]:
-        """Items and the marks after them, alternately."""
+        """Items and the separators after them, alternately."""
         after = self.piece(mark)
         return [part for name in names for part in (tuple(name.tolist()), after)]
 
     def ask(self, template: Template, fields: Mapping[str, Sequence[int]]) -> list[int]:
-        """The tokens of a prompt."""
+        """Tokens of a prompt; ``fields``: the tokens of each field."""
         tokens: list[int] = []
         for part in re.split(r"(\{\w+\})", template.prompt):
             if part.startswith("{"):
@@ -198,7 +198,7 @@ class Language:
         answer: Sequence[int],
         history: Sequence[Sequence[int]] = (),
     ) -> TaskText:
-        """A prompt and its answer; ``history`` (see `history`) is its field of that name, whose items are to be written
+        """A prompt and its answer. ``history``: result of `history` for the field of that name, whose items have a loss
         too."""
         spans = []
         if history:
@@ -211,22 +211,22 @@ class Language:
         return TaskText((*tokens, *answer, self.end), tuple(spans))
 
     def _place(self, template: Template, fields: Mapping[str, Sequence[int]]) -> int:
-        """Where the history begins."""
+        """Token index of the first item of the history."""
         return self.ask(template, {**fields, "history": [-1]}).index(-1)
 
 
 def usable(family: Family, known: set[str]) -> list[Template]:
-    """Trained templates of a family whose fields are known."""
+    """Training templates of a family whose fields are all in ``known``."""
     return [template for template in TRAINED if template.family == family and template.fields <= known]
 
 
 def template_words() -> list[str]:
-    """Everything that templates say, for the tokenizer."""
+    """Texts of all templates without fields, on which the tokenizer is trained."""
     said = [re.sub(r"\{\w+\}", "", template.prompt) for template in (*TRAINED, *HELD_OUT.values())]
     return [*said, *MARKS, YES, NO]
 
 
 def longest_prompt(names: TitleTokens, items: int, text: int, candidates: int) -> int:
-    """Positions that are enough for every prompt of at most ``items`` items, or ``candidates``, or ``text`` tokens."""
+    """Upper bound on the positions of prompts of ``items`` items, ``candidates`` candidates or ``text`` text tokens."""
     name = int(np.diff(names.offsets).max(initial=1))
     return max((items + 2) * (name + 1), (candidates + 2) * (name + 1), 2 * text) + 48

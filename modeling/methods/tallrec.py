@@ -1,4 +1,4 @@
-"""TALLRec (Bao et al. 2023): a language model says whether a user will like an item, yes or no.
+"""TALLRec (Bao et al. 2023): a language model predicts whether a user will like an item, yes or no.
 
     <instruction>
     Liked: T1; T2; ...
@@ -6,12 +6,12 @@
     Target: T
     Answer: Yes
 
-The score is the difference of the two answers' logits behind ``Answer:``, which is the log of their odds. The published
-code passes the two probabilities through a second softmax, which orders candidates by the difference of probabilities
-instead: of two candidates whose odds are alike it prefers the one for which the model says either word more readily.
+The score is the difference of the two answers' logits after ``Answer:``, which is their log odds. The published code
+passes the two probabilities through a second softmax and so ranks by the difference of probabilities: of two candidates
+with equal odds it prefers the one for which both answers together are more probable.
 
-A candidate's score does not depend on other candidates. The service knows what a user has chosen, not how it was
-rated: there a whole history counts as liked.
+A candidate's score does not depend on other candidates. The service stores which items a user has chosen, but no
+ratings, so a whole history counts as liked there.
 
 Shape legend: C candidates.
 """
@@ -42,15 +42,17 @@ Names = Sequence[NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class YesNoPrompt:
-    """Token ids of the pieces that are the same for every user.
+    """Token ids of the constant parts of the prompt.
 
     Attributes:
-        prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
-        liked, disliked: before the titles of each kind; ``nothing`` stands for none.
+        prefix: the instruction, with the beginning-of-sequence token if the tokenizer adds one.
+        liked, disliked: before the titles of liked and of disliked items.
+        nothing: in place of an empty list of titles.
         between: between two titles.
-        target: before a candidate; ``respond`` after it.
-        answers: tokens of yes and no, behind ``respond``.
-        instruction, labels: what ``prefix`` and ``answers`` say.
+        target: before a candidate.
+        respond: after a candidate.
+        answers: tokens of yes and no after ``respond``.
+        instruction, labels: texts of ``prefix`` and ``answers``.
     """
 
     prefix: tuple[int, ...]
@@ -66,10 +68,10 @@ class YesNoPrompt:
 
     @classmethod
     def of(cls, tokenizer: Any, instruction: str, labels: Sequence[str]) -> YesNoPrompt:
-        """The pieces as ``tokenizer`` has them.
+        """The prompt for a tokenizer.
 
         Raises:
-            ValueError: the instruction is empty, or the answers are not two different single tokens.
+            ValueError: the instruction is empty, or the answers are not two distinct single tokens.
         """
         if not instruction.strip():
             raise ValueError("history.instruction is empty: an instruction prompt begins with one")
@@ -84,15 +86,15 @@ class YesNoPrompt:
         return cls(begin, liked, disliked, nothing, between, target, respond, answers, instruction, said)
 
     def shared(self, liked: Names, disliked: Names) -> list[int]:
-        """What follows the prefix for all candidates of a user, oldest items first."""
+        """Tokens after the prefix that all candidates of a user share; titles are oldest first."""
         return [*self.liked, *self._joined(liked), *self.disliked, *self._joined(disliked), *self.target]
 
     def candidate(self, name: NDArray[np.int32]) -> list[int]:
-        """What follows that for a candidate."""
+        """Tokens of one candidate, after those of `shared`."""
         return [*name.tolist(), *self.respond]
 
     def most_positions(self, items: int, title_tokens: int) -> int:
-        """Positions of the longest prompt and its answer."""
+        """Upper bound on the positions of a prompt and its answer."""
         pieces = (self.prefix, self.liked, self.disliked, self.nothing, self.nothing, self.target, self.respond)
         return sum(map(len, pieces)) + (items + 1) * (title_tokens + len(self.between)) + 1
 
@@ -105,16 +107,17 @@ class YesNoPrompt:
 
 @dataclass(frozen=True)
 class YesNoQuestions(RankPrompt):
-    """Also the tokens that all candidates share."""
+    """Adds the tokens that all candidates share."""
 
     shared: tuple[int, ...] = ()
 
 
 class TallrecRanker(PromptRanker):
-    """Scores each candidate by itself.
+    """Scores each candidate in a prompt of its own.
 
     Args:
-        model, names, prompt, rest: see `PromptRanker`; ``prompt`` is how candidates are put to the model.
+        model, names, rest: see `PromptRanker`.
+        prompt: builds the prompt of a history and a candidate.
     """
 
     pointwise = True
@@ -124,7 +127,7 @@ class TallrecRanker(PromptRanker):
         self.prompt = prompt
 
     def shared(self, history: Sequence[Item], disliked: Sequence[bool] = ()) -> list[int]:
-        """See `PromptRanker.shared`; ``disliked`` says it of every item, none is where it is empty."""
+        """See `PromptRanker.shared`; ``disliked``: one flag per item, or empty if all items are liked."""
         flags = list(disliked) or [False] * len(history)
         names = [(self.name(item), flag) for item, flag in zip(history, flags, strict=True)]
         return self.prompt.shared([name for name, no in names if not no], [name for name, no in names if no])
@@ -142,14 +145,14 @@ class TallrecRanker(PromptRanker):
     def prepare_rated(
         self, history: Sequence[Item], disliked: Sequence[bool], candidates: Sequence[Item]
     ) -> YesNoQuestions:
-        """The same for a history of which it is known what was disliked, item by item; empty: nothing was."""
+        """As `prepare_candidates`, with a flag ``disliked`` for each item of the history; empty: all are liked."""
         newest = tuple(history[-self.titles :])
         shared = tuple(self.shared(newest, disliked[-self.titles :]))
         each = sum(len(self.name(item)) + len(self.prompt.respond) for item in candidates)
         return YesNoQuestions(newest, tuple(candidates), len(shared) + each, shared)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
-        """See `CandidateRanker.score`: logit of yes less logit of no."""
+        """See `CandidateRanker.score`: the logit of yes minus the logit of no."""
         found = []
         for prompt in prompts:
             assert isinstance(prompt, YesNoQuestions)
@@ -160,7 +163,7 @@ class TallrecRanker(PromptRanker):
 
 
 class Tallrec(PromptedMethod[PromptedRecord]):
-    """A language model and, where it has one, the dense artifact that finds candidates."""
+    """Stores and loads a `TallrecRanker`."""
 
     kind, Record = "tallrec", PromptedRecord
 

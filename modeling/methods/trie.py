@@ -1,12 +1,11 @@
-"""A language model that writes the items of a catalog as token sequences, along their trie.
+"""A language model that generates the items of a catalog as token sequences, constrained to their trie.
 
-Every item is read and written as the same tokens, closed by an end token: its title (GENRE, De Cao et al. 2021; here
-over a user's history), or its semantic ID (TIGER, Rajput et al. 2023). A prompt is the items of a history one after
-the other, so that one pass over a user's sequence trains the loss at every item, and the answer to it is simply the
-next item.
+An item has the same tokens in histories and in answers, followed by an end token: its title (GENRE, De Cao et al. 2021;
+here for a user's history), or its semantic ID (TIGER, Rajput et al. 2023). A prompt is the concatenation of the items
+of a history, so that one pass over a user's sequence trains the loss at every item, and the answer is the next item.
 
-A sequence's score is the sum of its log probabilities, not divided by its length: that is the probability of the item
-under the model, whatever the number of its tokens.
+The score of a sequence is the sum of its log probabilities, not divided by its length: the log probability of the item
+under the model, whatever its number of tokens.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, 
 
 
 class TrieGenerator(ItemGenerator):
-    """Writes along a trie, so that every text is an item.
+    """Generates token sequences along a trie, so that every complete text is an item.
 
     Args:
         model: a Hugging Face model for causal language modelling.
-        names: of the catalog's items.
+        names: token sequences of the catalog's items.
         paths: the trie of the names as arrays (`index.trie.TokenTrie.arrays`).
-        items: the rows whose sequence ends in a state of it, best first; several where names are alike.
-        end: the token that closes an item; every prompt begins with it too. None: names have one length.
-        history_limit: newest items read.
-        default: beams and tokens it was evaluated with.
+        items: returns the rows whose sequence ends in a given state, best first; several if names are equal.
+        end: token that ends an item and begins every prompt. None: all names have the same length.
+        history_limit: maximum number of items read, counted from the newest.
+        default: decoding settings of the evaluation.
         inputs: see `ItemGenerator`.
-        renormalize: divide probabilities among the tokens that may follow, for a model that was trained so.
-        trie: of the names; None: built again where items change.
+        renormalize: renormalise probabilities over the tokens allowed by the trie, for a model trained that way.
+        trie: of the names; None: it is rebuilt when items change.
     """
 
     def __init__(
@@ -80,11 +79,11 @@ class TrieGenerator(ItemGenerator):
 
     @property
     def adds_items(self) -> bool:
-        """Whether items are written as their titles, which every item has."""
+        """Whether items can be added: their tokens are those of their titles, so that no code has to be assigned."""
         return not self.names_are_assigned
 
     def item_refusal(self, title: str) -> str | None:
-        """See `GenerativeModel.item_refusal`: titles that can be written to their end within the usual tokens."""
+        """See `GenerativeModel.item_refusal`: a title must fit into the default number of generated tokens."""
         most = cast(int, self.default.max_new_tokens)
         if self.names_are_assigned:
             return "this method writes items as identifiers that are assigned in training; items cannot be added to it"
@@ -96,7 +95,7 @@ class TrieGenerator(ItemGenerator):
         return None
 
     def change_items(self, closed: Set[int], added: Mapping[int, str]) -> None:
-        """See `GenerativeModel.change_items`: a changed copy of the trie takes the place of the old one."""
+        """See `GenerativeModel.change_items`; the trie is replaced by a changed copy."""
         trie = trie_of(self.names.tokens, self.end) if self._trie is None else self._trie.copy()
         for row in self._closed - closed:
             trie.add(row, self.names.tokens[row].tolist())
@@ -116,7 +115,7 @@ class TrieGenerator(ItemGenerator):
         return [] if read.tokens is None else [int(token) for token in read.tokens]
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
-        """Items oldest to newest, each closed by the end token; an empty history is the end token alone."""
+        """Items oldest to newest, each followed by the end token; an empty history is the end token alone."""
         return GenerationPrompt(tuple(self._read(history)) or self._closing)
 
     def _read(self, history: Sequence[int | FreeItem]) -> list[int]:
@@ -127,10 +126,10 @@ class TrieGenerator(ItemGenerator):
     def _write(
         self, prompts: Sequence[GenerationPrompt], wanted: Sequence[ListQuery], search: DecodeSession
     ) -> list[GeneratedList]:
-        """Only texts of the trie are written, so every one of them is an item.
+        """Lists of the items found by constrained beam search.
 
-        Items that are excluded or not allowed may take beams. What the beams did not reach is filled up with popular
-        items, whose scores are below those of the written.
+        Excluded and ineligible items may occupy beams. Missing entries of a list are filled with popular items, with
+        scores below those of the generated items.
         """
         paths, items = self._tree
         found = search.run(
@@ -182,27 +181,27 @@ class TrieGenerator(ItemGenerator):
 
 
 class EncoderDecoderGenerator(TrieGenerator):
-    """Semantic IDs, with an encoder that reads the history: a token of the user, then the codes of the items.
+    """Semantic IDs, with an encoder that reads the history: the user's token, then the codes of the items.
 
-    No token closes anything: all IDs have one length. Args: see `TrieGenerator`; ``names`` are spelt by a
+    There is no end token, since all IDs have the same length. Args: see `TrieGenerator`; ``names`` are encoded by a
     `CodeTokenizer`.
     """
 
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
-        """The user's token, or that of nobody, and the items' codes, oldest to newest."""
+        """The user's token, or the unknown-user token, and the items' codes, oldest to newest."""
         spelling = self.names.spelling
         assert isinstance(spelling, CodeTokenizer), "titles are of different lengths"
         return GenerationPrompt((spelling.user(user_id), *self._read(history)))
 
 
 class TrieRecord(GeneratorRecord):
-    """``renormalize``: whether probabilities are divided among the tokens that may follow, as it was trained."""
+    """Manifest record of a `TrieGenerator`; ``renormalize``: see there."""
 
     renormalize: bool = False
 
 
 def trie_paths(names: ItemIdentifiers, trie: TokenTrie) -> dict[str, Any]:
-    """The arguments of a `TrieGenerator` that follow from a trie; of items with one name the more popular is first."""
+    """Arguments of a `TrieGenerator` that follow from a trie; items with equal names are in order of popularity."""
     place_N = names.place_N
 
     def place(row: int) -> int:
@@ -236,12 +235,12 @@ def trie_generator(
 
 
 class Trie(GenerativeMethod[TrieRecord]):
-    """See the module."""
+    """Stores and loads a `TrieGenerator`."""
 
     kind, Record = "trie", TrieRecord
 
     def save_parts(self, folder: Path, model: TrieGenerator) -> dict[str, Any]:
-        """Nothing stands beside the language model."""
+        """See `GenerativeMethod.save_parts`; there are no further files."""
         return {"renormalize": model.renormalize}
 
     def generator(
@@ -252,7 +251,7 @@ class Trie(GenerativeMethod[TrieRecord]):
         names: ItemIdentifiers,
         base: nn.Module | None,
     ) -> TrieGenerator:
-        """The trie is built from the tokens."""
+        """See `GenerativeMethod.generator`; the trie is built from the item tokens."""
         return trie_generator(
             network, names.spelling, names.tokens, trie_of(names.tokens, record.end), names.popular_N, end=record.end,
             history_limit=record.history_limit, default=record.default, renormalize=record.renormalize,

@@ -56,7 +56,7 @@ def table(columns: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
 
 
 def source(experiment: Experiment) -> str:
-    """How a table was made: command, commit, date, machine, load, and the file of the data."""
+    """Source of a table as text: command, commit, date, machine, load, and the file of the data."""
     if not (experiment["command"] or experiment["commit"] or experiment["machine"]):
         return f"Not measured here. Data: `{path(experiment)}`."
     parts = [f"Command: `{experiment['command']}`." if experiment["command"] else "Command: not recorded."]

@@ -1,7 +1,7 @@
-"""What the Grafana dashboards show: panels as data, with the queries that fill them.
+"""Panels of the Grafana dashboards as data, with their queries.
 
-`scripts/dashboards.py` turns them into JSON. Every query is asked of a real Prometheus in the tests, so a
-panel can be shipped only once something gives it data. To add one: a `Panel` in a `Row`.
+`scripts/dashboards.py` converts them to JSON. The tests run every query against a real Prometheus, so each panel must
+have data. To add one, add a `Panel` to a `Row`.
 """
 
 from __future__ import annotations

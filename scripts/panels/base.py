@@ -1,4 +1,4 @@
-"""What a dashboard is made of: panels, rows and boards as data, and the queries that panels share."""
+"""Elements of dashboards: panels, rows and boards as data, and the queries that panels share."""
 
 from __future__ import annotations
 

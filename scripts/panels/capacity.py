@@ -1,4 +1,4 @@
-"""How near the limits are."""
+"""Panels on capacity: utilisation and distance to the limits."""
 
 from __future__ import annotations
 

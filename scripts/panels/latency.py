@@ -1,4 +1,4 @@
-"""How long requests take."""
+"""Panels on request latency."""
 
 from __future__ import annotations
 

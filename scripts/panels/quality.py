@@ -1,4 +1,4 @@
-"""Where answers come from, and what caches and the store do."""
+"""Panels on the sources of answers, the caches and the store."""
 
 from __future__ import annotations
 

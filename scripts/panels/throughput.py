@@ -1,4 +1,4 @@
-"""What is asked and answered, and how full the batches are."""
+"""Panels on requests, responses and batch sizes."""
 
 from __future__ import annotations
 

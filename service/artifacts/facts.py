@@ -1,4 +1,4 @@
-"""How an artifact came about, in the words of its manifest: what a person asks before trusting its answers."""
+"""Provenance of an artifact from its manifest: data, recipe, training and metrics."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How many items for each user, whether without those of the history, users of a part, and what items pass."""
+    """Options of an export: items per user, exclusion of the history's items, users per file, and filter of items."""
 
     k: int = 10
     exclude_seen: bool = True

@@ -1,4 +1,4 @@
-"""How fast a queue shrinks, measured, and how long new work would therefore wait."""
+"""Measures the drain rate of a queue, and estimates the waiting time of new work from it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""How many processor cores this process may really use, and the thread counts that follow from it.
+"""Thread counts and malloc arenas for the CPU cores that this process may use.
 
-A container with a quota of two cores on a machine of forty still reports forty to a library that asks
-naively; OpenMP then starts forty threads, and the scheduler stops them all at the end of every period.
-Likewise, two spinning OpenMP threads on two cores are fastest alone and many times slower as soon as anything
-else runs. Hence cores minus one for the model, and one for FAISS. And glibc keeps a heap for nearly every thread, up to
-eight a core, none of which uses what another has freed; two of them are enough here.
+In a container with a quota of two cores on a machine of forty, libraries see forty cores; OpenMP then starts forty
+threads, which the scheduler throttles in every period. Two spinning OpenMP threads on two cores are fastest alone and
+many times slower as soon as anything else runs. So the model gets the number of cores minus one, and FAISS gets one.
+glibc creates up to eight malloc arenas per core, and memory freed in one is not reused in another; two are enough here.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ ARENAS = 2
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How the cores are used: `lanes` forward passes at the same time with `threads` each, and a pass that has the
-    machine to itself with `alone`."""
+    """Division of the cores: `lanes` concurrent forward passes with `threads` threads each; `alone`: threads of a pass
+    when no other pass runs."""
 
     lanes: int
     threads: int

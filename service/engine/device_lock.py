@@ -16,7 +16,7 @@ LOOK_S = 0.005
 
 
 class DeviceLock:
-    """Who may use the device now. Used by the threads of all engines of a process."""
+    """Lock of the device, shared by the threads of all engines of a process; dense passes have priority."""
 
     def __init__(self) -> None:
         self._free = threading.Condition()

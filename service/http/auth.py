@@ -1,7 +1,7 @@
-"""Who may ask for what: keys, the rate a key may send at, web pages from elsewhere, headers of every answer.
+"""Authentication: API keys, rate limits per key, cross-origin requests and security headers.
 
-Keys are random and long, so a plain SHA-256 of each is what the settings hold: it cannot be turned back, and a
-slow hash made for passwords would cost every request milliseconds for nothing.
+Keys are long and random, so the settings hold their plain SHA-256: it cannot be reversed, and a slow password hash
+would cost every request milliseconds without a benefit.
 """
 
 from __future__ import annotations

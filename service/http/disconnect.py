@@ -20,14 +20,14 @@ SCOPE_KEY = "anyo.departures"
 
 
 class Disconnects:
-    """Who is to be told that the client of one connection has left."""
+    """Callbacks for the disconnect of one connection's client."""
 
     def __init__(self) -> None:
         self.gone = False
         self._calls: list[Callable[[], None]] = []
 
     def add(self, call: Callable[[], None]) -> None:
-        """Tell `call`, at once if the client has left already."""
+        """Add a callback; it is called at once if the client has disconnected already."""
         self._calls.append(call)
         if self.gone:
             call()

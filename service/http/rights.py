@@ -1,6 +1,6 @@
-"""Who may call a route: declared beside the route's function, checked on the route that runs.
+"""Rights required by routes: declared by a decorator on the route's function, and checked when the route is called.
 
-A route whose function declares nothing stops the application when it is put together.
+The application refuses to start if a route declares no right.
 """
 
 from __future__ import annotations

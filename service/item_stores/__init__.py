@@ -1,4 +1,4 @@
-"""Where changes of items live: the kinds of stores that keep histories keep items too.
+"""Stores of item changes, for the same kinds of stores as users' histories.
 
 `KIND.py` has a function `open_url(place, settings, metrics)` that returns the (not yet opened) store of a parsed URL.
 """

@@ -95,7 +95,7 @@ class LiveItems:
         return max((items.delta_size for items in self._attached), default=0)
 
     def count(self, state: str) -> int:
-        """How many of the changed items are in a state now."""
+        """Number of changed items in a state."""
         return sum(item.content.state == state for item in list(self.records.values()))
 
     def degraded(self) -> list[str]:

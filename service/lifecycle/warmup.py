@@ -159,7 +159,11 @@ def _compare_roughly(
     found: set[str],
     least: float,
 ) -> None:
-    """Where numbers have fewer bits: the vectors point the same way, and most of the items are the same."""
+    """Check at reduced precision: the vectors have a cosine of at least ``least``, and most items are the same.
+
+    Raises:
+        StartError: one of them is not the case.
+    """
     cosine = float(stored_D @ found_D / max(1e-12, float(np.linalg.norm(stored_D) * np.linalg.norm(found_D))))
     if not cosine >= least:
         raise StartError(

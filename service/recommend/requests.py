@@ -17,7 +17,7 @@ class TitledItem:
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """Whose history is read: item ids and titles, oldest first; a stored history (`user_id`) comes before `history`."""
+    """A history: item ids and titles, oldest first. The stored history of `user_id`, if set, comes before `history`."""
 
     history: Sequence[str | TitledItem] = ()
     user_id: str | None = None
@@ -25,8 +25,8 @@ class HistoryQuery:
 
 @dataclass(frozen=True, slots=True)
 class RecommendQuery(HistoryQuery):
-    """Whom to recommend for, how many items, and which to leave out. `categories` keeps only items in at least one of
-    them, `filter` only those that pass it."""
+    """Request for recommendations: history, number of items, and exclusions. `categories` keeps items in at least one
+    of them, `filter` those that pass it."""
 
     k: int = 10
     exclude_seen: bool = True

@@ -58,7 +58,7 @@ class AnyRanker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SecondStage:
-    """Who ranks again, and how many candidates."""
+    """A ranker for the second stage, and its number of candidates."""
 
     ranker: AnyRanker
     candidates: int

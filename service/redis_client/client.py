@@ -45,7 +45,7 @@ LOG_INTERVAL_S = 1.0  # between two lines about failing calls of one link
 
 @dataclass(frozen=True, slots=True)
 class RedisLimits:
-    """How long to wait for Redis (seconds), how many connections, and when the breaker opens and probes."""
+    """Limits of a Redis client: timeouts in seconds, number of connections, and settings of the circuit breaker."""
 
     read_s: float = 0.05
     write_s: float = 1.0

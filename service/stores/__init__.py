@@ -1,4 +1,4 @@
-"""Where users' histories live. A kind of store is `KIND.py` here and `service/settings/store_kinds/KIND.py`.
+"""Stores of users' histories. A kind of store is `KIND.py` here and `service/settings/store_kinds/KIND.py`.
 
 `KIND.py` has a function `open_url(place, settings, metrics)` that returns the (not yet opened) store of a parsed URL.
 """

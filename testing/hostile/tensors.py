@@ -116,7 +116,7 @@ for name, value in (("nan", np.nan), ("inf", np.inf), ("huge", 3e38), ("zero", 0
 
 @kind
 def offsets_of_tokens(folder: Path, rng: random.Random) -> None:
-    """Where tokens of titles begin: beyond their end, or backwards."""
+    """Offsets of title tokens that are out of range or not ascending."""
     path = pick(folder, rng, "title_tokens.safetensors", "item_tokens.safetensors")
     found, body = tensors(path)
     each = found[rng.choice(["offsets", "tokens"])]

@@ -39,7 +39,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Summaries:
-    """What stands behind a text: two prompts, each of which ends in ``count`` tokens whose states are read."""
+    """Suffixes of a text: two prompts, each ending in ``count`` tokens whose states are pooled."""
 
     own: list[int]
     following: list[int]

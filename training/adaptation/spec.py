@@ -1,4 +1,4 @@
-"""How a language model is made into a text encoder before it is trained to recommend."""
+"""Settings of the stages that adapt a language model to encode text, before the training as a recommender."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class AdaptationSpec(Section):
     """
 
     masked_steps: int = Field(0, ge=0, description="steps of masked next-token prediction")
-    simcse_steps: int = Field(0, ge=0, description="steps of contrastive learning from texts alone")
-    passage_steps: int = Field(0, ge=0, description="steps of naming the words of a text and of the next title")
-    texts: int = Field(32, ge=2, description="texts of a step")
+    simcse_steps: int = Field(0, ge=0, description="steps of unsupervised contrastive learning (SimCSE)")
+    passage_steps: int = Field(0, ge=0, description="steps of EBAE and EBAR (words of a text, of the next title)")
+    texts: int = Field(32, ge=2, description="texts per step")
     rate: float = Field(5e-4, gt=0, description="learning rate of the stages")
     masked: float = Field(0.2, gt=0, lt=1, description="share of tokens that are predicted")
     dropout: float = Field(0.3, gt=0, lt=1, description="dropout on attention weights that makes two views of a text")
-    temperature: float = Field(0.05, gt=0, description="of the cosines between views")
+    temperature: float = Field(0.05, gt=0, description="divisor of the cosines between views")
 
     @property
     def used(self) -> bool:

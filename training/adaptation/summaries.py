@@ -31,11 +31,11 @@ from training.adaptation.steps import train_steps
 from training.recipe import Recipe
 
 BAG_DIVISOR = 10.0
-"""What the loss of a bag of words is divided by, as published."""
+"""Divisor of the bag-of-words loss, as published."""
 TOP = 50
-"""Tokens of highest logit among which words are looked for, in figures."""
+"""Number of tokens with the highest logits among which words are searched, in the metrics."""
 SPREAD = 0.1
-"""Size of what tells new rows apart at first, in standard deviations of the vocabulary."""
+"""Standard deviation of the noise on the initial new rows, relative to that of the vocabulary."""
 
 
 @dataclass

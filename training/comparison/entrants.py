@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: artifacts that are there, and recipes that are trained first."""
+"""Entrants of a comparison: existing artifacts, and recipes that are trained first."""
 
 from __future__ import annotations
 

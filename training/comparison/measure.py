@@ -67,13 +67,14 @@ class Run:
 
 @dataclass(frozen=True)
 class How:
-    """How a comparison measures.
+    """Settings of the measurements in a comparison.
 
     Attributes:
         part: ``test`` or ``validation``.
         seed: of ties, intervals and samples.
-        users: most questions for an artifact that writes or ranks lists.
-        ledger: whether test results are entered, and where.
+        users: maximum number of targets for an artifact that generates or ranks lists.
+        ledger: whether test results are added to the ledger.
+        ledger_file: of the ledger; None: the default file.
         ancestors: see `training.compare.open_artifact`.
     """
 

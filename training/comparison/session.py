@@ -25,7 +25,7 @@ MEASURED = "measured"
 
 @dataclass(frozen=True)
 class Training:
-    """How missing artifacts are trained: minutes for each (None: to its own end), and the precision."""
+    """Settings for training missing artifacts: minutes for each (None: no limit), and the precision."""
 
     budget: float | None = None
     precision: str = "fp32"

@@ -26,7 +26,7 @@ LONGEST_LIST = 10_000  # characters of a list that stands in a cell of text
 NOTHING = ("NULL", "\\N", "NaN", "nan", "<NA>", "N/A")
 """Words that databases and pandas write where there is nothing."""
 UNITS = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
-"""Where a time counted from 1970 in each unit begins (1973); the next two powers of ten are of the same unit."""
+"""Smallest time since 1970 that is read in each unit (a date in 1973); the unit covers up to 100 times that value."""
 
 
 def ids(column: pl.Series, file: str) -> Column:

@@ -55,7 +55,7 @@ def neighbour_vectors(sequences: Sequence[Rows], items: int, *, dim: int = 128, 
 
 
 def _near(sequences: Sequence[Rows], items: int) -> coo_array:
-    """How often two items stand near each other, by nearness; symmetric [N, N]."""
+    """Co-occurrence counts of items in a window, weighted by 1 / distance; symmetric [N, N]."""
     first, second, weights = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
     for rows in sequences:
         for distance in range(1, min(WINDOW, len(rows) - 1) + 1):

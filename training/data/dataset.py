@@ -259,7 +259,7 @@ def _notes(dataset: Dataset) -> list[str]:
 
 
 def _share_ascending(dataset: Dataset, tied: Ints) -> float:
-    """How often the id of an interaction in `tied` comes after the id before it; 0.5 would be chance.
+    """Share of the interactions in `tied` whose id is greater than the id before it; 0.5 is expected by chance.
 
     Ids are compared as numbers where both are.
     """

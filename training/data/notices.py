@@ -56,7 +56,7 @@ def on_interactions(raw: RawTable, read: Iterable[str], ratings: pl.Series | Non
 
 
 def hint_for_unknown(wanted: Iterable[str], known: Iterable[str]) -> str:
-    """How most of the ids that are not known would be: ": without '.0' …"; empty where nothing helps."""
+    """A hint on the change that makes most unknown ids known, such as ": without '.0' …"; empty if there is none."""
     known, wanted = set(known), list(dict.fromkeys(wanted))[:LOOKED_AT]
     for words, change in _CHANGES.items():
         changed = {change(name): name for name in known}

@@ -64,7 +64,7 @@ def popularity(split: Split, fitted_on: FittedOn = "train") -> Scorer:
 
 
 def markov(split: Split, fitted_on: FittedOn = "train") -> Scorer:
-    """How often each item followed the last one; popularity, scaled below any count, where nothing followed."""
+    """Counts of transitions from the last item; items without one are ordered by popularity, scaled below any count."""
     return _scorer(markov_counts(split, fitted_on))
 
 

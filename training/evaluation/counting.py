@@ -26,7 +26,7 @@ def popularity_counts(split: Split, fitted_on: FittedOn = "train") -> CountsMode
 
 
 def markov_counts(split: Split, fitted_on: FittedOn = "train") -> CountsModel:
-    """How often each item followed the last one; popularity, scaled below any count, where nothing followed."""
+    """Counts of transitions from the last item; items without one are ordered by popularity, scaled below any count."""
     offsets, rows = split.sequences(fitted_on)
     follows = np.ones(max(len(rows) - 1, 0), dtype=bool)
     inner = offsets[1:-1]

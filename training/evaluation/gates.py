@@ -1,4 +1,4 @@
-"""How much the gates of an adapter differ between users: gates that are the same for everybody do nothing."""
+"""Variation of an adapter's gates between users; gates that are equal for all users have no effect."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def beyond_accuracy(
 
 @dataclass(frozen=True)
 class Comparison:
-    """How run A differs from run B on the same questions: A - B with its 95 % interval, and a two-sided p-value."""
+    """Paired difference of run A from run B on the same targets: A - B, its 95 % interval, and a two-sided p-value."""
 
     difference: float
     low: float

@@ -20,13 +20,13 @@ ITERATIONS = 50
 
 @dataclass(frozen=True)
 class CodeReport:
-    """How well codes tell items apart.
+    """Quality of item codes.
 
     Attributes:
-        utilisation: of each level, the share of its codes that some item has.
-        unique: share of the items whose codes no other item has, before they were made different.
-        collisions: most items with the same codes.
-        error: mean squared distance of an item from the sum of its centroids, over that from the mean item.
+        utilisation: share of used codes, for each level.
+        unique: share of the items with unique codes, before the level that resolves collisions.
+        collisions: largest number of items with the same codes.
+        error: mean squared distance of an item from the sum of its centroids, relative to that from the mean item.
     """
 
     utilisation: tuple[float, ...]
@@ -70,7 +70,7 @@ def with_counter(codes_NL: RowArray) -> RowArray:
 
 
 def report_codes(codes_NL: RowArray, size: int, rebuilt_ND: FloatArray, vectors_ND: FloatArray) -> CodeReport:
-    """How well codes without their counter tell items apart."""
+    """Quality of codes [N, L], without the level that resolves collisions."""
     _, counts = np.unique(codes_NL, axis=0, return_counts=True)
     spread: NDArray[np.floating] = vectors_ND - vectors_ND.mean(0)
     return CodeReport(

@@ -78,7 +78,7 @@ def windows_of(
 
 
 def target_shares(sequences: Sequence[NDArray[Any]], size: int, per_user: int | None = None) -> NDArray[np.float64]:
-    """How often each of ``size`` items is a target in an epoch on average, as a share of all targets, [N]."""
+    """Expected share of each of ``size`` items among the targets of an epoch, [N]."""
     shares_N: NDArray[np.float64] = np.zeros(size)
     for rows in sequences:
         targets = np.asarray(rows, np.int64)[1:]

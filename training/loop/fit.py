@@ -42,7 +42,7 @@ VALIDATION_USERS = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """How a trained model came about."""
+    """Facts about a finished training."""
 
     epochs: float = 0.0
     best_epoch: float = 0.0
@@ -74,18 +74,18 @@ class Start(Protocol):
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a run is carried out, apart from the recipe.
+    """Options of a run that are not part of the recipe.
 
     Attributes:
-        work: checkpoints and TensorBoard logs go here; a run that was cut short goes on from here.
-        minutes: stop after this much training time and take the best epoch so far; None: what a run's budget leaves.
-        share: of what a run's budget leaves.
+        work: folder of checkpoints and TensorBoard logs; an interrupted run resumes from it.
+        minutes: stop after this training time and keep the best epoch so far; None: the rest of the run's budget.
+        share: fraction of the rest of the run's budget to use.
         epochs: train for exactly this many epochs without selecting one (a refit); None: select on validation.
-        cache: folder of what is computed once and may serve other runs; None: in ``work``.
-        anchor_ND: id table to start from.
-        history_state: what a gated adapter reads.
-        start: what the weights are before the first step; None: random.
-        follow: called with the step and the figures that a `Trainer` logs; None: nobody follows.
+        cache: folder of results that other runs can reuse; None: in ``work``.
+        anchor_ND: initial id table.
+        history_state: id model that a gated adapter reads.
+        start: initial weights; None: random.
+        follow: called with the step and the figures that a `Trainer` logs; None: not called.
     """
 
     work: Path

@@ -63,7 +63,7 @@ class TrainedModule(nn.Module):
 
     @property
     def selected_on(self) -> str:
-        """The figure on validation that the best epoch has the highest of."""
+        """Validation metric whose maximum selects the epoch."""
         return "ndcg@10"
 
     def pretrained(self, name: str) -> bool:
@@ -71,7 +71,7 @@ class TrainedModule(nn.Module):
         raise NotImplementedError
 
     def close(self) -> None:
-        """The end of training: the model is as it came, apart from its weights."""
+        """Remove what training added to the model besides its weights, after training."""
         return
 
     def carried(self) -> dict[str, Tensor]:

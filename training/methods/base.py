@@ -1,7 +1,7 @@
-"""What a method of recommendation is in training: it fits, validates and writes models of one kind.
+"""Interface of recommendation methods in training: a method fits, validates and writes models of one kind.
 
-A method is a module of this package with a subclass of `TrainingMethod` called ``METHOD``; the name of the module is
-its kind, and that of the module of `modeling.methods` which stores and loads what is trained here.
+A method is a module of this package with a subclass of `TrainingMethod` called ``METHOD``. The module's name is the
+method's kind, and equals the name of the module of `modeling.methods` that stores and loads the trained models.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ S = TypeVar("S", bound=MethodSettings)
 
 @dataclass(frozen=True)
 class Job:
-    """What a model is trained from.
+    """Inputs of a training.
 
     Attributes:
         recipe: with the settings of the method.
         split: of the data.
         console: for progress.
-        sources: folders of backbones that were made here.
-        id_model: artifact of the recipe that this one builds on; None where it builds on none.
+        sources: folders of backbones made on this machine.
+        id_model: artifact of the recipe in ``recipe.requires``; None without one.
         id_rows: its catalog rows in the row order of the data set [N].
-        teacher: lists of another artifact, to learn from; None without.
-        start: of an update, the artifact that it begins with; None without.
+        teacher: lists of another artifact for distillation; None without a teacher.
+        start: weights of the parent artifact, for an update; None for a full training.
     """
 
     recipe: Recipe
@@ -65,19 +65,19 @@ class Job:
 
     @property
     def backbone(self) -> Path | None:
-        """The backbone, where it was made here; None: ``recipe.backbone.source``."""
+        """Folder of the backbone, if it was made on this machine; None: ``recipe.backbone.source``."""
         return cast("Path | None", self.sources.backbone)
 
 
 class TrainingMethod(ABC, Generic[S]):
-    """Trains one model; ``fit`` comes before the rest, and may be called again for a refit.
+    """Trains one model. ``fit`` must be called first; it may be called again for a refit.
 
     Attributes:
-        kind: the name of the module.
+        kind: name of the module.
         Settings: class of the recipe's section ``method``.
         one_process: whether training in several processes is refused.
-        same_rows: whether an artifact that is built on must have the items of the data set in their order.
-        updates: whether a training can start from an artifact of an earlier one, ``Job.start``.
+        same_rows: whether the artifact ``Job.id_model`` must have the items of the data set in the same order.
+        updates: whether a training can start from the weights of an earlier artifact, ``Job.start``.
     """
 
     kind: ClassVar[str]
@@ -92,12 +92,12 @@ class TrainingMethod(ABC, Generic[S]):
 
     @classmethod
     def stored(cls) -> Method[Any]:
-        """The method that stores and loads what is trained."""
+        """The method that stores and loads the trained models."""
         return get_method(cls.kind)
 
     @classmethod
     def check_processes(cls, recipe: Recipe) -> None:
-        """Refuse several processes where one only can train; raises `RecipeError`."""
+        """Raises `RecipeError` if the method trains in one process only and several were started."""
         if cls.one_process and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
             raise RecipeError(f"recipe {recipe.name!r} trains in one process: started in {processes}; allowed is 1")
 
@@ -108,7 +108,7 @@ class TrainingMethod(ABC, Generic[S]):
 
     @abstractmethod
     def fit(self, options: FitOptions) -> Trained:
-        """Train on the training part of the split; the best epoch on validation is kept.
+        """Train on the training part of the split and keep the epoch that is best on validation.
 
         Raises:
             RecipeError: the recipe does not fit the data or the backbone.
@@ -120,16 +120,16 @@ class TrainingMethod(ABC, Generic[S]):
 
     @abstractmethod
     def write(self, folder: Path, **facts: Any) -> Manifest:
-        """Write the artifact; ``facts`` are the fields of its manifest that the run knows."""
+        """Write the artifact; ``facts``: fields of its manifest that the run provides."""
 
     @classmethod
     def repaired(cls, folder: Path, manifest: Manifest, sources: Sources) -> Manifest:
-        """Bring the files of an artifact of an earlier version into today's form, for `rewrite`.
+        """Convert the files of an artifact of an earlier version to the current format, for `rewrite`.
 
         Args:
-            folder: a copy of the artifact, which may be changed.
-            manifest: of it.
-            sources: where local folders lie now that the artifact names and does not hold.
+            folder: a copy of the artifact, changed in place.
+            manifest: of the artifact.
+            sources: current paths of backbone folders that the artifact refers to but does not contain.
 
         Returns:
             The manifest, not sealed yet.
@@ -138,12 +138,16 @@ class TrainingMethod(ABC, Generic[S]):
 
     @classmethod
     def other_figures(cls, loaded: Loaded[Any], split: Split, targets: Targets, seed: int) -> dict[str, Any]:
-        """Figures of a loaded artifact beside those of the headline protocol, for `evaluate` and `compare`."""
+        """Metrics of a loaded artifact in addition to the main protocol, for `evaluate` and `compare`."""
         return {}
 
 
 def split_of(dataset: Dataset, name: str) -> Split:
-    """The split called ``name``: ``leave-one-out``, ``global-time``, or the full name a manifest holds."""
+    """The split ``name``: ``leave-one-out``, ``global-time``, or the full name stored in a manifest.
+
+    Raises:
+        RecipeError: the name is unknown, or the split has other shares than in this version.
+    """
     splits = {"leave-one-out": leave_one_out, "global-time": global_time}
     kind = name.partition(" ")[0]
     if kind not in splits:
@@ -155,20 +159,20 @@ def split_of(dataset: Dataset, name: str) -> Split:
 
 
 def check_id_model(recipe: Recipe, split: Split, folder: Path, *, same_rows: bool = True) -> NDArray[np.int64]:
-    """Rows of the artifact that ``recipe`` builds on, in the row order of the data set.
+    """Catalog rows of the artifact that ``recipe`` requires, in the row order of the data set [N].
 
-    It has to be of the same data, split and order of ties, and fitted on the training part: ``recipe`` is selected on
-    validation, and a model that has learned the answers would be selected for them.
+    The artifact must have the same data, split and order of ties, and must be fitted on the training part: ``recipe``
+    is selected on validation, so a model trained on validation would give it the answers.
 
     Args:
         recipe: with ``requires``.
-        split: that it is trained on.
+        split: that ``recipe`` is trained on.
         folder: the artifact.
-        same_rows: whether it must have the items of the data set in their order, and no others.
+        same_rows: whether the artifact must have exactly the items of the data set, in the same order.
 
     Raises:
-        RecipeError: it is of another recipe.
-        ArtifactError: it lacks items; has others, or another order of them; or has seen what is asked for.
+        RecipeError: the artifact has another recipe.
+        ArtifactError: items are missing, additional or in another order, or the artifact was trained on validation.
     """
     (manifest, _), dataset = read_dense(folder), split.dataset
     if manifest.recipe != recipe.requires:

@@ -1,4 +1,4 @@
-"""What the training of all methods that write items has in common; what is written, and how, is the method's."""
+"""Training shared by all generative methods. A subclass defines the token sequences of the items and the loss."""
 
 from __future__ import annotations
 
@@ -42,24 +42,25 @@ G = TypeVar("G", bound=GenerativeSettings)
 
 @dataclass(frozen=True)
 class FittedGenerator(Trained):
-    """A trained generator or ranker (`modeling.methods.base_generative.NamedModel`) and how it came about; ``report``
-    has figures about the names it writes and the weights it uses."""
+    """A trained generator or ranker (`modeling.methods.base_generative.NamedModel`) and facts about its training;
+    ``report``: figures about the item tokens and about choices made on validation."""
 
     writer: Any
     report: dict[str, Any]
 
 
 class GenerativeTraining(TrainingMethod[G]):
-    """Trains a language model to write items; a method says what is written (`named_items`), what is learned
-    (`module`) and what asks the model (`generator`).
+    """Trains a language model to generate items. A subclass defines the item tokens (`named_items`), the loss
+    (`module`) and decoding (`generator`).
 
     Attributes:
-        named: the network and the names of the items, from `fit` on.
-        names: the names with the items in the order of popularity.
-        popularity_N: how often each item was chosen in the part that is fitted on.
+        named: the network and the item tokens, set by `fit`.
+        names: the item tokens with the items in order of popularity.
+        popularity_N: number of interactions of each item in the part that is fitted on.
         fitted: the last fit.
-        untuned: the network as it was before its adapter was attached; None where all of it is trained.
-        lists_each_epoch: whether lists are made after each epoch, to select the best; else `epoch_figures` alone does.
+        untuned: the network before its adapter was attached; None if the whole network is trained.
+        lists_each_epoch: whether lists are generated after each epoch to select the best one; otherwise only the
+            figures of `epoch_figures` are used.
     """
 
     lists_each_epoch: ClassVar[bool] = True
@@ -75,17 +76,22 @@ class GenerativeTraining(TrainingMethod[G]):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Figures about the names that are written, and what was chosen on validation."""
+        """See `TrainingMethod.report`: figures about the item tokens, and choices made on validation."""
         return self.fitted.report if self.fitted else {}
 
-    # -- the method's ------------------------------------------------------------------------------------------------
+    # -- defined by subclasses ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
-        """What items are called by, and the network that is to write it; raises `RecipeError`."""
+        """The tokens of every item, and the network to train; raises `RecipeError`.
+
+        Args:
+            work: folder of the run.
+            seed: of codes and of the network's initial weights.
+        """
 
     def prepare(self, options: FitOptions) -> None:
-        """Make what the method needs beside the named items; raises `RecipeError`."""
+        """Build further parts after `named_items`, such as the prompt; raises `RecipeError`."""
 
     @abstractmethod
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> TrainedModule:
@@ -93,23 +99,23 @@ class GenerativeTraining(TrainingMethod[G]):
 
     @abstractmethod
     def generator(self) -> Any:
-        """What asks the model as it is now."""
+        """A generator or ranker with the current weights."""
 
     def before_training(self, model: nn.Module, options: FitOptions) -> None:
-        """A stage before the main training."""
+        """Run a stage before the main training."""
 
     def epoch_figures(self, generator: Any, targets: Targets, seed: int) -> dict[str, float]:
-        """Figures after each epoch beside NDCG@10 and Recall@10 of what is written."""
+        """Figures after each epoch in addition to NDCG@10 and Recall@10 of the generated lists."""
         return {}
 
     def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
-        """Choose what is chosen on validation, and return figures for the manifest."""
+        """Choose settings of the generator on validation, and return figures for the manifest."""
         return {}
 
     def keep_choices(self, generator: Any, selected: Any) -> None:
-        """Give the generator of a refit, which has seen validation, what was chosen before it."""
+        """Copy the settings chosen on validation to the generator of a refit, which is trained on validation."""
 
-    # -- what all have in common -------------------------------------------------------------------------------------
+    # -- shared ------------------------------------------------------------------------------------------------------
 
     def fit(self, options: FitOptions) -> FittedGenerator:
         """See `TrainingMethod.fit`."""
@@ -145,14 +151,14 @@ class GenerativeTraining(TrainingMethod[G]):
         return self.fitted
 
     def _name_items(self, options: FitOptions, seed: int) -> None:
-        """Set the network, the names of the items, and how popular these are."""
+        """Set the network, the item tokens and the popularity of the items."""
         self.named = self.named_items(options.work, seed)
         self.popularity_N = self.split.popularity(options.fitted_on)
         popular_N = np.argsort(-self.popularity_N, kind="stable")
         self.names = ItemIdentifiers(self.named.tokens, popular_N, self.named.spelling)
 
     def _trained(self, module: TrainedModule, adapted: nn.Module, targets: Targets, options: FitOptions) -> Trained:
-        """Run the main training, with figures after each epoch; nothing is trained with ``optimizer.epochs=0``."""
+        """Run the main training, with figures after each epoch; ``optimizer.epochs=0`` trains nothing (zero-shot)."""
         if not self.recipe.optimizer.epochs:
             self.console.print("zero-shot: nothing is trained, the backbone is asked as it is")
             return Trained(stopped_by=UNTRAINED)
@@ -169,12 +175,12 @@ class GenerativeTraining(TrainingMethod[G]):
         return train_module(self.recipe, self.split, options, module, figures, console=self.console)
 
     def _final(self, seed: int) -> Targets:
-        """Questions of the final figures."""
+        """Targets of the final metrics."""
         most = self.settings.final_users
         return self.split.validation if most is None else sample_targets(self.split.validation, most, seed)
 
     def _choose_windows(self, module: NextTokenModule, options: FitOptions, adapted: nn.Module) -> None:
-        """Which windows are read, and the states of the frozen layers of all of them where they are kept."""
+        """Set the windows to train on and, with ``method.kept_states``, precompute the states of the frozen layers."""
         settings, spec = cast(TokenSettings, self.settings), self.recipe.adapter
         module.most, kept = settings.sequences, settings.kept_states
         if kept is None or spec.layers is None or not self.recipe.optimizer.epochs:
@@ -203,7 +209,7 @@ class GenerativeTraining(TrainingMethod[G]):
         module.split = split
 
     def _parts(self, adapted: nn.Module, options: FitOptions) -> TunedWriter:
-        """The base and the adapter, kept beside the checkpoints until the artifact is written."""
+        """Base and adapter, stored in the run's folder until the artifact is written."""
         assert self.named.info is not None and self.untuned is not None
         return TunedWriter.of_training(
             self.named.info, self.recipe.adapter, adapted, self.untuned, options.work / "parts",
@@ -211,7 +217,7 @@ class GenerativeTraining(TrainingMethod[G]):
         )  # fmt: skip
 
     def validate(self, seed: int) -> Metrics:
-        """Figures over all validation users, or as many as the settings say."""
+        """See `TrainingMethod.validate`; over ``method.final_users`` validation users if that is set."""
         assert self.fitted is not None
         targets = self._final(seed)
         with Progress(console=self.console, transient=True) as bar:
@@ -239,14 +245,14 @@ def fit_generative(
     collaborative: Path | None = None,
     console: Console,
 ) -> FittedGenerator:
-    """Train a recipe that writes, without an artifact of it.
+    """Train a generative recipe without writing an artifact.
 
     Args:
         recipe: whose method is a `GenerativeTraining`.
-        split: whose training part is learned from.
-        options: how the run is carried out.
-        folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
-        collaborative: dense artifact of the same catalog that the recipe builds on.
+        split: whose training part is used.
+        options: of the run.
+        folder: the backbone, if it was made on this machine; None: ``recipe.backbone.source``.
+        collaborative: dense artifact of the same catalog that the recipe requires.
         console: for progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the training of rankers around a language model has in common: one answer behind one prompt, and its loss."""
+"""Training shared by rankers that prompt a language model: the loss is on the answer token after the prompt."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from training.recipe import Recipe, RecipeError, TokenSettings
 
 
 class PromptedSettings(TokenSettings):
-    """Candidates that a language model is asked about."""
+    """Settings of rankers that prompt a language model."""
 
-    labels: tuple[str, ...] = Field(description="texts of the answers; each is one token behind the prompt")
-    candidates: int = Field(20, ge=1, description="items of a list that the model orders; others follow as found")
+    labels: tuple[str, ...] = Field(description="texts of the answers; each must be a single token after the prompt")
+    candidates: int = Field(20, ge=1, description="candidates that the model orders; others follow in retrieval order")
     instructed: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """Nothing is written."""
+        """``beams`` has no effect, since no text is generated."""
         return {**super().effects(), "beams": Effect("a method that writes", lambda recipe: False)}
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where titles cannot be read, or labels are the same."""
+        """Raises ``ValueError`` if titles cannot be read, or labels are equal or have spaces around them."""
         self.check_titles(recipe)
         self.check_kept(recipe)
         if len(set(self.labels)) < len(self.labels) or not all(label.strip() == label != "" for label in self.labels):
@@ -48,7 +48,7 @@ class PromptedSettings(TokenSettings):
             )
 
     def check_catalog(self, recipe: Recipe, items: int, *, categories: bool) -> None:
-        """More items than are asked about; raises `RecipeError`."""
+        """Raises `RecipeError` if the catalog has fewer items than ``candidates``."""
         if items < self.candidates:
             raise RecipeError(
                 f"method.candidates={self.candidates}: there are {items} items; set it to {items} or less"
@@ -56,12 +56,12 @@ class PromptedSettings(TokenSettings):
 
 
 class AnswerModule(NextTokenModule):
-    """Loss on one token, the answer, behind the prompt of one target: ``texts`` makes both of a window.
+    """Loss on one token, the answer, after the prompt of one target.
 
     Args:
         model, names, end, dropout, hidden_dropout: see `NextTokenModule`.
-        texts: prompt and answer of a window, the prefix included; the same for the same window.
-        selected_on: figure on validation that the best epoch has the highest of.
+        texts: returns the tokens of prompt and answer for a window, prefix included; deterministic for a window.
+        selected_on: validation metric whose maximum selects the epoch.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class AnswerModule(NextTokenModule):
 
     @property
     def last_only(self) -> bool:
-        """Each target has a prompt of its own."""
+        """See `TrainedModule.last_only`: each target has a prompt of its own."""
         return True
 
     @property
@@ -81,11 +81,11 @@ class AnswerModule(NextTokenModule):
         return self._selected_on
 
     def text(self, window: Window) -> NDArray[np.int64]:
-        """Prompt and answer."""
+        """See `NextTokenModule.text`: prompt and answer."""
         return np.asarray(self._texts(window), np.int64)
 
     def given(self, text: NDArray[np.int64], window: Window) -> int:
-        """All but the answer."""
+        """See `NextTokenModule.given`: all tokens but the answer."""
         return len(text) - 1
 
 
@@ -93,11 +93,11 @@ S = TypeVar("S", bound=PromptedSettings)
 
 
 class PromptedTraining(GenerativeTraining[S]):
-    """See the module; the artifact that it builds on, where there is one, finds candidates.
+    """Trains a `modeling.methods.base_prompted.PromptRanker`; candidates come from the required dense artifact, if any.
 
     Attributes:
-        prompt: how candidates are put to the model.
-        retriever: finds candidates; None: popular ones are taken.
+        prompt: builds the prompt of a history and its candidates.
+        retriever: retrieves candidates; None: the most popular items are taken.
     """
 
     lists_each_epoch = False
@@ -107,18 +107,18 @@ class PromptedTraining(GenerativeTraining[S]):
 
     @abstractmethod
     def make_prompt(self, tokenizer: Any) -> tuple[Any, int]:
-        """The prompt, and the positions of the longest one with its answer; raises ``ValueError``."""
+        """The prompt, and an upper bound on its positions with the answer; raises ``ValueError``."""
 
     @abstractmethod
     def texts(self, window: Window) -> list[int]:
-        """Prompt and answer of a window."""
+        """Tokens of the prompt and the answer of a window."""
 
     def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
-        """Titles."""
+        """See `GenerativeTraining.named_items`: item titles."""
         return name_by_titles(self.recipe, self.split, self.job.backbone)
 
     def prepare(self, options: FitOptions) -> None:
-        """The prompt and the dense artifact."""
+        """See `GenerativeTraining.prepare`: builds the prompt and loads the dense artifact."""
         recipe, named = self.recipe, self.named
         try:
             self.prompt, longest = self.make_prompt(cast(TitleTokenizer, named.spelling).tokenizer)
@@ -133,7 +133,7 @@ class PromptedTraining(GenerativeTraining[S]):
         self.retriever = None if folder is None else CollaborativeModel(folder, len(named.tokens))
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
-        """Loss on the answer."""
+        """See `GenerativeTraining.module`: loss on the answer token."""
         assert self.named.end is not None, "titles are closed by the tokenizer's end token"
         return AnswerModule(
             model, self.named.tokens, end=self.named.end, texts=self.texts, selected_on=self.selected_on,
@@ -141,21 +141,21 @@ class PromptedTraining(GenerativeTraining[S]):
         )  # fmt: skip
 
     def ranker_parts(self) -> dict[str, Any]:
-        """Arguments that every ranker has."""
+        """Constructor arguments shared by all rankers."""
         return {
             "prompt": self.prompt, "end": self.named.end, "retriever": self.retriever,
             "candidates": self.settings.candidates, "titles": self.recipe.history.limit,
         }  # fmt: skip
 
     def tokens(self, rows: Sequence[int]) -> list[NDArray[np.int32]]:
-        """Titles of rows."""
+        """Title tokens of catalog rows."""
         return [self.named.tokens[row] for row in rows]
 
 
 def others_at_random(
     rows: Sequence[int] | NDArray[Any], items: int, count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """``count`` random items that are not among ``rows``, none twice; fewer in a small catalog."""
+    """``count`` distinct random items outside ``rows``, or all of them if there are fewer."""
     may_N = np.ones(items, bool)
     may_N[np.asarray(rows, np.int64)] = False
     others = np.flatnonzero(may_N)

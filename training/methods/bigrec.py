@@ -32,31 +32,29 @@ from training.recipe import Recipe, RecipeError, TokenSettings
 
 
 class BigRecSettings(TokenSettings):
-    """Titles written freely, and grounded."""
+    """Settings of BIGRec: unconstrained title generation and grounding."""
 
     kind: Literal["bigrec"] = "bigrec"
-    joined_marks: bool = Field(
-        False, description="tokenize the marks between two titles together, as a pretrained model knows them"
-    )
-    prompt_loss: bool = Field(True, description="loss on the titles of the prompt as well as on the answer")
+    joined_marks: bool = Field(False, description="tokenize the marks between two titles together, as in running text")
+    prompt_loss: bool = Field(True, description="also compute the loss on the titles of the prompt")
     instructed: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where titles cannot be written."""
+        """Raises ``ValueError`` if the recipe cannot generate titles."""
         self.check_titles(recipe)
         self.check_kept(recipe)
 
 
 class InstructionModule(NextTokenModule):
-    """Next-token loss for an instruction prompt: the last item of a window is the answer, the others are in the
-    prompt, and everything but the instruction has a loss.
+    """Next-token loss of an instruction prompt: the last item of a window is the answer, the others are in the prompt,
+    and all tokens after the instruction have a loss.
 
     Args:
         model: with its head; a Hugging Face model for causal language modelling.
         names: tokens of every title of the catalog.
-        prompt: the pieces of a prompt.
-        answer_only: whether the titles of the prompt have no loss either.
+        prompt: builds prompts and answers.
+        answer_only: restrict the loss to the answer.
         dropout, hidden_dropout: see `NextTokenModule`.
     """
 
@@ -75,22 +73,22 @@ class InstructionModule(NextTokenModule):
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """The instruction."""
+        """See `NextTokenModule.prefix`: the instruction."""
         return self.prompt.prefix
 
     def tokens(self, rows: NDArray[np.int64]) -> list[int]:
-        """History, request and answer."""
+        """See `NextTokenModule.tokens`: history, request and answer."""
         names = [self.names[row] for row in rows.tolist()]
         return [*self.prompt.read(names[:-1]), *self.prompt.answer(names[-1])]
 
     def given(self, text: NDArray[np.int64], window: Window) -> int:
-        """The instruction, or all that stands before the answer."""
+        """See `NextTokenModule.given`: the instruction, or with ``answer_only`` all tokens before the answer."""
         answer = len(self.prompt.answer(self.names[int(window.rows[-1])]))
         return len(text) - answer if self.answer_only else len(self.prefix)
 
 
 class BigRecTraining(GenerativeTraining[BigRecSettings]):
-    """See the module. The artifact that it builds on weighs distances by its scores."""
+    """Trains a `BigRecGenerator`; the scores of the required dense artifact, if any, weigh its distances."""
 
     kind, Settings = "bigrec", BigRecSettings
     prompt: InstructionPrompt
@@ -98,11 +96,15 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
     collaborative: Collaborative | None
 
     def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
-        """Titles."""
+        """See `GenerativeTraining.named_items`: item titles."""
         return name_by_titles(self.recipe, self.split, self.job.backbone)
 
     def prepare(self, options: FitOptions) -> None:
-        """Read the titles of the catalog with the base model."""
+        """See `GenerativeTraining.prepare`: builds the prompt, embeds all titles and loads the dense artifact.
+
+        Raises:
+            RecipeError: the longest prompt does not fit into the backbone.
+        """
         recipe, named = self.recipe, self.named
         tokenizer = cast(TitleTokenizer, named.spelling).tokenizer
         assert named.end is not None, "titles are closed by the tokenizer's end token"
@@ -128,7 +130,7 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
         self.collaborative = None if folder is None else CollaborativeModel(folder, len(named.tokens))
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
-        """Loss on the titles of the prompt and the answer."""
+        """See `GenerativeTraining.module`: loss on the answer, with ``method.prompt_loss`` also on the history."""
         return InstructionModule(
             model,
             self.named.tokens,
@@ -139,7 +141,7 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
         )
 
     def generator(self) -> ItemGenerator:
-        """Free search and grounding, distances unweighted."""
+        """See `GenerativeTraining.generator`; distances are not weighted."""
         longest = int(np.diff(self.named.tokens.offsets).max()) + self.prompt.answer_extra
         return BigRecGenerator(
             self.named.model,
@@ -153,11 +155,11 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
         )
 
     def chosen_on_validation(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, Any]:
-        """The exponents of the weights."""
+        """See `GenerativeTraining.chosen_on_validation`: the exponents of the weights."""
         return choose_exponents(cast(BigRecGenerator, generator), targets, console=self.console)
 
     def keep_choices(self, generator: ItemGenerator, selected: ItemGenerator) -> None:
-        """The exponents."""
+        """See `GenerativeTraining.keep_choices`: the exponents of the weights."""
         cast(BigRecGenerator, generator).exponents = cast(BigRecGenerator, selected).exponents
 
 

@@ -1,7 +1,7 @@
-"""Chooses the exponents of a grounded writer's weights on validation (Bao et al. 2023, the re-weighting step).
+"""Chooses the exponents of BIGRec's weights on validation (Bao et al. 2023, the re-weighting step).
 
-Published grids are 0 to 99 for popularity and .01 to 99 for the collaborative weight, searched separately for every
-metric and cut-off; here one pair is searched jointly, over fewer points, for NDCG@10, and is what the artifact serves.
+The published grids are 0 to 99 for popularity and 0.01 to 99 for the collaborative weight, searched separately for each
+metric and cut-off. Here one pair is chosen jointly, on a smaller grid, for NDCG@10; the artifact serves that pair.
 
 Shape legend: T users, N items, G points of a grid.
 """
@@ -25,9 +25,10 @@ BATCH = 32
 
 
 def choose_exponents(writer: BigRecGenerator, targets: Targets, *, console: Console) -> dict[str, Any]:
-    """Set ``writer.exponents`` to the pair with the best NDCG@10 on ``targets``; the smallest where several are equal.
+    """Set ``writer.exponents`` to the pair with the best NDCG@10 on ``targets``, the smallest pair among equal ones.
 
-    Returns figures for the manifest: NDCG@10 on these users without weights, and with those chosen.
+    Returns:
+        Figures for the manifest: NDCG@10 on ``targets`` without weights, and with the chosen pair.
     """
     collaborative = GRID if writer.collaborative is not None else (0.0,)
     pairs = [Exponents(*pair) for pair in itertools.product(GRID, collaborative)]
@@ -58,7 +59,7 @@ def _ranks(
     target: int,
     pairs: list[Exponents],
 ) -> NDArray[np.int64]:
-    """Rank of ``target`` for every pair, seen items left out [G]; by popularity where nothing was written."""
+    """Rank of ``target`` for each pair [G], without seen items; by popularity if all generated texts are empty."""
     eligible_N = np.ones(len(writer.names.tokens), bool)
     eligible_N[history] = False
     first_N = writer.names.place_N < writer.names.place_N[target]

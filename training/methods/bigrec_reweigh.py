@@ -1,7 +1,7 @@
-"""Weighs a grounded writer anew: another collaborative model, exponents chosen again, the language model as it is.
+"""Replaces the collaborative model of a BIGRec artifact and chooses its exponents again; the language model is kept.
 
-A collaborative model learns of new interactions in minutes and a language model in hours; between two trainings of the
-second, this keeps the weights up to date.
+A collaborative model trains in minutes, a language model in hours. Between two trainings of the language model, this
+keeps the weights up to date.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from training.recipe import Recipe, with_settings
 def reweigh(
     artifact: Path, dataset: Dataset, out: Path, *, collaborative: Path | None, seed: int, console: Console
 ) -> Manifest:
-    """Write a copy of ``artifact`` to ``out`` whose titles are weighed by popularity and by ``collaborative``.
+    """Write a copy of ``artifact`` to ``out`` with new weights from popularity and ``collaborative``.
 
     Args:
-        artifact: of a recipe that grounds what it writes (``bigrec``).
-        dataset: the one it was trained on; exponents are chosen on its validation part.
+        artifact: of the recipe ``bigrec``.
+        dataset: the data set it was trained on; exponents are chosen on its validation part.
         out: folder to write.
         collaborative: dense artifact of the same catalog; None: popularity alone.
-        seed: of the validation users that choose.
+        seed: of the sample of validation users.
         console: for progress.
 
     Raises:
-        ArtifactError: ``artifact`` grounds nothing, was trained on other data or has seen validation; or
-            ``collaborative`` has other items or has seen what is asked for.
+        ArtifactError: ``artifact`` has another recipe, or was trained on other data or on validation; or
+            ``collaborative`` has other items or was trained on validation.
     """
     loaded = load_generative(artifact)
     manifest, writer = loaded.manifest, cast(BigRecGenerator, loaded.model)
@@ -65,10 +65,10 @@ def reweigh(
     training = {name: value for name, value in manifest.training.items() if name != "id_model"}
     if collaborative is not None:
         training["id_model"] = id_model_record(collaborative)
-    way = BigRecTraining(Job(recipe, split, console, id_model=collaborative))
-    way.fitted = FittedGenerator(writer=writer, report=report)
-    validation = way.validate(seed)
-    return way.write(
+    method = BigRecTraining(Job(recipe, split, console, id_model=collaborative))
+    method.fitted = FittedGenerator(writer=writer, report=report)
+    validation = method.validate(seed)
+    return method.write(
         out,
         fitted_on=manifest.fitted_on,
         metrics={f"validation_{name}": interval.value for name, interval in validation.accuracy.items()},

@@ -1,4 +1,4 @@
-"""Reads the titles of a catalog with the base model, once for all runs on the same titles."""
+"""Embeds the titles of a catalog with the base model, and caches the vectors for other runs on the same titles."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def read_space(
     """The title space of a catalog.
 
     Args:
-        body: of the base model, without its head.
+        body: the base model without its head.
         tokens: of the titles.
         begin: token ids before every title.
-        sha256: of the base model's weights; None: nothing is kept.
-        cache: folder where vectors are kept, named by weights and tokens; None: nothing is kept.
+        sha256: of the base model's weights; None: vectors are not cached.
+        cache: folder of cached vectors, named by weights and tokens; None: vectors are not cached.
         console: for progress.
     """
     folder = None

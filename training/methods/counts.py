@@ -1,4 +1,4 @@
-"""Counts rankers from the training part: popularity, what follows the last item, item neighbours."""
+"""Builds count-based rankers from the training part: popularity, Markov transitions, item-to-item similarity."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from training.recipe import MethodSettings, Recipe, RecipeError
 
 
 class CountsSettings(MethodSettings):
-    """``rule``: what is counted."""
+    """Settings of count-based rankers; ``rule``: kind of counts."""
 
     kind: Literal["counts"] = "counts"
     rule: Rule = "popularity"
-    last: int = Field(LAST, ge=1, description="newest items that are looked up, item-knn only")
-    decay: float = Field(DECAY, gt=0, le=1, description="what each step back counts of the one after it, item-knn only")
+    last: int = Field(LAST, ge=1, description="number of newest items used, item-knn only")
+    decay: float = Field(DECAY, gt=0, le=1, description="weight of an item relative to the newer one, item-knn only")
     neighbours: int | None = Field(
-        None, ge=1, description="most similar items kept for each item, None: all; item-knn only"
+        None, ge=1, description="number of most similar items kept for each item; None: all; item-knn only"
     )
     learns: ClassVar[bool] = False
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """Only neighbours are cut, and summed over several items."""
+        """``last``, ``decay`` and ``neighbours`` have an effect with ``rule='item-knn'`` only."""
 
         def item_knn(recipe: Recipe) -> bool:
             return isinstance(recipe.method, CountsSettings) and recipe.method.rule == "item-knn"
@@ -46,13 +46,13 @@ class CountsSettings(MethodSettings):
 
 
 def no_backbone(name: str, backbone: str) -> None:
-    """Refuse a backbone other than ``none``; raises `RecipeError`."""
+    """Raises `RecipeError` for a backbone other than ``none``."""
     if backbone != "none":
         raise RecipeError(f"recipe {name!r} has no network: backbone {backbone!r} is not allowed, only 'none'")
 
 
 class CountsTraining(TrainingMethod[CountsSettings]):
-    """See the module."""
+    """Builds a `modeling.methods.counts.CountsModel`."""
 
     kind, Settings = "counts", CountsSettings
 
@@ -61,7 +61,7 @@ class CountsTraining(TrainingMethod[CountsSettings]):
         self.model: CountsModel | None = None
 
     def fit(self, options: FitOptions) -> Trained:
-        """One pass over the interactions."""
+        """See `TrainingMethod.fit`: one pass over the interactions."""
         start = time.perf_counter()
         self.model = self._counted(options.fitted_on)
         seconds = time.perf_counter() - start
@@ -78,7 +78,7 @@ class CountsTraining(TrainingMethod[CountsSettings]):
         )
 
     def validate(self, seed: int) -> Metrics:
-        """Figures over all validation users."""
+        """See `TrainingMethod.validate`."""
         assert self.model is not None
         return evaluate_generator(self.model, self.split.validation, self.split.popularity(), seed=seed).metrics
 

@@ -1,4 +1,4 @@
-"""Trains a user encoder and an item tower, whose artifact is searched by an index."""
+"""Trains a user encoder and an item tower; the artifact is served by searching an index of item vectors."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ TEXT = "parts/text.safetensors"
 
 
 class DenseSettings(MethodSettings):
-    """``objective``: the loss at every item boundary; ``distillation``: what is learned from a teacher beside it;
-    ``semantic``: contrastive losses over similar users and items; ``adaptation``: stages that change the language model
-    first; ``warm_up``: epochs that train the items and the weights of the newest ones without the network, which then
-    starts from nothing; 0: all are trained from the start.
+    """Settings of dense retrieval. ``objective``: the loss at every item boundary; ``distillation``: additional losses
+    against a teacher's lists and item vectors; ``semantic``: contrastive losses over similar users and items;
+    ``adaptation``: stages that adapt the language model before the training; ``warm_up``: epochs that train the items
+    and the weights of the newest ones without the network, whose output then starts at zero.
     """
 
     kind: Literal["dense"] = "dense"
@@ -61,13 +61,13 @@ class DenseSettings(MethodSettings):
     distillation: DistillationSpec = DistillationSpec()
     semantic: SemanticSpec = SemanticSpec()
     adaptation: AdaptationSpec = AdaptationSpec()
-    warm_up: int = Field(0, ge=0, le=1000, description="epochs of the newest items alone before the network is trained")
+    warm_up: int = Field(0, ge=0, le=1000, description="epochs that train items without the network first; 0: none")
     encodes: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """The loss decides which of its settings are read."""
+        """Conditions under which settings have an effect; those of the objective depend on its kind."""
 
         def objective(recipe: Recipe) -> ObjectiveSpec:
             assert isinstance(recipe.method, DenseSettings)
@@ -99,7 +99,7 @@ class DenseSettings(MethodSettings):
         }
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` for a pull to nothing, and for histories that a user encoder cannot read."""
+        """Raises ``ValueError`` for settings that contradict each other, with the name of the setting to change."""
         if self.objective.pull and recipe.requires is None:
             raise ValueError("method.objective.pull needs requires=<id recipe>: there is no id space to be pulled to")
         if self.objective.queue and (self.objective.kind != "in_batch" or recipe.items.tower != "encoder"):
@@ -170,16 +170,16 @@ class DenseSettings(MethodSettings):
 
     @property
     def needs_teacher(self) -> bool:
-        """With any weight of distillation."""
+        """Whether a weight of distillation is over 0."""
         return self.distillation.used
 
     def reads_titles(self, recipe: Recipe) -> bool:
-        """Their vectors, or their tokens, or who is alike by them."""
+        """Whether titles are needed: as vectors, as tokens, or to find similar users and items."""
         return self.semantic.used or recipe.needs_text_vectors or recipe.history.reads_tokens
 
 
 def _adaptation_effects() -> dict[str, Effect]:
-    """What a stage reads is read where it has steps."""
+    """Settings of an adaptation stage have an effect if the stage has steps."""
 
     def steps(*stages: str) -> Effect:
         def acts(recipe: Recipe) -> bool:
@@ -200,7 +200,7 @@ def _adaptation_effects() -> dict[str, Effect]:
 
 
 def _distillation_effects() -> dict[str, Effect]:
-    """How lists are weighed is read where they are."""
+    """Settings of the losses over a teacher's lists have an effect if the loss has a weight."""
 
     def weight(*losses: str) -> Effect:
         def acts(recipe: Recipe) -> bool:
@@ -219,7 +219,7 @@ def _distillation_effects() -> dict[str, Effect]:
 
 
 class DenseTraining(TrainingMethod[DenseSettings]):
-    """See the module. It builds on the id table of another dense artifact, whatever the order of its items."""
+    """Trains a `modeling.methods.dense.DenseModel`. A required id model may have its items in any order."""
 
     kind, Settings = "dense", DenseSettings
     same_rows, updates = False, True
@@ -263,7 +263,8 @@ class DenseTraining(TrainingMethod[DenseSettings]):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Stages before the training; vectors of items without interactions; differences of gates between users."""
+        """See `TrainingMethod.report`: stages before the training, vectors of items without interactions, hash of the
+        neighbours, and differences of an adapter's gates between users."""
         found = super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
         found |= {"stages": self.stages} if self.stages else {}
         found |= {"neighbours": {"sha256": self.neighbours.sha256}} if self.neighbours is not None else {}
@@ -272,7 +273,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         return found | {"gates": gate_figures(self.fitted.model.encoder, list(self.split.validation.histories()))}
 
     def validate(self, seed: int) -> Metrics:
-        """Figures over all validation users."""
+        """See `TrainingMethod.validate`."""
         assert self.fitted is not None
         encoder = self.fitted.model.encoder.eval()
         vectors_ND = encoder.items.vectors().detach().float().cpu().numpy()
@@ -293,7 +294,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
 
     @classmethod
     def repaired(cls, folder: Path, manifest: Manifest, sources: Sources) -> Manifest:
-        """The map that whitens titles is put in row order; backbones that were local folders are copied in."""
+        """See `TrainingMethod.repaired`: stores the whitening map in row order, and copies local backbone folders."""
         if (path := folder / TEXT).exists():
             arrays = load_file(path)
             arrays["map"], _ = read_map(arrays["map"], folder.name)
@@ -301,7 +302,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         return store_backbones(folder, manifest, sources)
 
     def _auxiliaries(self, options: FitOptions) -> Callable[[UserEncoder], Sequence[Auxiliary]]:
-        """What makes the losses beside the objective."""
+        """Factory of the losses in addition to the objective, for a given encoder."""
         makers: list[Callable[[UserEncoder], Auxiliary]] = []
         if (teacher := self.job.teacher) is not None:
             taken = self.settings.distillation
@@ -317,14 +318,14 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         return lambda encoder: [make(encoder) for make in makers]
 
     def _anchor(self) -> NDArray[np.float32] | None:
-        """The id table of the artifact that is built on, in the row order of the data set."""
+        """Id table [N, D] of the required artifact, in the row order of the data set; None without one."""
         if self.job.id_model is None or self.job.id_rows is None:
             return None
         vectors_ND = load_file(self.job.id_model / "parts" / "items.safetensors")["ids.weight"]
         return np.ascontiguousarray(vectors_ND[self.job.id_rows])
 
     def _history_state(self) -> HistoryState | None:
-        """The id model that is built on, for a gated adapter, in the row order of the data set."""
+        """The required id model, for a gated adapter, in the row order of the data set; None for other adapters."""
         if not adapter_of(self.recipe.adapter.kind).needs_condition:
             return None
         folder = self.job.id_model

@@ -1,8 +1,7 @@
-"""Trains an encoder-decoder to write the semantic ID of a user's next item (TIGER, Rajput et al. 2023).
+"""Trains an encoder-decoder to generate the semantic ID of a user's next item (TIGER, Rajput et al. 2023).
 
-The encoder reads the whole history in both directions, so a history teaches its next item only: every prefix of a
-sequence is an example of its own. Names of one length make a batch plain arrays; nothing is put together token by
-token.
+The encoder is bidirectional, so a history is an example for its next item only: every prefix of a sequence is an
+example of its own. All IDs have the same length, so a batch is built with array operations instead of token by token.
 
 Shape legend: B examples, I items of the longest history, L codes of an item, R = 1 + I * L positions of the encoder,
 V vocabulary, H width.
@@ -29,8 +28,14 @@ from training.objectives.trie_softmax import TrieSoftmax
 
 @dataclass(frozen=True)
 class EncoderDecoderBatch:
-    """Token ids [B, R] that the encoder reads, which of them are no padding [B, R] (None: all), the codes of the next
-    items [B, L], and the states of their trie before each (None: not needed)."""
+    """A batch of histories and next items.
+
+    Attributes:
+        ids_BR: token ids that the encoder reads.
+        mask_BR: whether each token is not padding; None: there is no padding.
+        targets_BL: codes of the next items.
+        states_BL: trie state before each code; None if the loss does not use the trie.
+    """
 
     ids_BR: Tensor
     mask_BR: Tensor | None
@@ -44,16 +49,16 @@ class EncoderDecoderBatch:
 
 
 class EncoderDecoderModule(TrainedModule):
-    """Loss of the codes of the next item, each after those before it.
+    """Autoregressive loss on the codes of the next item.
 
     Args:
         model: a Hugging Face encoder-decoder model with its head.
-        names: codes of every item of the catalog as tokens; all have L of them.
-        start: the token that decoding begins with, and a history of an unknown user.
-        users_U: the token that begins the histories of each user.
-        dropout: on the embeddings that the encoder reads, besides the model's own.
-        user_dropout: share of histories that begin as those of an unknown user.
-        children: divides probabilities among the codes that may follow; None: among the whole vocabulary.
+        names: codes of every item of the catalog as tokens, L of each.
+        start: token that decoding begins with; also the unknown-user token.
+        users_U: first token of the histories of each user.
+        dropout: on the embeddings that the encoder reads, in addition to the model's own dropout.
+        user_dropout: share of training histories whose user token is replaced by the unknown-user token.
+        children: softmax over the codes allowed by the trie; None: over the whole vocabulary.
     """
 
     def __init__(
@@ -76,16 +81,16 @@ class EncoderDecoderModule(TrainedModule):
 
     @property
     def last_only(self) -> bool:
-        """See above."""
+        """See `TrainedModule.last_only`: each example has one target item."""
         return True
 
     @property
     def item_lengths_N(self) -> None:
-        """All items take the same."""
+        """See `TrainedModule.item_lengths_N`: None, since all items have the same length."""
         return
 
     def pretrained(self, name: str) -> bool:
-        """Nothing is."""
+        """See `TrainedModule.pretrained`: the network is trained from scratch."""
         return False
 
     def collate(self, windows: Sequence[Window]) -> EncoderDecoderBatch:

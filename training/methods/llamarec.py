@@ -1,4 +1,4 @@
-"""Trains a language model to say the letter of the next item among candidates (LlamaRec)."""
+"""Trains a language model to predict the letter of the next item among candidates (LlamaRec)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from training.recipe import Recipe
 
 
 class LlamarecSettings(PromptedSettings):
-    """The letter of one of some candidates."""
+    """Settings of LlamaRec."""
 
     kind: Literal["llamarec"] = "llamarec"
-    labels: tuple[str, ...] = Field(tuple(ascii_uppercase), description="labels of candidates; each is one token")
-    window: int = Field(20, ge=2, description="candidates of one prompt, in training and when it is served")
+    labels: tuple[str, ...] = Field(tuple(ascii_uppercase), description="labels of candidates; single tokens")
+    window: int = Field(20, ge=2, description="candidates in one prompt, in training and when served")
     negatives: Literal["random", "retrieved"] = Field(
-        "random", description="wrong candidates in training: random items, as published, or the best ones of the "
-        "artifact that is built on (requires)",
+        "random", description="negatives in training: random items, as published, or the best items of the required "
+        "artifact (requires)",
     )  # fmt: skip
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where a window has more candidates than labels, or nothing retrieves."""
+        """Raises ``ValueError`` if a window has more candidates than labels, or negatives need a missing retriever."""
         super().check(recipe)
         if self.window > len(self.labels):
             raise ValueError(f"method.window={self.window}: {len(self.labels)} labels are known (method.labels)")
@@ -47,10 +47,10 @@ def training_candidates(
     history: NDArray[np.int64], target: int, retriever: CollaborativeModel | None, *, items: int, count: int,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:  # fmt: skip
-    """The target and ``count`` - 1 others that are not in the history, in random order.
+    """The target and ``count`` - 1 negatives outside the history, in random order [count].
 
-    The others are the best ones for this history under ``retriever``, which knows nothing of what came later, or
-    random ones. The order is random either way, so that the place of the target says nothing.
+    Negatives are the best items for this history under ``retriever``, or random items if that is None. The order is
+    random in both cases, so that the target's position carries no information.
     """
     if retriever is None:
         others = others_at_random([*history.tolist(), target], items, count - 1, rng)
@@ -61,15 +61,21 @@ def training_candidates(
 
 @dataclass(frozen=True)
 class TwoStages:
-    """Ranks of T targets in the whole catalog without seen items: by the dense stage, and when the model has ordered
-    its first candidates; ``inside_T`` says for which targets it could."""
+    """Ranks of T targets in the whole catalog without seen items.
+
+    Attributes:
+        dense_T: rank by the dense stage alone.
+        merged_T: rank after the model has reordered the first candidates.
+        inside_T: whether the target was among these candidates.
+    """
 
     dense_T: NDArray[np.int64]
     merged_T: NDArray[np.int64]
     inside_T: NDArray[np.bool_]
 
     def figures(self, *, seed: int) -> dict[str, float]:
-        """NDCG@10 overall and where the target was among the candidates, of both, and the paired difference overall."""
+        """NDCG@10 of both stages, over all targets and over those among the candidates; and the paired difference over
+        all targets with its interval."""
         found = {"questions": float(len(self.dense_T)), "inside": float(self.inside_T.mean())}
         for name, ranks_T in (("dense_", self.dense_T), ("", self.merged_T)):
             found[f"{name}ndcg@10"] = float(question_values(ranks_T, cuts=(10,))["ndcg@10"].mean())
@@ -81,8 +87,8 @@ class TwoStages:
 
 
 def two_stages(ranker: LlamarecRanker, targets: Targets) -> TwoStages:
-    """Ask a ranker about the users whose target is among the candidates; elsewhere its order does not change the rank
-    of the target, so that it need not be asked."""
+    """Ranks before and after the model's stage. The model is run only for users whose target is among the candidates;
+    for other users its order does not change the target's rank."""
     dense, merged = [], []
     for history, row in zip(targets.histories(), targets.rows_T.tolist(), strict=True):
         rows = history.astype(np.int64).tolist()
@@ -100,7 +106,7 @@ def two_stages(ranker: LlamarecRanker, targets: Targets) -> TwoStages:
 
 
 class LlamarecTraining(PromptedTraining[LlamarecSettings]):
-    """See the module."""
+    """Trains a `modeling.methods.llamarec.LlamarecRanker`."""
 
     kind, Settings = "llamarec", LlamarecSettings
     selected_on: ClassVar[str] = "ndcg@10"
@@ -113,7 +119,7 @@ class LlamarecTraining(PromptedTraining[LlamarecSettings]):
         return prompt, prompt.most_positions(history.limit, self.settings.window, history.title_tokens)
 
     def texts(self, window: Window) -> list[int]:
-        """History, candidates and the letter of the target; the window draws the candidates and their order."""
+        """See `PromptedTraining.texts`; the window's seed draws the candidates and their order."""
         history, target, prompt = window.rows[:-1], int(window.rows[-1]), self.prompt
         rows = training_candidates(
             np.concatenate([window.earlier, history]), target,
@@ -125,16 +131,16 @@ class LlamarecTraining(PromptedTraining[LlamarecSettings]):
         return [*prompt.prefix, *prompt.shared(self.tokens(history.tolist())), *asked, prompt.answers[place]]
 
     def generator(self) -> LlamarecRanker:
-        """Asks the model as it is."""
+        """See `GenerativeTraining.generator`."""
         return LlamarecRanker(self.named.model, self.names, window=self.settings.window, **self.ranker_parts())
 
     def epoch_figures(self, generator: Any, targets: Targets, seed: int) -> dict[str, float]:
-        """Overall and on the subset."""
+        """See `GenerativeTraining.epoch_figures`: NDCG@10 over all targets and over those among the candidates."""
         found = two_stages(cast(LlamarecRanker, generator), targets).figures(seed=seed)
         return {name: found[name] for name in ("ndcg@10", "subset_ndcg@10") if name in found}
 
     def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
-        """The same beside the dense stage."""
+        """See `GenerativeTraining.chosen_on_validation`: figures of both stages."""
         return {"two_stages": two_stages(cast(LlamarecRanker, generator), targets).figures(seed=seed)}
 
 

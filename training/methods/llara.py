@@ -1,4 +1,4 @@
-"""Trains a language model to choose among candidates (LLaRA, Liao et al. 2024), and asks it as published."""
+"""Trains a language model to choose among candidates (LLaRA, Liao et al. 2024), with the published metrics."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ BATCH = 32
 
 
 class LlaraSettings(GenerativeSettings):
-    """One of some candidates."""
+    """Settings of LLaRA."""
 
     kind: Literal["llara"] = "llara"
-    candidates: int = Field(20, ge=2, description="titles in a prompt to choose from")
-    copying: int = Field(0, ge=0, description="positions of random text read first, to learn to copy; 0: none")
-    slots: VectorPosition = Field("after", description="where an item's vector stands: after its title, or before it")
+    candidates: int = Field(20, ge=2, description="candidates in a prompt")
+    copying: int = Field(0, ge=0, description="tokens of random text in the copying stage; 0: no such stage")
+    slots: VectorPosition = Field("after", description="position of an item's vector: after its title or before it")
     match: float = Field(
-        0.0, ge=0, description="weight of a second loss: half-way through the layers, which candidate's slot is the "
-        "answer's",
+        0.0, ge=0, description="weight of a second loss, which predicts the answer's slot from states halfway through "
+        "the layers; 0: none",
     )  # fmt: skip
     instructed: ClassVar[bool] = True
     builds_on: ClassVar[bool] = True
     trains_beside: ClassVar[bool] = True
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where titles cannot be written, or copying cannot be learned."""
+        """Raises ``ValueError`` if the recipe cannot generate titles, or ``copying`` is set with a frozen backbone."""
         self.check_titles(recipe)
         if self.copying and recipe.adapter.kind != "full":
             raise ValueError(
@@ -69,7 +69,7 @@ class LlaraSettings(GenerativeSettings):
             )
 
     def check_catalog(self, recipe: Recipe, items: int, *, categories: bool) -> None:
-        """As many items as candidates; raises `RecipeError`."""
+        """Raises `RecipeError` if the catalog has fewer items than ``candidates``."""
         if items < self.candidates:
             raise RecipeError(
                 f"method.candidates={self.candidates}: there are {items} items; set it to {items} or less"
@@ -78,29 +78,33 @@ class LlaraSettings(GenerativeSettings):
 
 @dataclass(frozen=True)
 class LlaraBatch(NextTokenBatch):
-    """Also where the slots of the candidates are [B, C], -1 where a prompt has fewer, and which of them is the
-    answer's [B]."""
+    """Adds the positions of the candidates' slots.
+
+    Attributes:
+        slots_BC: positions; -1 if a prompt has fewer candidates.
+        right_B: index of the answer among the candidates.
+    """
 
     slots_BC: Tensor
     right_B: Tensor
 
 
 class LlaraModule(NextTokenModule):
-    """Next-token loss on the answer only. Curriculum: at share p of the training a batch shows item vectors with
-    probability p, and placeholders in their slots otherwise; the map of item vectors then gets no gradient.
+    """Next-token loss on the answer only. Curriculum: after a share p of the training a batch has item vectors in its
+    slots with probability p, and placeholders otherwise; the map of item vectors gets no gradient from placeholders.
 
-    Where ``match`` is not zero there is a second loss, in batches with item vectors: from the states at the candidates'
-    slots, half-way through the layers, a linear map says which is the answer's (softmax over the candidates). It is not
-    in the paper, whose model has learned to compare what it reads. The linear map is not part of what is served.
+    If ``match`` is not zero, batches with item vectors have a second loss: a linear map of the states at the slots of
+    the candidates, halfway through the layers, predicts the answer (softmax over the candidates). It is not in the
+    paper, whose larger model can compare items already. The linear map is not used when serving.
 
     Args:
         model: with its head; a Hugging Face model for causal language modelling.
         names: tokens of every title of the catalog.
-        prompt: the pieces of a prompt.
-        slots: inputs of the items.
-        candidates: titles to choose from; the answer and random items that the user has not.
+        prompt: builds prompts and answers.
+        slots: input embeddings of the items.
+        candidates: number of candidates: the answer and random items outside the history.
         seed: of the curriculum.
-        match: weight of the second loss, by the answer; the loss of a token has weight 1.
+        match: weight of the second loss per answer; the loss of a token has weight 1.
         dropout, hidden_dropout: see `NextTokenModule`.
     """
 
@@ -124,15 +128,16 @@ class LlaraModule(NextTokenModule):
 
     @property
     def selected_on(self) -> str:
-        """As published. Over the whole catalog a list is the retriever's but for its first place, whoever chose it."""
+        """See `TrainedModule.selected_on`: Hit@1 among candidates, as published. A list over the whole catalog differs
+        from the retriever's in its first place only."""
         return "hr@1"
 
     def pretrained(self, name: str) -> bool:
-        """All but the map of item vectors."""
+        """See `TrainedModule.pretrained`: all weights but the map of item vectors and the second loss."""
         return name.startswith("model.")
 
     def collate(self, windows: Sequence[Window]) -> LlaraBatch:
-        """One item of every window, drawn at random, is the answer; what came before it is the history."""
+        """A batch with one target per window, drawn at random; the items before it are the history."""
         rng = np.random.default_rng(int(torch.randint(2**31, ())))  # the trainer restores torch's state on resume
         texts, answers, slots, right = [], [], [], []
         for window in windows:
@@ -155,7 +160,7 @@ class LlaraModule(NextTokenModule):
         return LlaraBatch(*map(torch.from_numpy, arrays))
 
     def forward(self, batch: NextTokenBatch, progress: float = 0.0) -> Tensor:
-        """Summed negative log probability of the answers' tokens, and of the answers' slots."""
+        """Summed negative log probability of the answers' tokens, plus the second loss if it applies."""
         if self.matching is None or not self.hybrid(progress):
             return super().forward(batch, progress)
         read, chosen = self.read(batch, progress, output_hidden_states=True), cast(LlaraBatch, batch)
@@ -167,15 +172,15 @@ class LlaraModule(NextTokenModule):
         return loss + self._match * F.cross_entropy(scores_BC, chosen.right_B.to(scores_BC.device), reduction="sum")
 
     def tokens(self, rows: NDArray[np.int64]) -> list[int]:
-        """A history, after the prefix."""
+        """See `NextTokenModule.tokens`: the history, without candidates."""
         return self.prompt.items(self._named(rows))
 
     def hybrid(self, progress: float) -> bool:
-        """Whether the batch at this share of the training shows item vectors; the same on every process."""
+        """Whether a batch at this share of the training has item vectors; the same in every process."""
         return bool(np.random.default_rng([self._seed, int(progress * 2**32)]).random() < progress)
 
     def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
-        """Word embeddings, and what stands in the slots, [B, T, H]."""
+        """See `NextTokenModule.inputs`: word embeddings, and item vectors or placeholders in the slots."""
         words = cast(Any, self.model).get_input_embeddings()
         if not self.training or self.hybrid(progress):
             return with_slots(words, self.slots(), ids_BT)
@@ -188,7 +193,7 @@ class LlaraModule(NextTokenModule):
 def random_candidates(
     target: int, history: NDArray[Any], items: int, count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The target and ``count`` - 1 random others that are not in the history, in random order; fewer in a small
+    """The target and ``count`` - 1 random items outside the history, in random order [count]; fewer in a small
     catalog."""
     may_N = np.ones(items, bool)
     may_N[history], may_N[target] = False, False
@@ -198,8 +203,8 @@ def random_candidates(
 
 
 def choice_report(writer: LlaraGenerator, targets: Targets, *, seed: int) -> dict[str, float]:
-    """The published figures over random candidates, and both with exact titles: not comparable with those over the
-    whole catalog. ``hr@1`` is correct / all, as in the published table."""
+    """The published metrics (valid ratio and Hit@1) over random candidates, and both with exact matching of titles.
+    They are not comparable with metrics over the whole catalog. ``hr@1`` is correct / all, as published."""
     rng = np.random.default_rng([seed, 5])
     histories = [history.astype(np.int64) for history in targets.histories()]
     rows_T = targets.rows_T.tolist()
@@ -225,8 +230,8 @@ def choice_report(writer: LlaraGenerator, targets: Targets, *, seed: int) -> dic
 
 
 class LlaraTraining(GenerativeTraining[LlaraSettings]):
-    """See the module. Batches of placeholders give the map of item vectors no gradient, and those of other processes
-    would wait for it: it trains in one process."""
+    """Trains a `LlaraGenerator`, in one process: batches of placeholders give the map of item vectors no gradient, for
+    which other processes would wait."""
 
     kind, Settings = "llara", LlaraSettings
     one_process = True
@@ -236,11 +241,15 @@ class LlaraTraining(GenerativeTraining[LlaraSettings]):
     seed: int
 
     def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
-        """Titles."""
+        """See `GenerativeTraining.named_items`: item titles."""
         return name_by_titles(self.recipe, self.split, self.job.backbone)
 
     def prepare(self, options: FitOptions) -> None:
-        """The id model, and inputs made of its item vectors."""
+        """See `GenerativeTraining.prepare`: loads the id model, and builds the prompt and the map of item vectors.
+
+        Raises:
+            RecipeError: there is no id model, or the longest prompt does not fit into the backbone.
+        """
         recipe, named, folder = self.recipe, self.named, self.job.id_model
         if folder is None:
             raise RecipeError(
@@ -263,7 +272,7 @@ class LlaraTraining(GenerativeTraining[LlaraSettings]):
         self.slots = ItemVectorProjector.beside(words, item_vectors(self.retriever))
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
-        """Loss on the answer."""
+        """See `GenerativeTraining.module`: loss on the answer."""
         return LlaraModule(
             model,
             self.named.tokens,
@@ -277,7 +286,7 @@ class LlaraTraining(GenerativeTraining[LlaraSettings]):
         )
 
     def generator(self) -> ItemGenerator:
-        """Over the candidates of the id model."""
+        """See `GenerativeTraining.generator`; candidates come from the id model."""
         return LlaraGenerator(
             self.named.model,
             self.names,
@@ -290,7 +299,7 @@ class LlaraTraining(GenerativeTraining[LlaraSettings]):
         )
 
     def before_training(self, model: nn.Module, options: FitOptions) -> None:
-        """Learn to copy: a stage that a run which was killed later does not repeat."""
+        """Run the copying stage, if ``method.copying`` is set; a resumed run does not repeat it."""
         if not self.settings.copying:
             return
         assert self.named.end is not None, "titles are closed by the tokenizer's end token"
@@ -301,11 +310,11 @@ class LlaraTraining(GenerativeTraining[LlaraSettings]):
         run_stages([stage], options.work / "stages", self.console)
 
     def epoch_figures(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, float]:
-        """The published ones."""
+        """See `GenerativeTraining.epoch_figures`: those of `choice_report`."""
         return choice_report(cast(LlaraGenerator, generator), targets, seed=seed)
 
     def chosen_on_validation(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, Any]:
-        """The published figures."""
+        """See `GenerativeTraining.chosen_on_validation`: figures of `choice_report`; nothing is chosen."""
         return {"choice": choice_report(cast(LlaraGenerator, generator), targets, seed=seed)}
 
 

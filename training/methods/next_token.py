@@ -1,11 +1,11 @@
-"""Trains a language model to write the name of a user's next item, and answers with what it writes.
+"""Next-token training of a language model on sequences of items, and evaluation of the lists it generates.
 
-A user's sequence is read once, as the names of its items (titles or semantic IDs) one after the other, each closed by
-the end token, with the loss at every token (next-token prediction), or at every token that has an alternative in the
-trie of all names: which is that of writing item n + 1 after items 1 … n, for all n. The first item of a window is
-written after nothing, which is what an empty history is answered with.
+A user's sequence is the concatenation of its items' tokens (titles or semantic IDs), each item followed by the end
+token. The loss is on every token (next-token prediction), or on every token with an alternative in the trie of all
+items. One pass over a sequence so trains the prediction of item n + 1 from items 1 … n for all n. The first item of a
+window is predicted from an empty history.
 
-The best epoch is the one whose real answers, written by beam search along the trie, are best on validation.
+The best epoch is the one whose generated lists (beam search along the trie) are best on validation.
 
 Shape legend: B windows, T tokens, P tokens that are not padding, V vocabulary, H width.
 """
@@ -40,13 +40,18 @@ from training.objectives.trie_softmax import TrieSoftmax
 
 IGNORED = -100
 BATCH_BEAMS = {"cpu": 320, "cuda": 2048}
-"""Beams that are stepped together when many histories are answered, by device."""
+"""Beams in one batch when many histories are evaluated, by device."""
 
 
 @dataclass(frozen=True)
 class NextTokenBatch:
-    """Token ids [B, T] of padded windows, and the token that follows each (``IGNORED`` where padding does); and, where
-    they are kept, the states of the frozen layers."""
+    """A batch of padded windows.
+
+    Attributes:
+        ids_BT: token ids.
+        targets_BT: the token after each; ``IGNORED`` where there is no loss.
+        at_cut_BTH: precomputed states of the frozen layers; None: they are computed from ``ids_BT``.
+    """
 
     ids_BT: Tensor
     targets_BT: Tensor
@@ -54,7 +59,7 @@ class NextTokenBatch:
 
     @property
     def count(self) -> int:
-        """Tokens that the loss is summed over."""
+        """Number of tokens in the summed loss."""
         return int((self.targets_BT != IGNORED).sum())
 
 
@@ -64,16 +69,16 @@ class NextTokenModule(TrainedModule):
     Args:
         model: with its head; a Hugging Face model for causal language modelling.
         names: tokens of every item of the catalog.
-        end: closes every name, and begins every sequence.
-        dropout: on the token embeddings that are read and on the states before the head, while training.
-        hidden_dropout: on what every attention and feed-forward block adds, while training.
+        end: token that ends every item and begins every sequence.
+        dropout: on the input embeddings and on the states before the head, in training.
+        hidden_dropout: on the output of every attention and feed-forward block, in training.
 
     Attributes:
-        from_scratch: whether the model is a network of a recipe's own, which was not pretrained.
+        from_scratch: whether the model is not pretrained.
         fixed: whether every epoch reads the same windows.
-        most: windows that are read, drawn once; None: all.
-        kept: states of the frozen layers of all texts; None: they are computed in every step.
-        split: the model without its head in two parts, where states are kept.
+        most: number of windows to train on, drawn once; None: all.
+        kept: precomputed states of the frozen layers of all texts; None: they are computed in every step.
+        split: the model without its head, split after the frozen layers, if ``kept`` is set.
     """
 
     def __init__(
@@ -90,12 +95,12 @@ class NextTokenModule(TrainedModule):
         self._hooks = hook_blocks(model, hidden_dropout) if hidden_dropout else []
 
     def close(self) -> None:
-        """The end of training: the model is as it came, apart from its weights."""
+        """Remove the hooks of this module from the model, after training."""
         for hook in self._hooks:
             hook.remove()
 
     def collate(self, windows: Sequence[Window]) -> NextTokenBatch:
-        """Windows as tokens, padded on the right: with causal attention no mask is needed."""
+        """Windows as tokens, padded on the right; causal attention needs no mask then."""
         texts = [self.text(window) for window in windows]
         shape = (len(texts), max(map(len, texts)) - 1)
         ids_BT, targets_BT = np.full(shape, self.end, np.int64), np.full(shape, IGNORED, np.int64)
@@ -107,51 +112,51 @@ class NextTokenModule(TrainedModule):
         return NextTokenBatch(torch.from_numpy(ids_BT), torch.from_numpy(targets_BT), at_cut_BTH=at_cut_BTH)
 
     def text(self, window: Window) -> NDArray[np.int64]:
-        """A window as tokens, prefix and last answer included."""
+        """Tokens of a window, including prefix and last item."""
         return np.asarray([*self.prefix, *self.tokens(window.rows)], np.int64)
 
     def given(self, text: NDArray[np.int64], window: Window) -> int:
-        """How many tokens at the beginning of a window's text have no loss; at least one."""
+        """Number of tokens without a loss at the beginning of a window's text; at least one."""
         return len(self.prefix)
 
     @property
     def fixed_windows(self) -> bool:
-        """Whether every epoch reads the same windows."""
+        """See `TrainedModule.fixed_windows`."""
         return self.fixed
 
     @property
     def most_windows(self) -> int | None:
-        """Windows that are read."""
+        """See `TrainedModule.most_windows`."""
         return self.most
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """What begins every sequence and has no loss; at least one token."""
+        """Tokens at the beginning of every sequence, without a loss; at least one."""
         return (self.end,)
 
     def tokens(self, rows: NDArray[np.int64]) -> list[int]:
-        """A window as tokens, after the prefix."""
+        """Tokens of a window after the prefix."""
         return [token for row in rows.tolist() for token in (*self.names[row].tolist(), self.end)]
 
     @property
     def item_lengths_N(self) -> NDArray[np.int64]:
-        """Tokens of every name, its end included."""
+        """Number of tokens of each item [N], including the end token."""
         return np.diff(self.names.offsets) + 1
 
     def pretrained(self, name: str) -> bool:
-        """All of it is the language model, where that is not trained from scratch."""
+        """See `TrainedModule.pretrained`: all weights, unless the model is trained from scratch."""
         return not self.from_scratch
 
     def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
-        """What the first layer reads, [B, T, H]."""
+        """Input embeddings [B, T, H] of the first layer."""
         return cast(Tensor, cast(Any, self.model).get_input_embeddings()(ids_BT))
 
     def forward(self, batch: NextTokenBatch, progress: float = 0.0) -> Tensor:
-        """Summed negative log probability of the tokens."""
+        """Summed negative log probability of the target tokens."""
         return self.token_loss(*self.states(batch, progress))
 
     def token_loss(self, states_PH: Tensor, targets_P: Tensor) -> Tensor:
-        """Summed negative log probability of ``targets_P`` after ``states_PH``."""
+        """Summed negative log probability of the tokens ``targets_P`` given the states ``states_PH``."""
         head = cast(Any, self.model).get_output_embeddings()
         weight_VH = head.weight.to(states_PH.dtype)
         if getattr(head, "bias", None) is not None:  # one more dimension, which is always 1
@@ -160,11 +165,11 @@ class NextTokenModule(TrainedModule):
         return full_softmax(states_PH.float(), weight_VH.float(), targets_P)
 
     def states(self, batch: NextTokenBatch, progress: float = 0.0) -> tuple[Tensor, Tensor]:
-        """States [P, H] at the tokens that have a target, before the head, and the targets [P]."""
+        """States before the head [P, H] at the tokens with a target, and the targets [P]."""
         return self.with_targets(self.read(batch, progress).last_hidden_state, batch)
 
     def read(self, batch: NextTokenBatch, progress: float = 0.0, **options: Any) -> Any:
-        """What the model without its head makes of a batch; ``options`` of its forward."""
+        """Output of the model without its head for a batch; ``options`` are passed to its forward."""
         model = cast(Any, self.model)
         device = model.get_output_embeddings().weight.device
         if self.split is not None and batch.at_cut_BTH is not None:
@@ -174,7 +179,7 @@ class NextTokenModule(TrainedModule):
         return body(inputs_embeds=embedded_BTH, use_cache=False, **options)
 
     def with_targets(self, states_BTH: Tensor, batch: NextTokenBatch) -> tuple[Tensor, Tensor]:
-        """Of the states after the last layer, those [P, H] that have a target, and the targets [P]."""
+        """The states after the last layer that have a target [P, H], and the targets [P]."""
         targets_BT = batch.targets_BT.to(states_BTH.device)
         real_BT = targets_BT != IGNORED
         return self.dropout(states_BTH[real_BT]), targets_BT[real_BT]
@@ -182,24 +187,24 @@ class NextTokenModule(TrainedModule):
 
 @dataclass(frozen=True)
 class TrieSoftmaxBatch(NextTokenBatch):
-    """Also the state of the trie before each target [B, T], and the items that are written."""
+    """Adds the trie state before each target, ``states_BT``, and the number of target items, ``items``."""
 
     states_BT: Tensor
     items: int
 
     @property
     def count(self) -> int:
-        """Items that the loss is summed over."""
+        """Number of items in the summed loss."""
         return self.items
 
 
 class TrieSoftmaxModule(NextTokenModule):
-    """The same along a trie: probabilities are divided among the tokens that may follow, and a token without an
+    """Next-token loss along a trie: the softmax is over the tokens that the trie allows, and a token without an
     alternative has no loss.
 
     Args:
         model, names, end, dropout, hidden_dropout: see `NextTokenModule`.
-        children: the loss at the states of the trie.
+        children: computes the loss from logits and trie states.
     """
 
     def __init__(
@@ -216,7 +221,7 @@ class TrieSoftmaxModule(NextTokenModule):
         self.children_softmax = children
 
     def collate(self, windows: Sequence[Window]) -> TrieSoftmaxBatch:
-        """Windows as tokens, the targets without an alternative left out."""
+        """Windows as tokens; targets without an alternative are ignored."""
         batch = super().collate(windows)
         given = len(self.prefix) - 1
         states_BT = np.zeros(batch.targets_BT.shape, np.int64)
@@ -231,7 +236,7 @@ class TrieSoftmaxModule(NextTokenModule):
         )
 
     def forward(self, batch: NextTokenBatch, progress: float = 0.0) -> Tensor:
-        """Summed negative log probability of the items."""
+        """Summed negative log probability of the target items."""
         assert isinstance(batch, TrieSoftmaxBatch)
         states_PH, targets_P = self.states(batch, progress)
         head = cast(Any, self.model).get_output_embeddings()
@@ -243,7 +248,7 @@ class TrieSoftmaxModule(NextTokenModule):
 
 
 def written_metrics(model: nn.Module, writer: ItemGenerator, targets: Targets) -> dict[str, float]:
-    """NDCG@10 and Recall@10 of what is written for ``targets``."""
+    """NDCG@10 and Recall@10 of the lists generated for ``targets``."""
     training = model.training
     model.eval()
     rows_TK = write_all(writer, list(targets.histories()), user_ids_of(targets))
@@ -259,7 +264,14 @@ def write_all(
     *,
     progress: Callable[[int], object] = lambda done: None,
 ) -> NDArray[np.int64]:
-    """The best ``SHOWN`` rows of every history, seen items left out [T, K]; -1 where fewer are eligible."""
+    """The best ``SHOWN`` rows for each history, without seen items, [T, K]; -1 if fewer are eligible.
+
+    Args:
+        writer: the model.
+        histories: catalog rows, oldest first, T of them.
+        user_ids: of the histories, for models that read users; None: unknown.
+        progress: called with the number of histories of each finished batch.
+    """
     users = [None] * len(histories) if user_ids is None else user_ids
     prompts = [
         writer.prepare(np.asarray(history).tolist(), user) for history, user in zip(histories, users, strict=True)
@@ -279,14 +291,14 @@ def write_all(
 
 
 def user_ids_of(targets: Targets) -> list[str | None]:
-    """Who is asked about, by question."""
+    """User id of each target, [T]; None for a user without an id."""
     known = targets.dataset.user_ids
     return [known[user] for user in targets.users_T.tolist()]
 
 
 def ranks_in(rows_TK: NDArray[np.int64], targets_T: NDArray[np.int64], catalog_size: int) -> NDArray[np.int64]:
-    """Rank of each target in the list that was returned, the catalog's size where it is not in it: a writer scores only
-    what it writes, so figures beyond the list's length do not exist for it."""
+    """Rank of each target in its list [T], from 1; the catalog's size if it is not in the list. A generative model
+    scores only the items it generates, so metrics beyond the list's length are undefined for it."""
     hits_TK = rows_TK == targets_T[:, None]
     return np.where(hits_TK.any(1), hits_TK.argmax(1) + 1, catalog_size)
 
@@ -299,7 +311,15 @@ def evaluate_generator(
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Evaluation:
-    """Answer every question of ``targets`` as the service would, with the artifact's own beams."""
+    """Generate a list for each target as the service does, with the artifact's default beams, and evaluate it.
+
+    Args:
+        writer: the model.
+        targets: histories and next items.
+        popularity_N: training interactions of each item, for metrics that depend on popularity.
+        seed: of bootstrap intervals.
+        progress: called with the number of finished histories.
+    """
     histories = [history.astype(np.int64) for history in targets.histories()]
     rows_TK = write_all(writer, histories, user_ids_of(targets), progress=progress)
     ranks_T = ranks_in(rows_TK, targets.rows_T, len(popularity_N))

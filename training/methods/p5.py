@@ -1,8 +1,8 @@
 """Trains one decoder on the prompts of all task families (P5).
 
-The loss of a prompt is the mean over the tokens of its answer, its end included, and prompts weigh alike (Geng et al.
-2022, section 3.2). In a decoder a history can be learned from as well as the answer, so every item of it counts as an
-answer to the prompt up to there: a sequence is read once for all its prefixes.
+The loss of a prompt is the mean over the tokens of its answer, including the end token; all prompts have equal weight
+(Geng et al. 2022, section 3.2). In a decoder the items of a history are targets as well: each item is an answer to the
+prompt before it, so one pass over a sequence trains all its prefixes.
 
 Shape legend: B texts, T tokens, P tokens with a loss, V vocabulary, H width.
 """
@@ -44,11 +44,11 @@ from training.older_recipes import upgraded
 from training.recipe import CodesSpec, GenerativeSettings, Recipe
 
 STEP = 1.5
-"""Texts share a padded batch up to this ratio of their lengths: a history is ten times as long as a rating."""
+"""Largest ratio of lengths of texts in one padded batch; a history is about ten times as long as a rating prompt."""
 
 
 class P5Settings(GenerativeSettings):
-    """Task families put as prompts, over identifiers of the items."""
+    """Settings of P5: task families as prompts, with item identifiers."""
 
     kind: Literal["p5"] = "p5"
     codes: CodesSpec = CodesSpec()
@@ -56,7 +56,7 @@ class P5Settings(GenerativeSettings):
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """Of the codes, and of the task families that are trained."""
+        """Conditions under which the settings of codes and of task families have an effect."""
 
         def families(*names: str) -> Effect:
             def acts(recipe: Recipe) -> bool:
@@ -70,11 +70,11 @@ class P5Settings(GenerativeSettings):
 
     @property
     def codes_spec(self) -> CodesSpec:
-        """How identifiers are made."""
+        """Settings of the item identifiers."""
         return self.codes
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where prompts cannot be put to the network."""
+        """Raises ``ValueError`` if the network cannot read the prompts."""
         if recipe.history.form != "codes":
             raise ValueError(f"tasks are put with codes: history.form={recipe.history.form!r} has none")
         if recipe.backbone.kind != "decoder":
@@ -84,21 +84,21 @@ class P5Settings(GenerativeSettings):
 
 @dataclass(frozen=True)
 class P5Batch:
-    """Texts of near lengths together, and the weights [P] of their tokens; ``count`` answers in all."""
+    """Texts grouped by length, each group with the weights [P] of its target tokens; ``count``: number of answers."""
 
     parts: tuple[tuple[NextTokenBatch, Tensor], ...]
     count: int
 
 
 class P5Module(NextTokenModule):
-    """Loss of the answers of all families.
+    """Loss on the answers of all families.
 
     Args:
         model: a Hugging Face model for causal language modelling, with its head.
         names: codes of every item as tokens.
         end, dropout, hidden_dropout: see `NextTokenModule`.
         examples: draws the texts of a window.
-        whole_words: vectors of words, which are trained too; None for a model without.
+        whole_words: whole-word embedding, trained with the model; None for a model without one.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class P5Module(NextTokenModule):
         self.examples, self.whole_words = examples, whole_words
 
     def inputs(self, ids_BT: Tensor, progress: float) -> Tensor:
-        """Vectors of tokens and of their words."""
+        """Token embeddings plus whole-word embeddings, [B, T, H]."""
         return read(self.model, ids_BT, self.whole_words)
 
     def collate(self, windows: Sequence[Window]) -> P5Batch:  # type: ignore[override]
@@ -124,7 +124,7 @@ class P5Module(NextTokenModule):
         return self.batch([text for window in windows for text in self.examples.of(window)])
 
     def batch(self, texts: Sequence[TaskText]) -> P5Batch:
-        """Texts as tokens, those of near lengths together."""
+        """Texts as tokens, grouped by length."""
         ordered = sorted(texts, key=lambda text: len(text.tokens))
         groups = groupby(ordered, key=lambda text: int(np.log(len(text.tokens)) / np.log(STEP)))
         return P5Batch(
@@ -132,7 +132,7 @@ class P5Module(NextTokenModule):
         )
 
     def forward(self, batch: P5Batch, progress: float = 0.0) -> Tensor:  # type: ignore[override]
-        """Summed mean negative log probability of the answers."""
+        """Sum over the answers of the mean negative log probability of their tokens."""
         head = cast(Any, self.model).get_output_embeddings()
         total = head.weight.new_zeros(())
         for part, weights_P in batch.parts:
@@ -157,17 +157,17 @@ class P5Module(NextTokenModule):
 def name_tasks(
     recipe: Recipe, settings: P5Settings, split: Split, *, work: Path, seed: int, console: Console
 ) -> tuple[AssignedIdentifiers, Tasks]:
-    """Items by their codes among the tokens of prompts, the network, and what prompts are written in.
+    """The item codes with the network to train, and the vocabulary of prompts.
 
     Args:
         recipe, settings: of this method.
-        split: whose catalog is named.
-        work: of the run; see `name_by_codes`.
+        split: whose catalog is used.
+        work: folder of the run; see `name_by_codes`.
         seed: of codes.
         console: for progress.
 
     Raises:
-        RecipeError: the data has not what codes or tasks are made from.
+        RecipeError: the data lacks columns that codes or tasks need.
     """
     spec, limit = settings.tasks, recipe.history.limit
     families = families_of(spec, split.dataset)  # refused before work is done
@@ -183,21 +183,21 @@ def name_tasks(
 
 
 class P5Training(GenerativeTraining[P5Settings]):
-    """See the module."""
+    """Trains a `modeling.methods.p5.P5Generator`."""
 
     kind, Settings = "p5", P5Settings
     tasks: Tasks
     examples: TaskExamples
 
     def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
-        """Identifiers."""
+        """See `GenerativeTraining.named_items`: identifiers."""
         named, self.tasks = name_tasks(
             self.recipe, self.settings, self.split, work=work, seed=seed, console=self.console
         )
         return named
 
     def prepare(self, options: FitOptions) -> None:
-        """The training texts."""
+        """See `GenerativeTraining.prepare`: the training texts."""
         self._trie = trie_of(self.named.tokens, CODE_END)
         self.examples = TaskExamples(
             self.tasks.language, self.named.tokens, self.tasks.families, self.settings.tasks, self.split,
@@ -205,7 +205,7 @@ class P5Training(GenerativeTraining[P5Settings]):
         )  # fmt: skip
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> NextTokenModule:
-        """Loss on the answers of all families."""
+        """See `GenerativeTraining.module`: loss on the answers of all families."""
         found = P5Module(
             model, self.named.tokens, end=CODE_END, dropout=dropout, hidden_dropout=hidden_dropout,
             examples=self.examples, whole_words=self.tasks.whole_words,
@@ -214,7 +214,7 @@ class P5Training(GenerativeTraining[P5Settings]):
         return found
 
     def generator(self) -> ItemGenerator:
-        """Asked with the sequential prompt."""
+        """See `GenerativeTraining.generator`; histories are encoded as sequential prompts."""
         default = GenerationSettings(self.settings.beams, int(np.diff(self.named.tokens.offsets).max()) + 1)
         limit = self.recipe.history.limit
         return p5_generator(
@@ -222,14 +222,14 @@ class P5Training(GenerativeTraining[P5Settings]):
         )
 
     def chosen_on_validation(self, generator: ItemGenerator, targets: Targets, seed: int) -> dict[str, Any]:
-        """Nothing is chosen; figures of all families."""
+        """See `GenerativeTraining.chosen_on_validation`: metrics of all families; nothing is chosen."""
         with self.console.status("figures of all task families on validation"):
             writer = cast(P5Generator, generator)
             return {"tasks": task_figures(writer, self.split, targets, self.settings.tasks, seed=seed)}
 
     @classmethod
     def other_figures(cls, loaded: Loaded[Any], split: Split, targets: Targets, seed: int) -> dict[str, Any]:
-        """Those of every family; none on other data, whose users it does not know."""
+        """See `TrainingMethod.other_figures`: metrics of all families; empty on other data, whose users are unknown."""
         manifest = loaded.manifest
         if split.dataset.sha256 != manifest.data_sha256:
             return {}

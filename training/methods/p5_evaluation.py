@@ -1,9 +1,8 @@
-"""What a model of several task families is worth at each: figures beside those of the headline protocol.
+"""Metrics of P5's task families, in addition to the main protocol.
 
-Ratings are predicted as the mean of all rating values, weighed by their probabilities, which is what squared error
-asks for; the error of always saying the mean training rating stands beside it. The direct family is asked yes or no
-about one chosen item and ``OTHERS`` drawn at random, as P5 does: a sampled figure, which says nothing about the whole
-catalog and must not be compared with one that does.
+A rating is predicted as its expectation under the model, which minimises the squared error; the error of always
+predicting the mean training rating is reported as a baseline. The direct family answers yes or no for the target and
+``OTHERS`` random items, as in P5: a sampled metric, not comparable with metrics over the whole catalog.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ def task_figures(
     fitted_on: FittedOn = "train",
     seed: int = 0,
 ) -> Figures:
-    """Figures of every family the model was trained on, over the questions of ``targets``, by name.
+    """Metrics of every family the model was trained on, over ``targets``, by name.
 
-    Of the sequential family it is those of the held-out wording; the served wording has the headline figures.
+    For the sequential family these are metrics of the held-out wording; the served wording has the main metrics.
     """
     examples = TaskExamples(writer.language, writer.names.tokens, writer.families, spec, split, fitted_on)
     found = _other_wording(writer, targets)
@@ -80,7 +79,7 @@ def _ratings(writer: P5Generator, examples: TaskExamples, targets: Targets) -> F
 def expected_ratings(
     writer: P5Generator, examples: TaskExamples, template: Template, pairs: Sequence[tuple[int, int]]
 ) -> NDArray[np.float64]:
-    """Mean rating [T] that the model expects of users for items."""
+    """Expected rating [T] of each (user, item) pair under the model."""
     language = writer.language
     prompts = [language.ask(template, examples.fields(user, row)) for user, row in pairs]
     values_R = np.array(language.ratings)
@@ -94,7 +93,7 @@ def expected_ratings(
 
 
 def _direct(writer: P5Generator, examples: TaskExamples, targets: Targets, seed: int) -> Figures:
-    """Hit@10 and NDCG@10 of the target among items that the user has not chosen, by P(yes) against P(no)."""
+    """Recall@10 and NDCG@10 of the target among random unseen items, ranked by the log odds of yes and no."""
     rng, language = np.random.default_rng([seed, 7]), writer.language
     prompts: list[Sequence[int]] = []
     template = usable("direct", {"user", "item", "chosen"})[0]
@@ -133,7 +132,7 @@ def _texts(writer: P5Generator, examples: TaskExamples, family: str, targets: Ta
 
 
 def _known(examples: TaskExamples, targets: Targets) -> list[dict[str, object]]:
-    """What the columns say of the interactions asked for."""
+    """Column values of the target interactions, empty cells left out, [T]."""
     places = targets.dataset.offsets_U1[targets.users_T] + targets.positions_T
     return [examples.known(place) for place in places.tolist()]
 

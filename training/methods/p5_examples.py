@@ -1,8 +1,8 @@
 """Training texts of P5's task families, drawn for the windows of users' sequences.
 
-Every window is put to the model once, under a template of the sequential family drawn at random. Of the other families
-a share of its items is drawn on top, so that a task is mixed in proportion to the interactions, and nothing outside the
-training part of a split is ever looked at: a window holds items of that part only.
+Every window gives one text of the sequential family, with a random template. Texts of the other families are drawn for
+a share of its items, so that tasks are mixed in proportion to the interactions. Only the training part of a split is
+read, since windows contain items of that part only.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ from training.recipe import RecipeError
 MOST_RATINGS = 101
 WORDS = "words.json"
 USER_PIECES = 100
-"""Users' numbers are written in pieces of two decimal digits, about as SentencePiece divides them."""
+"""Size of a digit group of user numbers: two decimal digits, similar to the tokens of SentencePiece."""
 NEEDS: dict[Family, tuple[str, ...]] = {
     "sequential": (), "rating": ("rating",), "direct": (), "explanation": ("review",), "review": ("review",),
 }  # fmt: skip
-"""Columns of interactions that a family needs. A review is summarised, or rated: one of the two has to be there too."""
+"""Columns of interactions that a family needs. The review family also needs a summary or a rating."""
 
 
 class TasksSpec(Section):
-    """The task families of P5 that one model is trained on together.
+    """Task families of P5 on which one model is trained jointly.
 
-    A share is the number of prompts of a family for every item with a target in the sequential one.
+    The share of a family (``rating``, ``direct``, …) is its number of prompts per target item of the sequential family.
     """
 
-    families: tuple[Family, ...] | None = Field(None, description="None: all that the data set has the columns for")
-    rating: float = Field(0.1, ge=0)
-    direct: float = Field(0.2, ge=0)
-    explanation: float = Field(0.1, ge=0)
-    review: float = Field(0.1, ge=0)
-    candidates: int = Field(10, ge=2, description="items that the direct family chooses from")
-    text_tokens: int = Field(32, ge=1, description="reviews and their summaries are cut at this many tokens")
-    vocabulary: int = Field(2000, ge=400, description="tokens of words")
-    whole_words: bool = Field(True, description="off: a control without the whole-word embedding")
+    families: tuple[Family, ...] | None = Field(None, description="None: all families the data has columns for")
+    rating: float = Field(0.1, ge=0, description="share of the rating family")
+    direct: float = Field(0.2, ge=0, description="share of the direct family")
+    explanation: float = Field(0.1, ge=0, description="share of the explanation family")
+    review: float = Field(0.1, ge=0, description="share of the review family")
+    candidates: int = Field(10, ge=2, description="candidates in prompts of the direct family")
+    text_tokens: int = Field(32, ge=1, description="maximum tokens of a review or a summary")
+    vocabulary: int = Field(2000, ge=400, description="size of the word vocabulary")
+    whole_words: bool = Field(True, description="use the whole-word embedding; false is a control")
 
     @model_validator(mode="after")
     def _the_sequential_family_is_served(self) -> TasksSpec:
@@ -74,24 +74,24 @@ class TasksSpec(Section):
         return self
 
     def has(self, *families: str) -> bool:
-        """Whether one of some families may be trained."""
+        """Whether any of the given families may be trained."""
         return self.families is None or any(family in self.families for family in families)
 
 
 SHARES = {family: TasksSpec.model_fields[family] for family in FAMILIES if family in TasksSpec.model_fields}
-"""The settings that say how many prompts of a family there are; the sequential one has no such setting."""
+"""Fields of `TasksSpec` that hold a family's share; the sequential family has none."""
 
 
 def columns_of(dataset: Dataset) -> set[str]:
-    """Columns of the interactions in which something stands."""
+    """Names of the interaction columns that are not empty."""
     return {name for name in dataset.columns.columns if dataset.columns[name].null_count() < dataset.n_interactions}
 
 
 def families_of(spec: TasksSpec, dataset: Dataset) -> tuple[Family, ...]:
-    """The families to train: those asked for, or all that the data set has the columns for.
+    """The families to train: the requested ones, or all for which the data set has the columns.
 
     Raises:
-        RecipeError: one was asked for that the data set has not, by name or by a share of its own.
+        RecipeError: columns are missing for a family that was requested by name or by a share.
     """
     known = columns_of(dataset)
     able = [family for family in FAMILIES if set(NEEDS[family]) <= known]
@@ -113,7 +113,7 @@ def rating_values(split: Split) -> tuple[float, ...]:
     """Ratings that occur in the training part, ascending.
 
     Raises:
-        RecipeError: too many different ones for each to be a token.
+        RecipeError: there are more than ``MOST_RATINGS`` distinct ratings; each needs a token.
     """
     if "rating" not in columns_of(split.dataset):
         return ()
@@ -127,7 +127,7 @@ def rating_values(split: Split) -> tuple[float, ...]:
 
 
 def ratings_of(split: Split, user: int) -> list[float | None]:
-    """Ratings of one user's training part, None where a cell is empty."""
+    """Ratings of one user's training part; None for an empty cell."""
     found: list[float | None] = split.dataset.columns["rating"][_training_part(split, user)].to_list()
     return found
 
@@ -138,12 +138,12 @@ def _training_part(split: Split, user: int) -> slice:
 
 
 def user_numbers(users: int) -> NDArray[np.int64]:
-    """What users are called by [U]: numbers in random order, for the file's order may say something about them."""
+    """A number for each user [U], in random order, since the order of the file may carry information."""
     return np.random.default_rng(users).permutation(users)
 
 
 def train_words(split: Split, vocabulary: int) -> Any:
-    """A byte-level tokenizer made from the templates and the training part's reviews."""
+    """A byte-level BPE tokenizer trained on the templates and on the reviews of the training part."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     backend = Tokenizer(models.BPE())
@@ -152,7 +152,7 @@ def train_words(split: Split, vocabulary: int) -> Any:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     reviews = list(_texts(split))
-    # as often as there are reviews, so that no word of a template is left in pieces
+    # repeated as often as there are reviews, so that every word of a template becomes a single token
     templates = itertools.chain.from_iterable(itertools.repeat(template_words(), 1 + len(reviews)))
     backend.train_from_iterator(itertools.chain(templates, reviews), trainer)
     return backend
@@ -166,18 +166,18 @@ def _texts(split: Split) -> Iterator[str]:
 
 
 class TaskExamples:
-    """Draws the texts of windows.
+    """Draws the training texts of windows.
 
     Args:
-        language: of the prompts.
+        language: encodes prompts as tokens.
         names: codes of every item as tokens.
         families: to draw from.
         spec: shares and sizes.
-        split: whose interactions are put to the model.
-        fitted_on: the part of it.
+        split: whose interactions are used.
+        fitted_on: part of the split that is trained on.
 
     Attributes:
-        mean_rating: of the training part.
+        mean_rating: of the training part; NaN without ratings.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class TaskExamples:
         self.mean_rating = float(np.mean([value for value in given if value is not None])) if given else math.nan
 
     def of(self, window: Window) -> list[TaskText]:
-        """The texts of a window in this epoch: the same for the same window and draw."""
+        """The texts of a window in this epoch; deterministic for a window and its seed."""
         rng = np.random.default_rng(window.draw)
         texts = [self.sequential(window, rng)]
         items = len(window.rows)
@@ -210,7 +210,7 @@ class TaskExamples:
         return texts
 
     def sequential(self, window: Window, rng: np.random.Generator) -> TaskText:
-        """A window under a template drawn at random."""
+        """The text of a window with a random template of the sequential family."""
         template = _one(usable("sequential", {"history", "item", "chosen"}), rng)
         mark = _one(MARKS, rng)
         names = [self.names[row] for row in window.rows.tolist()]
@@ -221,24 +221,25 @@ class TaskExamples:
         return self.language.text_of(template, {"item": self._name(row)}, answer, history)
 
     def fields(self, user: int, row: int) -> dict[str, Sequence[int]]:
-        """User and item as tokens."""
+        """Tokens of the fields ``user`` and ``item``."""
         return {"user": self.user(user), "item": self._name(row)}
 
     def user(self, user: int) -> tuple[int, ...]:
-        """A user as tokens."""
+        """Tokens of a user."""
         return self.language.user(int(self._users[user]))
 
     def known(self, interaction: int) -> dict[str, Any]:
-        """What the columns say of an interaction; empty cells left out."""
+        """Column values of an interaction by name, empty cells left out."""
         found = {name: column[interaction] for name, column in self._columns.items()}
         return {name: value for name, value in found.items() if value not in (None, "")}
 
     def text(self, words: str) -> tuple[int, ...]:
-        """Words as tokens, cut."""
+        """Tokens of a text, truncated to ``spec.text_tokens``."""
         return self.language.words(words)[: self.spec.text_tokens]
 
     def of_interaction(self, template: Template, user: int, row: int, known: dict[str, Any]) -> TaskText | None:
-        """The text of a template about what a user said of an item, all of it known; None where words are missing."""
+        """The text of a template for one interaction with the column values ``known``; None if the answer is empty or
+        its rating does not occur in training."""
         fields = self.fields(user, row)
         if "review" in template.fields:
             fields["review"] = self.text(known["review"])
@@ -252,7 +253,7 @@ class TaskExamples:
         return self.language.text_of(template, fields, answer) if len(answer) else None
 
     def _other(self, family: Family, window: Window, place: int, rng: np.random.Generator) -> TaskText | None:
-        """A text of another family about the item at a place of a window; None where the interaction lacks it."""
+        """A text of another family for the item at an index of a window; None if the interaction lacks the columns."""
         row, user = int(window.rows[place]), window.user
         known = self.known(int(self.split.dataset.offsets_U1[user]) + window.start + place)
         if family == "direct":
@@ -288,8 +289,8 @@ class TaskExamples:
         return self.language.text_of(template, fields, self._name(row))
 
     def others(self, user: int, count: int, rng: np.random.Generator) -> list[int]:
-        """Items that a user did not choose in the part that is fitted on, drawn evenly; the rest of the user's
-        sequence is not known here."""
+        """Up to ``count`` items that the user did not choose in the part that is fitted on, drawn uniformly; the rest
+        of the sequence is not read."""
         chosen = set(self.split.train_row(user, self._fitted_on).tolist())
         free = self.split.dataset.n_items - len(chosen)
         found: dict[int, None] = {}
@@ -300,7 +301,7 @@ class TaskExamples:
         return list(found)
 
     def _maybe(self, row: int, user: int, rng: np.random.Generator) -> tuple[int, tuple[int, ...]]:
-        """An item and whether the user chose it: this one, or another."""
+        """An item and the answer, each with probability 0.5: this item and yes, or another item and no."""
         if rng.random() < 0.5 and (others := self.others(user, 1, rng)):
             return others[0], self.language.piece(NO)
         return row, self.language.piece(YES)
@@ -315,7 +316,7 @@ def _one(choices: Sequence[Any], rng: np.random.Generator) -> Any:
 
 
 def language_of(split: Split, spelling: CodeTokenizer, vocabulary: int, work: Path) -> Language:
-    """The tokens of prompts."""
+    """The vocabulary of prompts for a data set and item codes."""
     user_sizes = (numbered(np.arange(split.dataset.n_users), USER_PIECES).max(0) + 1).tolist()
     return Language(
         _words(split, vocabulary, work / WORDS), item_sizes=spelling.sizes, user_sizes=user_sizes,
@@ -324,7 +325,7 @@ def language_of(split: Split, spelling: CodeTokenizer, vocabulary: int, work: Pa
 
 
 def _words(split: Split, vocabulary: int, kept: Path) -> Any:
-    """The tokenizer of words: made once for a run, then read from its folder."""
+    """The word tokenizer: trained once for a run, then read from the file ``kept``."""
     from tokenizers import Tokenizer
 
     if not kept.exists():

@@ -1,4 +1,4 @@
-"""Trains a language model to say whether a user will like an item (TALLRec), from a few examples."""
+"""Trains a language model to predict whether a user will like an item (TALLRec), from a few examples."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ BATCH = 32
 
 
 class TallrecSettings(PromptedSettings):
-    """Yes or no. ``sequences`` are the shots: questions that are learned from, drawn once."""
+    """Settings of TALLRec. ``sequences`` is the number of shots: training examples, drawn once."""
 
     kind: Literal["tallrec"] = "tallrec"
-    labels: tuple[str, ...] = Field(("Yes", "No"), description="the two answers, yes first; each is one token")
+    labels: tuple[str, ...] = Field(("Yes", "No"), description="the two answers, yes first; single tokens")
     answers: Literal["ratings", "choices"] = Field(
-        "ratings", description="yes is a rating above liked_above, or an item that was chosen: then the no of a "
-        "question is a random other item",
+        "ratings", description="ratings: yes is a rating above liked_above; choices: yes is a chosen item, no a random "
+        "other item",
     )  # fmt: skip
-    liked_above: float = Field(3.0, description="higher ratings are likes; method.answers=ratings only")
+    liked_above: float = Field(3.0, description="ratings above this value are likes; method.answers=ratings only")
 
     @classmethod
     def effects(cls) -> Any:
-        """Ratings are read where answers come from them."""
+        """``liked_above`` has an effect with ``answers='ratings'`` only."""
         from training.effects import Effect
 
         rated = Effect("method.answers='ratings'", lambda recipe: recipe.method.answers == "ratings")
         return {**super().effects(), "liked_above": rated}
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where there are not two answers."""
+        """Raises ``ValueError`` unless there are two labels."""
         super().check(recipe)
         if len(self.labels) != 2:
             raise ValueError(f"method.labels={list(self.labels)}: yes and no are two")
 
 
 class Opinions:
-    """What users thought of items, from ratings, or from what they chose.
+    """Labels liked and disliked for interactions, from ratings or from the choices themselves.
 
     Args:
         split: of the data.
-        settings: of the method.
+        settings: of the method; ``answers`` decides where labels come from.
 
     Raises:
-        RecipeError: interactions have no ratings, or some of them have none.
+        RecipeError: ``answers='ratings'`` and an interaction has no rating.
     """
 
     def __init__(self, split: Split, settings: TallrecSettings) -> None:
@@ -71,7 +71,7 @@ class Opinions:
         self.liked_R = self.data.columns["rating"].to_numpy() > settings.liked_above
 
     def before(self, user: int, start: int, count: int) -> list[bool]:
-        """Which of ``count`` items from place ``start`` of a user's sequence were disliked."""
+        """Whether each of ``count`` items from index ``start`` of a user's sequence was disliked."""
         if self.liked_R is None:
             return [False] * count
         first = int(self.data.offsets_U1[user]) + start
@@ -80,8 +80,8 @@ class Opinions:
     def questions(
         self, user: int, place: int, history: NDArray[Any], rng: np.random.Generator
     ) -> list[tuple[int, bool]]:
-        """Items that may be asked about at a place of a user's sequence, and whether the answer is yes: one where there
-        are ratings, else the chosen one and a random other one."""
+        """Candidates at an index of a user's sequence, each with the answer (True: yes): the chosen item if there are
+        ratings, otherwise the chosen item and a random other item."""
         first = int(self.data.offsets_U1[user]) + place
         row = int(self.data.rows[first])
         if self.liked_R is not None:
@@ -91,7 +91,7 @@ class Opinions:
 
 
 def yes_or_no(ranker: TallrecRanker, targets: Targets, opinions: Opinions, *, seed: int) -> Answers:
-    """What a ranker says of each target."""
+    """Scores of a ranker for the questions about each target, and the right answers."""
     rng, prompts, right = np.random.default_rng([seed, 7]), [], []
     for number, history in enumerate(targets.histories()):
         user, place = int(targets.users_T[number]), int(targets.positions_T[number])
@@ -109,7 +109,7 @@ def _parts(prompts: Sequence[RankPrompt]) -> Iterator[Sequence[RankPrompt]]:
 
 
 class TallrecTraining(PromptedTraining[TallrecSettings]):
-    """See the module."""
+    """Trains a `modeling.methods.tallrec.TallrecRanker`."""
 
     kind, Settings = "tallrec", TallrecSettings
     selected_on: ClassVar[str] = "auc"
@@ -117,7 +117,7 @@ class TallrecTraining(PromptedTraining[TallrecSettings]):
     opinions: Opinions
 
     def prepare(self, options: FitOptions) -> None:
-        """The prompt, the dense artifact and the opinions."""
+        """See `PromptedTraining.prepare`; also reads the labels."""
         self.opinions = Opinions(self.split, self.settings)
         super().prepare(options)
 
@@ -128,7 +128,7 @@ class TallrecTraining(PromptedTraining[TallrecSettings]):
         return prompt, prompt.most_positions(history.limit, history.title_tokens)
 
     def texts(self, window: Window) -> list[int]:
-        """History, one candidate and the answer; which candidate is drawn by the window where there are two."""
+        """See `PromptedTraining.texts`; of two candidates the window's seed draws one."""
         history, prompt = window.rows[:-1], self.prompt
         rng = np.random.default_rng(window.draw)
         asked = self.opinions.questions(window.user, window.start + len(history), history, rng)
@@ -140,15 +140,16 @@ class TallrecTraining(PromptedTraining[TallrecSettings]):
         return [*prompt.prefix, *shared, *prompt.candidate(self.named.tokens[row]), answer]
 
     def generator(self) -> TallrecRanker:
-        """Asks the model as it is."""
+        """See `GenerativeTraining.generator`."""
         return TallrecRanker(self.named.model, self.names, **self.ranker_parts())
 
     def epoch_figures(self, generator: Any, targets: Targets, seed: int) -> dict[str, float]:
-        """Area under the curve."""
+        """See `GenerativeTraining.epoch_figures`: area under the ROC curve."""
         return {"auc": self._answers(generator, targets, seed).auc(seed=seed).value}
 
     def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
-        """Area under the curve with its interval, and how often yes is said and right."""
+        """See `GenerativeTraining.chosen_on_validation`: AUC with its interval, and the shares of predicted and actual
+        likes."""
         said = self._answers(generator, targets, seed)
         area = said.auc(seed=seed)
         figures = {

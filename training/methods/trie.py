@@ -1,4 +1,4 @@
-"""Trains a network to write the names of items along their trie: titles, or semantic IDs."""
+"""Trains a network to generate items along the trie of their tokens: titles, or semantic IDs."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from training.recipe import CodesSpec, Recipe, RecipeError, TokenSettings
 
 
 class TrieSettings(TokenSettings):
-    """Along the trie of all names: titles, or semantic IDs, as ``history.form`` has it."""
+    """Settings of generation along a trie; ``history.form`` decides between titles and semantic IDs."""
 
     kind: Literal["trie"] = "trie"
     among: Literal["vocabulary", "children"] = Field(
-        "vocabulary", description="what a token's probability is divided among, in training and in search: all tokens, "
-        "or those that may follow in the trie",
+        "vocabulary", description="tokens of the softmax, in training and in search: the vocabulary, or those that the "
+        "trie allows (children)",
     )  # fmt: skip
     codes: CodesSpec = CodesSpec()
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """Of the codes and of kept states."""
+        """Conditions under which the settings of codes and of kept states have an effect."""
         return {**super().effects(), **code_effects()}
 
     @property
     def codes_spec(self) -> CodesSpec:
-        """How codes are made."""
+        """Settings of the semantic IDs."""
         return self.codes
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ``ValueError`` where nothing can be written, or not by this backbone."""
+        """Raises ``ValueError`` if histories have neither titles nor codes, or the backbone cannot generate them."""
         form = recipe.history.form
         if form not in ("titles", "codes"):
             raise ValueError(f"method 'trie' writes titles or codes: history.form={form!r} is neither")
@@ -64,18 +64,18 @@ class TrieSettings(TokenSettings):
 def name_items(
     recipe: Recipe, split: Split, *, folder: Path | None, work: Path, seed: int, console: Console
 ) -> AssignedIdentifiers:
-    """The names of a catalog, and the network that a recipe trains to write them.
+    """The tokens of the catalog's items, and the network to train.
 
     Args:
         recipe: of this method.
-        split: whose catalog is named.
-        folder: the backbone, where it was made here; None: ``recipe.backbone.source``.
-        work: of the run; see `name_by_codes`.
+        split: whose catalog is used.
+        folder: the backbone, if it was made on this machine; None: ``recipe.backbone.source``.
+        work: folder of the run; see `name_by_codes`.
         seed: of codes.
         console: for progress.
 
     Raises:
-        RecipeError: see `name_by_titles` and `name_by_codes`; or codes of several lengths for an encoder-decoder.
+        RecipeError: see `name_by_titles` and `name_by_codes`; also if codes for an encoder-decoder differ in length.
     """
     spec = recipe.method.codes_spec
     if recipe.history.form != "codes" or spec is None:
@@ -95,16 +95,17 @@ def name_items(
 
 
 class TrieTraining(GenerativeTraining[TrieSettings]):
-    """See the module."""
+    """Trains a `modeling.methods.trie.TrieGenerator`."""
 
     kind, Settings = "trie", TrieSettings
 
     def named_items(self, work: Path, seed: int) -> AssignedIdentifiers:
-        """Titles or codes."""
+        """See `GenerativeTraining.named_items`: titles or codes."""
         return name_items(self.recipe, self.split, folder=self.job.backbone, work=work, seed=seed, console=self.console)
 
     def module(self, model: nn.Module, dropout: float, hidden_dropout: float) -> TrainedModule:
-        """Next-token loss, among all tokens or the children of a state; of an encoder-decoder that of the next item."""
+        """See `GenerativeTraining.module`: next-token loss over the vocabulary or over the trie's children; for an
+        encoder-decoder, the loss of the next item."""
         history, spelling = self.recipe.history, self.named.spelling
         if self.named.end is None:
             assert isinstance(spelling, CodeTokenizer), "titles are of different lengths"
@@ -125,7 +126,7 @@ class TrieTraining(GenerativeTraining[TrieSettings]):
         return found
 
     def generator(self) -> ItemGenerator:
-        """Along the trie of the names."""
+        """See `GenerativeTraining.generator`: constrained decoding along the trie."""
         tokens, end = self.named.tokens, self.named.end
         return trie_generator(
             self.named.model,

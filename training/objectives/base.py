@@ -32,25 +32,23 @@ class ObjectiveSpec(Section):
     """
 
     kind: str = "full"
-    negatives: int = Field(512, ge=1, description="draws for a batch, sampled and gbce only")
-    popularity_power: float = Field(1.0, ge=0, le=1, description="sampled only")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="full only")
-    logq: bool = Field(True, description="lower the logits of negatives by their log probability, in_batch only")
+    negatives: int = Field(512, ge=1, description="negatives drawn per batch, sampled and gbce only")
+    popularity_power: float = Field(1.0, ge=0, le=1, description="exponent of popularity, sampled only")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all items, full only")
+    logq: bool = Field(True, description="subtract the log probability of negatives from their logits, in_batch only")
     calibration: float = Field(
         0.75, ge=0, le=1, description="t of gBCE: 0 is plain binary cross-entropy, 1 undoes the sampling, gbce only"
     )
     queue: int = Field(
-        0, ge=0, description="item vectors of earlier batches that are negatives too, of a copy of the encoder that "
-        "follows it slowly (MoCo); in_batch with items.tower 'encoder' only, 0 for none",
+        0, ge=0, description="number of item vectors of earlier batches used as negatives, from a momentum copy of the "
+        "encoder (MoCo); in_batch with items.tower 'encoder' only; 0: none",
     )  # fmt: skip
-    momentum: float = Field(
-        0.9995, ge=0, lt=1, description="what the copy keeps of itself in a step, with a queue only"
-    )
+    momentum: float = Field(0.9995, ge=0, lt=1, description="momentum of that copy per step, with a queue only")
     symmetric: bool = Field(False, description="add the loss from items to users, in_batch only")
     mask_seen: bool = Field(
-        False, description="leave out of the softmax what the user has chosen before, as answers and figures do"
+        False, description="exclude items that the user has chosen before from the softmax, as answers and metrics do"
     )
-    pull: float = Field(0.0, ge=0, description="start weight of the pull of the id table towards the id model's")
+    pull: float = Field(0.0, ge=0, description="initial weight of the pull of the id table to the id model's")
     pull_share: float = Field(0.5, gt=0, le=1, description="share of the training after which the pull is zero")
 
     @field_validator("kind")

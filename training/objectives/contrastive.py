@@ -24,18 +24,18 @@ class SemanticSpec(Section):
 
     users: float = Field(0.0, ge=0, description="weight of the loss between a user and similar users (alpha)")
     items: float = Field(
-        0.0, ge=0, description="weight of the loss between two views of a history, in which similar items take the "
-        "place of its own (beta)",
+        0.0, ge=0, description="weight of the loss between two views of a history, in which items are replaced by "
+        "similar ones (beta)",
     )  # fmt: skip
     count: int = Field(10, ge=1, description="nearest neighbours of a user and of an item (k)")
     replaced: float = Field(0.2, gt=0, lt=1, description="share of items that are replaced in a view")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on the weights of similar users")
     newest: int = Field(
-        20, ge=1, description="newest items of a history whose texts describe its user, and which views and similar "
-        "users show",
+        20, ge=1, description="number of newest items whose texts describe a user, and that views and similar users "
+        "contain",
     )  # fmt: skip
-    temperature: float = Field(1.0, gt=0, description="of the inner products of states")
-    source: str = Field("minilm", description="frozen language model that reads the texts of items")
+    temperature: float = Field(1.0, gt=0, description="divisor of the inner products of states")
+    source: str = Field("minilm", description="frozen language model that encodes the texts of items")
     template: str = Field(TITLE_ALONE, max_length=1024, description="text of an item, as items.text_template")
     random: bool = Field(False, description="control: neighbours are drawn at random")
 

@@ -21,8 +21,8 @@ class DistillationSpec(Section):
     """Settings of distillation from a teacher's lists and item vectors; nothing by default."""
 
     ranking: float = Field(0.0, ge=0, description="weight of the loss over the teacher's best items (lambda)")
-    candidates: int = Field(10, ge=1, description="best items of the teacher for a position (K)")
-    position: float = Field(0.3, ge=0, description="weight of the place in the teacher's list")
+    candidates: int = Field(10, ge=1, description="number of best items of the teacher per target (K)")
+    position: float = Field(0.3, ge=0, description="weight of the rank in the teacher's list")
     confidence: float = Field(0.5, ge=0, description="weight of the teacher's scores")
     consistency: float = Field(0.1, ge=0, description="weight of being among the student's own best items")
     embedding: float = Field(0.0, ge=0, description="weight of the mapped item vectors of the teacher in the id table")
@@ -31,7 +31,7 @@ class DistillationSpec(Section):
         ge=0,
         description="weight of the divergence (KL) of the student's scores of the listed items from the teacher's",
     )
-    temperature: float = Field(1.0, gt=0, description="divides the scores of both before the divergence is taken")
+    temperature: float = Field(1.0, gt=0, description="divisor of both models' scores in the divergence")
     shuffled: bool = Field(False, description="control: the teacher's lists are those of other users")
 
     @property

@@ -59,7 +59,7 @@ class TrieSoftmax(nn.Module):
         return self._states[row]
 
     def decides(self, states: Ints) -> NDArray[np.bool_]:
-        """Where more than one token may follow; elsewhere the loss is zero."""
+        """Whether more than one token may follow each state; otherwise the loss is zero."""
         return self._counts[states] > 1
 
     def forward(self, logits_PA: Tensor, targets_P: Tensor, states_P: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""bigrec: the language model writes the next title freely; the titles nearest to it are the answer."""
+"""bigrec: the language model generates the next title without constraints; the nearest catalog titles are returned."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
 
 INSTRUCTION = "Name the item that this user will choose next. Chosen so far:"
 TINY_INSTRUCTION = "Chosen:"
-"""The tokenizer of ``tiny`` knows the words of the catalog and spells all others."""
+"""The tokenizer of ``tiny`` has the words of the catalog; other words take several tokens."""
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
     """Instruction tuning over the titles of a history, four beams, grounding in the base model's title space.
 
-    As published the loss is on the titles of the prompt as well as on the answer, which also makes every item of a
-    sequence a target. Against the paper: every user is trained on, not 1,024 examples; LoRA on all linear maps
-    (``tiny`` is trained whole); titles are cut at ten tokens, at 16 with a pretrained backbone, whose tokenizer was not
-    made for the catalog and spells longer (years digit by digit); the loss leaves the instruction out, which never
-    changes; a shorter prompt (`modeling/methods/bigrec_prompt.py`).
+    As published, the loss is on the titles of the prompt as well as on the answer, which makes every item of a sequence
+    a target. Differences to the paper: all users are trained on, not 1,024 examples; LoRA on all linear maps (``tiny``
+    is trained fully); titles are truncated to ten tokens, or to 16 with a pretrained backbone, whose tokenizer was not
+    trained on the catalog and needs more tokens (one per digit of a year); no loss on the instruction, which is
+    constant; a shorter prompt (`modeling/methods/bigrec_prompt.py`).
 
-    Popularity is weighed with an exponent chosen on validation; ``--set requires=sasrec --id-model DIR`` weighs the
-    scores of a collaborative model as well.
+    Distances are weighted by popularity, with an exponent chosen on validation; ``--set requires=sasrec --id-model
+    DIR`` adds a weight from the scores of a collaborative model.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'bigrec' writes with a causal language model: backbone {backbone!r} is not allowed")

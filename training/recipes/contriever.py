@@ -9,13 +9,14 @@ from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "minilm") -> Recipe:
-    """Titles alone: a history is the titles of its items, an item a history of its own title. Both go through the same
-    bidirectional encoder, mean pooling and map, and the loss compares each history with the next items of its batch.
+    """Titles only: a history is the titles of its items, and an item is encoded like a history of its own title. Both
+    use the same bidirectional encoder, mean pooling and linear map; the loss compares each history with the next items
+    of its batch.
 
-    Against the paper: pairs are histories and next items instead of two crops of a text; the temperature is learned;
-    negatives are corrected for their popularity; the encoder is adapted by LoRA instead of being trained whole.
-    ``method.objective.queue`` adds the negatives of earlier batches, from a copy of the encoder that follows it slowly,
-    as in the paper's pre-training; unlike there the items of the batch itself keep their gradients.
+    Differences to the paper: pairs are histories and next items instead of two crops of a text; the temperature is
+    learned; negatives have a popularity correction (logQ); the encoder is tuned with LoRA instead of fully.
+    ``method.objective.queue`` adds negatives of earlier batches, encoded by a momentum copy of the encoder as in the
+    paper's pre-training; unlike there, the items of the batch itself have gradients.
     An item that is added later needs no training: its title is encoded like the others.
     """
     if backbone == "none":

@@ -1,4 +1,4 @@
-"""DLLM2Rec (Cui et al. 2024): an id model that learns from the lists and the item vectors of a language model."""
+"""DLLM2Rec (Cui et al. 2024): an id model distilled from the lists and the item vectors of a language model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from training.recipes.sasrec import recipe as student
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """The `sasrec` recipe with two more sources: the teacher's best items for every training target, weighed by their
-    place, the teacher's confidence and the student's agreement; and the teacher's item vectors, mapped and added to the
-    id table. Both are gone when it is trained: the artifact is that of a ``sasrec``, and costs as much to serve.
+    """The `sasrec` recipe with two additions in training: a loss on the teacher's best items for every training target,
+    weighted by rank, by the teacher's confidence and by agreement with the student; and the teacher's item vectors,
+    mapped and added to the id table. The artifact is that of a ``sasrec``, with the same serving cost.
 
-    Against the paper: the student's own loss is the softmax over all items (with ``method.objective.kind=gbce``, one
-    negative and no calibration it is the published one); the regulariser of DROS is left out; mapped vectors have no
-    bias.
+    Differences to the paper: the student's own loss is the softmax over all items (the published one is
+    ``method.objective.kind=gbce`` with one negative and no calibration); no DROS regulariser; the map has no bias.
     """
     base = student(backbone)
     return base.model_copy(

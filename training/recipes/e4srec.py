@@ -8,16 +8,16 @@ from training.objectives.base import ObjectiveSpec
 from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 FEED_FORWARD = {"minilm": "intermediate.dense,output.dense"}
-"""Maps of the feed-forward by backbone; ``output.dense`` is in BERT the output map of attention too."""
+"""Linear maps of the feed-forward blocks, by backbone; in BERT ``output.dense`` also matches attention's output map."""
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
-    """An instruction, then one position an item: its frozen vector of the ``sasrec`` given with ``--id-model``, mapped
-    to the width of the backbone. The state behind the newest item times an untied matrix N × H gives all scores.
+    """An instruction, then one position per item: its frozen vector of the ``sasrec`` given with ``--id-model``, mapped
+    to the width of the backbone. The state at the newest item times an untied N × H matrix gives all scores.
 
-    Against the paper: the state is read at every item instead of behind a response marker, so that one pass has as many
-    targets as items (there is no suffix, and no padding inside a prompt); the input map has no bias; there is no class
-    of the padding; learning rates are those of small backbones.
+    Differences to the paper: the state is read at every item instead of after a response marker, so that one pass has
+    as many targets as items (there is no suffix, and no padding inside a prompt); the input map has no bias; padding is
+    not a class; learning rates are those of small backbones.
     Three other forms are settings, see the documentation of recipes: tied to the id table, titles only, and items as
     new words of the vocabulary.
     """

@@ -1,4 +1,4 @@
-"""genre: the language model writes the title of the next item, along the trie of all titles."""
+"""genre: the language model generates the title of the next item, constrained to the trie of all titles."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
-    """Titles are cut at ten tokens: that names 94 % of a shop's items (Amazon Beauty) and all films of the film data
-    sets; items of one name are told apart by popularity. Every further token is a further step of all beams. The
-    tokenizer of a pretrained backbone was not made for the catalog and spells longer: there they are cut at 16.
+    """Titles are truncated to ten tokens, which are unique for 94 % of the items of Amazon Beauty and for all films of
+    the film data sets; items with equal tokens are ranked by popularity. Each further token costs a decoding step of
+    all beams. With a pretrained backbone, whose tokenizer was not trained on the catalog, titles have up to 16 tokens.
 
-    Against the paper: probabilities among the tokens that may follow in the trie, in the loss too, instead of among the
-    whole vocabulary (``method.among=vocabulary``), which would spend a small model on how titles are spelt; scores are
-    plain sums of their logarithms, not divided by length (a longer name is not a better one).
+    Differences to the paper: probabilities are normalised over the tokens that the trie allows, in the loss and in the
+    search, instead of over the vocabulary (``method.among=vocabulary``), so that a small model need not learn how
+    titles are spelt; scores are sums of log probabilities, not divided by length.
 
-    A larger backbone is trained through LoRA, ``tiny`` whole.
+    Pretrained backbones are tuned with LoRA, ``tiny`` fully.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'genre' writes with a causal language model: backbone {backbone!r} is not allowed")

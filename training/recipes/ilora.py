@@ -9,17 +9,17 @@ from training.recipe import OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "minilm") -> Recipe:
-    """The titles of the newest ten items and their vectors, those of the ``sasrec`` given with ``--id-model``, are read
-    by a language model with experts. A router reads that model's state at the newest item, and gives every user gates
-    of their own; the id model travels in the artifact. ``adapter.gates=uniform`` is the control: plain LoRA, for the
-    same histories and as many passes.
+    """A language model with LoRA experts reads the titles of the newest ten items and their vectors from the ``sasrec``
+    given with ``--id-model``. A router maps the id model's state at the newest item to gates of the experts for each
+    user; the id model is stored in the artifact. ``adapter.gates=uniform`` is the control: plain LoRA, with the same
+    histories and number of passes.
 
-    The gates come from the whole history, so that a state in the middle of it would know what comes after: every target
-    has a pass of its own, as published. Histories without ids have the gates of an empty state.
+    The gates depend on the whole history, so a state inside it would depend on later items: every target has a pass of
+    its own, as published. Histories without ids have the gates of an empty state.
 
-    Against the paper: items are found by their vectors, with a softmax over the catalog, instead of written; the router
-    normalises within a row (GroupNorm), so that gates do not depend on the batch; no curriculum over prompts; one rate
-    for router and experts.
+    Differences to the paper: items are scored by their vectors, with a softmax over the catalog, instead of generated;
+    the router normalises within a row (GroupNorm), so that gates do not depend on the batch; no curriculum over
+    prompts; one learning rate for router and experts.
     """
     if backbone == "none":
         raise RecipeError("recipe 'ilora' adapts a language model: backbone 'none' is not allowed; use 'sasrec'")

@@ -1,4 +1,4 @@
-"""item_knn: items that the users of the newest items chose too."""
+"""item_knn: item-to-item collaborative filtering; items that share users with the newest items of the history."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SPACE: Space = {
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """Cosine between items over users, summed over the last ten items; users with many items count less.
+    """Cosine between items over users, summed over the last ten items; users with many items have less weight.
 
-    ``method.neighbours`` keeps the nearest of each item alone, which makes the artifact small."""
+    ``method.neighbours`` keeps only the nearest neighbours of each item, which makes the artifact small."""
     no_backbone("item_knn", backbone)
     return Recipe(
         name="item_knn",

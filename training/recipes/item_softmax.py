@@ -1,4 +1,4 @@
-"""item_softmax: a language model with an item head, a matrix and a bias over all items instead of over its words."""
+"""item_softmax: a language model with an output layer (matrix and bias) over all items instead of its vocabulary."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ SPACE: Space = {
 
 
 def recipe(backbone: str = "minilm") -> Recipe:
-    """The state behind the newest item times a matrix N × H, plus a bias: softmax over the catalog.
+    """The state at the newest item times an N × H matrix, plus a bias: softmax over the catalog.
 
-    The matrix is tied to nothing that a history shows. What is trained is what is searched: the bias is one more
-    dimension, so that the index over the rows of the matrix gives the order of the softmax.
-    ``--set method.objective.kind=sampled`` draws negatives (with logQ); the full softmax is computed in chunks where
-    its logits would take more than 128 MiB.
+    The matrix is not tied to the item inputs. The bias is stored as one more dimension, so that an index over the rows
+    of the matrix returns items in the order of the softmax. ``--set method.objective.kind=sampled`` draws negatives
+    (with logQ correction); the full softmax is computed in chunks if its logits would take more than 128 MiB.
     """
     if backbone == "none":
         raise RecipeError("recipe 'item_softmax' needs a language model: backbone 'none' is not allowed; use 'sasrec'")

@@ -12,13 +12,13 @@ INSTRUCTION = "A user has chosen these items, oldest first. Say the letter of th
 def recipe(backbone: str = "smollm2") -> Recipe:
     """Numbered history, lettered candidates, next-token logits of the letters; loss on the letter; LoRA.
 
-    The dense artifact is any one of the same data: ``--set requires=anyo --id-model DIR`` for another recipe than
-    ``sasrec``. ``method.negatives=retrieved`` trains on its own lists instead of random candidates, in random order
-    either way. Against the paper: the retriever is not LRURec; titles are cut at 16 tokens, histories at ten items; the
-    loss leaves the end token behind the letter out; LoRA on all linear maps.
+    Any dense artifact of the same data can retrieve: ``--set requires=anyo --id-model DIR`` for another recipe than
+    ``sasrec``. ``method.negatives=retrieved`` trains on its lists instead of random candidates; candidates are in
+    random order in both cases. Differences to the paper: the retriever is not LRURec; titles are truncated to 16
+    tokens and histories to ten items; there is no loss on the end token after the letter; LoRA on all linear maps.
 
-    Users whose target is not among the candidates keep the dense order, so that figures over the whole catalog are the
-    overall ones of the paper; those over the users whose target is among them stand beside (``subset_ndcg@10``).
+    Users whose target is not among the candidates keep the dense order, so metrics over the whole catalog correspond to
+    the paper's overall ones; ``subset_ndcg@10`` is over the users whose target is among the candidates.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llamarec' asks a causal language model: backbone {backbone!r} is not allowed")

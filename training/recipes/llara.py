@@ -1,4 +1,4 @@
-"""llara: the language model chooses one of twenty candidates, every title beside its id model's vector."""
+"""llara: the language model chooses one of twenty candidates; each title has the id model's item vector next to it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
-    """The answer's tokens have a loss, under a curriculum from placeholders to item vectors; greedy decoding.
+    """Loss on the answer's tokens, with a curriculum from placeholders to item vectors; greedy decoding.
 
-    Against the paper: one prompt, with a candidate a line, instead of three; titles cut at ten tokens (16 where the
-    backbone is pretrained); of every window one random item is the answer in an epoch; when it is served, and for
-    figures over the whole catalog, the candidates are the best items of the required ``sasrec``. ``tiny``, which
-    has read titles only, is helped to what a pretrained model can do: it is trained whole, learns to copy first,
-    reads the vector of an item before its title (``method.slots=before``), and has a second loss (``method.match``)
-    on which candidate's slot is the answer's.
+    Differences to the paper: one prompt, with one candidate per line, instead of three; titles are truncated to ten
+    tokens (16 with a pretrained backbone); one random item of every window is the answer in an epoch; when served, and
+    for metrics over the whole catalog, the candidates are the best items of the required ``sasrec``. ``tiny`` was
+    pretrained on titles only and lacks abilities of a larger model, so it is trained fully, learns to copy first, reads
+    an item's vector before its title (``method.slots=before``), and has a second loss that predicts the answer's slot
+    (``method.match``).
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")

@@ -1,4 +1,4 @@
-"""Llama2Vec (Li et al. 2024; its code is called LLARA) for recommendation: a decoder sums texts up in a few states."""
+"""Llama2Vec (Li et al. 2024; its code is called LLARA) for recommendation: a decoder adapted to summarise texts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from training.recipes.contriever import recipe as two_towers
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
-    """A causal decoder with sixteen new tokens: eight behind an item's title sum it up, eight behind a history say what
-    comes next. Before it is trained to recommend, the states of the first name the words of their text (EBAE), those of
-    the second the words of the next title (EBAR). It is then trained as two text towers, one encoder for both; the
-    vector is the mean of the eight last states, and no head is served.
+    """A causal decoder with sixteen new tokens: eight after an item's title summarise it, eight after a history predict
+    the next item. Before the training as a recommender, the states of the former predict the words of their text
+    (EBAE), those of the latter the words of the next title (EBAR). The model is then trained as two text towers with
+    one shared encoder; a vector is the mean of the last eight states, and no head is served.
 
-    ``pooling.kind=eos`` pools one end token behind the closing texts instead. Controls: ``method.adaptation.
-    passage_steps=0`` leaves the new tokens untrained before the last stage, and equal ``closing`` texts for histories
-    and items take away what tells them apart, beside the tokens.
+    ``pooling.kind=eos`` pools one end token after the closing texts instead. Controls:
+    ``method.adaptation.passage_steps=0`` skips the stage that trains the new tokens, and equal ``closing`` texts for
+    histories and items leave only the tokens to distinguish them.
 
-    Against the paper: texts are titles and training histories instead of an encyclopedia, at rates of small models;
-    the stage trains a LoRA and the new tokens instead of all weights; names leave out separators, not stop words;
-    negatives are the other items of the batch, corrected for popularity, none is mined; the temperature is learned.
+    Differences to the paper: texts are titles and training histories instead of an encyclopedia, with learning rates of
+    small models; the stage trains a LoRA and the new tokens instead of all weights; the predicted words exclude
+    separators instead of stop words; negatives are the other items of the batch with a popularity correction, without
+    hard negatives; the temperature is learned.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"recipe 'llara_dense' adapts a decoder with its lm_head: backbone {backbone!r} has none")

@@ -1,4 +1,4 @@
-"""LLM2Vec (BehnamGhader et al. 2024) for recommendation: a decoder becomes a text encoder, for histories and items."""
+"""LLM2Vec (BehnamGhader et al. 2024) for recommendation: a decoder adapted to encode texts of histories and items."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from training.recipes.contriever import recipe as two_towers
 
 
 def recipe(backbone: str = "tiny") -> Recipe:
-    """A decoder reads in both directions, learns to by masked next-token prediction and by SimCSE over titles and
-    histories, and is then trained as the two towers of ``contriever``: a history is the titles of its items, an item
-    its own title, one encoder for both. Each stage trains a LoRA that is merged before the next; no head is served.
+    """A decoder with bidirectional attention, adapted by masked next-token prediction and by SimCSE over titles and
+    histories, then trained as the two towers of ``contriever``: a history is the titles of its items, an item its own
+    title, with one shared encoder. Each stage trains a LoRA that is merged before the next; no head is served.
 
-    ``pooling.kind`` is ``mean``, as published; ``weighted_mean`` is the fair choice for a causal control
-    (``backbone.attention=causal``). The folder ``backbone`` of an artifact is the adapted model: it reads titles for
-    another recipe with ``items.text_source``.
+    ``pooling.kind`` is ``mean``, as published; use ``weighted_mean`` for a control with causal attention
+    (``backbone.attention=causal``). The folder ``backbone`` of an artifact is the adapted model; another recipe can
+    encode titles with it through ``items.text_source``.
 
-    Against the paper: texts are those of the catalog and the training histories instead of an encyclopedia; steps are
-    few, and rates those of small models; the last stage is supervised by next items instead of by labelled pairs.
+    Differences to the paper: texts are titles and training histories instead of an encyclopedia; fewer steps, with
+    learning rates of small models; the last stage is supervised by next items instead of labelled pairs.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"recipe 'llm2vec' adapts a decoder with its lm_head: backbone {backbone!r} has none")

@@ -1,4 +1,4 @@
-"""markov: what followed the newest item most often."""
+"""markov: first-order Markov chain; the items that most often followed the newest item of the history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from training.recipe import Recipe
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """Transition counts of the training part; popularity decides where nothing followed."""
+    """Transition counts of the training part; items without transitions are ranked by popularity."""
     no_backbone("markov", backbone)
     return Recipe(
         name="markov",

@@ -1,4 +1,4 @@
-"""p5: one text-to-text model for several task families, which calls items and users by identifiers."""
+"""p5: one text-to-text model for several task families, with identifiers for items and users."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from training.recipe import CodesSpec, OptimizerSpec, Recipe, RecipeError
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """Sequential, rating, direct, explanation and review prompts in one model; ``method.tasks.families`` picks some.
+    """Sequential, rating, direct, explanation and review prompts in one model; ``method.tasks.families`` selects some.
 
-    ``method.codes.kind`` is how items are called: ``random``, ``sequential``, ``collaborative`` or ``semantic``.
+    ``method.codes.kind`` is the kind of item identifiers: ``random``, ``sequential``, ``collaborative`` or
+    ``semantic``.
 
-    Against the papers: a small decoder trained from scratch instead of T5, so the items of a history are written as
-    well as the answer, and the whole-word embedding is read on the answer too; sequential prompts do not name the user,
-    whom a request need not name; a direct prompt chooses from 10 candidates, not 100; the number of prompts of a family
-    is a share of the items (the proportions are those of P5, the sum is smaller); pieces of numbers are tokens of their
-    own, level by level, not those of SentencePiece.
+    Differences to the papers: a small decoder trained from scratch instead of T5, so the items of a history have a loss
+    as well, and the whole-word embedding also applies to the answer; sequential prompts do not contain the user, since
+    a request may be anonymous; a direct prompt has 10 candidates, not 100; the number of prompts of a family is a share
+    of the items (in the proportions of P5, with a smaller total); digit groups of numbers are tokens of their own, one
+    set per level, instead of those of SentencePiece.
     """
     if backbone != "none":
         raise RecipeError(f"recipe 'p5' trains its own network: backbone {backbone!r} is not allowed, only 'none'")

@@ -1,4 +1,4 @@
-"""popularity: the items that most people chose, the same list for everyone."""
+"""popularity: the items with the most interactions, the same list for all users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from training.recipe import Recipe
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """One count an item; seen items are left out when it is asked."""
+    """One count per item; seen items are left out of the list."""
     no_backbone("popularity", backbone)
     return Recipe(
         name="popularity",

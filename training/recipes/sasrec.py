@@ -1,4 +1,4 @@
-"""SASRec (Kang and McAuley 2018) with softmax over all items: the id model every other recipe has to beat."""
+"""SASRec (Kang and McAuley 2018) with softmax over all items: the id-based baseline of all other recipes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SPACE: Space = {
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """Ids in, ids out: a two-layer causal transformer whose item table is both its input and its output.
+    """A two-layer causal transformer over item ids, with one table for input and output.
 
-    Against the paper: softmax over all items at every position instead of one negative and BCE (which costs half the
-    accuracy, Klenitskiy and Vasilev 2023), pre-normalised blocks, cosine scores with a learned scale.
+    Differences to the paper: softmax over all items at every position instead of BCE with one negative (which costs
+    half the accuracy, Klenitskiy and Vasilev 2023), pre-normalised blocks, cosine scores with a learned scale.
     """
     if backbone != "none":
         raise RecipeError(f"recipe 'sasrec' has no language model: backbone {backbone!r} is not allowed, only 'none'")

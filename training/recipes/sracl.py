@@ -1,4 +1,4 @@
-"""SRA-CL (Cui et al. 2025): an id model with contrastive losses whose positives a frozen language model finds."""
+"""SRA-CL (Cui et al. 2025): an id model with contrastive losses; a frozen language model finds the positives."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from training.recipes.sasrec import recipe as plain
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """The `sasrec` recipe with two more losses. Between users: a history's state is close to a learned mix of the
-    states of users whose items have similar texts. Within a user: two views of a history, in which items of similar
-    texts take the place of some, have close states. The language model is used in training alone: the artifact is that
-    of a ``sasrec``, and costs as much to serve.
+    """The `sasrec` recipe with two contrastive losses. Between users: the positive of a history's state is a learned
+    mixture of the states of users whose items have similar texts. Within a user: the two views of a history, in which
+    some items are replaced by items with similar texts, are positives of each other. The language model is used in
+    training only: the artifact is that of a ``sasrec``, with the same serving cost.
 
-    Against the paper: a user is described by the mean vector of the newest items' texts and an item by its title,
-    instead of by texts that a large language model writes; neighbours of a history are other users with their whole
-    training history, instead of any beginning of anybody's; in each window of a history one position is drawn for both
-    losses in a step, instead of every beginning being an example; scores are cosines with a learned scale.
-    Nothing of validation or test is read, which the authors' program does not hold to.
+    Differences to the paper: a user is described by the mean text vector of the newest items and an item by its title,
+    instead of by texts that a large language model generates; neighbours are other users with their whole training
+    history, instead of prefixes of any history; one position per window and step is drawn for both losses, instead of
+    every prefix being an example; scores are cosines with a learned scale. Validation and test interactions are not
+    read, which the authors' program does.
     """
     base = plain(backbone)
     return base.model_copy(

@@ -1,4 +1,4 @@
-"""tallrec: a language model says whether a user will like an item, from a few examples."""
+"""tallrec: a language model predicts whether a user will like an item, from a few examples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ INSTRUCTION = "Given what a user liked and disliked, say whether the user will l
 
 
 def recipe(backbone: str = "smollm2") -> Recipe:
-    """Liked and disliked items, one candidate, yes or no; loss on the answer alone; LoRA.
+    """Liked and disliked items, one candidate, yes or no; loss on the answer only; LoRA.
 
-    ``method.sequences`` is the number of shots, ``optimizer.epochs=0`` asks the model without any. Against the paper:
-    one stage of training, for an instruction-tuned backbone has had the general one; LoRA on all linear maps of all
-    layers, rank 8; the score is the difference of the answers' logits (`modeling/methods/tallrec.py`); no headings, the
-    loss is on the answer only (its scripts train on all tokens); examples are drawn from all users.
+    ``method.sequences`` is the number of shots; ``optimizer.epochs=0`` is zero-shot. Differences to the paper: one
+    stage of training, since an instruction-tuned backbone has had the general one; LoRA of rank 8 on all linear maps of
+    all layers; the score is the difference of the answers' logits (`modeling/methods/tallrec.py`); no headings; the
+    loss is on the answer only (the published scripts train on all tokens); examples are drawn from all users.
 
-    Ratings say who liked what (above 3, as published). Data without ratings is learned from with
-    ``method.answers=choices``, the next item against a random one. Lists are candidates of a dense artifact
-    (``--set requires=sasrec --id-model DIR``), or popular items, in the model's order.
+    An item is liked if its rating is above 3, as published. For data without ratings, ``method.answers=choices`` trains
+    on the next item against a random one. A list has the candidates of a dense artifact (``--set requires=sasrec
+    --id-model DIR``), or popular items, in the model's order.
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'tallrec' asks a causal language model: backbone {backbone!r} is not allowed")

@@ -1,4 +1,4 @@
-"""tiger: a transformer writes the semantic ID of the next item, code by code, along the tree of all IDs."""
+"""tiger: a transformer generates the semantic ID of the next item, code by code, along the trie of all IDs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ SPACE: Space = {
 
 
 def recipe(backbone: str = "none") -> Recipe:
-    """Three codes of 256 an item from the vector of its title, and a fourth that tells equal ones apart.
+    """Three codes of 256 per item, from its title vector, and a fourth code that distinguishes equal ones.
 
-    By default a decoder alone, with the loss at every code of a user's sequence, read once an epoch. The paper's form
-    is ``backbone.kind=encoder-decoder`` with ``backbone.width=128``, ``backbone.heads=6``, ``backbone.dropout=0.1``
-    and ``history.dropout=0``: a T5 of 4 + 4 layers, width 128, heads of 64, ReLU feed-forward of 1024, which reads at
-    most 20 items in both directions and writes four codes; every prefix of a sequence is an example.
-    ``history.user_buckets=2000`` puts a token of the hashed user in front.
+    By default a decoder, with the loss on every code of a user's sequence, read once per epoch. The paper's form is
+    ``backbone.kind=encoder-decoder`` with ``backbone.width=128``, ``backbone.heads=6``, ``backbone.dropout=0.1`` and
+    ``history.dropout=0``: a T5 of 4 + 4 layers, width 128, heads of 64, ReLU feed-forward of 1024, which reads up to 20
+    items bidirectionally and generates four codes; every prefix of a sequence is an example.
+    ``history.user_buckets=2000`` puts a token of the hashed user id in front.
 
-    Against the paper, in both forms: titles read by minilm instead of titles, prices and brands by Sentence-T5;
-    probabilities among the codes that exist after those before them, in the loss (``method.among=vocabulary`` is the
-    paper's) and in the search, which goes along the tree of the IDs that exist; AdamW at a rate that falls with a
-    cosine and averaged weights instead of .01 for 10,000 steps and an inverse square root after them; batches of
-    ``optimizer.positions`` targets instead of 256 sequences. In the encoder-decoder: histories of near-equal lengths
-    share a batch; a token stands in front of a history of nobody too, as which ``history.user_dropout`` of all are
-    shown, so that one model answers with and without a user. ``method.codes.kind=residual-kmeans`` takes k-means
-    on the title vectors instead of the RQ-VAE, ``method.codes.collaborative`` lets codes follow histories too.
+    Differences to the paper, in both forms: titles encoded by minilm instead of titles, prices and brands by
+    Sentence-T5; probabilities are normalised over the codes that the trie allows, in the loss
+    (``method.among=vocabulary`` is the paper's) and in the search, which is constrained to existing IDs; AdamW with a
+    cosine schedule and averaged weights instead of a rate of 0.01 for 10,000 steps followed by inverse square root
+    decay; batches of ``optimizer.positions`` targets instead of 256 sequences. In the encoder-decoder: batches have
+    histories of similar lengths; histories without a user begin with an unknown-user token, which also replaces the
+    user token in a share ``history.user_dropout`` of the training histories, so that one model serves requests with and
+    without a user. ``method.codes.kind=residual-kmeans`` replaces the RQ-VAE by k-means on the title vectors;
+    ``method.codes.collaborative`` makes codes depend on histories too.
     """
     if backbone != "none":
         raise RecipeError(f"recipe 'tiger' trains its own network: backbone {backbone!r} is not allowed, only 'none'")

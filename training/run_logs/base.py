@@ -23,7 +23,7 @@ class RunLog(ABC):
     """
 
     allowed: ClassVar[str]
-    """What may stand after the colon, in words."""
+    """Description of the values allowed after the colon."""
 
     @abstractmethod
     def __init__(self, where: str, name: str, facts: Mapping[str, str]) -> None: ...

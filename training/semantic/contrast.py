@@ -25,7 +25,7 @@ from training.semantic.neighbours import Floats, Ints, Neighbours, user_vectors
 
 
 class NeighbourContrast(Auxiliary):
-    """See the module.
+    """Contrastive losses over semantic neighbours of users and items (SRA-CL).
 
     Args:
         spec: weights and settings.

@@ -72,7 +72,7 @@ def known_rows(history: Sequence[int], rows_N: NDArray[np.int64]) -> list[int]:
 
 
 class Ancestor:
-    """What a comparison asks of an artifact: an encoder, and vectors of the items of the newer catalog [N, D + 1]."""
+    """An older artifact in a comparison: its encoder, and its vectors for the items of the newer catalog [N, D + 1]."""
 
     def __init__(self, model: VectorMethod, rows_N: NDArray[np.int64]) -> None:
         own_ND = model.item_vectors_ND

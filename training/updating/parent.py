@@ -53,7 +53,7 @@ class Parent:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the artifact in messages."""
         return f"artifact {self.files.name}"
 
     def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -61,7 +61,7 @@ class Parent:
         return rows_in(self.catalog, item_ids)
 
     def record_of(self, recipe: Recipe, split: Split, unasked: int) -> dict[str, Any]:
-        """What the manifest of an update says of it."""
+        """Record of the parent in the manifest of an update."""
         before = self.manifest.training.get("update", {})
         return {
             "parent": self.manifest.version,

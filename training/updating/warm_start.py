@@ -1,8 +1,8 @@
-"""What a model that is updated starts from: the weights of its parent, by item id, and a vector for every new item.
+"""Initial weights of an update: the weights of the parent, matched by item id, and a vector for every new item.
 
-A new item starts where one that was added to the served catalog would stand: by ``items.cold='mapped'`` at what the
-parent's map makes of its title, else at its title and the id vector of UNKNOWN. Items without titles start at random,
-with the mean length of the parent's vectors, so that no two of them are alike.
+A new item starts with the vector of an item added to the served catalog: with ``items.cold='mapped'`` the vector that
+the parent maps from its title, otherwise its title vector and the id vector of UNKNOWN. Items without titles start with
+distinct random vectors that have the mean norm of the parent's vectors.
 
 Shape legend: N items of the new catalog, R new items, D item dimension.
 """
@@ -59,7 +59,7 @@ class WarmStart:
         )
 
     def whitening(self) -> Whitening | None:
-        """What the parent's title vectors were whitened by; its weights read no others."""
+        """Whitening of the parent's title vectors, which its weights require; None without title vectors."""
         if not self.parent.record.text_dim:
             return None
         arrays = self.parent.files.arrays(TEXT)

@@ -16,7 +16,7 @@ from benchmarks.serving.peers.model import Model, lanes, variant
 
 
 class Ask(BaseModel):
-    """What is asked."""
+    """Request: a history and the number of items."""
 
     history: list[str]
     k: int = 10

@@ -41,14 +41,14 @@ class Item(BaseModel):
 
 
 class Ask(BaseModel):
-    """What is asked."""
+    """Request: a history and the number of items."""
 
     history: list[str]
     k: int = 10
 
 
 class Answer(BaseModel):
-    """What is answered."""
+    """Response: items, best first."""
 
     items: list[Item]
 

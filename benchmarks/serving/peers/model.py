@@ -1,4 +1,4 @@
-"""What every peer runs: a plain Hugging Face forward over a prompt, the projector, FAISS; nothing of ours is imported.
+"""The model that all peers serve: a plain Hugging Face forward over a prompt, projector and FAISS; none of our code.
 
 `benchmarks.serving.export` writes the folder that this reads. In it every item is a token of its own, whose embedding
 is what our history shows of the item, so that a history is plain text to a tokenizer, and plain token ids to a model:
@@ -32,7 +32,7 @@ def variant() -> str:
 
 
 def port() -> int:
-    """Where to listen, on 127.0.0.1."""
+    """Port to listen on, on 127.0.0.1."""
     return int(os.environ["PEER_PORT"])
 
 

@@ -180,7 +180,7 @@ class BeamRun:
             return self.generator.logits(states_PH, tokens_A)
 
     def _filled(self, scores: Tensor, *others: Tensor) -> list[Tensor]:
-        """Where a trie has fewer continuations than beams, places that can never be chosen."""
+        """Pad continuations to ``self.keep`` columns, with a score so low that the padding is never chosen."""
         missing = self.keep - scores.shape[-1]
         if missing <= 0:
             return [scores, *others]

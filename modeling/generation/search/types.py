@@ -12,19 +12,19 @@ class GenerationError(ValueError):
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """How to search.
+    """Settings of beam search.
 
     Attributes:
         beams: W.
-        max_new_tokens: longest text, its end token included.
+        max_new_tokens: maximum length of a text in tokens, including the end token.
         length_penalty: exponent of the length by which a score is divided; 0 ranks by the sum of log probabilities.
-        early_stopping: True: a prompt is done as soon as W texts have ended; False: when the best running beam, at its
-            present length, is behind the worst of them.
-        renormalize: divide probabilities among the allowed children of a state. Off by default: a text's score is then
-            its probability under the model. On, it is the probability of being reached when only allowed texts exist,
-            which is what a model was trained for whose loss knew the trie, and favours prefixes with few continuations
-            in one whose loss did not. ``max_new_tokens`` then bounds what the model writes, the rest of a text that is
-            determined by it not counted.
+        early_stopping: True: a prompt is finished as soon as W texts have ended; False: when the best running beam, at
+            its current length, scores below the worst ended text.
+        renormalize: renormalise probabilities over the tokens that the trie allows after a state. Off (default): a
+            text's score is its log probability under the model. On: its log probability given that only texts of the
+            trie are generated; use it for a model trained with that softmax. For other models it favours prefixes with
+            few continuations. ``max_new_tokens`` then does not count tokens without an alternative at the end of a
+            text.
     """
 
     beams: int = 4

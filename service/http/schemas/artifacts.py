@@ -50,7 +50,7 @@ class WritingSettings(Answer):
 
 
 class WritingRange(Answer):
-    """How a generative artifact writes where nothing is asked for, and the most that may be asked for."""
+    """Decoding settings of a generative artifact: defaults, and the largest values that a request may set."""
 
     default: WritingSettings
     limit: WritingSettings
@@ -193,7 +193,7 @@ class ActivateAnswer(Answer):
 
 
 class ShadowState(Answer):
-    """How the shadow compares with what was served: means over what was compared (null: nothing yet)."""
+    """Comparison of shadow answers with served answers: means over the compared requests (null: none yet)."""
 
     artifact: str
     compared: int

@@ -22,7 +22,7 @@ def boolean(value: Any) -> Any:
 
 
 class GenerativeRequest(RecommendRequest):
-    """Whom to write recommendations for, with which recipe, and how much may be written."""
+    """Request for generated recommendations: history or user, artifact or recipe, and decoding settings."""
 
     artifact: str | None = Field(
         default=None, description="Name of a loaded generative artifact; null takes the default one, or `recipe`'s."

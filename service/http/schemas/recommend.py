@@ -60,7 +60,7 @@ class RerankRequest(Body):
 
 
 class DiversityRequest(Body):
-    """How an answer avoids repetition: unlike items first, few of a category."""
+    """Diversification of an answer: maximal marginal relevance, and a limit of items per category."""
 
     mmr: float = Field(
         default=0.0,
@@ -86,7 +86,7 @@ class DiversityRequest(Body):
 
 
 class RecommendRequest(Body):
-    """Whom to recommend for, how many, and what to leave out."""
+    """Request for recommendations: history or user, number of items, and exclusions."""
 
     history: Annotated[list[str | FreeTitle], FailFast()] = Field(
         default_factory=list,

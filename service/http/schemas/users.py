@@ -86,7 +86,7 @@ class AppendAnswer(Answer):
 
 
 class ForgetAnswer(Answer):
-    """How many events were deleted."""
+    """Number of deleted events."""
 
     user_id: str
     deleted: int

@@ -38,7 +38,7 @@ Frames = tuple[pl.DataFrame, pl.DataFrame]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a named data set comes from: files under `base`, and what turns them into items and interactions."""
+    """Source of a named data set: files under `base`, and a function that converts them to items and interactions."""
 
     base: str
     files: tuple[str, ...]

@@ -21,7 +21,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How text is read, where the file is not to be asked: None is found out."""
+    """Options for reading a text file; None: detected from the file."""
 
     encoding: str | None = None
     separator: str | None = None
