@@ -58,7 +58,8 @@ def encoder_of(case: str, small_model: Callable[..., Model]) -> UserEncoder:
 
 
 def alone(encoder: UserEncoder, user: int, first: int, place: int) -> np.ndarray:
-    return encoder.encode([encoder.prepare(SEQUENCES[user][first:place].tolist())])[0]
+    (vector,) = encoder.encode([encoder.prepare(SEQUENCES[user][first:place].tolist())])
+    return np.asarray(vector)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,7 +91,7 @@ def test_a_shared_pass_reads_at_least_half(case: str, small_model: Callable[...,
     assert len(vectors) == len(USERS)
     for each in shared:
         for row, items in zip(each.rows, each.items, strict=True):
-            user, place = USERS[row], PLACES[row]
+            user, place = int(USERS[row]), int(PLACES[row])
             assert SHARE * min(place, LIMIT) <= items <= LIMIT
             np.testing.assert_allclose(vectors[row], alone(encoder, user, place - items, place), atol=1e-5)
 
