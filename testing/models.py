@@ -50,11 +50,11 @@ def _config(name: str) -> Any:
     return t.BertConfig(**common, num_attention_heads=4, intermediate_size=48, max_position_embeddings=256)
 
 
-def _tokenizer() -> Any:
+def _tokenizer(*more: str) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = sorted({word for title in TITLES for word in title.split()} | {"items", "chosen"})
+    words = sorted({word for title in TITLES for word in title.split()} | {"items", "chosen", *more})
     vocabulary = {word: n for n, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -90,6 +90,20 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def writer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved decoder that knows the words of `testing.datasets` and writes them, other ones behind other prompts."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("backbones") / "writer"
+    torch.manual_seed(7)
+    tokenizer, config = _tokenizer("tall", "wide", *map(str, range(50))), _config("llama")
+    config.vocab_size = len(tokenizer)
+    widened(AutoModelForCausalLM.from_config(config)).save_pretrained(str(path))
+    tokenizer.save_pretrained(str(path))
+    return path
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 FOLDERS = "index|modeling|training|service|testing|benchmarks|scripts|tests|deploy"
 NAMED_PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*[\w/])`")
 LONGEST = 300
-LISTS = {"docs/reference/command-line.md"}
+LISTS = {"docs/reference/command-line.md", "docs/reference/recipe-settings.md"}
 """Pages made from the code in which a reader looks one entry up; they grow with it."""
 
 

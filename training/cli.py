@@ -152,6 +152,10 @@ def teacher(
             help="Dense artifact whose best unseen items a ranker scores; left out: the artifact's own lists."
         ),
     ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(help="Targets that each read the newest items alone share passes; they then read at least half."),
+    ] = False,
     seed: TieSeed = 0,
     ties: Ties = "file",
 ) -> None:
@@ -164,7 +168,7 @@ def teacher(
         dataset = open_dataset(data, ties=ties, seed=seed, strict=False, console=console)
         use_cores()
         found = export_teacher(
-            artifact, dataset, out, top=items, newest=newest, console=console, candidates=candidates_of
+            artifact, dataset, out, top=items, newest=newest, console=console, candidates=candidates_of, shared=shared
         )
     console.print(f"wrote {out}: lists of {items} items for {len(found.users_R):,} training targets")
 

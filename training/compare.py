@@ -226,6 +226,7 @@ def export_teacher(
     newest: int | None,
     console: Console,
     candidates: Path | None = None,
+    shared: bool = False,
 ) -> Teacher:
     """Write the lists of an artifact for the training part of its split, to a new or empty folder ``out``; see
     `training.evaluation.teacher.ask_teacher`.
@@ -245,7 +246,9 @@ def export_teacher(
         require_same_split(f"artifact {candidates.name}", found_by, split.name)
     if top > dataset.n_items:
         raise DataError(f"lists of {top} items are wanted, and {dataset.name} has {dataset.n_items} items")
-    teacher = ask_teacher(files, split, catalog.popular(), top=top, newest=newest, console=console, candidates=finder)
+    teacher = ask_teacher(
+        files, split, catalog.popular(), top=top, newest=newest, console=console, candidates=finder, shared=shared
+    )
     with replaced_folder(out, kind="new") as work:
         teacher.write(work)
     return teacher

@@ -6,6 +6,7 @@ hash, and its content lies in the artifact: a path says nothing on another machi
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from modeling.spec import ModelSpec
 
 LABEL = "folder:"
 NAMED = frozenset({"none", "tiny", "minilm", *CARRIERS})
+NAMING = (
+    ("backbone", "source"), ("items", "text_source"), ("method", "semantic", "source"), ("method", "views", "source"),
+    ("method", "views", "writer"),
+)  # fmt: skip
+"""Settings of a recipe that name a language model."""
 
 
 def local_folder(source: str | None) -> Path | None:
@@ -58,8 +64,11 @@ def neutral_spec(spec: ModelSpec) -> ModelSpec:
 
 def neutral_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe as data without paths."""
-    found = dict(recipe)
-    for slot, name in (("backbone", "source"), ("items", "text_source")):
-        if isinstance(value := (found.get(slot) or {}).get(name), str):
-            found[slot] = {**found[slot], name: neutral(value)}
+    found = copy.deepcopy(recipe)
+    for *slots, name in NAMING:
+        section: Any = found
+        for slot in slots:
+            section = section.get(slot) or {}
+        if isinstance(value := section.get(name), str):
+            section[name] = neutral(value)
     return found

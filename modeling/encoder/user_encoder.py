@@ -215,6 +215,22 @@ class UserEncoder(nn.Module):
             found = self.backbone(inputs_embeds=embeds_BTH, use_cache=False, **options)
         return cast(Tensor, found.last_hidden_state)
 
+    def boundary_states(self, batch: Batch, rows_P: Tensor, last_P: Tensor) -> Tensor:
+        """Pooled states [P, H] of histories that are beginnings of those of a batch, from one pass.
+
+        Args:
+            batch: padded on the right.
+            rows_P: whose beginning each is.
+            last_P: the last position of its last item.
+
+        Raises:
+            ValueError: a state is that of a whole history (``capabilities.every_boundary``).
+        """
+        if not self.capabilities.every_boundary:
+            raise ValueError("a state of this encoder is that of a whole history: beginnings need passes of their own")
+        spans = batch.spans.at(rows_P.to(self.device), last_P.to(self.device))
+        return cast(Tensor, self.pooling(self.hidden(batch), spans))
+
     @property
     def recent_items(self) -> int:
         """R, the newest items whose own vectors a user's is made of, beside the state."""

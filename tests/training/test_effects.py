@@ -16,7 +16,7 @@ from rich.console import Console
 from index.base import IndexSpec
 from modeling.spec import Section
 from testing.datasets import write_dataset
-from testing.models import backbone_folder
+from testing.models import backbone_folder, writer_folder
 from training.compare import export_teacher
 from training.data.dataset import Dataset, read_dataset
 from training.effects import EFFECTS
@@ -24,7 +24,7 @@ from training.recipe import MethodSettings, effect_of, method_names, training_me
 from training.recipes import Recipe, RecipeError, get_recipe, recipe_names
 from training.run import RunOptions, run
 
-__all__ = ["backbone_folder"]  # a fixture
+__all__ = ["backbone_folder", "writer_folder"]  # fixtures
 
 QUIET = Console(quiet=True)
 SHORT = ["optimizer.epochs=1", "optimizer.positions=60"]
@@ -41,6 +41,9 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "sasrec, gated, gbce": ("sasrec", False, [*OWN, "backbone.block=ligr", "method.objective.kind=gbce"]),
     "dllm2rec": ("dllm2rec", False, OWN),
     "sracl": ("sracl", False, [*OWN, "method.semantic.source=FOLDER"]),
+    "cllmrec": (
+        "cllmrec", False, [*OWN, "method.views.writer=WRITER", "method.views.source=FOLDER", "method.views.tokens=4"],
+    ),
     "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
     "sasrec, no network": (
         "sasrec", False, [*DENSE, "projector.kind=none", "projector.residual=true", "projector.recent=3",
@@ -200,11 +203,16 @@ def reads_of(patch: pytest.MonkeyPatch, recipe: Recipe) -> set[str]:
 
 @pytest.mark.parametrize("case", RUNS)
 def test_a_setting_is_read_or_refused(
-    case: str, ring: Dataset, sasrec: Path, backbone_folder: Callable[[str], Path], tmp_path: Path
+    case: str,
+    ring: Dataset,
+    sasrec: Path,
+    backbone_folder: Callable[[str], Path],
+    writer_folder: Path,
+    tmp_path: Path,
 ) -> None:
     name, language_model, settings = RUNS[case]
     folder = str(backbone_folder("qwen3"))
-    settings = [setting.replace("FOLDER", folder) for setting in settings]
+    settings = [setting.replace("FOLDER", folder).replace("WRITER", str(writer_folder)) for setting in settings]
     backbone = folder if language_model else None
     recipe = get_recipe(name, settings, backbone=backbone)
     id_model = sasrec if recipe.requires else None

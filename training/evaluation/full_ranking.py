@@ -48,7 +48,7 @@ def encode_users(
     limit = encoder.history_limit
     prompts = [encoder.prepare(np.asarray(history[-limit:]).tolist()) for history in histories]
     out = np.empty((len(prompts), 0), np.float32)
-    for rows in _by_length(prompts):
+    for rows in length_batches(prompts):
         vectors_BD = encoder.encode([prompts[row] for row in rows])
         if not out.shape[1]:
             out = np.empty((len(prompts), vectors_BD.shape[1]), np.float32)
@@ -57,7 +57,8 @@ def encode_users(
     return out
 
 
-def _by_length(prompts: Sequence[Prompt]) -> list[list[int]]:
+def length_batches(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Numbers of prompts in batches of near-equal length, of at most `BATCH_POSITIONS` padded positions."""
     batches: list[list[int]] = []
     current: list[int] = []
     for row in sorted(range(len(prompts)), key=lambda row: prompts[row].length):

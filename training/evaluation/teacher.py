@@ -5,31 +5,75 @@ Shape legend: as in `training.evaluation.teacher_lists`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 
 from index import FlatIndex
 from modeling.artifact.manifest import Manifest
 from modeling.artifact.verified import Files
 from modeling.generation.api import ListQuery
 from modeling.methods import load
+from modeling.methods.base import HistoryEncoder
 from modeling.methods.base_prompted import PromptRanker
 from modeling.methods.base_ranking import CandidateRanker, best_rows
 from modeling.methods.bigrec import BigRecGenerator
 from training.data.report import DataError
 from training.data.splits import Split
-from training.evaluation.full_ranking import encode_users
+from training.evaluation.beginnings import SHARE, encode_passes, passes_of
 from training.evaluation.teacher_lists import Teacher
+from training.evaluation.work import Work
 
 BATCH = 256
 RANKED = 16
 """Histories that a ranker is asked about between two steps of the progress bar."""
 Lists = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked: R targets, in the order of users and of places.
+
+    Attributes:
+        sequences: training rows of every user, oldest first.
+        users_R, places_R: which user, and which place of the target in the user's sequence.
+        name: of the artifact that is asked, for messages.
+        shared: see `training.evaluation.beginnings.passes_of`.
+        console: for progress.
+    """
+
+    sequences: list[NDArray[Any]]
+    users_R: NDArray[np.int64]
+    places_R: NDArray[np.int64]
+    name: str
+    shared: bool
+    console: Console
+
+    @classmethod
+    def of(cls, split: Split, newest: int | None, name: str, shared: bool, console: Console) -> Asked:
+        """All targets of the training part, or the ``newest`` of each user."""
+        sequences = list(split.train_rows())
+        firsts = [1 if newest is None else max(1, len(rows) - newest) for rows in sequences]
+        places = [np.arange(first, max(first, len(rows))) for first, rows in zip(firsts, sequences, strict=True)]
+        users_R = np.repeat(np.arange(len(sequences)), [len(of_user) for of_user in places])
+        return cls(sequences, users_R, np.concatenate(places).astype(np.int64), name, shared, console)
+
+    def history(self, number: int) -> NDArray[np.int64]:
+        """Rows before a target, oldest first."""
+        found: NDArray[np.int64] = self.sequences[self.users_R[number]][: self.places_R[number]].astype(np.int64)
+        return found
+
+    def batches(self, size: int, limit: int) -> Iterator[list[int]]:
+        """Numbers of targets whose histories, cut at ``limit``, are of near-equal length, with progress."""
+        order = np.argsort(np.minimum(self.places_R, limit), kind="stable").tolist()
+        with Work(self.console, f"asking {self.name}: {len(order):,} targets", len(order)) as work:
+            for start in range(0, len(order), size):
+                yield order[start : start + size]
+                work(len(order[start : start + size]))
 
 
 def ask_teacher(
@@ -41,6 +85,7 @@ def ask_teacher(
     newest: int | None,
     console: Console,
     candidates: Files | None = None,
+    shared: bool = False,
 ) -> Teacher:
     """The lists of an artifact for the training part of ``split``.
 
@@ -56,12 +101,15 @@ def ask_teacher(
         newest: targets of each user, the newest ones; None: all.
         console: for progress.
         candidates: dense artifact of the same split that finds the items of the lists; None: ``artifact`` does.
+        shared: whether targets far on in a history share passes of the encoder, each of which then reads fewer items
+            (`training.evaluation.beginnings.passes_of`).
 
     Raises:
-        DataError: ``artifact`` does not score candidates that it is given, or orders fewer than ``top`` of its own.
+        DataError: ``artifact`` does not score candidates that it is given, orders fewer than ``top`` of its own, or has
+            no passes to be ``shared``.
         ArtifactError: one of the two cannot be loaded, or ``candidates`` is not dense.
     """
-    users_R, positions_R, histories = _questions(split, newest)
+    asked = Asked.of(split, newest, artifact.name, shared, console)
     loaded = load(artifact, popular_N)
     model, manifest, dataset = loaded.model, loaded.manifest, split.dataset
     facts = {
@@ -69,23 +117,20 @@ def ask_teacher(
         "data_sha256": dataset.sha256, "split": split.name, "ties": dataset.ties, "fitted_on": manifest.fitted_on,
         "items": dataset.n_items, "top": top,
     }  # fmt: skip
+    facts |= {"shared_passes": SHARE} if shared else {}
     _check_teacher(model, artifact.name, top, given=candidates is not None)
-    retriever = None if candidates is None else load(candidates, popular_N, shape="vector")
-    if candidates is not None and retriever is not None:
+    if candidates is not None:
+        retriever = load(candidates, popular_N, shape="vector")
         found_by = retriever.manifest
         facts["candidates"] = {"artifact": candidates.name, "version": found_by.version, "recipe": found_by.recipe}
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"asking {artifact.name}: {len(histories)} targets", total=len(histories))
-
-        def advance(done: int) -> None:
-            bar.advance(task, done)
-
-        if retriever is not None:
-            rows_RK, scores_RK, vectors_RD = _ranked(model, retriever.model, histories, top, advance)
-        else:
-            ask = _lists if hasattr(model, "write") else _vectors
-            rows_RK, scores_RK, vectors_RD = ask(model, manifest, histories, top, advance)
-    return Teacher(facts, users_R, positions_R, rows_RK, scores_RK, _item_vectors(model), vectors_RD)
+        rows_RK, scores_RK, vectors_RD = _ranked(model, retriever.model, asked, top)
+    elif hasattr(model, "write"):
+        if shared:
+            raise DataError(f"artifact {artifact.name} writes its lists one history at a time: no pass can be shared")
+        rows_RK, scores_RK, vectors_RD = _lists(model, asked, top)
+    else:
+        rows_RK, scores_RK, vectors_RD = _vectors(model, manifest, asked, top)
+    return Teacher(facts, asked.users_R, asked.places_R, rows_RK, scores_RK, _item_vectors(model), vectors_RD)
 
 
 def _check_teacher(model: Any, name: str, top: int, *, given: bool) -> None:
@@ -102,69 +147,49 @@ def _check_teacher(model: Any, name: str, top: int, *, given: bool) -> None:
         )
 
 
-def _questions(
-    split: Split, newest: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Users, places of targets in their sequences, and what comes before each."""
-    users, positions, histories = [], [], []
-    for user, rows in enumerate(split.train_rows()):
-        first = 1 if newest is None else max(1, len(rows) - newest)
-        for position in range(first, len(rows)):
-            users.append(user)
-            positions.append(position)
-            histories.append(rows[:position])
-    return np.array(users, np.int64), np.array(positions, np.int64), histories
-
-
-def _vectors(
-    model: Any, manifest: Manifest, histories: list[NDArray[np.int64]], top: int, progress: Callable[[int], object]
-) -> Lists:
+def _vectors(model: Any, manifest: Manifest, asked: Asked, top: int) -> Lists:
     """By search among item vectors; scores are logits of the softmax that the model was trained with."""
-    vectors_RD = encode_users(model.encoder, histories, progress=progress)
+    vectors_RD = _encoded(model.encoder, asked)
     scores_RK, rows_RK = FlatIndex.build(model.item_vectors_ND).search(vectors_RD, top)
     temperature = float(manifest.method.record.get("temperature", 1.0))
     return rows_RK.astype(np.int64), (scores_RK / temperature).astype(np.float32), vectors_RD
 
 
-def _lists(
-    model: Any, manifest: Manifest, histories: list[NDArray[np.int64]], top: int, progress: Callable[[int], object]
-) -> Lists:
+def _encoded(encoder: HistoryEncoder, asked: Asked) -> NDArray[np.float32]:
+    """User vectors [R, D]; progress is counted in positions that are read."""
+    passes = passes_of(encoder, asked.sequences, asked.users_R, asked.places_R, shared=asked.shared)
+    name = f"asking {asked.name}: {len(asked.users_R):,} targets in {len(passes):,} passes"
+    with Work(asked.console, name, sum(each.prompt.length for each in passes)) as work:
+        return encode_passes(encoder, passes, work)
+
+
+def _lists(model: Any, asked: Asked, top: int) -> Lists:
     """As the method ranks; scores are the method's."""
-    rows_RK = np.full((len(histories), top), -1, np.int64)
-    scores_RK = np.zeros((len(histories), top), np.float32)
-    for start in range(0, len(histories), BATCH):
-        prompts = [model.prepare(history.tolist()) for history in histories[start : start + BATCH]]
-        for number, answer in enumerate(model.write(prompts, [ListQuery(top)] * len(prompts)), start):
+    count = len(asked.users_R)
+    rows_RK, scores_RK = np.full((count, top), -1, np.int64), np.zeros((count, top), np.float32)
+    for numbers in asked.batches(BATCH, model.history_limit):
+        prompts = [model.prepare(asked.history(number).tolist()) for number in numbers]
+        for number, answer in zip(numbers, model.write(prompts, [ListQuery(top)] * len(prompts)), strict=True):
             rows_RK[number, : len(answer.rows_K)] = answer.rows_K
             scores_RK[number, : len(answer.scores_K)] = answer.scores_K
-        progress(len(prompts))
-    return rows_RK, scores_RK, np.zeros((len(histories), 0), np.float32)
+    return rows_RK, scores_RK, np.zeros((count, 0), np.float32)
 
 
-def _ranked(
-    ranker: CandidateRanker,
-    retriever: Any,
-    histories: list[NDArray[np.int64]],
-    top: int,
-    progress: Callable[[int], object],
-) -> Lists:
+def _ranked(ranker: CandidateRanker, retriever: Any, asked: Asked, top: int) -> Lists:
     """The best unseen items of ``retriever`` in the order of ``ranker``, with its scores."""
-    rows_RK = np.full((len(histories), top), -1, np.int64)
-    scores_RK = np.zeros((len(histories), top), np.float32)
-    items_ND, vectors_RD = retriever.item_vectors_ND, encode_users(retriever.encoder, histories)
-    for start in range(0, len(histories), RANKED):
-        prompts, taken = [], range(start, min(start + RANKED, len(histories)))
-        for number in taken:
-            history = histories[number].astype(np.int64)
+    count, items_ND, vectors_RD = len(asked.users_R), retriever.item_vectors_ND, _encoded(retriever.encoder, asked)
+    rows_RK, scores_RK = np.full((count, top), -1, np.int64), np.zeros((count, top), np.float32)
+    for numbers in asked.batches(RANKED, ranker.history_limit):
+        prompts = []
+        for number in numbers:
+            history = asked.history(number)
             found_C, _ = best_rows(items_ND @ vectors_RD[number], ListQuery(top, history))
-            newest = history[-ranker.history_limit :]
-            prompts.append(ranker.prepare_candidates(newest.tolist(), found_C.tolist()))
-        for number, prompt, scores_C in zip(taken, prompts, ranker.score(prompts), strict=True):
+            prompts.append(ranker.prepare_candidates(history[-ranker.history_limit :].tolist(), found_C.tolist()))
+        for number, prompt, scores_C in zip(numbers, prompts, ranker.score(prompts), strict=True):
             found_C = np.array(prompt.candidates, np.int64)
             order_C = np.lexsort((found_C, -scores_C))
             rows_RK[number, : len(order_C)], scores_RK[number, : len(order_C)] = found_C[order_C], scores_C[order_C]
-        progress(len(taken))
-    return rows_RK, scores_RK, np.zeros((len(histories), 0), np.float32)
+    return rows_RK, scores_RK, np.zeros((count, 0), np.float32)
 
 
 def _item_vectors(model: Any) -> NDArray[np.float32]:

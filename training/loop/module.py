@@ -219,12 +219,10 @@ class RetrievalModule(TrainedModule):
         return loss
 
     def _states(self, batch: TrainingBatch) -> Tensor:
-        encoder, device = self.encoder, self.encoder.device
-        spans = batch.prompts.spans
+        encoder = self.encoder
         if not self.last_only:
-            spans = spans.at(batch.users_P.to(device), batch.boundaries_P.to(device))
-        states_PH: Tensor = encoder.pooling(encoder.hidden(batch.prompts), spans)
-        return states_PH
+            return encoder.boundary_states(batch.prompts, batch.users_P, batch.boundaries_P)
+        return cast(Tensor, encoder.pooling(encoder.hidden(batch.prompts), batch.prompts.spans))
 
 
 class _Items:

@@ -41,10 +41,12 @@ from training.methods.base import Job, TrainingMethod
 from training.objectives.base import ObjectiveSpec, objective_class, objective_kinds
 from training.objectives.contrastive import SemanticSpec
 from training.objectives.distillation import DistillationSpec
+from training.objectives.views import ViewsSpec
 from training.recipe import MethodSettings, Recipe
 from training.semantic.contrast import NeighbourContrast
 from training.semantic.neighbours import Neighbours, find_neighbours
 from training.semantic.texts import check_semantic, semantic_effects, text_vectors
+from training.semantic.views import ViewContrast, Views, check_views, views_effects, write_views
 
 TEXT = "parts/text.safetensors"
 
@@ -52,7 +54,7 @@ TEXT = "parts/text.safetensors"
 class DenseSettings(MethodSettings):
     """Settings of dense retrieval. ``objective``: the loss at every item boundary; ``distillation``: additional losses
     against a teacher's lists and item vectors; ``semantic``: contrastive losses over similar users and items;
-    ``adaptation``: stages that adapt the language model before the training; ``warm_up``: epochs that train the items
+    ``views``: the same over views that a language model writes; ``adaptation``: stages that adapt the language model before the training; ``warm_up``: epochs that train the items
     and the weights of the newest ones without the network, whose output then starts at zero.
     """
 
@@ -60,6 +62,7 @@ class DenseSettings(MethodSettings):
     objective: ObjectiveSpec = ObjectiveSpec()
     distillation: DistillationSpec = DistillationSpec()
     semantic: SemanticSpec = SemanticSpec()
+    views: ViewsSpec = ViewsSpec()
     adaptation: AdaptationSpec = AdaptationSpec()
     warm_up: int = Field(0, ge=0, le=1000, description="epochs that train items without the network first; 0: none")
     encodes: ClassVar[bool] = True
@@ -93,6 +96,7 @@ class DenseSettings(MethodSettings):
             **_distillation_effects(),
             **_adaptation_effects(),
             **semantic_effects(),
+            **views_effects(),
             "objective.momentum": Effect("method.objective.queue over 0", lambda recipe: objective(recipe).queue > 0),
             "objective.pull": Effect("items with an id table", has_ids),
             "objective.pull_share": Effect("method.objective.pull over 0", lambda recipe: objective(recipe).pull > 0),
@@ -127,6 +131,7 @@ class DenseSettings(MethodSettings):
         if recipe.items.frozen and recipe.requires is None:
             raise ValueError("items.frozen needs requires=<id recipe>: there is no id table to be kept")
         check_semantic(recipe, self.semantic)
+        check_views(recipe, self.views)
         self._check_adapter(recipe)
         self._check_adaptation(recipe)
         if self.warm_up and not (recipe.projector.residual and recipe.projector.kind in ("linear", "mlp")):
@@ -174,8 +179,8 @@ class DenseSettings(MethodSettings):
         return self.distillation.used
 
     def reads_titles(self, recipe: Recipe) -> bool:
-        """Whether titles are needed: as vectors, as tokens, or to find similar users and items."""
-        return self.semantic.used or recipe.needs_text_vectors or recipe.history.reads_tokens
+        """Whether titles are needed: as vectors, as tokens, or to find similar users, items and views."""
+        return self.semantic.used or self.views.used or recipe.needs_text_vectors or recipe.history.reads_tokens
 
 
 def _adaptation_effects() -> dict[str, Effect]:
@@ -234,6 +239,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         self.stages: dict[str, dict[str, Any]] = {}
         self.cold: ColdItems | None = None
         self.neighbours: Neighbours | None = None
+        self.views: Views | None = None
 
     def fit(self, options: FitOptions) -> Trained:
         """See `training.loop.fit.fit`."""
@@ -268,6 +274,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         found = super().report | ({} if self.cold is None else {"cold_items": vars(self.cold)})
         found |= {"stages": self.stages} if self.stages else {}
         found |= {"neighbours": {"sha256": self.neighbours.sha256}} if self.neighbours is not None else {}
+        found |= {"views": self.views.record} if self.views is not None else {}
         if self.fitted is None or self.fitted.model.encoder.history_state is None:
             return found
         return found | {"gates": gate_figures(self.fitted.model.encoder, list(self.split.validation.histories()))}
@@ -315,6 +322,11 @@ class DenseTraining(TrainingMethod[DenseSettings]):
                 found = find_neighbours(texts_NC, histories, spec, seed=options.seed, folder=sources.vectors)
             self.neighbours = found
             makers.append(lambda encoder: NeighbourContrast(spec, found, texts_NC, histories, encoder.hidden_size))
+        if (made := self.settings.views).used:
+            told = self.split.train_rows(options.fitted_on)
+            views = write_views(made, self.split, told, self.job.sources, seed=options.seed, console=self.console)
+            self.views = views
+            makers.append(lambda encoder: ViewContrast(made, views, told, encoder.hidden_size))
         return lambda encoder: [make(encoder) for make in makers]
 
     def _anchor(self) -> NDArray[np.float32] | None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from modeling.spec import Section
 
-_NOT_KINDS = {"base", "anchor", "contrastive", "distillation", "softmax", "trie_softmax"}
+_NOT_KINDS = {"base", "anchor", "contrastive", "distillation", "softmax", "trie_softmax", "views"}
 
 
 class ObjectiveSpec(Section):

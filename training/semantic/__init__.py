@@ -1,1 +1,2 @@
-"""Neighbours of users and items in the space of a frozen language model, and the losses that they are positives of."""
+"""Frozen language models in training alone: neighbours of users and items, views of histories that are written about,
+and the losses that they are positives of."""

@@ -68,15 +68,21 @@ def text_vectors(
         DataError: the model reads all texts as one, or the template has no such column.
         BackboneError: it is not found.
     """
-    model = ModelSpec(items=ItemsSpec(tower="text", text_source=spec.source))
     texts = item_texts(split.dataset, spec.template)
+    raw_NC = read_texts(spec.source, texts, sources, console, "method.semantic.source")
+    return unit(raw_NC - raw_NC[np.unique(np.concatenate(histories))].mean(0))
+
+
+def read_texts(source: str, texts: Sequence[str], sources: Sources, console: Console, setting: str) -> Floats:
+    """Unit vectors [R, C] of texts; ``setting`` names ``source`` in messages. Raises as `text_vectors`."""
+    model = ModelSpec(items=ItemsSpec(tower="text", text_source=source))
     reader = title_reader(model, Sources(vectors=sources.vectors, download=sources.download))
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"reading {len(texts)} texts for neighbours ({spec.source})", total=len(texts))
-        raw_NC = read_or_reuse(reader, texts, sources.vectors, progress=timed(bar, task, "reading texts"))
-    if not np.isfinite(raw_NC).all() or float(np.ptp(raw_NC, axis=0).max()) < SMALLEST:
+        task = bar.add_task(f"reading {len(texts)} texts ({source})", total=len(texts))
+        raw_RC = read_or_reuse(reader, texts, sources.vectors, progress=timed(bar, task, "reading texts"))
+    if not np.isfinite(raw_RC).all() or float(np.ptp(raw_RC, axis=0).max()) < SMALLEST:
         raise DataError(
-            f"the backbone {spec.source!r} reads all {len(raw_NC)} texts as one vector, so they have no neighbours; "
-            "take another method.semantic.source"
+            f"the backbone {source!r} reads all {len(raw_RC)} texts as one vector, so none is more alike than another; "
+            f"take another {setting}"
         )
-    return unit(raw_NC - raw_NC[np.unique(np.concatenate(histories))].mean(0))
+    return raw_RC

@@ -50,7 +50,9 @@ SETTINGS: dict[str, list[str]] = {
 }
 ON_TEXT = ("anyo", "contriever", "genre", "bigrec", "llara", "item_softmax", "ilora", "llm2vec", "llara_dense")
 OTHERWISE = {
-    **dict.fromkeys(("popularity", "markov", "item_knn", "dllm2rec", "e4srec", "sracl"), "reads no titles by itself"),
+    **dict.fromkeys(
+        ("popularity", "markov", "item_knn", "dllm2rec", "e4srec", "sracl", "cllmrec"), "reads no titles by itself"
+    ),
     **dict.fromkeys(("tallrec", "llamarec"), "labels are words of its tokenizer, which these titles do not give"),
 }
 
