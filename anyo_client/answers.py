@@ -56,6 +56,18 @@ class Nearest(_Answer):
     values: list[NearestItem | None]
 
 
+class ExplainingSentence(_Answer):
+    """One sentence about the first item, which names it and items of the history (`named`, places in it). Without a
+    sentence `text` is None, and `reason` says why."""
+
+    method: str
+    artifact: ArtifactName | None
+    item_id: str | None
+    text: str | None
+    named: list[int]
+    reason: str | None
+
+
 class Explanation(_Answer):
     """Why items are in the answer; lists are in the order of `items`."""
 
@@ -63,6 +75,7 @@ class Explanation(_Answer):
     history: list[ExplainedItem]
     influence: Influence
     nearest: Nearest
+    sentence: ExplainingSentence | None = None
 
 
 class Recommendation(_Answer):

@@ -74,6 +74,9 @@ def _lines(found: Recommendation) -> str:
             values = found.explanation.influence.values[place]
             most = max(range(len(values)), key=lambda each: values[each])
             lines.append(f"   without {titles[most]!r} its score changes by {-values[most]:+.3f}")
+        sentence = found.explanation.sentence
+        if sentence is not None and sentence.text is not None and sentence.item_id == item.item_id:
+            lines.append(f"   {sentence.text}")
         if (near := found.explanation.nearest.values[place]) is not None:
             lines.append(f"   most similar: {titles[near.place]!r}, cosine {near.cosine:.2f}")
     return "\n".join(lines)

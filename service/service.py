@@ -128,6 +128,10 @@ class Service:
             return self.answering(None, user_id, request_id)
         return self.ranker(name, recipe)
 
+    def speaker(self) -> GenerativeRecommender | None:
+        """Return who writes the sentence of an explanation; see `ArtifactLookup.speaker`."""
+        return self.registry.speaker()
+
     def activate(self, name: str) -> str | None:
         """Let one artifact answer everything that names none, from the next request on; returns the one before.
 

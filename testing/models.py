@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +140,31 @@ def small_model(backbone_folder: Callable[[str], Path]) -> Callable[..., Model]:
         return model
 
     return build
+
+
+def write_byte_level(folder: Path, labels: Sequence[str] = ("Yes", "No")) -> Path:
+    """Save a small random causal language model whose tokenizer spells any text, byte by byte; ``labels`` are single
+    tokens behind a space."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<pad>", "<s>", "</s>"],
+        show_progress=False,
+    )
+    backend.train_from_iterator([f" {label}" for label in labels], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, head_dim=8, max_position_embeddings=2048, bos_token_id=1,
+        eos_token_id=2, pad_token_id=0, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    widened(AutoModelForCausalLM.from_config(config)).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return folder

@@ -113,7 +113,7 @@ LATE_IMPORTS = {
     "service.observability.tracing": (6, "the extra otel may be missing"),
     "training.cli": (11, "the command line answers before torch is read"),
     "training.cli_common": (5, "the command line answers before torch is read"),
-    "training.commands.compare": (11, "the command line answers before torch is read"),
+    "training.commands.compare": (14, "the command line answers before torch is read"),
     "training.cli_data": (19, "the command line answers before polars is read"),
     "training.commands.publish": (3, "the command line answers before libraries are read"),
     "training.commands.update": (4, "the command line answers before torch is read"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from index import Catalog, FlatIndex, parse_index
+from index import Catalog, FlatIndex, VectorIndex, parse_index
 from index.storage import ENTRY_FILE, INDEX_FILE
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
@@ -101,6 +101,7 @@ class Opened:
         answer: gives an `Evaluation` for targets and the popularity of items.
         figures: gives what the method's kind measures beside it.
         rows: turns a history of the data set's rows into one of the artifact's own.
+        index: that is served; None: it returns lists, or is of earlier data.
     """
 
     manifest: Manifest
@@ -111,6 +112,7 @@ class Opened:
     answer: Callable[..., Evaluation]
     figures: OtherFigures
     rows: Callable[[Sequence[int]], list[int]] = list
+    index: VectorIndex | None = None
 
 
 def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collection[str] = ()) -> Opened:
@@ -137,6 +139,7 @@ def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collecti
         return _ancestor(
             manifest, split, split.targets(part_of(part)), loaded.model, rows_in(catalog, dataset.item_ids)
         )
+    index: VectorIndex | None = None
     if on_list:
         answer: Callable[..., Evaluation] = partial(evaluate_generator, loaded.model)
     else:
@@ -144,7 +147,7 @@ def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collecti
         index = parse_index(files.folder / "index", entry, content)
         answer = partial(evaluate, loaded.model.encoder, loaded.model.item_vectors_ND, index)
     figures = partial(training_method(manifest.method.kind).other_figures, loaded)
-    return Opened(manifest, split, split.targets(part_of(part)), loaded.model, on_list, answer, figures)
+    return Opened(manifest, split, split.targets(part_of(part)), loaded.model, on_list, answer, figures, index=index)
 
 
 def _ancestor(manifest: Manifest, split: Split, targets: Targets, loaded: Any, rows_N: NDArray[np.int64]) -> Opened:

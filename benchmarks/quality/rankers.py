@@ -3,18 +3,23 @@
 `tallrec`: area under the curve of yes and no by number of shots. `llamarec`: NDCG@10 of both stages against the dense
 stage alone, paired; and how alike two orders of the same candidates are scored (Spearman), the bias of letters. The
 lower layers are frozen and their states kept, which makes a training of minutes possible on one core. Every line of
-output is one JSON object, the last one holds all rows.
+output is one JSON object, the last one holds all rows. A row is stored in ``--state`` when it ends, so that the same
+command goes on after the last whole row of an earlier one; take another folder when the code has changed.
 
-    python -m benchmarks.quality.rankers tallrec --data DIR --shots 0 16 64
+    python -m benchmarks.quality.rankers tallrec --data DIR --shots 0 16 64 256 --seeds 0 1 2 --state DIR
     python -m benchmarks.quality.rankers llamarec --data DIR --id-model DIR --shots 0 96 [--negatives retrieved]
+
+Settings of the recipe are changed by ``--set history.instruction=…``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,8 @@ SMALL = {
 }  # fmt: skip
 
 RESULT = ResultFile(__file__, __doc__)
+DECIDES = ("examples", "permuted")
+"""Options that decide a row's figures and are not in its recipe."""
 
 
 def recipe_of(given: argparse.Namespace, shots: int) -> Recipe:
@@ -52,13 +59,13 @@ def recipe_of(given: argparse.Namespace, shots: int) -> Recipe:
         settings.append("optimizer.epochs=0")
     if given.method == "llamarec":
         settings += [f"requires={read_manifest(given.id_model).recipe}", f"method.negatives={given.negatives}"]
-    return get_recipe(given.method, settings, backbone=given.backbone)
+    return get_recipe(given.method, [*settings, *given.settings], backbone=given.backbone)
 
 
 def fitted(recipe: Recipe, split: Split, given: argparse.Namespace, shots: int, work: Path) -> FittedGenerator:
     """One model, trained for a fixed number of epochs: none is selected, so that no validation user is seen twice."""
     epochs = max(1, round(given.examples / shots)) if shots else None
-    options = FitOptions(work / str(shots), seed=given.seed, epochs=epochs, cache=work)
+    options = FitOptions(work / f"{shots}-{given.seed}", seed=given.seed, epochs=epochs, cache=work)
     return fit_generative(
         recipe, split, options, folder=None, collaborative=given.id_model, console=Console(stderr=True)
     )
@@ -81,7 +88,38 @@ def agreement(ranker: LlamarecRanker, split: Split, users: int, seed: int) -> di
     return {"spearman": float(np.mean(alike)), "first_label_best": float(np.mean(first)), "permuted": len(alike)}
 
 
-def main() -> None:
+def row_of(given: argparse.Namespace, split: Split, shots: int, work: Path) -> dict[str, Any]:
+    """One row, from its file where one of the same data and settings has ended before."""
+    recipe = recipe_of(given, shots)
+    file = None if given.state is None else given.state / f"{_row_name(given, split, recipe, shots)}.json"
+    if file is not None and file.exists():
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return known
+    started = time.process_time()
+    found = fitted(recipe, split, given, shots, work)
+    figures = found.report["yes_no" if given.method == "tallrec" else "two_stages"]
+    row: dict[str, Any] = {"method": given.method, "shots": shots, "seed": given.seed, **figures}
+    if given.method == "llamarec" and given.permuted:
+        row |= agreement(found.writer, split, given.permuted, given.seed)
+    row |= {"cpu": round(time.process_time() - started)}
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        writing = file.with_suffix(".writing")
+        writing.write_text(json.dumps(row), encoding="utf-8")
+        writing.replace(file)
+    return row
+
+
+def _row_name(given: argparse.Namespace, split: Split, recipe: Recipe, shots: int) -> str:
+    """Of a row's file: method, shots, seed, and a hash of everything else that decides its figures."""
+    decides = {name: getattr(given, name) for name in DECIDES}
+    decides |= {"data": split.dataset.sha256, "ties": split.dataset.ties, "recipe": recipe.model_dump(mode="json")}
+    decides |= {"id_model": None if given.id_model is None else read_manifest(given.id_model).version}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{given.method}-{shots}-{given.seed}-{digest}"
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Train and measure one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=sorted(SMALL))
@@ -95,23 +133,21 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--negatives", choices=("random", "retrieved"), default="random")
     parser.add_argument("--permuted", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws its own shots and users")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SLOT.FIELD=VALUE")
+    parser.add_argument("--state", type=Path, help="folder of the rows that have ended; left out: none is kept")
     RESULT.add_option(parser)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if (given.method == "llamarec") != (given.id_model is not None):
         parser.error("llamarec needs --id-model, and tallrec here takes none")
     split = leave_one_out(read_dataset(given.data))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for shots in given.shots:
-            started = time.process_time()
-            found = fitted(recipe_of(given, shots), split, given, shots, Path(folder))
-            figures = found.report["yes_no" if given.method == "tallrec" else "two_stages"]
-            row: dict[str, Any] = {"method": given.method, "shots": shots, **figures}
-            if given.method == "llamarec" and given.permuted:
-                row |= agreement(found.writer, split, given.permuted, given.seed)
-            rows.append(row | {"cpu": round(time.process_time() - started)})
-            print(json.dumps(rows[-1]), flush=True)
+            for seed in given.seeds:
+                given.seed = seed
+                rows.append(row_of(given, split, shots, Path(folder)))
+                print(json.dumps(rows[-1]), flush=True)
     RESULT.publish({"rows": rows}, given.result, rows)
 
 

@@ -5,6 +5,8 @@ for every candidate. Here its keys and values are computed once; the continuatio
 passes of a bounded size, each sees the common beginning and itself only (a block mask), and each begins at the position
 where the common beginning ends. The logits are those of every text read alone.
 
+`SharedPrefixScorer.choose` decodes along the trie of some texts instead, and reads the prompt once too.
+
 Shape legend: C continuations, A asked tokens, T tokens of a pass, S entries of the cache.
 """
 
@@ -79,6 +81,39 @@ class SharedPrefixScorer:
             logits_CA = self._search.logits(torch.cat(found), self._asked_A)
         scores_CA: NDArray[np.float32] = logits_CA.cpu().numpy()
         return scores_CA
+
+    @torch.inference_mode()
+    def choose(self, prompt: Tokens, texts: Sequence[Tokens], *, turn: Turn = nullcontext) -> int:
+        """The place in ``texts`` of the one that greedy decoding writes where nothing else is allowed.
+
+        Of the tokens that continue one of the texts the most probable one is taken. What has no alternative is not
+        asked about, so there are as many passes as choices. A text that is the beginning of another ends there.
+
+        Args:
+            prompt: what follows the prefix, at least one token in all.
+            texts: at least one token each.
+            turn: held around every pass over the model.
+
+        Raises:
+            GenerationError: an empty text, or more positions than the model has.
+        """
+        self._check(prompt, texts)
+        most = OFFLINE_POSITIONS if turn is nullcontext else SERVED_POSITIONS
+        cache = self._search.new_cache(1, len(prompt) + max(map(len, texts)) + most + self._search.multiple)
+        left, unread, at = list(range(len(texts))), list(prompt), 0
+        while True:
+            ended = next((place for place in left if len(texts[place]) == at), None)
+            if ended is not None or len(left) == 1:
+                return left[0] if ended is None else ended
+            tokens = sorted({texts[place][at] for place in left})
+            token = tokens[0]
+            if len(tokens) > 1:
+                state_1H = self._read(unread, cache, most, turn, last=True)
+                with turn():
+                    logits_1A = self._search.logits(state_1H, torch.tensor(tokens, device=self._search.device))
+                token, unread = tokens[int(logits_1A.argmax())], []
+            left = [place for place in left if texts[place][at] == token]
+            unread, at = [*unread, token], at + 1
 
     def _check(self, prompt: Tokens, continuations: Sequence[Tokens]) -> None:
         if not continuations or not all(len(each) for each in continuations):

@@ -2,7 +2,8 @@
 
 A `CandidateRanker` scores candidates. `Ranker` is a list method: it builds lists from the scores of `score`. A vector
 method is a ranker too (`VectorRanker`): its score is the inner product of the user's vector and the item's. `Rerank`
-retrieves with a vector method and ranks with any ranker.
+retrieves with a vector method and ranks with any ranker. Candidates of the catalog are scored in the order of their
+rows and listed by `best_first`, here and in the service.
 
 Shape legend: B histories, C candidates of one of them, D item dimension, N items, K items of an answer, F free titles.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from index import FlatIndex, VectorIndex
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
@@ -119,11 +121,11 @@ class Ranker(ListMethod):
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Distinct eligible rows for a history, best first, and their scores, descending, [K] each."""
         with turn():
-            found_C = self.retrieve(rows, wanted)
+            found_C = np.sort(self.retrieve(rows, wanted))
         if not len(found_C):
             return found_C, np.empty(0, np.float32)
         (scores_C,) = self.score([self.prepare_candidates(list(rows), found_C.tolist())], turn=turn)
-        order_K = np.lexsort((found_C, -scores_C))[: wanted.k]
+        order_K = best_first(scores_C)[: wanted.k]
         return found_C[order_K], scores_C[order_K]
 
     def answer(
@@ -191,10 +193,18 @@ class Rerank(Ranker):
         retriever: finds candidates among all items.
         ranker: scores these candidates only.
         candidates: number of items to retrieve; raised to the length of the requested list if that is longer.
+        index: over the retriever's item vectors, as it is served; None: exact search.
     """
 
-    def __init__(self, retriever: VectorMethod, ranker: CandidateRanker, candidates: int) -> None:
+    def __init__(
+        self,
+        retriever: VectorMethod,
+        ranker: CandidateRanker,
+        candidates: int,
+        index: VectorIndex | None = None,
+    ) -> None:
         self.retriever, self.ranker, self.candidates = retriever, ranker, candidates
+        self.index = FlatIndex.build(retriever.item_vectors_ND) if index is None else index
         self.reads = tuple(name for name in retriever.reads if name in ranker.reads)
         self.history_limit = max(retriever.encoder.history_limit, ranker.history_limit)
         self.catalog_size, self.pointwise = len(retriever.item_vectors_ND), ranker.pointwise
@@ -208,8 +218,8 @@ class Rerank(Ranker):
     def prepare_candidates(
         self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
     ) -> RankPrompt:
-        """See `CandidateRanker.prepare_candidates`."""
-        return self.ranker.prepare_candidates(history, candidates, user_id)
+        """See `CandidateRanker.prepare_candidates`; the ranker gets as much of the history as it reads."""
+        return self.ranker.prepare_candidates(history[-self.ranker.history_limit :], candidates, user_id)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
         """Scores of the ranker, see `CandidateRanker.score`."""
@@ -220,9 +230,23 @@ class Rerank(Ranker):
         if not rows:
             return super().retrieve(rows, wanted)
         encoder = self.retriever.encoder
-        vector_D = encoder.encode([encoder.prepare(list(rows)[-encoder.history_limit :])])[0]
-        scores_N = self.retriever.item_vectors_ND @ vector_D
-        return best_rows(scores_N, replace(wanted, k=max(self.candidates, wanted.k)))[0]
+        vector_1D = encoder.encode([encoder.prepare(list(rows)[-encoder.history_limit :])])
+        most = max(self.candidates, wanted.k)
+        _, (rows_C,) = self.index.search(vector_1D, most, exclude=[wanted.exclude], allowed=wanted.allowed)
+        return rows_C[rows_C >= 0]
+
+
+def best_first(scores_C: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Places [C] of candidates from the highest score to the lowest; of equal scores the earlier place is first."""
+    return np.argsort(-scores_C, kind="stable")
+
+
+def ranker_of(model: Any) -> CandidateRanker | None:
+    """What scores given candidates of a loaded artifact: its model, or the vectors of a vector method; None: nothing
+    does."""
+    if isinstance(model, CandidateRanker):
+        return model
+    return VectorRanker(model) if hasattr(model, "item_vectors_ND") else None
 
 
 def inner_products(user_D: NDArray[np.float32], vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:

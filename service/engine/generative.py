@@ -1,6 +1,7 @@
 """The generative engine: from prompts to written and grounded items, in batches, on one thread of its own.
 
-Requests with the same beams and length are written together, and so are those whose candidates a ranker scores. The
+Requests with the same beams and length are written together, and so are those whose candidates a ranker scores, and
+those that want a sentence. The
 device is held for one pass at a time (`device.py`), so dense requests wait for one pass at most. After every step, and
 while it waits for the device, the writing looks whether anyone still wants it: when all clients of a batch have left or
 run out of time, it ends there.
@@ -19,26 +20,36 @@ from numpy.typing import NDArray
 
 from modeling.generation.api import GeneratedList, GenerativeModel, ListQuery
 from modeling.generation.beam_search import GenerationError
+from modeling.generation.sentence import Sentence, sentence_writer
 from modeling.methods.base_ranking import CandidateRanker
 from service.engine.base import OnStep, PendingResult, QueuedEngine, failed, smoothed
 from service.engine.batcher import Batch, Entry, Limits, QueueFull, Waiter
 from service.engine.device_lock import DeviceLock
-from service.engine.work import RankWork, Scored, WriteWork, Writing, one_by_one_on_failure
+from service.engine.work import (
+    RankWork,
+    Said,
+    Scored,
+    SentenceWork,
+    WriteWork,
+    Writing,
+    one_by_one_on_failure,
+)
 from service.errors import AnyoError, InvalidInput, Overloaded
 from service.observability.metrics import Metrics
 
-AnyWork = WriteWork | RankWork
-AnyEntry = Entry[AnyWork, PendingResult[Writing | Scored]]
-AnyBatch = Batch[AnyWork, PendingResult[Writing | Scored]]
-RANKING = "ranking"
-"""The group of what is scored; what is written is grouped by its settings."""
+AnyWork = WriteWork | RankWork | SentenceWork
+AnyResult = Writing | Scored | Said
+AnyEntry = Entry[AnyWork, PendingResult[AnyResult]]
+AnyBatch = Batch[AnyWork, PendingResult[AnyResult]]
+RANKING, SAYING = "ranking", "saying"
+"""The groups of what is scored, and of sentences; what is written is grouped by its settings."""
 
 
 class GenerationCancelled(Exception):
     """The request for this text was cancelled."""
 
 
-class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
+class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
     """Lets one generative model write for many requests; `start`, then `run`, then `close`."""
 
     full_reason = "generative_queue_full"
@@ -59,6 +70,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
     ) -> None:
         super().__init__(limits, metrics, stall_seconds)
         self._model: GenerativeModel | None = model
+        self.sentences = sentence_writer(model)
         self._recipe = recipe
         self._catalog_size = catalog_size
         self._device = device
@@ -85,16 +97,22 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
         assert isinstance(answer, Scored)
         return answer
 
+    async def say(self, work: SentenceWork, key: Hashable, deadline: float) -> Said:
+        """Decode a sentence for one request, where `sentences` is not None; otherwise as `run`."""
+        answer = await self._answer_to(lambda waiter: self._admit(work, key, SAYING, waiter), deadline)
+        assert isinstance(answer, Said)
+        return answer
+
     async def close(self, within: float) -> None:
         """Finish what is in flight for at most `within` seconds, fail the rest with NotReady, stop the thread."""
         await super().close(within)
-        self._model = None
+        self._model = self.sentences = None
 
     def _loops(self) -> Iterable[tuple[str, Callable[[], None]]]:
         return (("generation", self._write_loop),)
 
     def _admit(
-        self, work: AnyWork, key: Hashable, group: Hashable, waiter: Waiter[PendingResult[Writing | Scored]]
+        self, work: AnyWork, key: Hashable, group: Hashable, waiter: Waiter[PendingResult[AnyResult]]
     ) -> AnyEntry:
         if (waiting := self._device.dense_waiting()) > self._max_dense_waiting:
             self._metrics.rejected("generative_after_dense").inc()
@@ -114,8 +132,10 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
     def _write_loop(self) -> None:
         while (batch := self._take()) is not None:
             started = time.monotonic()
-            scores = isinstance(batch.entries[0].work, RankWork)
-            results = one_by_one_on_failure(self._score if scores else self._write, batch.entries)
+            others: dict[type, Callable[[Sequence[AnyEntry]], Sequence[object]]]
+            others = {RankWork: self._score, SentenceWork: self._say}
+            compute = others.get(type(batch.entries[0].work), self._write)
+            results = one_by_one_on_failure(compute, batch.entries)
             self._forward_since = None
             rate = batch.tokens / max(time.monotonic() - started, 1e-6)
             self._tokens_per_second = smoothed(self._tokens_per_second, rate)
@@ -147,6 +167,18 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
         if not all(np.isfinite(scores_C).all() for scores_C in scored):
             raise RuntimeError("the ranker returned a score that is not finite")
         return list(scored)
+
+    def _say(self, entries: Sequence[AnyEntry]) -> list[Sentence | None]:
+        """Return the sentence of each; None for all where the request was cancelled."""
+        prompts = [entry.work.prompt for entry in entries if isinstance(entry.work, SentenceWork)]
+        writer = self.sentences
+        assert writer is not None
+        try:
+            self._refuse_if_abandoned(entries)
+            self._forward_since = time.monotonic()
+            return [writer.write(prompt, turn=lambda: self._turn(entries)) for prompt in prompts]
+        except GenerationCancelled:
+            return [None] * len(entries)
 
     def _write(self, entries: Sequence[AnyEntry]) -> list[GeneratedList | None]:
         """Return what was written for each; None for all where the request was cancelled."""
@@ -198,7 +230,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
     def _deliver(
         self,
         batch: AnyBatch,
-        results: Sequence[GeneratedList | NDArray[np.float32] | Exception | None],
+        results: Sequence[GeneratedList | NDArray[np.float32] | Sentence | Exception | None],
         started: float,
     ) -> None:
         finished = time.monotonic()
@@ -208,7 +240,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
             if result is None:
                 self._queue_again(entry)
                 continue
-            answer: Writing | Scored | AnyoError
+            answer: AnyResult | AnyoError
             queued = max(0.0, started - entry.arrived)
             if isinstance(result, GenerationError):
                 answer = InvalidInput(str(result))
@@ -217,6 +249,8 @@ class GenerativeEngine(QueuedEngine[AnyWork, Writing | Scored]):
             elif isinstance(result, GeneratedList):
                 self._count(result)
                 answer = Writing(result, {"queue": queued, **result.seconds})
+            elif isinstance(result, Sentence):
+                answer = Said(result, {"queue": queued, "sentence": finished - started})
             else:
                 answer = Scored(result, {"queue": queued, "rank": finished - started})
             self._resolve(entry, answer)

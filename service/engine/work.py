@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from index.base import VectorIndex
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
+from modeling.generation.sentence import Sentence, SentencePrompt
 from modeling.methods.base_ranking import RankPrompt
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,26 @@ class RankWork:
     def positions(self) -> int:
         """Positions on the device."""
         return self.prompt.length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SentenceWork:
+    """The sentence of one request, to be decoded among those that are allowed."""
+
+    prompt: SentencePrompt
+
+    @property
+    def positions(self) -> int:
+        """Positions on the device."""
+        return self.prompt.length
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The sentence of one request, and seconds by stage, waiting included."""
+
+    sentence: Sentence
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

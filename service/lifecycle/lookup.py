@@ -117,6 +117,13 @@ class ArtifactLookup:
             code="unknown_recipe",
         )
 
+    def speaker(self) -> GenerativeRecommender | None:
+        """Return the recommender of an artifact with a language model that can write a sentence, the default generative
+        one first; None where none is loaded."""
+        default = self.recommenders.get(self.defaults.get("generative", ""))
+        found = (each for each in (default, *self.recommenders.values()) if each is not None)
+        return next((each for each in found if each.kind == "generative" and each.says), None)
+
     def _rankers(self) -> list[str]:
         return [name for name, each in self.recommenders.items() if each.ranks]
 

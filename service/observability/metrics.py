@@ -56,6 +56,7 @@ LOG_RESULTS = ("written", "dropped")
 RERANK_RESULTS = ("ranked", "degraded")
 BATCH_RESULTS = ("answered", "error")
 EXPLAIN_RESULTS = ("computed", "cached", "degraded")
+SENTENCE_RESULTS = ("generated", "absent", "degraded")
 
 
 class Metrics:
@@ -167,6 +168,9 @@ class Metrics:
         )
         self.reranks = self._counter("reranks_total", "Recommendations that were to be ranked again.", "result")
         self.explanations = self._counter("explanations_total", "Answers that were to be explained.", "result")
+        self.sentences = self._counter("sentences_total", "Sentences that explanations were to have.", "result")
+        for result in SENTENCE_RESULTS:
+            self.sentences(result)
         for result in RERANK_RESULTS:
             self.reranks(result)
         for result in EXPLAIN_RESULTS:

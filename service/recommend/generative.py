@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 
 from modeling.generation.api import GeneratedList, GenerationSettings, ListQuery
 from modeling.generation.beam_search import GenerationError
+from modeling.generation.sentence import Sentence
 from modeling.methods.base_ranking import CandidateRanker, Item, RankPrompt
 from service.artifacts.loading import LoadedGenerative
 from service.engine.base import OnStep
 from service.engine.batcher import Limits
 from service.engine.device_lock import DeviceLock
 from service.engine.generative import GenerativeEngine
-from service.engine.work import RankWork, WriteWork
-from service.errors import Conflict, InvalidInput, TooLarge
+from service.engine.work import RankWork, SentenceWork, WriteWork
+from service.errors import Conflict, InvalidInput, NotReady, TooLarge
 from service.items.artifact_items import ArtifactItems
 from service.observability.metrics import Metrics
 from service.recommend.base import BaseRecommender, Recommendation, together
@@ -97,6 +99,24 @@ class GenerativeRecommender(BaseRecommender):
         does not score candidates."""
         with self._answering():
             return await self._rank(query, deadline)
+
+    @property
+    def says(self) -> bool:
+        """Whether a language model with a head over words is in it, which can write a sentence."""
+        return self.engine.sentences is not None
+
+    async def say(self, item: str, history: Sequence[str], deadline: float) -> Sentence | None:
+        """Return one sentence that names the item and items of the history, all given by their titles, and nothing
+        else; None where there is nothing to name. Raises Overloaded, TooLarge, InvalidInput, ModelError, NotReady,
+        DeadlineExceeded."""
+        writer = self.engine.sentences
+        if writer is None:
+            raise NotReady("the language model is being unloaded")
+        with self._answering():
+            prompt = await self.histories.aside(partial(writer.prepare, item, history))
+            if prompt is None:
+                return None
+            return (await self.engine.say(SentenceWork(prompt), prompt.tokens, deadline)).sentence
 
     async def _rank(self, query: RankQuery, deadline: float) -> Ranking:
         model, catalog = self.parts.model, self.catalog

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from index import Catalog
 from index.filters.language import Filter, matches
 from index.live_catalog import LiveCatalog
+from modeling.methods.base_ranking import best_first
 from service.errors import NothingUsable, shown
 from service.recommend.base import Source
 from service.recommend.histories import IDS_SHOWN, History
@@ -125,7 +126,7 @@ def ranked(
     seconds: dict[str, float],
 ) -> Ranking:
     """Return the answer to scores in the order of `found.parts`."""
-    parts, order = found.parts, np.argsort(-scores_C, kind="stable").tolist()
+    parts, order = found.parts, best_first(scores_C).tolist()
     return Ranking(
         [parts[place] for place in order],
         [float(scores_C[place]) for place in order],

@@ -8,6 +8,7 @@ candidate.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +27,11 @@ from service.recommend.diversity import Diversity, choose
 from service.recommend.explaining import Explanation
 from service.recommend.ranking import Ranking, parts_as_items
 from service.recommend.requests import RankQuery, RecommendQuery
+from service.recommend.sentences import MISSED, Speaker, WrittenSentence, write_sentence
 
 log = structlog.get_logger(__name__)
 
-RERANK, EXPLAIN, DIVERSIFY = "rerank", "explain", "diversify"  # in `degraded`, and as stages
+RERANK, EXPLAIN, DIVERSIFY, SENTENCE = "rerank", "explain", "diversify", "sentence"  # in `degraded`, and as stages
 MARGIN_S = 0.02  # before the deadline of the whole request, in which its answer is written
 PASSING = (DeadlineExceeded, ModelError, NotReady, NothingUsable, Overloaded)
 
@@ -71,6 +73,7 @@ class StagedAnswer:
     answer: Recommendation
     reranked: bool = False
     explanation: Explanation | None = None
+    sentence: WrittenSentence | None = None
 
     def shown(self, catalog: LiveCatalog) -> StagedAnswer:
         """Return it without the items that may not be shown any more; see `BaseRecommender.shown`."""
@@ -80,7 +83,8 @@ class StagedAnswer:
             return self
         answer = replace(self.answer, rows=[rows[place] for place in kept], scores=[scores[place] for place in kept])
         explanation = None if self.explanation is None else self.explanation.of(kept)
-        return replace(self, answer=answer, explanation=explanation)
+        sentence = None if self.sentence is None else self.sentence.of(answer.rows)
+        return replace(self, answer=answer, explanation=explanation, sentence=sentence)
 
 
 class Stages:
@@ -98,15 +102,17 @@ class Stages:
         explain: bool,
         deadline: float,
         diversity: Diversity | None = None,
+        speaker: Speaker | None = None,
     ) -> StagedAnswer:
         """Return the answer of one request before `deadline`; raises as `DenseRecommender.recommend`, and Conflict and
-        TooLarge of the ranker. With a second stage `diversity` chooses among the candidates of that."""
+        TooLarge of the ranker. With a second stage `diversity` chooses among the candidates of that. An explanation has
+        a sentence of `speaker`."""
         wider = query
         if second is not None or diversity is not None:
             candidates = second.candidates if second is not None else diversity.candidates if diversity else 0
             wider = replace(query, k=max(query.k, candidates))
         first = answer = await dense.recommend(wider, deadline)
-        reranked, explanation = False, None
+        reranked, explanation, sentence = False, None, None
         if second is not None and first.history is not None and first.rows:
             answer, reranked = await self._ranked_again(dense, first, answer, wider, second, deadline)
         if diversity is not None:
@@ -114,8 +120,8 @@ class Stages:
         elif second is not None:
             answer = replace(answer, rows=answer.rows[: query.k], scores=answer.scores[: query.k])
         if explain and first.history is not None and answer.rows:
-            answer, explanation = await self._explained(dense, first, answer, deadline)
-        return StagedAnswer(answer, reranked, explanation)
+            answer, explanation, sentence = await self._explained(dense, first, answer, deadline, speaker)
+        return StagedAnswer(answer, reranked, explanation, sentence)
 
     async def _ranked_again(
         self,
@@ -151,17 +157,47 @@ class Stages:
         ), True
 
     async def _explained(
-        self, dense: DenseRecommender, first: Recommendation, answer: Recommendation, deadline: float
-    ) -> tuple[Recommendation, Explanation | None]:
+        self,
+        dense: DenseRecommender,
+        first: Recommendation,
+        answer: Recommendation,
+        deadline: float,
+        speaker: Speaker | None,
+    ) -> tuple[Recommendation, Explanation | None, WrittenSentence | None]:
         started = time.monotonic()
         answer = dense.shown(answer)
+        saying = asyncio.create_task(self._sentence(dense, first, answer, deadline, speaker))
         try:
             explanation = await dense.explain(first, answer.rows, self._until(deadline))
+            sentence = await saying
         except PASSING as error:
             self._metrics.explanations("degraded").inc()
             self._note(EXPLAIN, dense.parts.name, error)
-            return _without(answer, EXPLAIN, started), None
-        return replace(answer, seconds=answer.seconds | {EXPLAIN: time.monotonic() - started}), explanation
+            return _without(answer, EXPLAIN, started), None, None
+        finally:
+            saying.cancel()
+        if sentence is not None and sentence.reason in MISSED:
+            answer = replace(answer, degraded=[*answer.degraded, SENTENCE])
+        return replace(answer, seconds=answer.seconds | {EXPLAIN: time.monotonic() - started}), explanation, sentence
+
+    async def _sentence(
+        self,
+        dense: DenseRecommender,
+        first: Recommendation,
+        answer: Recommendation,
+        deadline: float,
+        speaker: Speaker | None,
+    ) -> WrittenSentence | None:
+        """Return the sentence about the first item; None where there is no item."""
+        if first.history is None or not answer.rows:
+            return None
+        read, row = dense.catalog.trained.titles, answer.rows[0]
+        history = [part if isinstance(part, str) else read[part] for part in first.history.parts]
+        end = min(time.monotonic() + self._patience_s, deadline - MARGIN_S)
+        found = await write_sentence(speaker, row, dense.catalog.titles[row], history, end)
+        result = "degraded" if found.reason in MISSED else "absent" if found.text is None else "generated"
+        self._metrics.sentences(result).inc()
+        return found
 
     def _until(self, deadline: float) -> float:
         """Return when a stage that begins now has to end; raises DeadlineExceeded where it need not begin."""

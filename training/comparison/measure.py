@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from modeling.artifact.folders import files_in
+from modeling.artifact.manifest import MANIFEST
 from training.compare import Opened, open_artifact
 from training.comparison.entrants import Entrant
 from training.comparison.footprint import footprint_of
@@ -91,13 +93,39 @@ def measured(entrant: Entrant, dataset: Dataset, how: How, store: Path, console:
 
     Raises `ArtifactError` as `training.compare.open_artifact`.
     """
-    manifest_bytes = (entrant.folder / "manifest.json").read_bytes()
-    decides = [SCHEMA, hashlib.sha256(manifest_bytes).hexdigest(), dataset.sha256, dataset.ties, how.part, how.seed]
-    key = hashlib.sha256(json.dumps([*decides, how.users, entrant.name]).encode()).hexdigest()[:16]
-    path = store / f"{entrant.name}.{key}.json"
+    return kept_run(
+        store, entrant.name, [entrant.folder], dataset, how, lambda: _measure(entrant, dataset, how, console)
+    )
+
+
+def kept_run(
+    store: Path | None,
+    name: str,
+    folders: Sequence[Path],
+    dataset: Dataset,
+    how: How,
+    measure: Callable[[], Run],
+    more: Sequence[Any] = (),
+) -> Run:
+    """What ``measure`` gives, from ``store`` where the same was measured before.
+
+    Args:
+        store: folder of measurements; None: none is kept.
+        name: of the run.
+        folders: of the artifacts that are measured.
+        dataset, how: what they are asked, and how.
+        measure: called where there is no such measurement.
+        more: what else decides the figures.
+    """
+    if store is None:
+        return measure()
+    manifests = [hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest() for folder in folders]
+    decides = [SCHEMA, *manifests, dataset.sha256, dataset.ties, how.part, how.seed, how.users, name, *more]
+    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    path = store / f"{name}.{key}.json"
     if path.exists():
         return Run.of_dict(json.loads(path.read_text(encoding="utf-8")))
-    found = _measure(entrant, dataset, how, console)
+    found = measure()
     store.mkdir(parents=True, exist_ok=True)
     work = path.with_suffix(".writing")
     work.write_text(json.dumps(found.to_dict()), encoding="utf-8")
@@ -107,8 +135,8 @@ def measured(entrant: Entrant, dataset: Dataset, how: How, store: Path, console:
 
 def _measure(entrant: Entrant, dataset: Dataset, how: How, console: Console) -> Run:
     opened = open_artifact(entrant.folder, dataset, how.part, how.ancestors)
-    questions_T = _questions(len(opened.targets), how.users if opened.on_list else None, how.seed)
-    targets = _some(opened.targets, questions_T)
+    questions_T = questions_of(len(opened.targets), how.users if opened.on_list else None, how.seed)
+    targets = some_of(opened.targets, questions_T)
     kept = {} if opened.on_list else {"kept": True}
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"{entrant.name}: {len(targets)} users", total=len(targets))
@@ -123,7 +151,7 @@ def _measure(entrant: Entrant, dataset: Dataset, how: How, console: Console) -> 
         "recipe": manifest.recipe,
         "version": manifest.version,
         "kind": "writes or ranks lists" if opened.on_list else "vectors",
-        "asked": _asked(len(targets), len(opened.targets), how.seed),
+        "asked": asked_text(len(targets), len(opened.targets), how.seed),
         "fitted_on": manifest.fitted_on,
         **result.metrics.to_dict(),
         "seen_kept": _kept(result, how.seed),
@@ -136,7 +164,8 @@ def _measure(entrant: Entrant, dataset: Dataset, how: How, console: Console) -> 
         },
     }
     if how.ledger and how.part == "test":
-        _enter(entrant.name, facts, opened, dataset, how)
+        trained_with = int(manifest.training.get("seed", 0))
+        enter(entrant.name, facts, manifest.recipe_data, trained_with, opened.split, dataset, how)
     return Run(entrant.name, opened.split.name, questions_T, result.ranks_T, result.kept_ranks_T, facts)
 
 
@@ -158,17 +187,20 @@ def baseline_runs(split: Split, how: How, console: Console) -> list[Run]:
     return found
 
 
-def _questions(count: int, most: int | None, seed: int) -> Rows:
+def questions_of(count: int, most: int | None, seed: int) -> Rows:
+    """Places of the questions that are asked, at most ``most`` (None: all); the same ones for the same ``seed``."""
     if most is None or count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng([seed, 17]).choice(count, most, replace=False))
 
 
-def _some(targets: Targets, questions_T: Rows) -> Targets:
+def some_of(targets: Targets, questions_T: Rows) -> Targets:
+    """The targets in these places."""
     return Targets(targets.dataset, targets.users_T[questions_T], targets.positions_T[questions_T])
 
 
-def _asked(asked: int, of: int, seed: int) -> str:
+def asked_text(asked: int, of: int, seed: int) -> str:
+    """How many of the users were asked, for people."""
     return "all" if asked == of else f"{asked:,} of {of:,} users, drawn with seed {seed}"
 
 
@@ -178,22 +210,25 @@ def _kept(result: Evaluation, seed: int) -> dict[str, Any] | None:
 
 def _shuffled(opened: Opened, targets: Targets, how: How) -> dict[str, Any]:
     """Figures where every history is read in a random order: what the order of a history is worth."""
-    chosen = _some(targets, _questions(len(targets), how.users, how.seed))
+    chosen = some_of(targets, questions_of(len(targets), how.users, how.seed))
     rng = np.random.default_rng([how.seed, 19])
     histories = [history.astype(np.int64) for history in chosen.histories()]
     users_TD = encode_users(opened.model.encoder, [rng.permutation(history) for history in histories])
     ranks_T = rank_all(users_TD, opened.model.item_vectors_ND, chosen.rows_T, histories, seed=how.seed)
-    asked = _asked(len(chosen), len(targets), how.seed)
+    asked = asked_text(len(chosen), len(targets), how.seed)
     return {"asked": asked, **rank_report(ranks_T, cuts=(10,), seed=how.seed).to_dict()}
 
 
-def _enter(name: str, facts: dict[str, Any], opened: Opened, dataset: Dataset, how: How) -> None:
+def enter(
+    name: str, facts: dict[str, Any], config: dict[str, Any], seed: int, split: Split, dataset: Dataset, how: How
+) -> None:
+    """Append the test figures of a run to the ledger; ``config`` and ``seed`` are those of its training."""
     append_entry(
-        config=opened.manifest.recipe_data,
-        seed=int(opened.manifest.training.get("seed", 0)),
+        config=config,
+        seed=seed,
         data=dataset.name,
         data_sha256=dataset.sha256,
-        split=opened.split.name,
+        split=split.name,
         part=how.part,
         result={"method": name, **facts},
         path=how.ledger_file,

@@ -28,6 +28,7 @@ LIMITS = (
     "A model that writes or ranks lists is asked for a sample of users where there are more, and a test is over the "
     "users that both models were asked about. Beyond its list of 20 a target has no rank, and it always removes seen "
     "items.",
+    "Two stages: where the target is not among the candidates, its rank is that of the dense stage.",
     "Latency is of one request at a time in a process of its own, without HTTP; memory is what that process grew by.",
 )
 

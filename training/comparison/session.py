@@ -16,6 +16,7 @@ from training.comparison.entrants import Entrant, require_same_dataset, train_mi
 from training.comparison.measure import How, Run, baseline_runs, measured
 from training.comparison.pages import write_report
 from training.comparison.report import Section, report_of
+from training.comparison.stages import Stages, measured_stages
 from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.methods.base import split_of
@@ -32,7 +33,14 @@ class Training:
 
 
 def compare(
-    entrants: Sequence[Entrant], dataset: Dataset, out: Path, *, how: How, training: Training, console: Console
+    entrants: Sequence[Entrant],
+    dataset: Dataset,
+    out: Path,
+    *,
+    how: How,
+    training: Training,
+    console: Console,
+    stages: Sequence[Stages] = (),
 ) -> dict[str, Any]:
     """Train what is missing, measure every entrant, and write the report.
 
@@ -43,9 +51,10 @@ def compare(
         how: it is measured.
         training: of what is missing.
         console: for progress.
+        stages: pairs of artifacts that are measured together.
 
     Raises:
-        DataError: ``out`` is about other data, or an artifact was trained on other data.
+        DataError: ``out`` is about other data, an artifact was trained on other data, or one that should rank does not.
         RecipeError: a recipe cannot be trained on the data.
         ArtifactError: an artifact cannot be asked what the others are asked.
     """
@@ -54,12 +63,18 @@ def compare(
     train_missing(
         entrants, dataset, seed=how.seed, budget=training.budget, precision=training.precision, console=console
     )
+    composed = []  # first, since not every artifact can be one of two stages
+    for number, pair in enumerate(stages, 1):
+        console.print(f"measuring two stages, {number} of {len(stages)}: {pair.name}", markup=False, highlight=False)
+        composed.append(measured_stages(pair, dataset, how, out / MEASURED, console))
     by_split: dict[str, list[Run]] = {}
     for number, each in enumerate(entrants, 1):
         console.print(f"measuring {number} of {len(entrants)}: {each.name}", markup=False, highlight=False)
         by_split.setdefault(read_manifest(each.folder).split, [])
         found = measured(each, dataset, how, out / MEASURED, console)
         by_split[found.split].append(found)
+    for together in composed:
+        by_split[together.split].append(together)
     sections = []
     for name, runs in by_split.items():
         split = split_of(dataset, name)

@@ -28,6 +28,7 @@ def tables_of(protocol: Mapping[str, Any]) -> Iterator[Table]:
         _accuracy(runs),
         _cuts(runs),
         _tests(protocol["tests"]),
+        stages_table(runs),
         _kept(runs),
         _groups(runs, "by_popularity", "By popularity of the target", "Times that the target was chosen in training."),
         _groups(runs, "by_history", "By length of the history", "Items before the target."),
@@ -75,6 +76,32 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> Table:
     )
     columns = ["first", "second", "metric", "difference [95 %]", "p", "Holm's p", "better", "users"]
     return Table("Paired tests", about, columns, rows)
+
+
+def stages_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """Two stages beside the dense one alone, asked about the same users."""
+    rows = []
+    for run in runs:
+        if not (found := run.get("stages")):
+            continue
+        difference, serving = found["difference"], run["serving"]
+        paired = f"{difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+        subset = [found.get(name) for name in ("dense_subset_ndcg@10", "subset_ndcg@10")]
+        times = [serving["dense"], serving] if "dense" in serving else [None, None]
+        rows.append(
+            [run["name"], f"{found['candidates']:,}", run["asked"], f"{found['inside']:.3f}",
+             interval(found["dense_ndcg@10"]), interval(found["ndcg@10"]), paired, *map(interval, subset),
+             *(serving.get("error", NONE) if each is None else f"{each['p50_ms']:.2f}" for each in times)]
+        )  # fmt: skip
+    about = (
+        "NDCG@10 of the dense stage alone and of both, over the same users: all of them, and those whose target is "
+        "among the candidates. p50: milliseconds of one request."
+    )
+    columns = [
+        "run", "candidates", "users", "target among them", "dense alone", "both stages", "difference [95 %]",
+        "dense alone, target among them", "both, target among them", "p50 dense alone", "p50 both",
+    ]  # fmt: skip
+    return Table("Two stages", about, columns, rows)
 
 
 def _kept(runs: Sequence[Mapping[str, Any]]) -> Table:

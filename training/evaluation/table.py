@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -51,6 +51,21 @@ def print_results(
     table = results_table(escape(title), results, escape(caption), against)
     if not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, 200 if against else 160))
+    console.print(table)
+
+
+def print_rows(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, console: Console | None = None
+) -> None:
+    """Print a table of text; without a terminal each row is one line."""
+    console = console or Console()
+    table = Table(title=escape(title), caption=escape(caption), title_justify="left", caption_justify="left")
+    for name in columns:
+        table.add_column(escape(name))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, console.measure(table).maximum))
     console.print(table)
 
 

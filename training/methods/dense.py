@@ -54,8 +54,9 @@ TEXT = "parts/text.safetensors"
 class DenseSettings(MethodSettings):
     """Settings of dense retrieval. ``objective``: the loss at every item boundary; ``distillation``: additional losses
     against a teacher's lists and item vectors; ``semantic``: contrastive losses over similar users and items;
-    ``views``: the same over views that a language model writes; ``adaptation``: stages that adapt the language model before the training; ``warm_up``: epochs that train the items
-    and the weights of the newest ones without the network, whose output then starts at zero.
+    ``views``: the same over views that a language model writes; ``adaptation``: stages that adapt the language model
+    before the training; ``warm_up``: epochs that train the items and the weights of the newest ones without the
+    network, whose output then starts at zero.
     """
 
     kind: Literal["dense"] = "dense"

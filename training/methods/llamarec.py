@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal, cast
 
@@ -15,7 +14,7 @@ from modeling.methods.base_ranking import best_rows
 from modeling.methods.dense_scores import CollaborativeModel
 from modeling.methods.llamarec import LetterPrompt, LlamarecRanker
 from training.data.splits import Targets
-from training.evaluation.metrics import paired_bootstrap, question_values
+from training.evaluation.two_stages import TwoStages
 from training.loop.examples import Window
 from training.methods.base_prompted import PromptedSettings, PromptedTraining, others_at_random
 from training.recipe import Recipe
@@ -57,33 +56,6 @@ def training_candidates(
     else:
         others = best_rows(retriever(history.tolist()), ListQuery(count - 1, np.append(history, target)))[0]
     return rng.permutation(np.append(others, target))
-
-
-@dataclass(frozen=True)
-class TwoStages:
-    """Ranks of T targets in the whole catalog without seen items.
-
-    Attributes:
-        dense_T: rank by the dense stage alone.
-        merged_T: rank after the model has reordered the first candidates.
-        inside_T: whether the target was among these candidates.
-    """
-
-    dense_T: NDArray[np.int64]
-    merged_T: NDArray[np.int64]
-    inside_T: NDArray[np.bool_]
-
-    def figures(self, *, seed: int) -> dict[str, float]:
-        """NDCG@10 of both stages, over all targets and over those among the candidates; and the paired difference over
-        all targets with its interval."""
-        found = {"questions": float(len(self.dense_T)), "inside": float(self.inside_T.mean())}
-        for name, ranks_T in (("dense_", self.dense_T), ("", self.merged_T)):
-            found[f"{name}ndcg@10"] = float(question_values(ranks_T, cuts=(10,))["ndcg@10"].mean())
-            if self.inside_T.any():
-                inside = question_values(ranks_T[self.inside_T], cuts=(10,))["ndcg@10"]
-                found[f"{name}subset_ndcg@10"] = float(inside.mean())
-        pair = paired_bootstrap(self.merged_T, self.dense_T, cuts=(10,), seed=seed)["ndcg@10"]
-        return found | {"difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high}
 
 
 def two_stages(ranker: LlamarecRanker, targets: Targets) -> TwoStages:

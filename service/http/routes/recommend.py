@@ -21,8 +21,8 @@ from service.lifecycle.lookup import AnyRecommender
 from service.recommend.base import Recommendation
 from service.recommend.dense import DenseRecommender
 from service.recommend.diversity import Diversity
-from service.recommend.explaining import Explanation
 from service.recommend.reranking import RankerParts, SecondStage, StagedAnswer
+from service.recommend.sentences import WrittenSentence
 from service.service import Service
 
 router = APIRouter(tags=["recommend"])
@@ -67,7 +67,8 @@ async def compute(
     if info is not None:
         info.recipe = recommender.parts.recipe
     second, diverse = _second_stage(service, body), _diversity(body)
-    staged = await service.stages.recommend(recommender, body.query(), second, body.explain, deadline, diverse)
+    speaker = service.speaker() if body.explain else None
+    staged = await service.stages.recommend(recommender, body.query(), second, body.explain, deadline, diverse, speaker)
     return Computed(body, request_id, recommender, second, diverse, staged, time.monotonic() - started)
 
 
@@ -97,7 +98,7 @@ def answered(service: Service, computed: Computed, info: RequestInfo | None = No
     if second is not None:
         answer["rerank"] = _reranked_by(second) if staged.reranked else None
     if body.explain:
-        answer["explanation"] = None if staged.explanation is None else _explanation(staged.explanation, recommender)
+        answer["explanation"] = _explanation(staged, recommender)
     return answer
 
 
@@ -133,7 +134,10 @@ def _reranked_by(second: SecondStage) -> dict[str, Any]:
     return {"artifact": _named(second.ranker.parts), "candidates": second.candidates}
 
 
-def _explanation(explanation: Explanation, recommender: DenseRecommender) -> dict[str, Any]:
+def _explanation(staged: StagedAnswer, recommender: DenseRecommender) -> dict[str, Any] | None:
+    explanation = staged.explanation
+    if explanation is None:
+        return None
     read = recommender.catalog.trained  # the model reads a history as it was trained
     ids, titles = read.item_ids, read.titles
     influence_KH = explanation.influence_KH
@@ -152,6 +156,20 @@ def _explanation(explanation: Explanation, recommender: DenseRecommender) -> dic
             "method": "item_vector_cosine",
             "values": [None if place < 0 else {"place": place, "cosine": cosine} for place, cosine in nearest],
         },
+        "sentence": _sentence(staged.sentence, recommender),
+    }
+
+
+def _sentence(sentence: WrittenSentence | None, recommender: DenseRecommender) -> dict[str, Any] | None:
+    if sentence is None:
+        return None
+    return {
+        "method": "constrained_decoding",
+        "artifact": None if sentence.by is None else _named(sentence.by),
+        "item_id": None if sentence.text is None else recommender.catalog.item_ids[sentence.row],
+        "text": sentence.text,
+        "named": list(sentence.named),
+        "reason": sentence.reason,
     }
 
 

@@ -12,6 +12,7 @@ from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
 from service.recommend.diversity import Diversity
 from service.recommend.requests import RecommendQuery, TitledItem
+from service.recommend.sentences import Reason
 
 MAX_HISTORY = 10_000
 MAX_EXCLUDE = 10_000
@@ -137,6 +138,7 @@ class RecommendRequest(Body):
         "exclude": ["d-030"],
         "categories": ["mystery"],
         "filter": FilterBody.example,
+        "explain": True,
     }
 
 
@@ -203,6 +205,26 @@ class Nearest(Answer):
     values: list[NearestItem | None]
 
 
+class SentenceAnswer(Answer):
+    """One English sentence about the first recommended item, by a language model of a loaded artifact.
+
+    Decoding is constrained: the model chooses among sentences that name this item and items of the history, so that no
+    other title can appear. It is a plausible text and is not computed from the score.
+    """
+
+    method: Literal["constrained_decoding"]
+    artifact: ArtifactName | None = Field(description="Whose model was asked; null where none can write a sentence.")
+    item_id: str | None = Field(description="The item that it is about; null without a sentence.")
+    text: str | None
+    named: list[int] = Field(description="Places in the explanation's `history` of the items that it names.")
+    reason: Reason | None = Field(
+        description="Why there is no sentence. `no_language_model`: no artifact with a language model that has a head "
+        "over words is loaded. `nothing_to_name`: the history has no title but that of the item. `no_time`, `busy`, "
+        "`failed`: the model was asked in vain, and `degraded` contains `sentence`. `withdrawn`: the item was "
+        "withdrawn meanwhile."
+    )
+
+
 class ExplanationAnswer(Answer):
     """Why items are in the answer, by the artifact that retrieved them; lists are in the order of `items`."""
 
@@ -210,6 +232,7 @@ class ExplanationAnswer(Answer):
     history: list[ExplainedItem]
     influence: Influence
     nearest: Nearest
+    sentence: SentenceAnswer | None = Field(description="About the first item; null only if no item is left.")
 
 
 class RecommendAnswer(Answer):
@@ -240,4 +263,24 @@ class RecommendAnswer(Answer):
         "source": "model",
         "ignored_items": [],
         "degraded": [],
+        "explanation": {
+            "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
+            "history": [
+                {"item_id": "d-004", "title": "The Drowned Bell"},
+                {"item_id": "d-211", "title": "Letters from the Pier"},
+            ],
+            "influence": {"method": "leave_one_out", "values": [[0.0312, 0.418], [0.1207, 0.0544]]},
+            "nearest": {
+                "method": "item_vector_cosine",
+                "values": [{"place": 1, "cosine": 0.83}, {"place": 0, "cosine": 0.61}],
+            },
+            "sentence": {
+                "method": "constrained_decoding",
+                "artifact": {"name": "tallrec-demo", "version": "9b1e77c02f4d", "recipe": "tallrec"},
+                "item_id": "d-018",
+                "text": "“The Lighthouse at Cape Wrath” goes well with “Letters from the Pier”, which you chose.",
+                "named": [1],
+                "reason": None,
+            },
+        },
     }

@@ -18,10 +18,10 @@ MOST_BYTES = 300_000
 PAGES = Path(pages.__file__).parent.parent / "page"
 WORDS = json.loads((PAGES / "words.json").read_text())
 ENGLISH_ONLY = {text["en"] for text in WORDS.values() if text["en"] != text["ja"]} - {WORDS["other_language"]["ja"]}
-# Keys that the script puts together, of the names of stages, sources, figures and facts.
+# Keys that the script puts together, of the names of stages, sources, figures, facts and reasons.
 MADE = {
     start: [key.removeprefix(start) for key in WORDS if key.startswith(start)]
-    for start in ("stage_", "source_", "live_", "fact_")
+    for start in ("stage_", "source_", "live_", "fact_", "no_sentence_")
 }
 SHOWN = "const b = document.querySelector({!r}).getBoundingClientRect(); b.height > 0 && b.bottom <= innerHeight"
 
