@@ -6,6 +6,8 @@
     Target: T
     Answer: Yes
 
+A user who liked nothing, or disliked nothing, has no such line.
+
 The score is the difference of the two answers' logits behind ``Answer:``, which is the log of their odds. The published
 code passes the two probabilities through a second softmax, which orders candidates by the difference of probabilities
 instead: of two candidates whose odds are alike it prefers the one for which the model says either word more readily.
@@ -34,7 +36,7 @@ from modeling.methods.base import LoadContext
 from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
 from modeling.methods.base_ranking import Item, RankPrompt
 
-LIKED, DISLIKED, NOTHING, BETWEEN = "\nLiked:", "\nDisliked:", " nothing", ";"
+LIKED, DISLIKED, BETWEEN = "\nLiked:", "\nDisliked:", ";"
 TARGET, RESPOND = "\nTarget:", "\nAnswer:"
 
 Names = Sequence[NDArray[np.int32]]
@@ -46,7 +48,8 @@ class YesNoPrompt:
 
     Attributes:
         prefix: the instruction, the beginning-of-sequence token included where the tokenizer adds one.
-        liked, disliked: before the titles of each kind; ``nothing`` stands for none.
+        liked, disliked: before the titles of each kind; left out where there are none. A word for none would stand near
+            the answer: "nothing" suggests no to those who like all that they chose.
         between: between two titles.
         target: before a candidate; ``respond`` after it.
         answers: tokens of yes and no, behind ``respond``.
@@ -56,7 +59,6 @@ class YesNoPrompt:
     prefix: tuple[int, ...]
     liked: tuple[int, ...]
     disliked: tuple[int, ...]
-    nothing: tuple[int, ...]
     between: tuple[int, ...]
     target: tuple[int, ...]
     respond: tuple[int, ...]
@@ -76,16 +78,16 @@ class YesNoPrompt:
         if len(labels) != 2:
             raise ValueError(f"{len(labels)} labels are given: yes and no are two")
         pieces = TextTokenizer(tokenizer)
-        texts = [instruction, LIKED, DISLIKED, NOTHING, BETWEEN, TARGET, RESPOND]
+        texts = [instruction, LIKED, DISLIKED, BETWEEN, TARGET, RESPOND]
         first, *others = pieces.fixed(texts)
-        liked, disliked, nothing, between, target, respond = (tuple(each) for each in others)
+        liked, disliked, between, target, respond = (tuple(each) for each in others)
         answers = label_tokens(tokenizer, RESPOND, [f" {label}" for label in labels])
         begin, said = (*pieces.wrap[0], *first), tuple(labels)
-        return cls(begin, liked, disliked, nothing, between, target, respond, answers, instruction, said)
+        return cls(begin, liked, disliked, between, target, respond, answers, instruction, said)
 
     def shared(self, liked: Names, disliked: Names) -> list[int]:
         """What follows the prefix for all candidates of a user, oldest items first."""
-        return [*self.liked, *self._joined(liked), *self.disliked, *self._joined(disliked), *self.target]
+        return [*self._list(self.liked, liked), *self._list(self.disliked, disliked), *self.target]
 
     def candidate(self, name: NDArray[np.int32]) -> list[int]:
         """What follows that for a candidate."""
@@ -93,14 +95,14 @@ class YesNoPrompt:
 
     def most_positions(self, items: int, title_tokens: int) -> int:
         """Positions of the longest prompt and its answer."""
-        pieces = (self.prefix, self.liked, self.disliked, self.nothing, self.nothing, self.target, self.respond)
+        pieces = (self.prefix, self.liked, self.disliked, self.target, self.respond)
         return sum(map(len, pieces)) + (items + 1) * (title_tokens + len(self.between)) + 1
 
-    def _joined(self, names: Names) -> list[int]:
+    def _list(self, before: tuple[int, ...], names: Names) -> list[int]:
         if not len(names):
-            return list(self.nothing)
+            return []
         first, *others = names
-        return [*first.tolist(), *(token for name in others for token in (*self.between, *name.tolist()))]
+        return [*before, *first.tolist(), *(token for name in others for token in (*self.between, *name.tolist()))]
 
 
 @dataclass(frozen=True)
