@@ -6,6 +6,8 @@
     Target: T
     Answer: Yes
 
+A user who liked nothing, or disliked nothing, has no such line.
+
 The score is the difference of the two answers' logits after ``Answer:``, which is their log odds. The published code
 passes the two probabilities through a second softmax and so ranks by the difference of probabilities: of two candidates
 with equal odds it prefers the one for which both answers together are more probable.
@@ -34,7 +36,7 @@ from modeling.methods.base import LoadContext
 from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
 from modeling.methods.base_ranking import Item, RankPrompt
 
-LIKED, DISLIKED, NOTHING, BETWEEN = "\nLiked:", "\nDisliked:", " nothing", ";"
+LIKED, DISLIKED, BETWEEN = "\nLiked:", "\nDisliked:", ";"
 TARGET, RESPOND = "\nTarget:", "\nAnswer:"
 
 Names = Sequence[NDArray[np.int32]]
@@ -46,8 +48,8 @@ class YesNoPrompt:
 
     Attributes:
         prefix: the instruction, with the beginning-of-sequence token if the tokenizer adds one.
-        liked, disliked: before the titles of liked and of disliked items.
-        nothing: in place of an empty list of titles.
+        liked, disliked: before the titles of liked and of disliked items; left out if there are none. A word for none
+            would stand near the answer: "nothing" suggests no for users who like all that they chose.
         between: between two titles.
         target: before a candidate.
         respond: after a candidate.
@@ -58,7 +60,6 @@ class YesNoPrompt:
     prefix: tuple[int, ...]
     liked: tuple[int, ...]
     disliked: tuple[int, ...]
-    nothing: tuple[int, ...]
     between: tuple[int, ...]
     target: tuple[int, ...]
     respond: tuple[int, ...]
@@ -78,16 +79,16 @@ class YesNoPrompt:
         if len(labels) != 2:
             raise ValueError(f"{len(labels)} labels are given: yes and no are two")
         pieces = TextTokenizer(tokenizer)
-        texts = [instruction, LIKED, DISLIKED, NOTHING, BETWEEN, TARGET, RESPOND]
+        texts = [instruction, LIKED, DISLIKED, BETWEEN, TARGET, RESPOND]
         first, *others = pieces.fixed(texts)
-        liked, disliked, nothing, between, target, respond = (tuple(each) for each in others)
+        liked, disliked, between, target, respond = (tuple(each) for each in others)
         answers = label_tokens(tokenizer, RESPOND, [f" {label}" for label in labels])
         begin, said = (*pieces.wrap[0], *first), tuple(labels)
-        return cls(begin, liked, disliked, nothing, between, target, respond, answers, instruction, said)
+        return cls(begin, liked, disliked, between, target, respond, answers, instruction, said)
 
     def shared(self, liked: Names, disliked: Names) -> list[int]:
         """Tokens after the prefix that all candidates of a user share; titles are oldest first."""
-        return [*self.liked, *self._joined(liked), *self.disliked, *self._joined(disliked), *self.target]
+        return [*self._list(self.liked, liked), *self._list(self.disliked, disliked), *self.target]
 
     def candidate(self, name: NDArray[np.int32]) -> list[int]:
         """Tokens of one candidate, after those of `shared`."""
@@ -95,14 +96,14 @@ class YesNoPrompt:
 
     def most_positions(self, items: int, title_tokens: int) -> int:
         """Upper bound on the positions of a prompt and its answer."""
-        pieces = (self.prefix, self.liked, self.disliked, self.nothing, self.nothing, self.target, self.respond)
+        pieces = (self.prefix, self.liked, self.disliked, self.target, self.respond)
         return sum(map(len, pieces)) + (items + 1) * (title_tokens + len(self.between)) + 1
 
-    def _joined(self, names: Names) -> list[int]:
+    def _list(self, before: tuple[int, ...], names: Names) -> list[int]:
         if not len(names):
-            return list(self.nothing)
+            return []
         first, *others = names
-        return [*first.tolist(), *(token for name in others for token in (*self.between, *name.tolist()))]
+        return [*before, *first.tolist(), *(token for name in others for token in (*self.between, *name.tolist()))]
 
 
 @dataclass(frozen=True)

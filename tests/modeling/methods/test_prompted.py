@@ -84,6 +84,9 @@ def test_what_was_liked_and_what_was_not_are_told_apart(yes_no: TallrecRanker) -
     first, swapped, liked = (float(scores[0]) for scores in yes_no.score(prompts))
     assert abs(first - swapped) > 1e-3
     assert yes_no.score([yes_no.prepare_candidates(HISTORY, [4])])[0][0] == liked
+    prompt, name = yes_no.prompt, yes_no.name(0)
+    assert prompt.shared([name], []) == [*prompt.liked, *name, *prompt.target], "no line says that nothing was disliked"
+    assert prompt.shared([], [name]) == [*prompt.disliked, *name, *prompt.target]
 
 
 def test_one_forward_gives_the_scores_of_a_window(
