@@ -36,12 +36,12 @@ Lists = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked: R targets, in the order of users and of places.
+    """Targets of an export: R targets, ordered by user and position.
 
     Attributes:
         sequences: training rows of every user, oldest first.
-        users_R, places_R: which user, and which place of the target in the user's sequence.
-        name: of the artifact that is asked, for messages.
+        users_R, places_R: user of each target, and its position in the user's sequence.
+        name: of the artifact, for messages.
         shared: see `training.evaluation.beginnings.passes_of`.
         console: for progress.
     """
