@@ -20,7 +20,7 @@ from training.compare import export_teacher
 from training.data.dataset import Dataset, read_dataset
 from training.data.report import DataError
 from training.data.splits import leave_one_out
-from training.evaluation.teacher_lists import Teacher, TeacherLists
+from training.evaluation.teachers.lists import Teacher, TeacherLists
 from training.loop.examples import Window, collate
 from training.loop.module import RetrievalModule
 from training.loop.student import Student
