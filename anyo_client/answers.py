@@ -78,14 +78,19 @@ class Explanation(_Answer):
     sentence: ExplainingSentence | None = None
 
 
-class Recommendation(_Answer):
-    """Recommended items, best first. `timings_ms` are milliseconds in the service by stage, and `total`."""
+class _RankedAnswer(_Answer):
+    """Fields of every answer with a ranked list. `timings_ms`: milliseconds in the service by stage, and `total`."""
 
     request_id: str
     items: list[RecommendedItem]
     artifact: ArtifactName
     timings_ms: dict[str, float]
     source: Literal["model", "cache", "popular"]
+
+
+class Recommendation(_RankedAnswer):
+    """Recommended items, best first."""
+
     ignored_items: list[str]
     degraded: list[str]
     explanation: Explanation | None = None
@@ -124,14 +129,9 @@ class Step(_Answer):
     text: str
 
 
-class Ranking(_Answer):
+class Ranking(_RankedAnswer):
     """Given candidates, best first."""
 
-    request_id: str
-    items: list[RecommendedItem]
-    artifact: ArtifactName
-    timings_ms: dict[str, float]
-    source: Literal["model", "cache", "popular"]
     unknown_candidates: list[str]
 
 

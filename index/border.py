@@ -89,7 +89,8 @@ def _sentence(error: Exception) -> tuple[int, str]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return FAILED, f"there is not enough memory ({what or 'MemoryError'})"
     name = type(error).__name__
-    return FAULT, f"{name}{': ' + what if what else ''}. This is a fault of anyo; {TRACE}=1 shows where"
+    found = f"{name}: {what}" if what else name
+    return FAULT, f"{found}. This is an internal error of anyo; {TRACE}=1 shows the traceback"
 
 
 class BorderedGroup(TyperGroup):

@@ -1,13 +1,18 @@
-"""A small data set that a sequence model can learn, and the settings of a model small enough for it."""
+"""A small data set that a sequence model can learn, and a small model trained on it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from rich.console import Console
+
+from training.data.dataset import Dataset, read_dataset
+from training.recipes import get_recipe
+from training.run import RunOptions, run
 
 QUIET = Console(quiet=True)
 SMALL = ["items.dim=32", "backbone.width=32", "backbone.dropout=0.0", "history.dropout=0.0", "optimizer.positions=50"]
@@ -30,3 +35,14 @@ def write_dataset(folder: Path, *, users: int = 64, items: int = 50, seed: int =
         folder / "interactions.csv"
     )
     return folder
+
+
+def ring_dataset(folder: Path, *, users: int = 64, items: int = 50) -> Dataset:
+    """The data set of `write_dataset`, written to ``folder / "ring"`` and read."""
+    return read_dataset(write_dataset(folder / "ring", users=users, items=items))
+
+
+def trained_sasrec(dataset: Dataset, folder: Path, settings: Sequence[str] = (*SMALL, "optimizer.epochs=1")) -> Path:
+    """Train a small SASRec; returns its artifact folder, ``folder / "sasrec"``."""
+    run(get_recipe("sasrec", settings), dataset, RunOptions(out=folder / "sasrec"), QUIET)
+    return folder / "sasrec"

@@ -16,17 +16,25 @@ from rich.console import Console
 from rich.table import Table
 
 from index.border import BorderedGroup
-from index.time_limit import TimeBudget, minutes, time_limit
+from index.time_limit import TimeBudget, time_limit
 from modeling.artifact.targets import check_target
 from training import cli_data
 from training.cli_common import (
     LARGEST_SEED,
     RANKING,
     Allow,
+    IdModel,
+    Json,
+    KeepWork,
     Ledger,
     LedgerFile,
+    SplitName,
+    Strict,
+    Ties,
+    TrainingBudget,
     check_ledger,
     check_out,
+    check_precision,
     check_top,
     errors_as_one_line,
     open_dataset,
@@ -49,12 +57,10 @@ update.register(app)
 publish.register(app)
 console = Console(stderr=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of initialisation, data order and dropout.")]
 TieSeed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of tie-breaking, intervals and shuffled ties.")
 ]
-Ties = Annotated[str, typer.Option(help="Order of interactions of a user at the same time: 'file' or 'shuffle'.")]
 
 
 @app.command()
@@ -67,12 +73,9 @@ def train(
         typer.Option(help="tiny, minilm, smollm2, none, a Hugging Face name, a local folder or a GGUF file."),
     ] = None,
     seed: Seed = 0,
-    time_budget: Annotated[
-        float | None,
-        typer.Option(callback=minutes, help="Stop after this many minutes and keep the best epoch so far."),
-    ] = None,
+    time_budget: TrainingBudget = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="slot.field=value, e.g. optimizer.epochs=20; repeatable.")
+        list[str] | None, typer.Option("--set", help="section.field=value, e.g. optimizer.epochs=20; repeatable.")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, bf16 (mixed precision), or auto: the faster of them, as measured here.")
@@ -80,18 +83,18 @@ def train(
     force_precision: Annotated[
         bool, typer.Option("--force-precision", help="Take --precision even where it is slower than fp32.")
     ] = False,
-    split: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out",
+    split: SplitName = "leave-one-out",
     ties: Ties = "file",
     refit: Annotated[
         bool, typer.Option(help="After selecting, train anew on train + validation; for serving, not for tables.")
     ] = False,
-    id_model: Annotated[Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on.")] = None,
+    id_model: IdModel = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Lists of another artifact (see `teacher`) that a recipe learns from.")
     ] = None,
-    strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
+    strict: Strict = False,
     allow: Allow = None,
-    keep_work: Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")] = False,
+    keep_work: KeepWork = False,
     log: Annotated[
         list[str] | None,
         typer.Option(help="Record the run in a tracker too: mlflow, mlflow:URI, wandb or wandb:offline; repeatable."),
@@ -101,12 +104,11 @@ def train(
     """Train a recipe and write its artifact. Started again after a kill, it goes on from the last checkpoint."""
     with errors_as_one_line(console):
         check_out(out, data, id_model, backbone, teacher)
-        from training.recipes import RecipeError, get_recipe, refuse_repeats
+        from training.recipes import get_recipe, refuse_repeats
         from training.run import RunOptions, run
         from training.run_logs import facts_of, recorded
 
-        if precision not in ("auto", "fp32", "bf16"):
-            raise RecipeError(f"precision {precision!r} is not allowed; allowed are auto, fp32 and bf16")
+        check_precision(precision, "auto", "fp32", "bf16")
         refuse_repeats(settings or [])
         chosen = get_recipe(recipe, settings or [], backbone=backbone)
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, allow=allow, console=console)

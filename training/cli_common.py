@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from index.border import NOT_ALLOWED, printable
+from index.time_limit import minutes
 from modeling.artifact.targets import Kind, TargetError, check_file, check_target
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ LedgerFile = Annotated[
 Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", help="Tolerate more of a kind of odd rows, e.g. unknown_item=0.2; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")]
+Strict = Annotated[bool, typer.Option(help="Refuse any oddity in the data.")]
+KeepWork = Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")]
+Ties = Annotated[str, typer.Option(help="Order of interactions of a user at the same time: 'file' or 'shuffle'.")]
+SplitName = Annotated[str, typer.Option(help="leave-one-out or global-time.")]
+IdModel = Annotated[Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on.")]
+TrainingBudget = Annotated[
+    float | None, typer.Option(callback=minutes, help="Stop after this many minutes and keep the best epoch so far.")
 ]
 RANKING = "whole catalog ranked, seen items removed, ties at random; ± half of the 95 % bootstrap interval"
 TOP_FIELDS = ("user_id", "history", "target", "top")
@@ -133,6 +143,15 @@ def share(value: float) -> float:
     if not 0 < value < 1:
         raise typer.BadParameter(f"{value:g} is not allowed; a share is over 0 and under 1")
     return value
+
+
+def check_precision(precision: str, *allowed: str) -> None:
+    """Raises `RecipeError` for a precision of a training that is not allowed."""
+    from training.recipe import RecipeError
+
+    if precision not in allowed:
+        *first, last = allowed
+        raise RecipeError(f"precision {precision!r} is not allowed; allowed are {', '.join(first)} and {last}")
 
 
 def use_cores() -> None:

@@ -20,6 +20,7 @@ from training.cli_common import (
     Allow,
     Ledger,
     LedgerFile,
+    Strict,
     check_ledger,
     check_out,
     errors_as_one_line,
@@ -142,7 +143,7 @@ def floors(
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of tie-breaking, intervals and shuffled ties.")
     ] = 0,
-    strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
+    strict: Strict = False,
     allow: Allow = None,
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,

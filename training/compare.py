@@ -28,8 +28,8 @@ from training.evaluation.baselines import FLOORS, measure_baseline
 from training.evaluation.full_ranking import Evaluation, evaluate
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import Metrics, paired_bootstrap
-from training.evaluation.teacher import ask_teacher
-from training.evaluation.teacher_lists import Teacher
+from training.evaluation.teachers.export import ask_teacher
+from training.evaluation.teachers.lists import Teacher
 from training.methods.base import split_of
 from training.methods.next_token import evaluate_generator
 from training.provenance import require_same_data, require_same_questions, require_same_split
@@ -232,7 +232,7 @@ def export_teacher(
     shared: bool = False,
 ) -> Teacher:
     """Write the lists of an artifact for the training part of its split, to a new or empty folder ``out``; see
-    `training.evaluation.teacher.ask_teacher`.
+    `training.evaluation.teachers.export.ask_teacher`.
 
     Raises:
         ArtifactError: it, or the artifact of ``candidates``, was trained on other data, in another order, on another

@@ -1,6 +1,6 @@
 """Which setting of a recipe acts under which condition: the one table behind "no effect".
 
-A setting that is given and that nothing reads is refused rather than ignored. Every field of the slots that methods
+A setting that is given and that nothing reads is refused rather than ignored. Every field of the sections that methods
 share has a line here; a new one without a line fails ``tests/training/test_effects.py``. What only one kind of method
 reads stands in the settings of that kind, and needs no line unless another of its settings switches it off.
 """
@@ -250,4 +250,4 @@ EFFECTS: dict[str, Effect] = {
         lambda recipe: recipe.method.builds_on and (has_ids(recipe) or not recipe.method.encodes),
     ),
 }
-"""Every setting of the shared slots that ``--set`` takes."""
+"""Every setting of the shared sections that ``--set`` accepts."""

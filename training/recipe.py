@@ -219,7 +219,7 @@ def training_method(kind: str) -> Any:
 
 
 class Recipe(ModelSpec):
-    """The slots of the model, the optimizer, the method with its own settings, and what it builds on.
+    """A complete recipe: the sections of the model, the optimizer, the method, the index, and the recipe it requires.
 
     ``method`` is one of the settings classes of `training.methods`, chosen by its ``kind``.
     """
@@ -242,7 +242,7 @@ class Recipe(ModelSpec):
         return training_method(str(given["kind"])).Settings.model_validate(given)
 
     @model_validator(mode="after")
-    def _method_fits_the_slots(self) -> Recipe:
+    def _method_fits_the_sections(self) -> Recipe:
         if adapter_of(self.adapter.kind).needs_condition and not self.method.encodes:
             raise ValueError(
                 f"adapter.kind={self.adapter.kind!r} is gated by a state beside the history, which method "
@@ -258,13 +258,25 @@ class Recipe(ModelSpec):
         """The recipe that a manifest holds as data, also one of an earlier version."""
         return cls.model_validate(upgraded(data))
 
+    def derived(self, name: str, *, summary: str, source: str, **sections: Mapping[str, Any]) -> Recipe:
+        """Another recipe that differs in some settings.
+
+        Args:
+            name, summary, source: of the new recipe.
+            sections: for each changed section, its changed fields.
+        """
+        changed = {
+            section: getattr(self, section).model_copy(update=dict(fields)) for section, fields in sections.items()
+        }
+        return Recipe.model_validate(dict(self) | changed | {"name": name, "summary": summary, "source": source})
+
     def model_spec(self) -> ModelSpec:
         """The part an artifact needs at serving time."""
         return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
 
 
 def refuse_repeats(settings: Sequence[str]) -> None:
-    """Refuse a setting that stands twice on a command line: one of the two would be ignored. Raises `RecipeError`."""
+    """Raises `RecipeError` for a setting that is given twice on a command line."""
     paths = [setting.partition("=")[0] for setting in settings]
     for path in paths:
         if paths.count(path) > 1:
@@ -272,10 +284,10 @@ def refuse_repeats(settings: Sequence[str]) -> None:
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """``recipe`` with ``slot.field=value`` settings applied; values are JSON, or text where that fails.
+    """``recipe`` with ``section.field=value`` settings applied; values are JSON, or text where that fails.
 
     Raises:
-        RecipeError: no such slot or field, a value that is not allowed, or a setting that nothing reads.
+        RecipeError: no such section or field, a value that is not allowed, or a setting that nothing reads.
     """
     data = recipe.model_dump()
     index = index_settings([setting for setting in settings if setting.startswith("index.")])
@@ -285,7 +297,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             continue
         if not sign or ("." not in path and path != "requires"):
             hint = " (or requires=RECIPE)" if sign else ""
-            raise RecipeError(f"setting {setting!r} is not of the form slot.field=value{hint}")
+            raise RecipeError(f"setting {setting!r} is not of the form section.field=value{hint}")
         if path == "requires":
             data[path] = text or None
             continue
@@ -315,8 +327,8 @@ def index_settings(settings: Sequence[str]) -> dict[str, Any]:
     found = {}
     for setting in settings:
         path, sign, text = setting.partition("=")
-        slot, _, field = path.partition(".")
-        if not sign or slot != "index" or not field:
+        key, _, field = path.partition(".")
+        if not sign or key != "index" or not field:
             raise RecipeError(f"setting {setting!r} is not of the form index.field=value")
         found[field] = _value(text)
     return found
@@ -324,24 +336,24 @@ def index_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 def effect_of(recipe: Recipe, path: str) -> Effect:
     """When the setting at ``path`` is read."""
-    slot, _, rest = path.partition(".")
-    if slot != "method" and not recipe.method.learns:
+    key, _, rest = path.partition(".")
+    if key != "method" and not recipe.method.learns:
         return LEARNED
-    return recipe.method.effects().get(rest, ALWAYS) if slot == "method" else EFFECTS.get(path) or EFFECTS[slot]
+    return recipe.method.effects().get(rest, ALWAYS) if key == "method" else EFFECTS.get(path) or EFFECTS[key]
 
 
 def _section(data: dict[str, Any], setting: str, path: str) -> tuple[dict[str, Any], str]:
     """The section that a setting is in, and its field; raises `RecipeError`."""
-    *slots, field = path.split(".")
-    section, passed = data, "slot"
-    for slot in slots:
-        if not isinstance(section.get(slot), dict):
+    *sections, field = path.split(".")
+    section, passed = data, "recipe"
+    for key in sections:
+        if not isinstance(section.get(key), dict):
             known = ", ".join(name for name, value in section.items() if isinstance(value, dict))
-            moved = f"; what was {slots[0]!r} is {MOVED[slots[0]]!r} now" if slots[0] in MOVED else ""
-            raise RecipeError(f"setting {setting!r}: no slot {slot!r}; slots are {known or 'none'}{moved}")
-        section, passed = cast("dict[str, Any]", section[slot]), f"slot {slot!r}"
+            moved = f"; what was {sections[0]!r} is {MOVED[sections[0]]!r} now" if sections[0] in MOVED else ""
+            raise RecipeError(f"setting {setting!r}: no section {key!r}; sections are {known or 'none'}{moved}")
+        section, passed = cast("dict[str, Any]", section[key]), f"section {key!r}"
     if field not in section or path == "method.kind":
-        fields = ", ".join(name for name in section if (slots, name) != (["method"], "kind"))
+        fields = ", ".join(name for name in section if (sections, name) != (["method"], "kind"))
         raise RecipeError(f"setting {setting!r}: {passed} has no field {field!r}; it has {fields}")
     return section, field
 

@@ -23,7 +23,7 @@ from training.checks import check_learnable
 from training.data.dataset import Dataset
 from training.data.splits import Split
 from training.evaluation.metrics import Metrics
-from training.evaluation.teacher_lists import Teacher
+from training.evaluation.teachers.lists import Teacher
 from training.loop.budget import Budget, OutOfTime, budget
 from training.loop.fit import FitOptions, Precision, Trained
 from training.methods.base import Job, TrainingMethod, check_id_model, split_of

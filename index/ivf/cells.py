@@ -78,13 +78,13 @@ class IvfIndex(ApproximateIndex):
 
     @classmethod
     @abstractmethod
-    def learn(cls, coded: Any, residuals_SD: FloatArray) -> FloatArray:
-        """Train the codes on differences from cells' centres, and return the tables that were learnt."""
+    def train_codes(cls, coded: Any, residuals_SD: FloatArray) -> None:
+        """Train the codes on differences from cells' centres."""
 
     @classmethod
     @abstractmethod
-    def set_tables(cls, coded: Any, tables: FloatArray) -> bool:
-        """Put learnt tables in; False where their number is not that of this index."""
+    def storage(cls, coded: Any) -> tuple[Any, int]:
+        """The vector of faiss that holds the tables of the codes, and its length after training."""
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -114,7 +114,8 @@ class IvfIndex(ApproximateIndex):
         centres_CD: FloatArray = np.ascontiguousarray(kmeans.centroids, np.float32)
         coded = cls._around(spec, centres_CD, size)
         many_SD = np.resize(sample_SD, (max(len(sample_SD), LEAST_TRAINING), dim))
-        tables = cls.learn(coded, np.ascontiguousarray(many_SD - centres_CD[nearest(centres_CD, many_SD)]))
+        cls.train_codes(coded, np.ascontiguousarray(many_SD - centres_CD[nearest(centres_CD, many_SD)]))
+        tables = cls.tables(coded)
         coded.is_trained = True
         return centres_CD, coded, tables
 
@@ -168,9 +169,19 @@ class IvfIndex(ApproximateIndex):
             write_array(file, self._blocks(), length=self.size * self.dim)
 
     @classmethod
-    @abstractmethod
     def tables(cls, coded: Any) -> FloatArray:
-        """The tables of trained codes, as one row of numbers."""
+        """The tables of trained codes, flat."""
+        found: FloatArray = np.asarray(faiss.vector_to_array(cls.storage(coded)[0]), np.float32)
+        return found
+
+    @classmethod
+    def set_tables(cls, coded: Any, tables: FloatArray) -> bool:
+        """Set the tables of codes; False if their number does not fit this index."""
+        vector, length = cls.storage(coded)
+        if len(tables) != length:
+            return False
+        faiss.copy_array_to_vector(tables, vector)
+        return True
 
     def _contents(self) -> tuple[Any, Any]:
         """The cell of every row, int32 [N], and its code [N, bytes]."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import faiss
-import numpy as np
 from pydantic import Field
 
 from index.base import FloatArray, SearchError
@@ -49,25 +48,15 @@ class IvfPqIndex(IvfIndex):
         return faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, parts, bits, faiss.METRIC_INNER_PRODUCT)
 
     @classmethod
-    def learn(cls, coded: Any, residuals_SD: FloatArray) -> FloatArray:
+    def train_codes(cls, coded: Any, residuals_SD: FloatArray) -> None:
         """Train the codebooks."""
         coded.pq.cp.min_points_per_centroid = 1
         coded.pq.train(residuals_SD)
-        return cls.tables(coded)
 
     @classmethod
-    def tables(cls, coded: Any) -> FloatArray:
-        """The codebooks, one after the other."""
-        found: FloatArray = np.asarray(faiss.vector_to_array(coded.pq.centroids), np.float32)
-        return found
-
-    @classmethod
-    def set_tables(cls, coded: Any, tables: FloatArray) -> bool:
-        """Put the codebooks in."""
-        if len(tables) != coded.pq.centroids.size():
-            return False
-        faiss.copy_array_to_vector(tables, coded.pq.centroids)
-        return True
+    def storage(cls, coded: Any) -> tuple[Any, int]:
+        """The codebooks, concatenated."""
+        return coded.pq.centroids, int(coded.pq.centroids.size())
 
 
 INDEX = IvfPqIndex

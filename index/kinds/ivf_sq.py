@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import faiss
-import numpy as np
 from pydantic import Field
 
 from index.base import FloatArray
@@ -41,24 +40,14 @@ class IvfSqIndex(IvfIndex):
         return faiss.IndexIVFScalarQuantizer(quantizer, dim, quantizer.ntotal, KINDS[spec.bits], metric, True)
 
     @classmethod
-    def learn(cls, coded: Any, residuals_SD: FloatArray) -> FloatArray:
-        """Find the range of every dimension."""
+    def train_codes(cls, coded: Any, residuals_SD: FloatArray) -> None:
+        """Compute the range of every dimension."""
         coded.sq.train(residuals_SD)
-        return cls.tables(coded)
 
     @classmethod
-    def tables(cls, coded: Any) -> FloatArray:
-        """Least value and width of every dimension [2 D]."""
-        found: FloatArray = np.asarray(faiss.vector_to_array(coded.sq.trained), np.float32)
-        return found
-
-    @classmethod
-    def set_tables(cls, coded: Any, tables: FloatArray) -> bool:
-        """Put the ranges in."""
-        if len(tables) != 2 * coded.d:
-            return False
-        faiss.copy_array_to_vector(tables, coded.sq.trained)
-        return True
+    def storage(cls, coded: Any) -> tuple[Any, int]:
+        """Minimum and width of every dimension [2 D]."""
+        return coded.sq.trained, 2 * int(coded.d)
 
 
 INDEX = IvfSqIndex

@@ -12,11 +12,11 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from modeling.artifact.folders import ArtifactError
@@ -40,9 +40,10 @@ class BackboneError(ValueError):
     """A backbone cannot be found, or does not do what the recipe asks of it."""
 
 
-@dataclass(frozen=True)
-class BackboneInfo:
-    """Facts for the manifest."""
+class BackboneInfo(BaseModel):
+    """Facts about a loaded backbone, for the manifest (`modeling.methods.base.BackboneRecord`). Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     revision: str | None
@@ -147,7 +148,8 @@ def info_of(spec: BackboneSpec, model: Any, config: Any, sha256: str | None, dty
 def no_backbone() -> tuple[nn.Module, BackboneInfo]:
     """Placeholder of a backbone where no network reads the history."""
     model = NoNetwork()
-    return model, replace(_own_info(BackboneSpec()), architecture=type(model).__name__, hidden_size=0, layers=0)
+    info = _own_info(BackboneSpec())
+    return model, info.model_copy(update={"architecture": type(model).__name__, "hidden_size": 0, "layers": 0})
 
 
 def load_tokenizer(

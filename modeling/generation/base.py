@@ -20,6 +20,7 @@ from modeling.generation.api import (
     GenerationPrompt,
     GenerationSettings,
     GenerativeModel,
+    Hypothesis,
     ListQuery,
     OnWriting,
     Turn,
@@ -255,33 +256,48 @@ class ItemGenerator(NamedItems, GenerativeModel):
 
 
 class TopK:
-    """The rows of one answer as they are found: eligible ones only, none twice, at most k."""
+    """Collects the rows of one answer: distinct eligible rows, at most k.
+
+    Attributes:
+        rows, scores: of the answer, in the order in which they were found.
+        filled: number of rows at the end that `fill` added.
+    """
 
     def __init__(self, wanted: ListQuery) -> None:
         self.wanted = wanted
         self.rows: list[int] = []
         self.scores: list[float] = []
+        self.filled = 0
         self._taken = set(wanted.exclude.tolist())
         self._only = None if wanted.allowed is None else set(wanted.allowed.tolist())
 
     @property
     def left(self) -> int:
-        """Places not taken."""
+        """Number of missing rows."""
         return self.wanted.k - len(self.rows)
 
     def offer(self, row: int, score: float) -> None:
-        """Take a row unless it is not eligible or there is no place."""
+        """Add a row, unless it is not eligible, already there, or k rows are there."""
         if self.left > 0 and row not in self._taken and (self._only is None or row in self._only):
             self._taken.add(row)
             self.rows.append(row)
             self.scores.append(score)
 
-    def fill(self, order: Iterable[int]) -> int:
-        """Give the places that are left to the first eligible rows of ``order``, scored below all others; how many."""
+    def fill(self, order: Iterable[int]) -> None:
+        """Add the first eligible rows of ``order`` up to k rows, with scores below all others."""
         before, lowest = len(self.rows), min(self.scores, default=0.0)
         for row in self._until_full(order):
             self.offer(row, lowest - 1 - (len(self.rows) - before))
-        return len(self.rows) - before
+        self.filled = len(self.rows) - before
+
+    def answer(
+        self, generated: Sequence[Hypothesis], prompt_tokens: int, new_tokens: int, seconds: dict[str, float]
+    ) -> GeneratedList:
+        """The answer with these rows; see `GeneratedList` for the arguments."""
+        return GeneratedList(
+            np.array(self.rows, np.int64), np.array(self.scores, np.float32), self.filled, tuple(generated),
+            prompt_tokens, new_tokens, seconds,
+        )  # fmt: skip
 
     def _until_full(self, order: Iterable[int]) -> Iterator[int]:
         for row in order:

@@ -97,17 +97,10 @@ class EncoderDecoderBeamSearch(BeamSearch):
         crosses = [block.layer[1].EncDecAttention for block in self._blocks]
         return [(self._split(cross.k(states_BRH)), self._split(cross.v(states_BRH))) for cross in crosses]
 
-    def run_body(
-        self,
-        ids_BT: Tensor,
-        cache: Any,
-        sees: Sees | None = None,
-        wanted_W: Tensor | None = None,
-        features_BT: Tensor | None = None,
-    ) -> Tensor:
-        """See `BeamSearch.run_body`. All rows stand at the same positions: each began at one token."""
-        states_BTH = self._words(ids_BT)
-        bias = self._bias(int(cache.get_seq_length()), ids_BT.shape[1], sees)
+    def _run_plain(self, embeds_BTH: Tensor, cache: Any, sees: Sees | None) -> Tensor:
+        """The decoder, layer by layer. All rows are at the same positions, since each began with one token."""
+        states_BTH = embeds_BTH
+        bias = self._bias(int(cache.get_seq_length()), embeds_BTH.shape[1], sees)
         for number, block in enumerate(self._blocks):
             own, cross, feed = block.layer
             memory = cache.layers[len(self._blocks) + number]
@@ -120,8 +113,7 @@ class EncoderDecoderBeamSearch(BeamSearch):
             attention, normal_BTH = cross.EncDecAttention, cross.layer_norm(states_BTH)
             mixed_BTH = self._mix(attention, normal_BTH, memory.keys_BARD, memory.values_BARD, memory.mask_B11R)
             states_BTH = feed(states_BTH + mixed_BTH)
-        states_BTH = cast(Any, self.body).final_layer_norm(states_BTH)
-        return cast(Tensor, states_BTH if wanted_W is None else states_BTH.flatten(0, 1)[wanted_W])
+        return cast(Tensor, cast(Any, self.body).final_layer_norm(states_BTH))
 
     def _bias(self, begun: int, new: int, sees: Sees | None) -> Tensor:
         """Bias of the scores of self-attention, [1 or B, A, T, S]: relative positions, and the mask."""

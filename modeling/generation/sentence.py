@@ -55,7 +55,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class SentencePrompt:
-    """What the model reads, and the sentences that are allowed, as tokens too."""
+    """Tokens of the prompt, and the allowed sentences as text and as tokens."""
 
     tokens: tuple[int, ...]
     sentences: tuple[Sentence, ...]
@@ -117,7 +117,7 @@ class SentenceWriter:
         return SharedPrefixScorer(self._model, asked=())
 
     def prepare(self, item: str, history: Sequence[str]) -> SentencePrompt | None:
-        """What is asked about an item, see `allowed_sentences`; None where there is nothing to name."""
+        """The prompt for a recommended item and its `allowed_sentences`; None if there are no sentences."""
         sentences = allowed_sentences(item, history)
         if not sentences:
             return None

@@ -26,6 +26,7 @@ from modeling.artifact.golden import AnyCase, GoldenCase
 from modeling.artifact.manifest import MANIFEST, Manifest
 from modeling.artifact.part_names import Part
 from modeling.artifact.verified import Files
+from modeling.backbone.loading import BackboneInfo
 from modeling.encoder.build import Sources
 from modeling.encoder.prompt import FreeItem, Prompt, TitleTokens
 from modeling.encoder.user_encoder import CannotReadText
@@ -45,18 +46,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BackboneRecord(Record):
+class BackboneRecord(BackboneInfo):
     """The backbone that the artifact was trained on; ``stored``: whether its weights are in ``backbone/``."""
 
-    source: str
-    revision: str | None
-    architecture: str
-    sha256: str | None
-    dtype: str
-    hidden_size: int
-    layers: int
-    vocabulary: int
-    lm_head: Literal["tied", "untied", "none"]
     stored: bool
 
 

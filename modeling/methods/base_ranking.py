@@ -237,13 +237,12 @@ class Rerank(Ranker):
 
 
 def best_first(scores_C: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Places [C] of candidates from the highest score to the lowest; of equal scores the earlier place is first."""
+    """Indices [C] of candidates from the highest score to the lowest; ties in order of index."""
     return np.argsort(-scores_C, kind="stable")
 
 
 def ranker_of(model: Any) -> CandidateRanker | None:
-    """What scores given candidates of a loaded artifact: its model, or the vectors of a vector method; None: nothing
-    does."""
+    """The ranker of a loaded model: the model itself, or a `VectorRanker` of a vector method; None for other models."""
     if isinstance(model, CandidateRanker):
         return model
     return VectorRanker(model) if hasattr(model, "item_vectors_ND") else None

@@ -61,7 +61,8 @@ class TunedWriter:
         adapter_of(spec.kind).save(adapted, folder / ADAPTER, source=source)
         if stored:
             save_pretrained(base, folder / BASE)
-        return cls(BackboneRecord(**vars(info) | {"source": source}, stored=stored), spec, Files(folder))
+        record = BackboneRecord(**info.model_dump() | {"source": source}, stored=stored)
+        return cls(record, spec, Files(folder))
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files into the folder of an artifact."""

@@ -199,9 +199,9 @@ class BigRecGenerator(ItemGenerator):
         new: int,
         seconds: dict[str, float],
     ) -> GeneratedList:
-        places, filled, best = TopK(wanted), 0, _best(texts)
+        places, best = TopK(wanted), _best(texts)
         if best is None or distance_N is None:
-            filled = places.fill(self.names.popular_N.tolist())
+            places.fill(self.names.popular_N.tolist())
         else:
             ranked_N = self.ranked(distance_N, prompt.rows)
             for row in self._nearest(ranked_N, wanted):
@@ -209,15 +209,7 @@ class BigRecGenerator(ItemGenerator):
             nearest = self._nearest(distance_N, ListQuery(1))[0]
             grounded = replace(best, row=nearest, distance=float(distance_N[nearest]))
             texts = [grounded if text is best else text for text in texts]
-        return GeneratedList(
-            np.array(places.rows, np.int64),
-            np.array(places.scores, np.float32),
-            filled,
-            tuple(texts),
-            prompt.length,
-            new,
-            seconds,
-        )
+        return places.answer(texts, prompt.length, new, seconds)
 
     def _nearest(self, distance_N: NDArray[np.floating], wanted: ListQuery) -> list[int]:
         """Rows by distance, as many as the answer can need; ties by popularity."""

@@ -184,7 +184,7 @@ def store_backbones(folder: Path, manifest: Manifest, sources: Sources) -> Manif
 
 def record_of(folder: Path, model: Model) -> DenseRecord:
     """The manifest record of a model whose weights are in ``folder``."""
-    known = vars(model.backbone_info) | {"source": neutral(model.backbone_info.source)}
+    known = model.backbone_info.model_dump() | {"source": neutral(model.backbone_info.source)}
     return DenseRecord(
         model=neutral_spec(model.spec),
         backbone=BackboneRecord(**known, stored=(folder / "backbone").is_dir()),

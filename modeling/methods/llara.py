@@ -309,9 +309,8 @@ class LlaraGenerator(ItemGenerator):
         for text in texts:
             if text.row is not None:
                 places.offer(text.row, text.score)
-        filled = places.fill(order)
-        rows, scores = np.array(places.rows, np.int64), np.array(places.scores, np.float32)
-        return GeneratedList(rows, scores, filled, tuple(texts), length, new, seconds)
+        places.fill(order)
+        return places.answer(texts, length, new, seconds)
 
 
 def item_vectors(model: CollaborativeModel) -> Tensor:

@@ -168,16 +168,9 @@ class TrieGenerator(ItemGenerator):
             )
             for row in named:
                 places.offer(row, text.score)
-        filled = places.fill(self.names.popular_N.tolist()) if places.left else 0
-        return GeneratedList(
-            np.array(places.rows, np.int64),
-            np.array(places.scores, np.float32),
-            filled,
-            tuple(generated),
-            prompt.length,
-            new,
-            seconds,
-        )
+        if places.left:
+            places.fill(self.names.popular_N.tolist())
+        return places.answer(generated, prompt.length, new, seconds)
 
 
 class EncoderDecoderGenerator(TrieGenerator):

@@ -29,7 +29,7 @@ HEADER = """\
 `anyo train …` is `python -m training train …`, `anyo serve …` is `python -m service …`; `anyo recommend`, `doctor`,
 `pull` and `key` are commands of `python -m service` too. `anyo completion bash`, `zsh` or `fish` prints a
 script for the shell. Errors are one sentence on standard error. Exit status: 1 the machine refused (disk, memory,
-permission), 2 what was given is not allowed, 70 a fault of anyo, 130 interrupted.
+permission), 2 what was given is not allowed, 70 an internal error, 130 interrupted.
 
 This page is generated from the commands by `python -m scripts.pages`.
 """

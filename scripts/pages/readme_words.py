@@ -17,9 +17,9 @@ ENGLISH: dict[str, Any] = {
         "Where intervals overlap, no method is shown to be better. [All methods and protocols]({quality})",
         "MiniLM (22 M parameters) is the largest backbone with a test figure. It adds nothing measurable"
         " over the same title embeddings in a small transformer.",
-        "Latency: one request over HTTP on a CPU with two cores, barely trained networks of one size for all"
-        " methods, not the models of the table. GENRE and TIGER were timed before decoding ended early, so both"
-        " are upper bounds. [Protocol]({latency})",
+        "Latency: one request over HTTP on a CPU with two cores, hardly trained networks of equal size for all"
+        " methods, not the models of the table. GENRE and TIGER were timed before early stopping was added to the"
+        " search, so both are upper bounds. [Protocol]({latency})",
     ),
     "system": "System",
     "rps": "Requests/s",

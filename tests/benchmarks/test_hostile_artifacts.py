@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from benchmarks.faults.hostile_artifacts import MIB, made, mistake, run
-from index import Catalog, FlatIndex, save_index
-from modeling.artifact.atomic import replaced_folder
+from index import Catalog
 from modeling.encoder.build import build_model
-from modeling.methods.dense import GoldenCase, write_golden, write_manifest, write_model
 from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.artifacts.loading import open_artifact
+from testing.artifacts import write_dense_artifact
 from testing.artifacts import write_id_artifact as write
 from testing.hostile import KINDS
 from testing.models import ITEMS, TITLES, _config, _tokenizer
@@ -38,26 +37,9 @@ def write_language_model(folder: Path, name: str) -> Path:
         items=ItemsSpec(tower="id", dim=16),
     )
     model = build_model(spec, catalog_size=ITEMS, titles=TITLES)
-    encoder = model.encoder.eval()
     ids = tuple(f"i{row}" for row in range(ITEMS))
-    histories = [[3], [0, 5, 7]]
-    with replaced_folder(folder / name) as work:
-        index = FlatIndex.build(write_model(model, work))
-        save_index(index, work / "index")
-        popularity = np.arange(ITEMS, dtype=np.int64)
-        Catalog(ids, tuple(TITLES), ((),) * ITEMS, popularity, "train").write(work / "catalog.parquet")
-        users = encoder.encode([encoder.prepare(history) for history in histories])
-        _, found = index.search(users, 5, exclude=[np.array(history) for history in histories])
-        cases = [
-            GoldenCase(history=[ids[row] for row in history], vector=user.tolist(), top=[ids[row] for row in rows])
-            for history, user, rows in zip(histories, users, found, strict=True)
-        ]
-        write_golden(work, cases)
-        write_manifest(
-            work, model, name=name, recipe="anyo", recipe_data={}, data="made up", data_sha256="0",
-            split="leave-one-out", fitted_on="train", metrics={}, training={}, commit=None,
-        )  # fmt: skip
-    return folder / name
+    catalog = Catalog(ids, tuple(TITLES), ((),) * ITEMS, np.arange(ITEMS, dtype=np.int64), "train")
+    return write_dense_artifact(model, folder / name, catalog, [[3], [0, 5, 7]])
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from index.base import IndexSpec
 from modeling.spec import Section
-from testing.datasets import write_dataset
+from testing.datasets import ring_dataset, trained_sasrec
 from testing.models import backbone_folder, writer_folder
 from training.compare import export_teacher
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.effects import EFFECTS
 from training.recipe import MethodSettings, effect_of, method_names, training_method
 from training.recipes import Recipe, RecipeError, get_recipe, recipe_names
@@ -166,14 +166,12 @@ def others(path: str, recipe: Recipe) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=24, items=20))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=24, items=20)
 
 
 @pytest.fixture(scope="module")
 def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(get_recipe("sasrec", OWN), ring, RunOptions(out=out), QUIET)
-    return out
+    return trained_sasrec(ring, tmp_path_factory.mktemp("artifacts"), OWN)
 
 
 def reads_of(patch: pytest.MonkeyPatch, recipe: Recipe) -> set[str]:

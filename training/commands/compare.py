@@ -14,10 +14,13 @@ from training.cli_common import (
     LARGEST_SEED,
     RANKING,
     Allow,
+    Json,
     Ledger,
     LedgerFile,
+    Ties,
     check_ledger,
     check_out,
+    check_precision,
     errors_as_one_line,
     open_dataset,
     use_cores,
@@ -46,7 +49,7 @@ def compare(
         Path | None, typer.Option(help="Folder of the report, and of artifacts that are trained; goes on if it exists.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME:slot.field=value for a recipe; repeatable.")
+        list[str] | None, typer.Option("--set", help="NAME:section.field=value for a recipe; repeatable.")
     ] = None,
     backbone: Annotated[list[str] | None, typer.Option(help="NAME:BACKBONE for a recipe; repeatable.")] = None,
     protocol: Annotated[
@@ -71,16 +74,12 @@ def compare(
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of trainings, tie-breaking, intervals and samples.")
     ] = 0,
-    ties: Annotated[
-        str, typer.Option(help="Order of interactions of a user at the same time: 'file' or 'shuffle'.")
-    ] = "file",
+    ties: Ties = "file",
     allow: Allow = None,
     ledger: Ledger = True,
     ledger_file: LedgerFile = None,
     time_budget: TimeBudget = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Baselines and models in one table; with --out also train recipes and write a report (JSON, Markdown, HTML)."""
     with errors_as_one_line(console), time_limit(time_budget):
@@ -91,10 +90,8 @@ def compare(
         from training.comparison.entrants import Asked, entrants_of
         from training.comparison.measure import How
         from training.comparison.stages import stages_of
-        from training.recipe import RecipeError
 
-        if precision not in ("auto", "fp32", "bf16"):
-            raise RecipeError(f"precision {precision!r} is not allowed; allowed are auto, fp32 and bf16")
+        check_precision(precision, "auto", "fp32", "bf16")
         asked = Asked(artifacts, settings or [], backbone or [], protocol or Asked.protocols)
         entrants = entrants_of(asked, out)
         stages = stages_of(rerank or [], candidates, entrants)

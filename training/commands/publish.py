@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from training.cli_common import errors_as_one_line
+from training.cli_common import Json, errors_as_one_line
 
 console = Console(stderr=True)
 
@@ -38,9 +38,7 @@ def push(
     report: Report = None,
     private: Annotated[bool, typer.Option(help="Who may see a repository that is made.")] = True,
     revision: Annotated[str, typer.Option(help="Branch to commit to.")] = "main",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Push an artifact and its card to the Hugging Face Hub (HF_TOKEN, HF_ENDPOINT); `service pull hf://` fetches."""
     with errors_as_one_line(console):

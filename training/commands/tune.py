@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 
 from index.time_limit import minutes
-from training.cli_common import LARGEST_SEED, Allow, check_out, errors_as_one_line, open_dataset, use_cores
+from training.cli_common import (
+    LARGEST_SEED,
+    Allow,
+    IdModel,
+    Json,
+    SplitName,
+    Ties,
+    check_out,
+    check_precision,
+    errors_as_one_line,
+    open_dataset,
+    use_cores,
+)
 
 console = Console(stderr=True)
 
@@ -33,22 +45,18 @@ def tune(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="As for `train`.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="slot.field=value, the same in every trial; repeatable.")
+        list[str] | None, typer.Option("--set", help="section.field=value, the same in every trial; repeatable.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    split: Annotated[str, typer.Option(help="leave-one-out or global-time.")] = "leave-one-out",
+    split: SplitName = "leave-one-out",
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of trainings, search and shuffled ties.")
     ] = 0,
-    ties: Annotated[
-        str, typer.Option(help="Order of interactions of a user at the same time: 'file' or 'shuffle'.")
-    ] = "file",
-    id_model: Annotated[Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on.")] = None,
+    ties: Ties = "file",
+    id_model: IdModel = None,
     teacher: Annotated[Path | None, typer.Option(help="Lists that a recipe learns from; see `teacher`.")] = None,
     allow: Allow = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Search a recipe's settings on validation with Optuna. Started again, it goes on with its study."""
     with errors_as_one_line(console):
@@ -59,8 +67,7 @@ def tune(
         from training.tuning.search import Limits
         from training.tuning.search import tune as search
 
-        if precision not in ("fp32", "bf16"):
-            raise RecipeError(f"precision {precision!r} is not allowed; allowed are fp32 and bf16")
+        check_precision(precision, "fp32", "bf16")
         refuse_repeats(settings or [])
         chosen = get_recipe(recipe, settings or [], backbone=backbone)
         fixed = {setting.partition("=")[0] for setting in settings or []}

@@ -9,8 +9,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from index.time_limit import minutes
-from training.cli_common import LARGEST_SEED, Allow, check_out, errors_as_one_line, open_dataset, use_cores
+from training.cli_common import (
+    LARGEST_SEED,
+    Allow,
+    Json,
+    KeepWork,
+    Strict,
+    TrainingBudget,
+    check_out,
+    errors_as_one_line,
+    open_dataset,
+    use_cores,
+)
 from training.cli_common import share as checked_share
 
 console = Console(stderr=True)
@@ -34,22 +44,17 @@ def update(
         typer.Option("--set", help="optimizer.field=value or index.field=value; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of new items, data order and dropout.")] = 0,
-    time_budget: Annotated[
-        float | None,
-        typer.Option(callback=minutes, help="Stop after this many minutes and keep the best epoch so far."),
-    ] = None,
+    time_budget: TrainingBudget = None,
     id_model: Annotated[
         Path | None, typer.Option(help="Artifact that a recipe with `requires` builds on, of the new data.")
     ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Lists of another artifact for the new data, where its recipe learns from some.")
     ] = None,
-    strict: Annotated[bool, typer.Option(help="Refuse any oddity in the data.")] = False,
+    strict: Strict = False,
     allow: Allow = None,
-    keep_work: Annotated[bool, typer.Option(help="Keep checkpoints and TensorBoard logs after success.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON, alone on standard output.")
-    ] = False,
+    keep_work: KeepWork = False,
+    as_json: Json = False,
 ) -> None:
     """Train an artifact on with newer data, new items included, for a fraction of a full training."""
     with errors_as_one_line(console):

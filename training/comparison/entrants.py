@@ -45,7 +45,7 @@ class Asked:
 
     Attributes:
         words: artifact folders, recipes, or ``NAME=RECIPE``.
-        settings: ``NAME:slot.field=value``.
+        settings: ``NAME:section.field=value``.
         backbones: ``NAME:BACKBONE``.
         protocols: splits that recipes are trained on.
     """

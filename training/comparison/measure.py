@@ -107,15 +107,15 @@ def kept_run(
     measure: Callable[[], Run],
     more: Sequence[Any] = (),
 ) -> Run:
-    """What ``measure`` gives, from ``store`` where the same was measured before.
+    """The result of ``measure``, read from ``store`` if the same measurement was made before.
 
     Args:
         store: folder of measurements; None: none is kept.
         name: of the run.
         folders: of the artifacts that are measured.
-        dataset, how: what they are asked, and how.
+        dataset, how: data set, and settings of the measurement.
         measure: called where there is no such measurement.
-        more: what else decides the figures.
+        more: further inputs that affect the figures.
     """
     if store is None:
         return measure()
@@ -200,7 +200,7 @@ def some_of(targets: Targets, questions_T: Rows) -> Targets:
 
 
 def asked_text(asked: int, of: int, seed: int) -> str:
-    """How many of the users were asked, for people."""
+    """Readable text on the number of evaluated users."""
     return "all" if asked == of else f"{asked:,} of {of:,} users, drawn with seed {seed}"
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from modeling.encoder.item_tower import ItemTower
 from modeling.encoder.user_encoder import UserEncoder
 from training.data.report import DataError
-from training.evaluation.teacher_lists import Teacher, TeacherLists
+from training.evaluation.teachers.lists import Teacher, TeacherLists
 from training.loop.auxiliary import Auxiliary, Step
 from training.objectives.distillation import DistillationSpec, ListDistillation, TeacherVectors
 

@@ -25,7 +25,7 @@ from modeling.methods.dense import read_dense
 from training.data.dataset import Dataset
 from training.data.splits import Split, Targets, global_time, leave_one_out
 from training.evaluation.metrics import Metrics
-from training.evaluation.teacher_lists import Teacher
+from training.evaluation.teachers.lists import Teacher
 from training.loop.fit import FitOptions, Trained
 from training.provenance import (
     require_same_data,

@@ -16,13 +16,14 @@ from modeling.backbone.loading import position_limit
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.methods.dense_scores import CollaborativeModel
+from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
 from training.effects import Effect
 from training.item_ids.assign import AssignedIdentifiers, name_by_titles
 from training.loop.examples import Window
 from training.loop.fit import FitOptions
 from training.methods.base_generative import GenerativeTraining
 from training.methods.next_token import NextTokenModule
-from training.recipe import Recipe, RecipeError, TokenSettings
+from training.recipe import OptimizerSpec, Recipe, RecipeError, TokenSettings, pretrained
 
 
 class PromptedSettings(TokenSettings):
@@ -150,6 +151,44 @@ class PromptedTraining(GenerativeTraining[S]):
     def tokens(self, rows: Sequence[int]) -> list[NDArray[np.int32]]:
         """Title tokens of catalog rows."""
         return [self.named.tokens[row] for row in rows]
+
+
+def prompted_recipe(
+    name: str, backbone: str, method: PromptedSettings, *, instruction: str, alpha: int, epochs: int, patience: int,
+    **about: Any,
+) -> Recipe:  # fmt: skip
+    """A recipe of a ranker that prompts a language model: ten titles, and LoRA of rank 8; ``tiny`` is trained fully.
+
+    Args:
+        name: of the recipe.
+        backbone: source of the language model.
+        method: its settings.
+        instruction: first text of the prompt.
+        alpha: of LoRA.
+        epochs, patience: see `OptimizerSpec`.
+        about: summary, source and requires of the recipe.
+
+    Raises:
+        RecipeError: the backbone is no causal language model.
+    """
+    if backbone in ("none", "minilm"):
+        raise RecipeError(f"{name!r} asks a causal language model: backbone {backbone!r} is not allowed")
+    small = not pretrained(backbone)
+    return Recipe(
+        name=name,
+        history=HistorySpec(
+            form="titles", limit=10, title_tokens=10 if small else 16, instruction=instruction, dropout=0.0
+        ),
+        backbone=BackboneSpec(source=backbone, dropout=0.0),
+        adapter=AdapterSpec(kind="full" if small else "lora", rank=8, alpha=alpha, dropout=0.0 if small else 0.05),
+        items=ItemsSpec(tower="id"),
+        optimizer=OptimizerSpec(
+            rate=1e-4, backbone_rate=1e-4, schedule="linear", warmup=0.1, epochs=epochs, patience=patience,
+            positions=16, weight_decay=0.0,
+        ),
+        method=method,
+        **about,
+    )  # fmt: skip
 
 
 def others_at_random(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from training.methods.dense import DenseSettings
 from training.objectives.distillation import DistillationSpec
 from training.recipe import Recipe
 from training.recipes.sasrec import recipe as student
@@ -16,15 +15,9 @@ def recipe(backbone: str = "none") -> Recipe:
     Differences to the paper: the student's own loss is the softmax over all items (the published one is
     ``method.objective.kind=gbce`` with one negative and no calibration); no DROS regulariser; the map has no bias.
     """
-    base = student(backbone)
-    return base.model_copy(
-        update={
-            "name": "dllm2rec",
-            "summary": "sasrec that learns from another artifact's lists and item vectors",
-            "source": "Cui et al. 2024, Distillation Matters: Empowering Sequential Recommenders to Match LLMs",
-            "method": DenseSettings(
-                objective=base.method.objective,  # type: ignore[attr-defined]
-                distillation=DistillationSpec(ranking=0.7, embedding=0.3),
-            ),
-        }
+    return student(backbone).derived(
+        "dllm2rec",
+        summary="sasrec that learns from another artifact's lists and item vectors",
+        source="Cui et al. 2024, Distillation Matters: Empowering Sequential Recommenders to Match LLMs",
+        method={"distillation": DistillationSpec(ranking=0.7, embedding=0.3)},
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
+from training.methods.base_prompted import prompted_recipe
 from training.methods.llamarec import LlamarecSettings
-from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
+from training.recipe import Recipe
 
 INSTRUCTION = "A user has chosen these items, oldest first. Say the letter of the candidate that comes next."
 
@@ -20,23 +20,9 @@ def recipe(backbone: str = "smollm2") -> Recipe:
     Users whose target is not among the candidates keep the dense order, so metrics over the whole catalog correspond to
     the paper's overall ones; ``subset_ndcg@10`` is over the users whose target is among the candidates.
     """
-    if backbone in ("none", "minilm"):
-        raise RecipeError(f"'llamarec' asks a causal language model: backbone {backbone!r} is not allowed")
-    small = not pretrained(backbone)
-    return Recipe(
-        name="llamarec",
+    return prompted_recipe(
+        "llamarec", backbone, LlamarecSettings(), instruction=INSTRUCTION, alpha=32, epochs=1, patience=3,
         summary="language model orders lettered candidates of a dense artifact in one forward pass",
         source="LlamaRec (Yue et al. 2023)",
-        history=HistorySpec(
-            form="titles", limit=10, title_tokens=10 if small else 16, instruction=INSTRUCTION, dropout=0.0
-        ),
-        backbone=BackboneSpec(source=backbone, dropout=0.0),
-        adapter=AdapterSpec(kind="full" if small else "lora", rank=8, alpha=32, dropout=0.0 if small else 0.05),
-        items=ItemsSpec(tower="id"),
-        optimizer=OptimizerSpec(
-            rate=1e-4, backbone_rate=1e-4, schedule="linear", warmup=0.1, epochs=1, patience=3, positions=16,
-            weight_decay=0.0,
-        ),
-        method=LlamarecSettings(),
         requires="sasrec",
     )  # fmt: skip

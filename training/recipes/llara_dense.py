@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from modeling.spec import PoolingSpec
 from training.adaptation.spec import AdaptationSpec
-from training.methods.dense import DenseSettings
-from training.objectives.base import ObjectiveSpec
 from training.recipe import Recipe, RecipeError
 from training.recipes.contriever import recipe as two_towers
 
@@ -27,18 +24,13 @@ def recipe(backbone: str = "tiny") -> Recipe:
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"recipe 'llara_dense' adapts a decoder with its lm_head: backbone {backbone!r} has none")
-    base = two_towers(backbone)
-    return base.model_copy(
-        update={
-            "name": "llara_dense",
-            "summary": "a decoder that learns to name a text's words and the next title's, then two text towers",
-            "source": "Li et al. 2024, Llama2Vec: Unsupervised Adaptation of Large Language Models for Dense Retrieval",
-            "backbone": base.backbone.model_copy(update={"attention": "causal"}),
-            "history": base.history.model_copy(update={"closing": " The next title, in eight words:"}),
-            "items": base.items.model_copy(update={"closing": " This title, in eight words:"}),
-            "pooling": PoolingSpec(kind="end_n", count=8),
-            "method": DenseSettings(
-                objective=ObjectiveSpec(kind="in_batch"), adaptation=AdaptationSpec(passage_steps=300)
-            ),
-        }
+    return two_towers(backbone).derived(
+        "llara_dense",
+        summary="a decoder that learns to name a text's words and the next title's, then two text towers",
+        source="Li et al. 2024, Llama2Vec: Unsupervised Adaptation of Large Language Models for Dense Retrieval",
+        backbone={"attention": "causal"},
+        history={"closing": " The next title, in eight words:"},
+        items={"closing": " This title, in eight words:"},
+        pooling={"kind": "end_n", "count": 8},
+        method={"adaptation": AdaptationSpec(passage_steps=300)},
     )

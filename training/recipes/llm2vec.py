@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from modeling.spec import PoolingSpec
 from training.adaptation.spec import AdaptationSpec
-from training.methods.dense import DenseSettings
-from training.objectives.base import ObjectiveSpec
 from training.recipe import Recipe, RecipeError
 from training.recipes.contriever import recipe as two_towers
 
@@ -24,16 +21,9 @@ def recipe(backbone: str = "tiny") -> Recipe:
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"recipe 'llm2vec' adapts a decoder with its lm_head: backbone {backbone!r} has none")
-    base = two_towers(backbone)
-    return base.model_copy(
-        update={
-            "name": "llm2vec",
-            "summary": "a decoder made into a bidirectional text encoder, then histories and items in one tower",
-            "source": "BehnamGhader et al. 2024, LLM2Vec: Large Language Models Are Secretly Powerful Text Encoders",
-            "pooling": PoolingSpec(kind="mean"),
-            "method": DenseSettings(
-                objective=ObjectiveSpec(kind="in_batch"),
-                adaptation=AdaptationSpec(masked_steps=300, simcse_steps=100),
-            ),
-        }
+    return two_towers(backbone).derived(
+        "llm2vec",
+        summary="a decoder made into a bidirectional text encoder, then histories and items in one tower",
+        source="BehnamGhader et al. 2024, LLM2Vec: Large Language Models Are Secretly Powerful Text Encoders",
+        method={"adaptation": AdaptationSpec(masked_steps=300, simcse_steps=100)},
     )

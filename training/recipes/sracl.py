@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from training.methods.dense import DenseSettings
 from training.objectives.contrastive import SemanticSpec
 from training.recipe import Recipe
 from training.recipes.sasrec import recipe as plain
@@ -20,15 +19,9 @@ def recipe(backbone: str = "none") -> Recipe:
     every prefix being an example; scores are cosines with a learned scale. Validation and test interactions are not
     read, which the authors' program does.
     """
-    base = plain(backbone)
-    return base.model_copy(
-        update={
-            "name": "sracl",
-            "summary": "sasrec with contrastive losses over users and items whose texts are similar",
-            "source": "Cui et al. 2025, Semantic Retrieval Augmented Contrastive Learning (SRA-CL)",
-            "method": DenseSettings(
-                objective=base.method.objective,  # type: ignore[attr-defined]
-                semantic=SemanticSpec(users=0.1, items=0.1),
-            ),
-        }
+    return plain(backbone).derived(
+        "sracl",
+        summary="sasrec with contrastive losses over users and items whose texts are similar",
+        source="Cui et al. 2025, Semantic Retrieval Augmented Contrastive Learning (SRA-CL)",
+        method={"semantic": SemanticSpec(users=0.1, items=0.1)},
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from modeling.spec import AdapterSpec, BackboneSpec, HistorySpec, ItemsSpec
+from training.methods.base_prompted import prompted_recipe
 from training.methods.tallrec import TallrecSettings
-from training.recipe import OptimizerSpec, Recipe, RecipeError, pretrained
+from training.recipe import Recipe
 
 INSTRUCTION = "Given what a user liked and disliked, say whether the user will like the target. Answer Yes or No."
 
@@ -21,22 +21,8 @@ def recipe(backbone: str = "smollm2") -> Recipe:
     on the next item against a random one. A list has the candidates of a dense artifact (``--set requires=sasrec
     --id-model DIR``), or popular items, in the model's order.
     """
-    if backbone in ("none", "minilm"):
-        raise RecipeError(f"'tallrec' asks a causal language model: backbone {backbone!r} is not allowed")
-    small = not pretrained(backbone)
-    return Recipe(
-        name="tallrec",
+    return prompted_recipe(
+        "tallrec", backbone, TallrecSettings(sequences=64), instruction=INSTRUCTION, alpha=16, epochs=20, patience=5,
         summary="language model says whether a user will like an item; yes or no, from a few examples",
         source="TALLRec (Bao et al. 2023)",
-        history=HistorySpec(
-            form="titles", limit=10, title_tokens=10 if small else 16, instruction=INSTRUCTION, dropout=0.0
-        ),
-        backbone=BackboneSpec(source=backbone, dropout=0.0),
-        adapter=AdapterSpec(kind="full" if small else "lora", rank=8, alpha=16, dropout=0.0 if small else 0.05),
-        items=ItemsSpec(tower="id"),
-        optimizer=OptimizerSpec(
-            rate=1e-4, backbone_rate=1e-4, schedule="linear", warmup=0.1, epochs=20, patience=5, positions=16,
-            weight_decay=0.0,
-        ),
-        method=TallrecSettings(sequences=64),
     )  # fmt: skip

@@ -31,7 +31,7 @@ class OneOf:
 
 
 Space = Mapping[str, Between | OneOf]
-"""By setting, ``slot.field``."""
+"""By setting, ``section.field``."""
 
 
 def space_of(recipe: str) -> Space:

@@ -98,7 +98,7 @@ class Writer:
 
     @torch.inference_mode()
     def write(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """What the model writes behind each prompt, to the end of the line."""
+        """Texts generated after each prompt, up to the end of the line."""
         width = max(map(len, prompts))
         tokens_BT, mask_BT = (torch.zeros(len(prompts), width, dtype=torch.long) for _ in range(2))
         for row, prompt in enumerate(prompts):

@@ -160,7 +160,7 @@ class BeamDecoder:
         return out_PH if wanted_W is not None else out_PH.view(rows, length, -1)
 
     def _run_plain(self, embeds_BTH: Tensor, cache: Any, sees: Sees | None) -> Tensor:
-        """The body as `transformers` runs it."""
+        """States [B, T, H] of all new tokens, for a body without `layers_of`: by default its own forward."""
         options: dict[str, Any] = {}
         if sees is not None:
             options = {"position_ids": sees.positions_BT, "attention_mask": self._masks(sees)}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer
-from service.http.schemas.recommend import ArtifactName, RankedItem, RecommendAnswer, RecommendRequest, plain_history
+from service.http.schemas.recommend import RankedAnswer, RankedItem, RecommendAnswer, RecommendRequest, plain_history
 from service.recommend.requests import GenerativeQuery
 
 MAX_BEAMS = 1024
@@ -90,16 +90,11 @@ class TokenCounts(Answer):
     new: int
 
 
-class GenerativeAnswer(Answer):
-    """Recommended items, best first, and what was written; the last `filled` items were not reached by any text."""
+class GenerativeAnswer(RankedAnswer):
+    """Recommended items, best first, and the generated texts; the last `filled` items were not generated."""
 
-    request_id: str
     items: list[RankedItem]
-    artifact: ArtifactName
-    timings_ms: dict[str, float]
     source: Literal["model", "popular"]
-    ignored_items: list[str]
-    degraded: list[str]
     generated: list[GeneratedText]
     tokens: TokenCounts
     beams: int

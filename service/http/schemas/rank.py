@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import FailFast, Field
 
@@ -11,8 +11,8 @@ from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
 from service.http.schemas.recommend import (
     MAX_CANDIDATES,
     MAX_HISTORY,
-    ArtifactName,
     FreeTitle,
+    RankedAnswer,
     UserId,
     plain_history,
 )
@@ -72,19 +72,13 @@ class RankedCandidate(Answer):
     )
 
 
-class RankAnswer(Answer):
-    """All candidates that could be ranked, best first, and how the answer came about."""
+class RankAnswer(RankedAnswer):
+    """All candidates that could be ranked, best first, and how they were computed."""
 
-    request_id: str
     items: list[RankedCandidate]
-    artifact: ArtifactName
-    timings_ms: dict[str, float]
-    source: Literal["model", "cache", "popular"]
-    ignored_items: list[str]
     unknown_candidates: list[str]
     repeated_candidates: list[str]
     filtered_candidates: list[str]
-    degraded: list[str]
 
     example: ClassVar[dict[str, Any]] = {
         "request_id": REQUEST_ID,

@@ -235,16 +235,21 @@ class ExplanationAnswer(Answer):
     sentence: SentenceAnswer | None = Field(description="About the first item; null only if no item is left.")
 
 
-class RecommendAnswer(Answer):
-    """Recommended items, best first, and how the answer came about."""
+class RankedAnswer(Answer):
+    """Fields of every answer with a ranked list; ``items`` are the subclass's."""
 
     request_id: str
-    items: list[RankedItem]
     artifact: ArtifactName
     timings_ms: dict[str, float]
     source: Literal["model", "cache", "popular"]
     ignored_items: list[str]
     degraded: list[str]
+
+
+class RecommendAnswer(RankedAnswer):
+    """Recommended items, best first, and how they were computed."""
+
+    items: list[RankedItem]
     rerank: RerankedBy | None = Field(
         default=None, description="Only where the items were ranked again: who did, and how many candidates there were."
     )

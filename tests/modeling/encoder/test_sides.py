@@ -15,9 +15,9 @@ from modeling.encoder.build import Model
 from modeling.inference.encoder_forward import compile_encoder
 from modeling.methods.dense import load_artifact
 from modeling.spec import AdapterSpec, ItemsSpec, ProjectorSpec
-from testing.datasets import QUIET, SMALL, write_dataset
+from testing.datasets import QUIET, SMALL, ring_dataset
 from testing.models import HIDDEN, ITEMS, backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.recipes import RecipeError, get_recipe
 from training.run import RunOptions, run
 
@@ -105,7 +105,7 @@ def test_a_history_without_ids_shows_titles_alone(small_model: Build) -> None:
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=20, items=20))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=20, items=20)
 
 
 ROWS = {

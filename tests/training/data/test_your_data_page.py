@@ -56,6 +56,10 @@ def test_the_commands_lead_from_csv_to_recommendations(
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_the_japanese_page_on_comparing_methods_has_the_same_commands() -> None:
+    assert blocks("comparing-methods.ja.md", "sh") == blocks("comparing-methods.md", "sh")
+
+
 def test_a_table_of_methods_takes_at_most_five_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the page, with a small data set in place of the named one."""
     monkeypatch.chdir(tmp_path)

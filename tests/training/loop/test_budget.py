@@ -15,7 +15,7 @@ from rich.console import Console
 
 from modeling.encoder.build import TextVectors
 from modeling.encoder.item_tower import Whitening
-from testing.datasets import SMALL, write_dataset
+from testing.datasets import SMALL, ring_dataset
 from testing.models import backbone_folder
 from training import tiny
 from training.checks import check_text
@@ -34,7 +34,7 @@ SHORT = ["optimizer.epochs=1", "optimizer.positions=60"]
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=24, items=20))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=24, items=20)
 
 
 def small_data(folder: Path, *, titles: Sequence[str], users: int, length: int) -> Dataset:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from modeling.backbone.loading import BackboneError, load_backbone
 from modeling.encoder.build import build_model
 from modeling.spec import BackboneSpec
-from testing.datasets import SMALL, write_dataset
+from testing.datasets import SMALL, ring_dataset, trained_sasrec
 from testing.models import backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.splits import Split, leave_one_out
 from training.item_ids.rqvae import ResidualQuantiser
 from training.loop.examples import EpochWindows
@@ -42,14 +42,12 @@ Folder = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=48, items=30))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=48, items=30)
 
 
 @pytest.fixture(scope="module")
 def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(get_recipe("sasrec", [*SMALL, "optimizer.epochs=2"]), ring, RunOptions(out=out), QUIET)
-    return out
+    return trained_sasrec(ring, tmp_path_factory.mktemp("artifacts"), [*SMALL, "optimizer.epochs=2"])
 
 
 def asked_otherwise(dataset: Dataset) -> Dataset:

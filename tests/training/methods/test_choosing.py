@@ -14,7 +14,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from index import Catalog
-from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.base import ItemIdentifiers
 from modeling.generation.beam_search import BeamSettings, Text
@@ -25,9 +24,10 @@ from modeling.methods.llara import ChoicePrompt, ItemVectorProjector, LlaraGener
 from modeling.spec import VectorPosition
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.errors import StartError
-from testing.datasets import write_dataset
+from testing.artifacts import assert_golden_lists
+from testing.datasets import ring_dataset
 from testing.models import TITLES, backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.item_ids.assign import load_writer
 from training.loop.examples import Window
@@ -286,7 +286,7 @@ def test_the_chosen_candidate_is_first_and_the_others_follow_as_the_retriever_ha
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("ring"), users=96))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=96)
 
 
 @pytest.fixture(scope="module")
@@ -310,12 +310,7 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
     assert writer.prompt.slots == "before"
     stored = load_file(trained / "item_slots.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in writer.slots.state_dict().items())
-    for case in artifact.golden:
-        asked = case.asked(ring.row_of)
-        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
-        (written,) = writer.write([writer.prepare(read_history(asked, writer.read_titles))], [ListQuery(10, seen)])
-        assert [text.text for text in written.generated] == case.texts
-        assert [ring.item_ids[row] for row in written.rows_K] == case.top
+    assert_golden_lists(artifact, ring)
     targets = leave_one_out(ring).validation
     ranks = ranks_in(write_all(writer, list(targets.histories())), targets.rows_T, ring.n_items)
     assert float((ranks <= 10).mean()) == pytest.approx(manifest.metrics["validation_recall@10"])

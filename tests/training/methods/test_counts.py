@@ -15,8 +15,8 @@ from modeling.artifact.manifest import read_manifest, seal
 from modeling.generation.api import ListQuery
 from modeling.methods import load
 from modeling.methods.counts import CountsModel, CountsTable
-from testing.datasets import write_dataset
-from training.data.dataset import Dataset, read_dataset
+from testing.datasets import ring_dataset
+from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.evaluation.baselines import FLOORS, measure_baseline
 from training.evaluation.counting import item_knn_counts
@@ -29,7 +29,7 @@ FLOOR_OF = {"popularity": "popularity", "markov": "markov-1", "item_knn": "item-
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=40, items=20))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=40, items=20)
 
 
 def dense(model: CountsModel) -> Any:

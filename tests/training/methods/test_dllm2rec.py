@@ -15,12 +15,12 @@ from modeling.artifact.manifest import ArtifactError
 from modeling.encoder.build import build_model
 from modeling.methods import load
 from modeling.methods.dense import load_artifact
-from testing.datasets import SMALL, write_dataset
+from testing.datasets import SMALL, ring_dataset, write_dataset
 from training.compare import export_teacher
 from training.data.dataset import Dataset, read_dataset
 from training.data.report import DataError
 from training.data.splits import leave_one_out
-from training.evaluation.teacher_lists import Teacher, TeacherLists
+from training.evaluation.teachers.lists import Teacher, TeacherLists
 from training.loop.examples import Window, collate
 from training.loop.module import RetrievalModule
 from training.loop.student import Student
@@ -34,7 +34,7 @@ STUDENT = [*SMALL, "optimizer.epochs=2"]
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=32, items=24))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=32, items=24)
 
 
 @pytest.fixture(scope="module")

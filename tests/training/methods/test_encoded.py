@@ -21,9 +21,9 @@ from modeling.generation.item_tokenizer import CODE_END, CodeTokenizer
 from modeling.methods.base_generative import load_generative
 from modeling.methods.trie import EncoderDecoderGenerator, trie_generator
 from service.artifacts.loading import LoadedGenerative, open_artifact
-from testing.datasets import write_dataset
+from testing.datasets import ring_dataset
 from testing.running import running
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.loop.examples import EpochWindows, LengthBatches, Window, prefixes_of
 from training.methods.encoder_decoder import EncoderDecoderModule
@@ -216,7 +216,7 @@ def test_the_papers_sizes_are_the_forms_own() -> None:
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("ring"), users=96))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=96)
 
 
 @pytest.fixture(scope="module")

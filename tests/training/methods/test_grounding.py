@@ -34,7 +34,8 @@ from service.artifacts.memory import total_bytes
 from service.errors import StartError
 from service.service import Service
 from service.settings import load_settings
-from testing.datasets import write_dataset
+from testing.artifacts import assert_golden_lists
+from testing.datasets import ring_dataset, trained_sasrec, write_dataset
 from testing.models import TITLES, backbone_folder
 from testing.products import ALL, use_products
 from training.data.dataset import Dataset, read_dataset
@@ -280,19 +281,14 @@ def test_a_prompt_that_the_backbone_cannot_hold_is_refused(
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("ring"), users=96))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=96)
 
 
 @pytest.fixture(scope="module")
 def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(
-        get_recipe("sasrec", ["optimizer.epochs=8", "items.dim=32", "backbone.width=32"]),
-        ring,
-        RunOptions(out=out),
-        QUIET,
+    return trained_sasrec(
+        ring, tmp_path_factory.mktemp("artifacts"), ["optimizer.epochs=8", "items.dim=32", "backbone.width=32"]
     )
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -316,12 +312,7 @@ def test_the_artifact_answers_as_it_was_evaluated(trained: Path, ring: Dataset) 
     record = artifact.record
     assert record.collaborative and manifest.training["exponents"]["users"] == 64
     assert Exponents(record.popularity_exponent, record.collaborative_exponent) == writer.exponents
-    for case in artifact.golden:
-        asked = case.asked(ring.row_of)
-        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
-        (written,) = writer.write([writer.prepare(read_history(asked, writer.read_titles))], [ListQuery(10, seen)])
-        assert [text.text for text in written.generated] == case.texts
-        assert [ring.item_ids[row] for row in written.rows_K] == case.top
+    assert_golden_lists(artifact, ring)
     targets = leave_one_out(ring).validation
     ranks = ranks_in(write_all(writer, list(targets.histories())), targets.rows_T, ring.n_items)
     assert float((ranks <= 10).mean()) == pytest.approx(manifest.metrics["validation_recall@10"])

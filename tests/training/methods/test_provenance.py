@@ -13,10 +13,10 @@ from rich.console import Console
 
 from modeling.artifact.manifest import MANIFEST, ArtifactError, read_manifest, sealed
 from modeling.methods.base_generative import load_generative
-from testing.datasets import SMALL, write_dataset
+from testing.datasets import SMALL, ring_dataset, trained_sasrec
 from testing.models import backbone_folder
 from training.compare import evaluate_artifact
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.methods.bigrec_reweigh import reweigh
 from training.recipes import Recipe, RecipeError, get_recipe
 from training.run import RunOptions, run
@@ -37,14 +37,12 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring"))
+    return ring_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(get_recipe("sasrec", [*SMALL, "optimizer.epochs=1"]), ring, RunOptions(out=out), QUIET)
-    return out
+    return trained_sasrec(ring, tmp_path_factory.mktemp("artifacts"))
 
 
 @pytest.fixture(scope="module")

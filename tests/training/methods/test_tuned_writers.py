@@ -31,9 +31,9 @@ from modeling.methods.bigrec_prompt import InstructionPrompt
 from modeling.spec import AdapterSpec
 from service.artifacts.loading import LoadedArtifact, LoadedGenerative, open_artifact
 from service.artifacts.memory import SMALLEST_SHARED, total_bytes
-from testing.datasets import write_dataset
+from testing.datasets import ring_dataset
 from testing.models import backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.item_ids.assign import load_writer
 from training.loop.fit import FitOptions, windows_for
@@ -59,7 +59,7 @@ Folder = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("ring"), users=24, items=20))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=24, items=20)
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,16 @@ from safetensors.torch import load_file
 from index import Catalog
 from index.trie import TokenTrie
 from modeling.artifact.manifest import ArtifactError
-from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import GenerationSettings, ListQuery
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.methods.base_generative import load_generative
 from modeling.methods.trie import TrieGenerator, trie_generator
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.errors import StartError
-from testing.datasets import write_dataset
+from testing.artifacts import assert_golden_lists
+from testing.datasets import ring_dataset
 from testing.models import TITLES, backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.item_ids.assign import load_writer
 from training.loop.examples import Window
@@ -176,7 +176,7 @@ def test_a_backbone_without_a_causal_head_is_refused(backbone_folder: Folder) ->
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("ring"), users=96))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=96)
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +200,7 @@ def test_a_larger_backbone_is_trained_through_lora_and_stored_beside_it(
     run(recipe, ring, RunOptions(out=tmp_path / "lora"), QUIET)
     parts = open_artifact(tmp_path / "lora", "cpu")
     assert isinstance(parts, LoadedGenerative)
-    for case in parts.golden:
-        asked = case.asked(ring.row_of)
-        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
-        prompt = parts.model.prepare(read_history(asked, parts.model.read_titles))
-        (written,) = parts.model.write([prompt], [ListQuery(10, seen)])
-        assert [text.text for text in written.generated] == case.texts
+    assert_golden_lists(parts, ring)
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "lora" / "backbone"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     matrices = load_file(tmp_path / "lora" / "adapter" / "adapter_model.safetensors")
@@ -215,15 +210,8 @@ def test_a_larger_backbone_is_trained_through_lora_and_stored_beside_it(
 def test_the_artifact_writes_what_was_evaluated(trained: Path, ring: Dataset) -> None:
     catalog = Catalog.read(trained / "catalog.parquet")
     artifact = load_generative(trained, catalog.popular())
-    model = artifact.model
     assert sum(bool(case.titles) for case in artifact.golden) == 4, "free titles alone, together and among ids"
-    for case in artifact.golden:
-        asked = case.asked(ring.row_of)
-        seen = np.array([item for item in asked if isinstance(item, int)], np.int64)
-        (written,) = model.write([model.prepare(read_history(asked, model.read_titles))], [ListQuery(10, seen)])
-        assert [text.text for text in written.generated] == case.texts
-        assert [catalog.item_ids[row] for row in written.rows_K] == case.top
-        assert not set(seen.tolist()) & set(written.rows_K.tolist())
+    assert_golden_lists(artifact, ring)
     targets = leave_one_out(ring).validation
     ranks = ranks_in(write_all(artifact.model, list(targets.histories())), targets.rows_T, ring.n_items)
     assert float((ranks <= 10).mean()) == pytest.approx(artifact.manifest.metrics["validation_recall@10"])

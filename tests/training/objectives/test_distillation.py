@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from training.data.report import DataError
-from training.evaluation.teacher_lists import FACTS, Teacher, TeacherLists
+from training.evaluation.teachers.lists import FACTS, Teacher, TeacherLists
 from training.objectives.distillation import (
     DistillationSpec,
     ListDistillation,

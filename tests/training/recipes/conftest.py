@@ -6,19 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from testing.datasets import QUIET, SMALL, write_dataset
-from training.data.dataset import Dataset, read_dataset
-from training.recipes import get_recipe
-from training.run import RunOptions, run
+from testing.datasets import ring_dataset, trained_sasrec
+from training.data.dataset import Dataset
 
 
 @pytest.fixture(scope="session")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=20, items=20))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=20, items=20)
 
 
 @pytest.fixture(scope="session")
 def sasrec(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sasrec"
-    run(get_recipe("sasrec", [*SMALL, "optimizer.epochs=1"]), ring, RunOptions(out=out), QUIET)
-    return out
+    return trained_sasrec(ring, tmp_path_factory.mktemp("artifacts"))

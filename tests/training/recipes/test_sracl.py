@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from index import FlatIndex
 from modeling.encoder.build import Sources, build_model
 from modeling.methods.dense import load_artifact
-from testing.datasets import QUIET, SMALL, write_dataset
+from testing.datasets import QUIET, SMALL, ring_dataset
 from testing.models import backbone_folder
-from training.data.dataset import Dataset, read_dataset
+from training.data.dataset import Dataset
 from training.data.report import DataError
 from training.data.splits import leave_one_out
 from training.loop.auxiliary import Auxiliary
@@ -38,7 +38,7 @@ SHORT = [*SMALL, "optimizer.epochs=2"]
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return read_dataset(write_dataset(tmp_path_factory.mktemp("data") / "ring", users=32, items=24))
+    return ring_dataset(tmp_path_factory.mktemp("data"), users=32, items=24)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Asks an artifact about every target of the training part: what it answers is for a student to learn from.
 
-Shape legend: as in `training.evaluation.teacher_lists`.
+Shape legend: as in `training.evaluation.teachers.lists`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from modeling.methods.base_ranking import CandidateRanker, best_rows
 from modeling.methods.bigrec import BigRecGenerator
 from training.data.report import DataError
 from training.data.splits import Split
-from training.evaluation.beginnings import SHARE, encode_passes, passes_of
-from training.evaluation.teacher_lists import Teacher
+from training.evaluation.teachers.lists import Teacher
+from training.evaluation.teachers.passes import SHARE, encode_passes, passes_of
 from training.evaluation.work import Work
 
 BATCH = 256
@@ -36,13 +36,13 @@ Lists = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked: R targets, in the order of users and of places.
+    """Targets of an export: R targets, ordered by user and position.
 
     Attributes:
         sequences: training rows of every user, oldest first.
-        users_R, places_R: which user, and which place of the target in the user's sequence.
-        name: of the artifact that is asked, for messages.
-        shared: see `training.evaluation.beginnings.passes_of`.
+        users_R, places_R: user of each target, and its position in the user's sequence.
+        name: of the artifact, for messages.
+        shared: see `training.evaluation.teachers.passes.passes_of`.
         console: for progress.
     """
 
@@ -102,7 +102,7 @@ def ask_teacher(
         console: for progress.
         candidates: dense artifact of the same split that finds the items of the lists; None: ``artifact`` does.
         shared: whether targets far on in a history share passes of the encoder, each of which then reads fewer items
-            (`training.evaluation.beginnings.passes_of`).
+            (`training.evaluation.teachers.passes.passes_of`).
 
     Raises:
         DataError: ``artifact`` does not score candidates that it is given, orders fewer than ``top`` of its own, or has

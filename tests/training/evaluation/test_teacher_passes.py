@@ -20,7 +20,7 @@ from training.compare import export_teacher
 from training.data.dataset import read_dataset
 from training.data.report import DataError
 from training.data.splits import leave_one_out
-from training.evaluation.beginnings import SHARE, Pass, encode_passes, passes_of
+from training.evaluation.teachers.passes import SHARE, Pass, encode_passes, passes_of
 from training.evaluation.work import Work
 from training.recipes import get_recipe
 from training.run import RunOptions, run

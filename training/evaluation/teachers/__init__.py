@@ -1,0 +1,1 @@
+"""Lists of a teacher for distillation: their export from an artifact, and their format."""
