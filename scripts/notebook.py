@@ -57,8 +57,8 @@ def execute(notebook: Any, values: Mapping[str, Any]) -> Any:
     client = NotebookClient(
         running, timeout=PATIENCE_S, record_timing=False, resources={"metadata": {"path": str(ROOT)}}
     )
-    client.create_kernel_manager()
-    client.km.transport = "ipc"  # sockets in a folder of this user, instead of ports that every user can reach
+    kernels: Any = client.create_kernel_manager()
+    kernels.transport = "ipc"  # sockets in a folder of this user, instead of ports that every user can reach
     try:
         client.execute()
     except CellExecutionError as error:
@@ -99,13 +99,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path, help="A file .ipynb; its outputs are replaced.")
     parser.add_argument("--set", dest="values", type=_pair, action="append", default=[], help="NAME=VALUE; repeatable.")
     given = parser.parse_args(arguments)
-    notebook = nbformat.read(given.notebook, as_version=4)
+    notebook = nbformat.read(given.notebook, as_version=4)  # type: ignore[no-untyped-call]
     try:
         done = execute(notebook, dict(given.values))
     except NotebookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    nbformat.write(done, given.notebook)
+    nbformat.write(done, given.notebook)  # type: ignore[no-untyped-call]
     return 0
 
 
