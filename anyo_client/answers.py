@@ -20,12 +20,17 @@ class ArtifactName(_Answer):
 
 
 class RecommendedItem(_Answer):
-    """An item of an answer; `score` orders this answer. A free title among candidates has no id."""
+    """An item of an answer; `score` orders this answer. A free title among candidates has no id.
+
+    `categories` and `attributes` are those that `fields` of the request asked for; None where it did not.
+    """
 
     rank: int
     item_id: str | None
     title: str
     score: float
+    categories: list[str] | None = None
+    attributes: dict[str, str | float | bool | list[str]] | None = None
 
 
 class ExplainedItem(_Answer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -62,10 +62,11 @@ class AsyncClient(Routes):
         user_id: str | None = None,
         k: int = 10,
         artifact: str | None = None,
+        fields: Sequence[str] = (),
         beams: int | None = None,
     ) -> AsyncIterator[answers.Step | answers.WrittenRecommendation]:
         """The best text so far while it is being written, then the answer. Sent once: a stream is not begun anew."""
-        call = calls.generate(history, user_id=user_id, k=k, artifact=artifact, beams=beams)
+        call = calls.generate(history, user_id=user_id, k=k, artifact=artifact, fields=fields, beams=beams)
         request, events = call.request(self._http), calls.Events()
         request.url = request.url.copy_set_param("stream", "true")
         try:

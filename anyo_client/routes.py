@@ -58,6 +58,7 @@ class Routes:
     generate = Route(calls.generate)
     rank = Route(calls.rank)
     similar = Route(calls.similar)
+    popular = Route(calls.popular)
     item = Route(calls.item)
     search = Route(calls.search)
     append = Route(calls.append)

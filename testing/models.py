@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,20 @@ def widened(model: Any) -> Any:
     return model
 
 
+def write_backbone(path: Path, name: str, titles: Sequence[str] = ()) -> Path:
+    """Save a checkpoint that has its ``lm_head`` and also knows the words of `titles`; returns `path`."""
+    from transformers import AutoModelForCausalLM, BertForMaskedLM
+
+    torch.manual_seed(7)
+    config = _config(name)
+    model = BertForMaskedLM(config) if name == "bert" else AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(str(path))
+    tokenizer = _tokenizer(*(word for title in titles for word in re.findall(r"\w+|[^\w\s]+", title)))
+    assert len(tokenizer) <= VOCABULARY, f"{len(tokenizer)} words are too many"
+    tokenizer.save_pretrained(str(path))
+    return path
+
+
 @pytest.fixture(scope="session")
 def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function from an architecture's name to a saved checkpoint that has its ``lm_head``."""
@@ -79,15 +94,7 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
     def folder(name: str) -> Path:
         path = root / name
-        if not path.exists():
-            from transformers import AutoModelForCausalLM, BertForMaskedLM
-
-            torch.manual_seed(7)
-            config = _config(name)
-            model = BertForMaskedLM(config) if name == "bert" else AutoModelForCausalLM.from_config(config)
-            model.save_pretrained(str(path))
-            _tokenizer().save_pretrained(str(path))
-        return path
+        return path if path.exists() else write_backbone(path, name)
 
     return folder
 

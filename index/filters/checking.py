@@ -34,13 +34,7 @@ def check_filter(wanted: Filter, kinds_of: Callable[[str], Set[Kind]], known: Ca
             continue
         kinds = kinds_of(condition.name)
         if not kinds:
-            names = known()
-            some = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
-            raise FilterError(
-                f"attribute {_shown(condition.name)} is not in the catalog; "
-                + (f"known are {CATEGORIES}, {some}" if names else f"its items have {CATEGORIES} only"),
-                "unknown_attribute",
-            )
+            raise unknown_attribute(condition.name, known())
         given = [kind for values in (condition.any_of, condition.all_of, condition.none_of)
                  for kind, _ in values or ()]  # fmt: skip
         wrong = next((kind for kind in (*given, *(RANGES if condition.ranged else ())) if kind not in kinds), None)
@@ -50,6 +44,16 @@ def check_filter(wanted: Filter, kinds_of: Callable[[str], Set[Kind]], known: Ca
                 f"filter asks for a {wrong}",
                 "wrong_type",
             )
+
+
+def unknown_attribute(name: str, known: Sequence[str]) -> FilterError:
+    """Return the error about an attribute that no item has, with the ones that there are."""
+    some = ", ".join(known[:NAMES_SHOWN]) + (", …" if len(known) > NAMES_SHOWN else "")
+    return FilterError(
+        f"attribute {_shown(name)} is not in the catalog; "
+        + (f"known are {CATEGORIES}, {some}" if known else f"its items have {CATEGORIES} only"),
+        "unknown_attribute",
+    )
 
 
 def _shown(name: str) -> str:

@@ -169,6 +169,7 @@ def _fit_examples(schema: dict[str, Any], service: Service) -> None:
             "exclude": history[:1],
             "categories": categories,
             **fitting_filter,
+            "fields": ["categories"],
         },
         BatchRequest: {"requests": [{"history": history, "k": 3}, {"user_id": "anna", "k": 3}]},
         GenerativeRequest: {"history": history, "k": 3, **({"recipe": recipes[0]} if recipes else {})},

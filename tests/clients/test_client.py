@@ -31,6 +31,7 @@ HISTORY = ["item-0003", "item-0050"]
 SCHEMAS = {
     answers.Recommendation: schemas.RecommendAnswer,
     answers.WrittenRecommendation: schemas.GenerativeAnswer,
+    answers.RecommendedItem: schemas.RankedCandidate,
     answers.Ranking: schemas.RankAnswer,
     answers.Explanation: schemas.ExplanationAnswer,
     answers.Similar: schemas.SimilarAnswer,
@@ -98,6 +99,20 @@ def test_every_method_of_the_blocking_client(server: Process) -> None:
         ranked = anyo.rank(HISTORY, ["item-0001", "item-0002", "none"])
         assert len(ranked.items) == 2 and ranked.unknown_candidates == ["none"]
         assert len(anyo.similar("item-0003", k=5).items) == 5
+        assert [item.rank for item in anyo.popular(k=2, category="travel").items] == [1, 2]
+
+        shown = {"fields": ["categories"]}
+        *_, streamed = anyo.stream(HISTORY, k=2, **shown)
+        assert isinstance(streamed, WrittenRecommendation)
+        for answer in (
+            anyo.recommend(HISTORY, k=2, **shown), anyo.generate(HISTORY, k=2, **shown), streamed,
+            anyo.rank(HISTORY, ["item-0001", "item-0002"], **shown), anyo.similar("item-0003", k=2, **shown),
+            anyo.popular(k=2, **shown),
+        ):  # fmt: skip
+            assert [item.categories for item in answer.items] == [
+                anyo.item(item.item_id or "").categories for item in answer.items
+            ]
+        assert found.items[0].categories is None, "not asked for"
         assert anyo.search("TITLE 177").items == [anyo.item("item-0177")]
         assert anyo.append("a/b ü", HISTORY).stored == 2
         assert [event.item_id for event in anyo.user("a/b ü").events] == HISTORY

@@ -15,6 +15,7 @@ from service.http.middleware import RequestInfo, milliseconds, request_info
 from service.http.openapi import answers, streams, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
+from service.http.routes.item_fields import ItemFields, item_fields
 from service.http.routes.recommend import answer_of
 from service.http.schemas.generative import CompareAnswer, CompareRequest, GenerativeAnswer, GenerativeRequest
 from service.http.sse import EventStream
@@ -44,10 +45,11 @@ async def generative(request: Request, stream: StreamQuery = False) -> Response:
     query = body.query()
     recommender = service.generative(body.artifact, body.recipe)
     info.recipe = recommender.parts.recipe
+    fields = item_fields(body.fields, recommender.catalog)
     deadline = info.started + service.settings.generative_deadline_ms / 1000
 
     def write(on_step: OnStep | None = None) -> Awaitable[dict[str, Any]]:
-        return _write(service, info, recommender, query, deadline, on_step)
+        return _write(service, info, recommender, query, fields, deadline, on_step)
 
     if stream:
         return await EventStream.begin(request, write)
@@ -67,6 +69,7 @@ async def compare(request: Request) -> Response:
     info.recipe = generative.parts.recipe
     deadline = info.started + service.settings.generative_deadline_ms / 1000
     generative.settings_of(query)  # what is not allowed is refused before anything is computed
+    of_dense, of_written = (item_fields(body.fields, each.catalog) for each in (dense, generative))
     with CancelledWhenClientLeaves(request):
         started = time.monotonic()
         found = await dense.recommend(query, deadline, cached=False)
@@ -81,8 +84,10 @@ async def compare(request: Request) -> Response:
     computed = found.source != "popular" and written.source != "popular"
     return json_answer({
         "request_id": info.request_id,
-        "dense": answer_of(service, found, dense, info.request_id, _timings(found, between - started)),
-        "generative": _answer(service, written, generative, info.request_id, _timings(written, ended - between)),
+        "dense": answer_of(service, found, dense, info.request_id, _timings(found, between - started), of_dense),
+        "generative": _answer(
+            service, written, generative, info.request_id, _timings(written, ended - between), of_written
+        ),
         "ratio": round((ended - between) / max(between - started, 1e-6), 2) if computed else None,
         "overlap": round(len(dense_ids & written_ids) / longest, 4) if longest else 1.0,
     })  # fmt: skip
@@ -93,6 +98,7 @@ async def _write(
     info: RequestInfo,
     recommender: GenerativeRecommender,
     query: GenerativeQuery,
+    fields: ItemFields,
     deadline: float,
     on_step: OnStep | None,
 ) -> dict[str, Any]:
@@ -102,7 +108,7 @@ async def _write(
     service.metrics.answers(answer.source).inc()
     items = [recommender.catalog.item_ids[row] for row in answer.rows]
     service.feedback.remember(info.request_id, recommender.parts, items, answer.source)
-    return _answer(service, answer, recommender, info.request_id, info.timings_ms())
+    return _answer(service, answer, recommender, info.request_id, info.timings_ms(), fields)
 
 
 def _timings(answer: Recommendation, total: float) -> dict[str, float]:
@@ -115,10 +121,11 @@ def _answer(
     recommender: GenerativeRecommender,
     request_id: str,
     timings_ms: dict[str, float],
+    fields: ItemFields,
 ) -> dict[str, Any]:
     written, catalog = answer.written, recommender.catalog
     return {
-        **answer_of(service, answer, recommender, request_id, timings_ms),
+        **answer_of(service, answer, recommender, request_id, timings_ms, fields),
         "generated": [
             {
                 "text": text.text,

@@ -19,9 +19,10 @@ from service.http.middleware import request_info
 from service.http.openapi import answers
 from service.http.rights import Right, opened_by
 from service.http.routes.common import Page, input_error, json_answer, page_of, service_of
+from service.http.routes.item_fields import item_fields
 from service.http.routes.recommend import answer_of
 from service.http.schemas.items import Item, ItemList, SimilarAnswer
-from service.http.schemas.recommend import MAX_K, RecommendAnswer
+from service.http.schemas.recommend import FIELDS, MAX_K, RecommendAnswer
 from service.recommend.base import Recommendation
 from service.service import Service
 
@@ -38,13 +39,19 @@ class ItemsPage(Page):
 
 
 class FilteredQuery(BaseModel):
-    """A query with a filter; unknown parameters are refused."""
+    """A query with a filter and fields of items; unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     filter: str | None = Field(
         default=None, max_length=MAX_FILTER, description="The JSON of a `filter`, as `POST /recommend` takes it."
     )
+    fields: str = Field(default="", max_length=MAX_FILTER, description=FIELDS + " With commas between them.")
+
+    @property
+    def field_names(self) -> list[str]:
+        """The names in `fields`."""
+        return [name for each in self.fields.split(",") if (name := each.strip())]
 
     @property
     def passing(self) -> Filter | None:
@@ -96,11 +103,12 @@ async def popular(request: Request, wanted: Annotated[PopularQuery, Query()]) ->
     service, info = service_of(request), request_info(request)
     recommender = service.loaded(wanted.artifact)
     info.recipe = recommender.parts.recipe
+    fields = item_fields(wanted.field_names, recommender.catalog)
     rows, scores = await recommender.histories.most_popular(
         wanted.k, [] if wanted.category is None else [wanted.category], wanted.passing
     )
     answer = Recommendation(rows, scores, "popular", [], [])
-    return json_answer(answer_of(service, answer, recommender, info.request_id, info.timings_ms()))
+    return json_answer(answer_of(service, answer, recommender, info.request_id, info.timings_ms(), fields))
 
 
 @router.get("/items/{item_id:id}", responses=answers(Item, 404, 422, 503))
@@ -131,7 +139,7 @@ async def similar(
     row = catalog.row(item_id)
     if row is None or index is None:
         raise unknown(recommender.parts.name, catalog, item_id)
-    wanted = query.passing
+    fields, wanted = item_fields(query.field_names, catalog), query.passing
     if wanted is not None:
         recommender.histories.filters.check(wanted)
     allowed = await recommender.histories.allowed(wanted)
@@ -141,13 +149,12 @@ async def similar(
         reason = recommender.items.refusals.get(item_id, "it is hidden")
         raise Conflict(f"item {shown(item_id)} has no vector here: {reason}", code="no_vector") from None
     near = [(each, score) for each, score in zip(rows, scores, strict=True) if each >= 0 and catalog.is_open(each)]
-    return json_answer({
-        "item_id": item_id,
-        "items": [
-            {"rank": rank, "item_id": catalog.item_ids[each], "title": catalog.titles[each], "score": score}
-            for rank, (each, score) in enumerate(near, 1)
-        ],
-    })  # fmt: skip
+    items: list[dict[str, Any]] = [
+        {"rank": rank, "item_id": catalog.item_ids[each], "title": catalog.titles[each], "score": score}
+        for rank, (each, score) in enumerate(near, 1)
+    ]
+    fields.add_to(items, [each for each, _ in near], catalog)
+    return json_answer({"item_id": item_id, "items": items})
 
 
 def _closest(index: VectorIndex, row: int, k: int, allowed: RowArray | None) -> tuple[list[int], list[float]]:

@@ -15,6 +15,7 @@ from service.http.middleware import request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
+from service.http.routes.item_fields import ItemFields, item_fields
 from service.http.schemas.rank import RankAnswer, RankRequest
 from service.lifecycle.lookup import AnyRecommender
 from service.recommend.dense import DenseRecommender
@@ -39,6 +40,7 @@ async def rank(request: Request) -> Response:
     ranker = service.ranking(body.artifact, body.recipe, body.user_id, info.request_id)
     parts, settings = ranker.parts, service.settings
     info.recipe = parts.recipe
+    fields = item_fields(body.fields, ranker.catalog)
     allowed_ms = settings.deadline_ms if ranker.kind == "dense" else settings.generative_deadline_ms
     with CancelledWhenClientLeaves(request):
         ranking = (await ranker.rank(query, info.started + allowed_ms / 1000)).shown(ranker.catalog)
@@ -53,7 +55,7 @@ async def rank(request: Request) -> Response:
             return first_places(_ids((await other.rank(query, deadline)).shown(other.catalog), other.catalog))
 
         service.traffic.offer(again, parts.name, first_places(items), time.monotonic() - info.started)
-    return json_answer(_answer(service, ranking, ranker, info.request_id, info.timings_ms()))
+    return json_answer(_answer(service, ranking, ranker, info.request_id, info.timings_ms(), fields))
 
 
 def _ids(ranking: Ranking, catalog: LiveCatalog) -> list[str]:
@@ -61,13 +63,19 @@ def _ids(ranking: Ranking, catalog: LiveCatalog) -> list[str]:
 
 
 def _answer(
-    service: Service, ranking: Ranking, ranker: AnyRecommender, request_id: str, timings_ms: dict[str, float]
+    service: Service,
+    ranking: Ranking,
+    ranker: AnyRecommender,
+    request_id: str,
+    timings_ms: dict[str, float],
+    fields: ItemFields,
 ) -> dict[str, Any]:
     parts, ids, titles = ranker.parts, ranker.catalog.item_ids, ranker.catalog.titles
     items: list[dict[str, Any]] = []
     for item, score in zip(ranking.items, ranking.scores, strict=True):
         item_id, title = (None, item) if isinstance(item, str) else (ids[item], titles[item])
         items.append({"rank": len(items) + 1, "item_id": item_id, "title": title, "score": score})
+    fields.add_to(items, ranking.items, ranker.catalog)
     return {
         "request_id": request_id,
         "items": items,

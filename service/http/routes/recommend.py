@@ -16,6 +16,7 @@ from service.http.middleware import RequestInfo, milliseconds, request_info
 from service.http.openapi import answers, takes
 from service.http.rights import Right, opened_by
 from service.http.routes.common import json_answer, read_body, service_of
+from service.http.routes.item_fields import ItemFields, item_fields
 from service.http.schemas.recommend import MAX_EXPLAINED, RecommendAnswer, RecommendRequest
 from service.lifecycle.lookup import AnyRecommender
 from service.recommend.base import Recommendation
@@ -51,6 +52,7 @@ class Computed:
     body: RecommendRequest
     request_id: str
     recommender: DenseRecommender
+    fields: ItemFields
     second: SecondStage | None
     diversity: Diversity | None
     staged: StagedAnswer
@@ -66,10 +68,11 @@ async def compute(
     recommender = service.answering(body.artifact, body.user_id, request_id)
     if info is not None:
         info.recipe = recommender.parts.recipe
+    fields = item_fields(body.fields, recommender.catalog)
     second, diverse = _second_stage(service, body), _diversity(body)
     speaker = service.speaker() if body.explain else None
     staged = await service.stages.recommend(recommender, body.query(), second, body.explain, deadline, diverse, speaker)
-    return Computed(body, request_id, recommender, second, diverse, staged, time.monotonic() - started)
+    return Computed(body, request_id, recommender, fields, second, diverse, staged, time.monotonic() - started)
 
 
 def answered(service: Service, computed: Computed, info: RequestInfo | None = None) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def answered(service: Service, computed: Computed, info: RequestInfo | None = No
     else:
         info.seconds = recommendation.seconds
         timings_ms = info.timings_ms()
-    answer = answer_of(service, recommendation, recommender, request_id, timings_ms)
+    answer = answer_of(service, recommendation, recommender, request_id, timings_ms, computed.fields)
     if second is not None:
         answer["rerank"] = _reranked_by(second) if staged.reranked else None
     if body.explain:
@@ -183,15 +186,18 @@ def answer_of(
     recommender: AnyRecommender,
     request_id: str,
     timings_ms: dict[str, float],
+    fields: ItemFields,
 ) -> dict[str, Any]:
     """Return the body that every answer with recommended items begins with."""
     parts, catalog = recommender.parts, recommender.catalog
+    items: list[dict[str, Any]] = [
+        {"rank": rank, "item_id": catalog.item_ids[row], "title": catalog.titles[row], "score": score}
+        for rank, (row, score) in enumerate(zip(recommendation.rows, recommendation.scores, strict=True), 1)
+    ]
+    fields.add_to(items, recommendation.rows, catalog)
     return {
         "request_id": request_id,
-        "items": [
-            {"rank": rank, "item_id": catalog.item_ids[row], "title": catalog.titles[row], "score": score}
-            for rank, (row, score) in enumerate(zip(recommendation.rows, recommendation.scores, strict=True), 1)
-        ],
+        "items": items,
         "artifact": _named(parts),
         "timings_ms": timings_ms,
         "source": recommendation.source,

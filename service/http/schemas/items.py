@@ -10,6 +10,7 @@ from index.filters.language import CATEGORIES as CATEGORIES_NAME
 from index.filters.stored import LARGEST, LONGEST_NAME, LONGEST_VALUE, MOST_ATTRIBUTES, MOST_VALUES
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, Answer, Body
+from service.http.schemas.recommend import ATTRIBUTES_ASKED, CATEGORIES_ASKED, AnsweredAttributes
 from service.item_stores.base import ItemContent
 
 MAX_TITLE, MAX_NAME, MAX_TEXT = 1000, LONGEST_NAME, LONGEST_VALUE
@@ -112,7 +113,7 @@ class Item(Answer):
     title: str
     categories: list[str]
     popularity: int
-    attributes: dict[str, str | float | bool | list[str]]
+    attributes: AnsweredAttributes
     state: Literal["live", "hidden"] = Field(description=STATE)
     version: int = Field(description=VERSION)
 
@@ -185,6 +186,8 @@ class SimilarItem(Answer):
     item_id: str
     title: str
     score: float = Field(description="The inner product of the two vectors.")
+    categories: list[str] | None = Field(default=None, description=CATEGORIES_ASKED)
+    attributes: AnsweredAttributes | None = Field(default=None, description=ATTRIBUTES_ASKED)
 
 
 class SimilarAnswer(Answer):

@@ -9,8 +9,14 @@ from pydantic import FailFast, Field
 from index.filters.body import FilterField
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
 from service.http.schemas.recommend import (
+    ATTRIBUTES_ASKED,
+    CATEGORIES_ASKED,
+    FIELDS,
     MAX_CANDIDATES,
+    MAX_FIELDS,
     MAX_HISTORY,
+    AnsweredAttributes,
+    FieldNames,
     FreeTitle,
     RankedAnswer,
     UserId,
@@ -49,6 +55,9 @@ class RankRequest(Body):
     recipe: str | None = Field(
         default=None, min_length=1, max_length=MAX_ID, description="A recipe of which such an artifact is loaded."
     )
+    fields: FieldNames = Field(
+        default_factory=list, max_length=MAX_FIELDS, description=FIELDS + " A free title has none."
+    )
 
     def query(self) -> RankQuery:
         """Return what a ranker is asked."""
@@ -70,6 +79,8 @@ class RankedCandidate(Answer):
     score: float = Field(
         description="The inner product, or the ranker's own score; with source `popular` the popularity."
     )
+    categories: list[str] | None = Field(default=None, description=CATEGORIES_ASKED)
+    attributes: AnsweredAttributes | None = Field(default=None, description=ATTRIBUTES_ASKED)
 
 
 class RankAnswer(RankedAnswer):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import FailFast, Field, field_validator, model_validator
 
 from index.filters.body import FILTER, FilterBody, FilterField
+from index.filters.stored import LONGEST_NAME, MOST_ATTRIBUTES
 from modeling.text import plain_text
 from service.http.schemas.base import MAX_ID, REQUEST_ID, Answer, Body
 from service.recommend.diversity import Diversity
@@ -24,6 +25,15 @@ MAX_EXPLAINED = 100
 DIVERSE_FACTOR, DIVERSE_LEAST = 4, 100  # candidates of a diverse answer where the request names no number
 
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+FieldName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+FieldNames = Annotated[list[FieldName], FailFast()]
+MAX_FIELDS = MOST_ATTRIBUTES + 1
+FIELDS = "Fields of the items in the answer, beside the title: `categories`, and attributes by name."
+CATEGORIES_ASKED = "Category names; only where `fields` asks for `categories`."
+ATTRIBUTES_ASKED = (
+    "Values of the attributes that `fields` asks for, by name; one that the item lacks is not among them."
+)
+AnsweredAttributes = dict[str, str | float | bool | list[str]]
 
 
 class FreeTitle(Body):
@@ -113,6 +123,7 @@ class RecommendRequest(Body):
     )
     filter: FilterField | None = Field(default=None, description=FILTER)
     artifact: str | None = Field(default=None, description="Name of a loaded artifact; null takes the default one.")
+    fields: FieldNames = Field(default_factory=list, max_length=MAX_FIELDS, description=FIELDS)
     rerank: RerankRequest | None = Field(
         default=None,
         description="A second stage: which ranker orders the retrieved candidates, and how many they are.",
@@ -139,6 +150,7 @@ class RecommendRequest(Body):
         "categories": ["mystery"],
         "filter": FilterBody.example,
         "explain": True,
+        "fields": ["categories"],
     }
 
 
@@ -156,6 +168,8 @@ class RankedItem(Answer):
     item_id: str
     title: str
     score: float
+    categories: list[str] | None = Field(default=None, description=CATEGORIES_ASKED)
+    attributes: AnsweredAttributes | None = Field(default=None, description=ATTRIBUTES_ASKED)
 
 
 class ArtifactName(Answer):
@@ -260,8 +274,20 @@ class RecommendAnswer(RankedAnswer):
     example: ClassVar[dict[str, Any]] = {
         "request_id": REQUEST_ID,
         "items": [
-            {"rank": 1, "item_id": "d-018", "title": "The Lighthouse at Cape Wrath", "score": 0.8125},
-            {"rank": 2, "item_id": "d-240", "title": "Fog over the Harbour", "score": 0.7734},
+            {
+                "rank": 1,
+                "item_id": "d-018",
+                "title": "The Lighthouse at Cape Wrath",
+                "score": 0.8125,
+                "categories": ["mystery"],
+            },
+            {
+                "rank": 2,
+                "item_id": "d-240",
+                "title": "Fog over the Harbour",
+                "score": 0.7734,
+                "categories": ["mystery"],
+            },
         ],
         "artifact": {"name": "anyo-demo-tiny", "version": "3f9a2c51d0be", "recipe": "anyo"},
         "timings_ms": {"assemble": 0.08, "queue": 0.21, "search": 0.35, "forward": 6.4, "total": 7.3},

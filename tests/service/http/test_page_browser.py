@@ -33,6 +33,9 @@ def test_compose_a_history_and_see_recommendations(browser: Browser, server: Pro
     shown = texts(browser, "#items .title")
     answer = httpx.post(server.url + "/recommend", json={"history": ["item-0177"]}).json()
     assert shown == [item["title"] for item in answer["items"]]
+    categories = texts(browser, "#items .meta")
+    assert categories == [f"{item['item_id']} · {item['title'].split()[4]}" for item in answer["items"]]
+    assert texts(browser, "#history .meta") == ["item-0177 · mystery"]
     scores = texts(browser, "#items .score")
     assert scores == [f"{item['score']:.4f}" for item in answer["items"]]
     assert "search" in "".join(texts(browser, "#legend span"))
