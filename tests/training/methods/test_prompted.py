@@ -102,7 +102,7 @@ def test_tallrec_learns_what_is_liked(rated: Dataset, backbone_folder: Callable[
     split = leave_one_out(rated)
     settings = [*YES_NO, "method.sequences=80", "optimizer.positions=16", "optimizer.backbone_rate=0.003"]
     recipe = get_recipe("tallrec", settings, backbone=str(backbone_folder("qwen3")))
-    options = FitOptions(tmp_path, epochs=16)
+    options = FitOptions(tmp_path, epochs=28)
     fitted = fit_generative(recipe, split, options, folder=None, console=QUIET)
     assert fitted.report["yes_no"]["auc"] > 0.9 and fitted.report["yes_no"]["auc_questions"] == len(split.validation)
     opinions = Opinions(split, TallrecSettings())
