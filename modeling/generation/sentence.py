@@ -80,7 +80,7 @@ def allowed_sentences(item: str, history: Sequence[str]) -> list[Sentence]:
     newest = {shown_title(title): place for place, title in enumerate(history)}
     newest.pop(shown_title(item), None)
     places = sorted(newest.items(), key=lambda each: each[1])[-NEWEST:]
-    found = [(WITH_ONE, (one,)) for one in places]
+    found: list[tuple[tuple[str, ...], tuple[tuple[str, int], ...]]] = [(WITH_ONE, (one,)) for one in places]
     found += [(WITH_TWO, pair) for pair in itertools.combinations(places, 2)]
     return [
         Sentence(_filled(template, item, [title for title, _ in named]), tuple(place for _, place in named))

@@ -233,7 +233,8 @@ class Rerank(Ranker):
         vector_1D = encoder.encode([encoder.prepare(list(rows)[-encoder.history_limit :])])
         most = max(self.candidates, wanted.k)
         _, (rows_C,) = self.index.search(vector_1D, most, exclude=[wanted.exclude], allowed=wanted.allowed)
-        return rows_C[rows_C >= 0]
+        found_C: NDArray[np.int64] = rows_C[rows_C >= 0]
+        return found_C
 
 
 def best_first(scores_C: NDArray[np.floating]) -> NDArray[np.int64]:

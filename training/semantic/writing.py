@@ -63,7 +63,7 @@ class Writer:
             ) from error
         self._tokenizer: Any = load_tokenizer(spec.writer, download=download)
         self._pieces = TextTokenizer(self._tokenizer)
-        self._room = position_limit(cast(nn.Module, self._model)) - spec.tokens
+        self._room = position_limit(self._model) - spec.tokens
         self._weights = _sha256(self._model)
 
     def prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
