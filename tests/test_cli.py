@@ -20,11 +20,17 @@ import index.cli
 import service.admin_cli
 import service.cli
 import service.local_cli
+import service.ray_serve.__main__
 import training.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"training": training.cli.app, "index": index.cli.app, "service": service.cli.app}
-APPS = {**PROGRAMS, "service, tools": service.admin_cli.app, "service, local": service.local_cli.app}
+APPS = {
+    **PROGRAMS,
+    "service, tools": service.admin_cli.app,
+    "service, local": service.local_cli.app,
+    "service, on Ray": service.ray_serve.__main__.app,
+}
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 

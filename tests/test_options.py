@@ -19,6 +19,7 @@ import index.cli
 import service.admin_cli
 import service.cli
 import service.local_cli
+import service.ray_serve.__main__
 import training.cli
 import training.cli_data
 from index.border import FAILED, FAULT, INTERRUPTED, READER_GONE, BorderedGroup, printable
@@ -30,6 +31,7 @@ APPS = {
     "serve": service.cli.app,
     "service": service.admin_cli.app,
     "service, local": service.local_cli.app,
+    "service, on Ray": service.ray_serve.__main__.app,
 }
 IMPOSSIBLE = ("nan", "inf", "-inf", "-1", "1e400", str(10**30), "text", "", "0x10", "1,5")
 ALSO = {"--time-budget": ("0", "-5"), "--share": ("0", "1", "1.5"), "--k": ("0",), "--repeats": ("0",)}

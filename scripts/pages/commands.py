@@ -12,6 +12,7 @@ import index.cli
 import service.admin_cli
 import service.cli
 import service.local_cli
+import service.ray_serve.__main__
 import training.cli
 from scripts.pages.results import ROOT
 
@@ -22,6 +23,7 @@ PROGRAMS = (
     ("python -m service", service.cli.app),
     ("python -m service", service.admin_cli.app),
     ("python -m service", service.local_cli.app),
+    ("python -m service.ray_serve", service.ray_serve.__main__.app),
 )
 HEADER = """\
 # Command line

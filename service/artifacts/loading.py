@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from weakref import WeakSet
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from index import Catalog, IndexFolderError, VectorIndex, parse_index
+from index.base import StoredIndex
 from index.storage import ENTRY_FILE, INDEX_FILE, can_map, parse_entry
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import GoldenCase, WrittenCase
@@ -96,6 +98,7 @@ class LoadedGenerative(Loaded):
 
 
 AnyLoaded = LoadedArtifact | LoadedGenerative
+OpenIndex = Callable[[Files, Manifest], SharedBlock]
 
 
 def open_artifact(
@@ -107,6 +110,7 @@ def open_artifact(
     precision_forced: bool = False,
     download: bool = False,
     map_index: bool = False,
+    open_index: OpenIndex | None = None,
 ) -> AnyLoaded:
     """Load the artifact in `folder`; raises StartError, one sentence. Takes seconds and blocks: use a thread.
 
@@ -114,7 +118,8 @@ def open_artifact(
     it is forced (modeling/inference/precision_choice.py). A GPU makes itself ready for dense batches of up to
     `batch_positions`. `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one
     that was tuned from the same backbone. `download`: a hub may be asked for a backbone that has a hash and is not on
-    this machine. `map_index`: item vectors of an inverted file stay on disk.
+    this machine. `map_index`: item vectors of an inverted file stay on disk. `open_index` opens the index of a dense
+    artifact instead of reading it here.
     """
     manifest: Manifest | None = None
     try:
@@ -123,7 +128,8 @@ def open_artifact(
             taken = _precision(manifest, precision, device, precision_forced)
             if method_of(manifest, files.name)[0].shape == "list":
                 return _open_generative(files, manifest, device, taken, share_backbone, download)
-            return _open_dense(files, manifest, device, taken, batch_positions, download, map_index)
+            opener = open_index or partial(_whole_index, map_index)
+            return _open_dense(files, manifest, device, taken, batch_positions, download, opener)
     except (ArtifactError, PrecisionError) as error:
         now = version_on_disk(folder)
         if manifest is not None and now not in (None, manifest.version):
@@ -153,16 +159,12 @@ def _open_dense(
     precision: Precision,
     batch_positions: int,
     download: bool,
-    map_index: bool,
+    open_index: OpenIndex,
 ) -> LoadedArtifact:
     artifact = load(files, device=device, precision=precision, sources=Sources(download=download))
     model: VectorMethod = artifact.model
     catalog_piece = _catalog_piece(files, manifest)
-    index_piece = share_index(
-        POOL,
-        _hashes(manifest, INDEX),
-        lambda: _read_index(files, map_index),
-    )
+    index_piece = open_index(files, manifest)
     if reason := model.compile():
         log.info("plain_forward", artifact=files.name, reason=reason)
     pieces = (catalog_piece, index_piece, *_share_model(model, manifest, catalog_piece.value.titles))
@@ -171,7 +173,8 @@ def _open_dense(
     if device == "cpu" and artifact.precision == "fp32":
         BACKBONES.update(model.bodies)
     catalog, index = _looked_up(catalog_piece.value, model.reads), index_piece.value
-    if device != "cpu" and index.exact:  # beside the model: no way to the host and back between the two
+    if device != "cpu" and index.exact and isinstance(index, StoredIndex):
+        # Beside the model: no way to the host and back between the two.
         index = TorchIndex(index.vectors(), device)
     if not len(catalog) == index.size == manifest.catalog_size:
         raise ArtifactError(
@@ -195,6 +198,10 @@ def _open_dense(
         embed=model.title_vectors if "text" in model.reads else None,
         facts=facts_of(manifest),
     )
+
+
+def _whole_index(mapped: bool, files: Files, manifest: Manifest) -> SharedBlock:
+    return share_index(POOL, _hashes(manifest, INDEX), lambda: _read_index(files, mapped))
 
 
 def _read_index(files: Files, mapped: bool) -> VectorIndex:

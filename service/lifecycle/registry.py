@@ -123,14 +123,16 @@ class Registry(ArtifactLookup):
                 await self._admit(parts)
             self._folders[parts.name] = folder.absolute()
 
-    async def load(self, name: str) -> bool:
-        """Load an artifact, or the version that has taken its folder's place; False where that is loaded already.
+    async def load(self, name: str, folder: Path | None = None) -> bool:
+        """Load an artifact, or the version that has taken its folder's place; False where that is loaded already. With
+        `folder` it is looked for there, now and later.
 
         Raises UnknownName (no such folder), Conflict (another operation, not enough room, or an artifact that is
         refused; what serves goes on serving), NotReady (shutting down meanwhile).
         """
         with self._operating(name):
-            folder = await asyncio.to_thread(self._folder, name)
+            given = folder
+            folder = given or await asyncio.to_thread(self._folder, name)
             loaded = self.recommenders.get(name)
             version = await asyncio.to_thread(version_on_disk, folder)
             if loaded is not None and version == loaded.parts.version:
@@ -138,6 +140,8 @@ class Registry(ArtifactLookup):
             if (refusal := await self._try_to_load(name, folder)) is not None:
                 await asyncio.to_thread(give_memory_back)
                 raise refusal
+            if given is not None:
+                self._folders[name] = given.absolute()
             if loaded is not None:
                 del loaded
                 await self._retire(self._retiring[-1])

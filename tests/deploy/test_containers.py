@@ -85,7 +85,7 @@ def test_everything_that_is_copied_is_in_the_context_and_nothing_else() -> None:
 def test_the_image_of_the_service_has_no_training_code_and_none_of_it_runs_as_root() -> None:
     assert not any("training" in line for line in stage("service"))
     assert "COPY --from=serving /app/.venv .venv" in stage("service")
-    for name in ("service", "trainer"):
+    for name in ("service", "ray", "trainer"):
         assert "USER 10001" in stage(name)
     assert not any(re.search(r"\bapt|gcc|build-essential", line) for line in instructions())
 
