@@ -28,7 +28,7 @@ def wanted(name: str) -> dict[str, Any]:
 async def every_answer(anyo: Running, fields: list[str]) -> dict[str, list[dict[str, Any]]]:
     """The items of every way of answering."""
     ask: dict[str, Any] = {"k": 30, **({"fields": fields} if fields else {})}
-    query = {"k": 30, **({"fields": " , ".join(fields)} if fields else {})}
+    query: dict[str, Any] = {"k": 30, **({"fields": " , ".join(fields)} if fields else {})}
     candidates = {"candidates": [item_id(row) for row in range(30)], **{key: ask[key] for key in ask if key != "k"}}
     pair = await answer(anyo, "/compare", history=HISTORY, **ask)
     streamed = await anyo.client.post("/recommend/generative?stream=true", json={"history": HISTORY, **ask})
