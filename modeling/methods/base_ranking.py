@@ -239,7 +239,8 @@ class Rerank(Ranker):
 
 def best_first(scores_C: NDArray[np.floating]) -> NDArray[np.int64]:
     """Indices [C] of candidates from the highest score to the lowest; ties in order of index."""
-    return np.argsort(-scores_C, kind="stable")
+    order_C: NDArray[np.int64] = np.argsort(-scores_C, kind="stable")
+    return order_C
 
 
 def ranker_of(model: Any) -> CandidateRanker | None:
