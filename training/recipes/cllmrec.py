@@ -10,7 +10,7 @@ from training.recipes.sasrec import recipe as plain
 
 def recipe(backbone: str = "none") -> Recipe:
     """The `sasrec` recipe with two more losses. Before training a local language model writes a short text about the
-    beginnings of training histories, a summary or a paraphrase. Then the state of such a history is close to the mapped
+    beginnings of training histories, a summary by default. Then the state of such a history is close to the mapped
     vector of its text, and to the state of the same history without the items that are least like the text. No language
     model is asked in training or in the artifact, which is that of a ``sasrec`` and costs as much to serve.
 
@@ -19,7 +19,7 @@ def recipe(backbone: str = "none") -> Recipe:
     authors' program a fresh encoder is made in every step, and no gradient of this loss reaches the recommender. The
     recommender is a ``sasrec`` instead of an LRURec; histories with the same next item are no negatives of each other;
     weights are 0.1 instead of 0.5 and the temperature is 0.2 instead of 1. A text is written about one beginning of the
-    histories of at most 1,000 users.
+    histories of at most 500 users.
     """
     base = plain(backbone)
     return base.model_copy(
