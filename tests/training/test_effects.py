@@ -42,7 +42,8 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "dllm2rec": ("dllm2rec", False, OWN),
     "sracl": ("sracl", False, [*OWN, "method.semantic.source=FOLDER"]),
     "cllmrec": (
-        "cllmrec", False, [*OWN, "method.views.writer=WRITER", "method.views.source=FOLDER", "method.views.tokens=4"],
+        "cllmrec", False, [*OWN, "method.views.writer=WRITER", "method.views.source=FOLDER", "method.views.tokens=4",
+         "method.views.prompt=chosen {titles}"],
     ),
     "sasrec, last items": ("sasrec", False, [*OWN, "projector.residual=true", "projector.recent=3"]),
     "sasrec, no network": (

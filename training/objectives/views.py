@@ -5,14 +5,20 @@ Shape legend: V histories, H width.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from modeling.spec import Section
+
+TITLES = "{titles}"
+SUMMARY = (
+    "Chosen: garden spade; tomato seeds; watering can.\nTaste: gardening, vegetables, outdoor work\n\n"
+    "Chosen: sleeping bag; trail map; head torch.\nTaste: hiking, camping, adventure\n\n"
+    f"Chosen: {TITLES}.\nTaste:"
+)
+"""Examples show a small model what is asked for, which follows no instruction."""
 
 
 class ViewsSpec(Section):
@@ -24,17 +30,25 @@ class ViewsSpec(Section):
         "that text",
     )  # fmt: skip
     writer: str = Field("smollm2", description="language model that writes: a decoder with its lm_head")
-    form: Literal["summary", "paraphrase"] = Field("summary", description="what is written about a history")
+    prompt: str = Field(
+        SUMMARY, max_length=4096, description=f"what the writer continues to the end of the line; {TITLES} stands for "
+        "the newest titles of a history. By default two examples of a summary come first",
+    )  # fmt: skip
     source: str = Field("minilm", description="frozen language model that reads titles and written texts")
-    users: int = Field(1000, ge=2, le=10_000_000, description="most users whose histories are written about")
+    users: int = Field(500, ge=2, le=10_000_000, description="most users whose histories are written about")
     each: int = Field(1, ge=1, le=1000, description="beginnings of such a user's history, evenly spaced")
-    newest: int = Field(
-        10, ge=1, le=1000, description="newest items that the writer is shown, and that a view drops of"
-    )
-    tokens: int = Field(24, ge=2, le=256, description="most tokens of a text")
+    newest: int = Field(8, ge=1, le=1000, description="newest items that the writer is shown, and that a view drops of")
+    tokens: int = Field(16, ge=2, le=256, description="most tokens of a text")
     dropped: float = Field(0.3, gt=0, lt=1, description="share of these items that a view drops")
     temperature: float = Field(0.2, gt=0, description="of the cosines")
     random: bool = Field(False, description="control: texts of other histories, and items dropped at random")
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_titles(cls, value: str) -> str:
+        if value.count(TITLES) != 1:
+            raise ValueError(f"a prompt holds {TITLES} once (given {value.count(TITLES)} times)")
+        return value
 
     @property
     def used(self) -> bool:

@@ -9,7 +9,7 @@ from training.recipes.sasrec import recipe as plain
 
 def recipe(backbone: str = "none") -> Recipe:
     """The `sasrec` recipe with two contrastive losses. Before training, a local language model generates a short text,
-    a summary or a paraphrase, for prefixes of training histories. In training, the positives of such a history's state
+    by default a summary, for prefixes of training histories. In training, the positives of such a history's state
     are the mapped vector of its text, and the state of the same history without the items least similar to the text.
     The language model runs before training only: the artifact is that of a ``sasrec``, with the same serving cost.
 
@@ -18,7 +18,7 @@ def recipe(backbone: str = "none") -> Recipe:
     creates a new encoder in every step, so that this loss has no gradient to the recommender. The recommender is a
     ``sasrec`` instead of an LRURec; histories with the same next item are not negatives of each other; weights are 0.1
     instead of 0.5 and the temperature is 0.2 instead of 1. Texts are generated for one prefix of the histories of at
-    most 1,000 users.
+    most 500 users.
     """
     return plain(backbone).derived(
         "cllmrec",

@@ -22,7 +22,7 @@ from modeling.backbone.loading import BackboneError, TextTokenizer, load_tokeniz
 from modeling.backbone.with_head import load_with_head
 from modeling.spec import BackboneSpec
 from modeling.text import plain_text
-from training.objectives.views import ViewsSpec
+from training.objectives.views import TITLES, ViewsSpec
 
 LAYOUT = 1
 """Part of what texts are kept under; to be raised when they are written otherwise."""
@@ -31,11 +31,7 @@ TITLE = 20
 """Tokens of a title that are shown."""
 NO_REPEAT = 3
 """No run of so many tokens is written twice: small models repeat themselves."""
-BEFORE, BETWEEN = "Things that one person chose, oldest first:", ";"
-ASKS = {
-    "summary": ".\nIn a few words, this person likes",
-    "paraphrase": ".\nThe same list in other words:",
-}
+BETWEEN = ";"
 
 Progress = Callable[[int], object]
 
@@ -69,10 +65,13 @@ class Writer:
     def prompts(self, histories: Sequence[Sequence[str]]) -> list[list[int]]:
         """Tokens of the prompt about each list of titles, oldest first; the oldest titles go where there is no room.
 
+        Titles are data: a title that spells a control token is read as text.
+
         Raises:
             BackboneError: the model reads fewer tokens than the words around the titles and one title take.
         """
-        start, between, ask = self._pieces.fixed([BEFORE, BETWEEN, ASKS[self._spec.form]])
+        before, after = self._spec.prompt.split(TITLES)
+        start, between, ask = self._pieces.fixed([before.rstrip(" "), BETWEEN, after])
         start = [*self._pieces.wrap[0], *start]
         least = len(start) + len(ask) + TITLE + len(between)
         if self._room < least:
