@@ -123,15 +123,14 @@ class Registry(ArtifactLookup):
                 await self._admit(parts)
             self._folders[parts.name] = folder.absolute()
 
-    async def load(self, name: str, folder: Path | None = None) -> bool:
-        """Load an artifact, or the version that has taken its folder's place; False where that is loaded already. With
-        `folder` it is looked for there, now and later.
+    async def load(self, name: str, given: Path | None = None) -> bool:
+        """Load an artifact, or the version that has taken its folder's place; False where that is loaded already. A
+        `given` folder is where it is looked for, now and later.
 
         Raises UnknownName (no such folder), Conflict (another operation, not enough room, or an artifact that is
         refused; what serves goes on serving), NotReady (shutting down meanwhile).
         """
         with self._operating(name):
-            given = folder
             folder = given or await asyncio.to_thread(self._folder, name)
             loaded = self.recommenders.get(name)
             version = await asyncio.to_thread(version_on_disk, folder)
