@@ -131,7 +131,7 @@ class Registry(ArtifactLookup):
         refused; what serves goes on serving), NotReady (shutting down meanwhile).
         """
         with self._operating(name):
-            folder = given or await asyncio.to_thread(self._folder, name)
+            folder = given if given is not None else await asyncio.to_thread(self._folder, name)
             loaded = self.recommenders.get(name)
             version = await asyncio.to_thread(version_on_disk, folder)
             if loaded is not None and version == loaded.parts.version:
