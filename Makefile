@@ -57,8 +57,7 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE
 	if [ ! -d "$$dir" ]; then if [ -d "$(DATA)" ]; then dir="$(DATA)"; else $(PY) -m training data "$(DATA)"; fi; fi; \
 	$(PY) -m service load histories "$$dir" --store "$(STORE)" --once "data/loaded-$(DATA_NAME).json" || \
 		echo "[run] the histories of $(DATA) were not loaded: to requests with user_id all users are new"
-	@$(if $(RAY),ANYO_STORE="$(STORE)" exec $(PY) -m service.ray_serve "$(ARTIFACT)",exec $(PY) -m service "$(ARTIFACT)" --store "$(STORE)") \
-		--host "$(HOST)" --port "$(PORT)"
+	@$(if $(RAY),ANYO_STORE="$(STORE)" exec $(PY) -m service.ray_serve "$(ARTIFACT)",exec $(PY) -m service "$(ARTIFACT)" --store "$(STORE)") --host "$(HOST)" --port "$(PORT)"
 
 .PHONY: test
 test: setup ## run the tests (ARGS='-k name' picks some; WORKERS=0 runs them in one process)
