@@ -122,6 +122,7 @@ def test_brand_attributes_and_reviews_come_along(tmp_path: Path) -> None:
 LOGS = {
     "SASRec": ({"Video.txt": "1 10\n1 20\n2 10\n"}, 0),
     "LightGCN": ({"test.txt": "1 10 20\n2 10\n3 \n"}, 0),
+    "Epinions": ({"ratings_data.txt": "1 10 4\n1 20 5\n2 10 3 \n"}, 1),
     "Taobao": ({"UserBehavior.csv": f"1,10,7,pv,{T}\n1,20,7,buy,{T + 1}\n2,10,7,pv,{T}\n"}, 1),
     "YooChoose": ({"clicks.dat": "1,2014-04-07T10:51:09.277Z,10,0\n"
     "1,2014-04-07T10:54:09.868Z,20,0\n2,2014-04-07T10:51:09.277Z,10,0\n"}, 0),

@@ -22,6 +22,7 @@ UNIT = "\x1f"
 _SEPARATORS = ("\t", "::", "\x01", ";", "|", ",")
 _NAMES = {"\t": "tabs", " ": "spaces", "\x01": "^A"}
 _LOOKED_AT = 50
+_LOOKED_AT_IDS = 5000
 _LONGEST_NAME = 60
 _NUMBER = re.compile(r"^[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?$")
 _NUMBERS = re.compile(r"^\d+( +\d+)* *$")
@@ -39,10 +40,13 @@ def read(name: str, data: bytes, options: ReadOptions) -> list[Table]:
     body = data.split(b"\n", skipped)[-1] if skipped else data
     if b"\0" in body[:1000] and not body[:1000].isascii():
         raise DataError(f"{name} is not text; csv, JSON, parquet, Arrow and archives of these are read")
-    sample = [line for line in body[:1_000_000].decode("utf-8", "replace").split("\n")[:_LOOKED_AT] if line.strip()]
+    first = [line for line in body[:1_000_000].decode("utf-8", "replace").split("\n")[:_LOOKED_AT_IDS] if line.strip()]
+    sample = first[:_LOOKED_AT]
     separator = options.separator or _sniffed(sample)
     if separator is None and sample and all(map(_NUMBERS.match, sample)):
-        return [_of_numbers(name, body, encoding, skipped)]
+        if not _is_table_of_numbers(first):
+            return [_of_numbers(name, body, encoding, skipped)]
+        separator, body = " ", re.sub(rb" +(?=\n|$)", b"", re.sub(rb" +", b" ", body))
     separator = separator or ","
     quote = '"' if _is_quoted(sample, separator) or (b'"' in body and separator != "::") else None
     has_header = (
@@ -130,6 +134,14 @@ def _read_slowly(name: str, body: bytes, separator: str, has_header: bool, skipp
         )
     shifted = tuple(Place(each.file, each.line + skipped, each.column, each.found) for each in broken)
     return Table(name, frame.drop(LINE), "", has_header, lines=frame[LINE] + skipped, broken=shifted)
+
+
+def _is_table_of_numbers(lines: list[str]) -> bool:
+    """Whether lines of numbers are rows of three or more columns, such as user, item and rating, and not a user and
+    the items of this user: then each user has one line, and lines differ in length."""
+    rows = [line.split() for line in lines[:-1] or lines]  # the last one may be cut
+    width = len(rows[0])
+    return width > 2 and all(len(row) == width for row in rows) and len({row[0] for row in rows}) < len(rows)
 
 
 def _of_numbers(name: str, body: bytes, encoding: str, skipped: int) -> Table:
