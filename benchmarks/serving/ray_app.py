@@ -41,6 +41,7 @@ from index import Catalog
 K = 20
 PART = 100
 """Answers that are compared at a time."""
+ADDRESS_S = 30.0  # after the first answer, until the command has printed it
 START_S = 300.0
 TOLERANCE = 1e-5
 """Of scores, relative: shards and batches of other sizes sum in another order."""
@@ -93,9 +94,11 @@ class Program:
 
     def cluster(self) -> str:
         """Return the address of the cluster of Ray, which it prints."""
-        found = re.search(r"--address (\S+)", self.tree.log())
-        if found is None:
-            raise SystemExit(f"no address of a cluster: {self.tree.log()}")
+        end = time.monotonic() + ADDRESS_S
+        while (found := re.search(r"--address (\S+)", self.tree.log())) is None:
+            if time.monotonic() > end:
+                raise SystemExit(f"no address of a cluster: {self.tree.log()}")
+            time.sleep(0.1)
         return found[1]
 
     def replica(self, deployment: str) -> psutil.Process:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 STORE_BYTES = 100 * 1024 * 1024
 """Of Ray's object store on one machine. Batches and answers are far smaller; the default is a third of the memory."""
+TOKEN = Path.home() / ".ray" / "auth_token"
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """At 0, Ray's processes listen on 127.0.0.1, which is its default on other systems. Else, anybody who reaches this
 machine could make them run code."""
@@ -59,6 +60,9 @@ def serve(
     if not address or is_loopback(address.rpartition(":")[0]):
         os.environ[LOOPBACK] = "0"
         os.environ.setdefault("RAY_worker_niceness", "0")  # by default replicas yield to every other program
+    if address and TOKEN.exists():
+        # A cluster that the command starts asks for this token; Ray presents it only where it is told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
