@@ -53,16 +53,9 @@ def serve(
         _stop(f"--most-encoders ({most_encoders}) is below --encoders ({encoders})", NOT_ALLOWED)
     settings = _settings(artifact, host, port, ingresses)
     from service.engine.cpu import set_library_defaults
-    from service.settings.addresses import is_loopback
 
     set_library_defaults()  # every replica on this machine inherits them
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address or is_loopback(address.rpartition(":")[0]):
-        os.environ[LOOPBACK] = "0"
-        os.environ.setdefault("RAY_worker_niceness", "0")  # by default replicas yield to every other program
-    if address and TOKEN.exists():
-        # A cluster that the command starts asks for this token; Ray presents it only where it is told to.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _prepare_ray(address)
     try:
         import ray
     except ImportError:
@@ -91,6 +84,19 @@ def serve(
             time.sleep(1)
     finally:
         ray.shutdown()
+
+
+def _prepare_ray(address: str | None) -> None:
+    """Set the variables that Ray reads when it is imported."""
+    from service.settings.addresses import is_loopback
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address or is_loopback(address.rpartition(":")[0]):
+        os.environ[LOOPBACK] = "0"
+        os.environ.setdefault("RAY_worker_niceness", "0")  # by default replicas yield to every other program
+    if address and TOKEN.exists():
+        # A cluster that the command starts asks for this token; Ray presents it only where it is told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _settings(artifact: Path, host: str | None, port: int | None, ingresses: int) -> Settings:
