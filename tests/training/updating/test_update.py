@@ -40,6 +40,7 @@ FORMS = {
         "items.cold=mapped",
         "history.dropout=0",
         "backbone.layers=null",
+        "method.warm_up=1",  # an update has the parent's network, and does not begin without one
     ],
     "item_softmax": ["optimizer.positions=50"],
 }
