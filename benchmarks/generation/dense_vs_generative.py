@@ -99,12 +99,14 @@ def like(backbone: str) -> list[str]:
     ]  # fmt: skip
 
 
-def writer(recipe: str, folder: Path, backbone: str, split: Split, minutes: float, console: Console) -> Path:
+def writer(
+    recipe: str, folder: Path, backbone: str, pretrained: bool, split: Split, minutes: float, console: Console
+) -> Path:
     """An artifact of ``recipe`` on a backbone, or on a network of its size, trained for some minutes; made once."""
     if (folder / "manifest.json").exists():
         return folder
     settings = WRITERS[recipe]
-    if not Path(backbone).exists():
+    if pretrained:
         settings = PRETRAINED if settings is LANGUAGE_MODEL else [*settings, *like(backbone)]
     made = get_recipe(recipe, settings, backbone=backbone if WRITERS[recipe] is LANGUAGE_MODEL else None)
     options = FitOptions(work=folder.parent / f".{folder.name}", minutes=minutes, precision="bf16")
@@ -247,7 +249,7 @@ def forced_lengths(dense: Path, bigrec: Path, asked: Sequence[Sequence[int]]) ->
 def made(options: argparse.Namespace, split: Split, console: Console) -> tuple[Path, dict[str, Path]]:
     """The dense artifact and the generative ones by recipe; what is missing is made."""
     out = options.out / f"ways-{split.dataset.sha256[:8]}"
-    name = options.backbone or "small"
+    name = Path(options.backbone or "small").name
     dense, backbone = out / f"dense-{name}", str(options.backbone or out / "small")
     if options.backbone is None and not (out / "small" / "config.json").exists():
         write_backbone(out / "small", split.dataset.titles)
@@ -257,7 +259,9 @@ def made(options: argparse.Namespace, split: Split, console: Console) -> tuple[P
             settings=SMALL_SETTINGS if options.backbone is None else ["adapter.kind=none"], backbone=options.backbone,
         )  # fmt: skip
     return dense, {
-        recipe: writer(recipe, out / f"{recipe}-{name}", backbone, split, options.minutes, console)
+        recipe: writer(
+            recipe, out / f"{recipe}-{name}", backbone, options.backbone is not None, split, options.minutes, console
+        )
         for recipe in WRITERS
     }
 

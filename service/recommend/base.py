@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,17 @@ from service.recommend.histories import Histories, History
 
 Source = Literal["model", "cache", "popular"]
 T = TypeVar("T")
+
+
+class NamedArtifact(Protocol):
+    """Name, version and recipe of a loaded artifact, as answers show them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def recipe(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

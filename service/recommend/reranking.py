@@ -21,7 +21,7 @@ import structlog
 from index.live_catalog import LiveCatalog
 from service.errors import AnyoError, DeadlineExceeded, ModelError, NothingUsable, NotReady, Overloaded
 from service.observability.metrics import Metrics
-from service.recommend.base import Recommendation
+from service.recommend.base import NamedArtifact, Recommendation
 from service.recommend.dense import DenseRecommender
 from service.recommend.diversity import Diversity, choose
 from service.recommend.explaining import Explanation
@@ -36,22 +36,11 @@ MARGIN_S = 0.02  # before the deadline of the whole request, in which its answer
 PASSING = (DeadlineExceeded, ModelError, NotReady, NothingUsable, Overloaded)
 
 
-class RankerParts(Protocol):
-    """The part of a loaded artifact that is used here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def recipe(self) -> str: ...
-
-
 class AnyRanker(Protocol):
     """A recommender that ranks candidates: that of a dense artifact, or of one whose model is a ranker."""
 
     @property
-    def parts(self) -> RankerParts: ...
+    def parts(self) -> NamedArtifact: ...
     @property
     def catalog(self) -> LiveCatalog: ...
 

@@ -14,6 +14,7 @@ import structlog
 
 from modeling.generation.sentence import Sentence
 from service.errors import AnyoError, DeadlineExceeded, InvalidInput, ModelError, NotReady, Overloaded, TooLarge
+from service.recommend.base import NamedArtifact
 
 log = structlog.get_logger(__name__)
 
@@ -23,22 +24,11 @@ MISSED: tuple[Reason, ...] = ("no_time", "busy", "failed")
 PASSING = (DeadlineExceeded, ModelError, NotReady, Overloaded, InvalidInput, TooLarge)
 
 
-class SpeakerParts(Protocol):
-    """The part of a loaded artifact that is used here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def recipe(self) -> str: ...
-
-
 class Speaker(Protocol):
     """A recommender whose language model writes sentences."""
 
     @property
-    def parts(self) -> SpeakerParts: ...
+    def parts(self) -> NamedArtifact: ...
 
     async def say(self, item: str, history: Sequence[str], deadline: float) -> Sentence | None: ...
 
@@ -52,7 +42,7 @@ class WrittenSentence:
     text: str | None = None
     named: tuple[int, ...] = ()
     reason: Reason | None = None
-    by: SpeakerParts | None = None
+    by: NamedArtifact | None = None
 
     def of(self, rows: Sequence[int]) -> WrittenSentence:
         """Return that for an answer with these rows: an item that is not in it any more is not named."""

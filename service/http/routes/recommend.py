@@ -19,10 +19,10 @@ from service.http.routes.common import json_answer, read_body, service_of
 from service.http.routes.item_fields import ItemFields, item_fields
 from service.http.schemas.recommend import MAX_EXPLAINED, RecommendAnswer, RecommendRequest
 from service.lifecycle.lookup import AnyRecommender
-from service.recommend.base import Recommendation
+from service.recommend.base import NamedArtifact, Recommendation
 from service.recommend.dense import DenseRecommender
 from service.recommend.diversity import Diversity
-from service.recommend.reranking import RankerParts, SecondStage, StagedAnswer
+from service.recommend.reranking import SecondStage, StagedAnswer
 from service.recommend.sentences import WrittenSentence
 from service.service import Service
 
@@ -176,7 +176,7 @@ def _sentence(sentence: WrittenSentence | None, recommender: DenseRecommender) -
     }
 
 
-def _named(parts: RankerParts) -> dict[str, str]:
+def _named(parts: NamedArtifact) -> dict[str, str]:
     return {"name": parts.name, "version": parts.version, "recipe": parts.recipe}
 
 
