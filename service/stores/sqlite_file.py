@@ -35,15 +35,12 @@ def connect(path: str, schema: str, version: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         # Before anything is set: a file of something else stays as it is.
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty or found:
-            _refuse_others(connection, found, schema, version)
+        empty = _checked(connection, schema, version)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
         if empty:
-            connection.executescript(f"BEGIN IMMEDIATE;{schema}PRAGMA user_version={version};COMMIT;")
+            _fill(connection, schema, version)
     except BaseException:
         connection.close()
         raise
@@ -85,6 +82,32 @@ def why_not_opened(path: str, error: Exception) -> str:
     elif isinstance(error, OSError):
         message = f"its folder cannot be made: {error.strerror}"
     return f"{path}: {message}"
+
+
+def _checked(connection: sqlite3.Connection, schema: str, version: int) -> bool:
+    """Return whether the file is empty; raises Unusable for one of something else."""
+    # One transaction: another process that starts at the same moment may be filling the file.
+    connection.execute("BEGIN")
+    try:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty or found:
+            _refuse_others(connection, found, schema, version)
+        return empty and not found
+    finally:
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+
+
+def _fill(connection: sqlite3.Connection, schema: str, version: int) -> None:
+    """Write the schema, unless another process has done so since."""
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE;{schema}PRAGMA user_version={version};COMMIT;")
+    except sqlite3.OperationalError:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if _checked(connection, schema, version):
+            raise
 
 
 def _refuse_others(connection: sqlite3.Connection, found: int, schema: str, version: int) -> None:

@@ -8,7 +8,9 @@ import os
 import sqlite3
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,19 @@ async def test_a_file_that_cannot_be_used_stops_the_start(
     assert says in str(refusal.value) and str(file) in str(refusal.value) and "\n" not in str(refusal.value)
     if before is not None and damage in (no_database, of_something_else):
         assert file.read_bytes() == before, "what is not ours is left as it was"
+
+
+def test_replicas_that_start_together_may_all_make_the_file(tmp_path: Path) -> None:
+    """Each of four opens every one of forty new files at the same moment; one fills it, and nobody fails."""
+    together = threading.Barrier(4)
+
+    def opened(_: int) -> None:
+        for number in range(40):
+            together.wait(timeout=10)
+            sqlite_file.connect(str(tmp_path / f"{number}.sqlite"), SCHEMA, 1).close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(opened, range(4)))
 
 
 async def test_a_folder_that_cannot_be_made_and_a_locked_file(
