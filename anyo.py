@@ -40,7 +40,7 @@ Every other command goes to `python -m training`: `anyo training --help` lists t
 OF_SERVICE = ("recommend", "doctor", "pull", "key", "export", "load")
 OF_TRAINING = (
     "train", "evaluate", "compare", "recipes", "data", "floors", "rewrite", "reweigh", "teacher", "withhold",
-    "card", "push", "tune", "update",
+    "card", "push", "tune", "update", "choose",
 )  # fmt: skip
 COMMANDS = ("serve", *OF_SERVICE, *OF_TRAINING, "index", "service", "training", "completion")
 """Every first word, so that a wrong one is told before anything is imported; a test holds it to the programs."""

@@ -68,7 +68,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "context version errors settings early", "",
         ),
         "training": (
-            "__main__", "cli", "commands", "comparison publishing tuning", "compare cli_data rewrite",
+            "__main__", "cli", "commands", "choosing comparison publishing tuning", "compare cli_data rewrite",
             "run run_logs cli_common", "tiny recipes", "methods", "checks export", "item_ids adaptation semantic",
             "updating loop", "search_space", "recipe", "effects older_recipes",
             "objectives evaluation provenance served_index",
@@ -115,6 +115,7 @@ LATE_IMPORTS = {
     "service.ray_serve.__main__": (10, "the command line answers before libraries are read; Ray may be missing"),
     "training.cli": (11, "the command line answers before torch is read"),
     "training.cli_common": (6, "the command line answers before torch is read"),
+    "training.commands.choose": (4, "the command line answers before torch is read"),
     "training.commands.compare": (13, "the command line answers before torch is read"),
     "training.cli_data": (19, "the command line answers before polars is read"),
     "training.commands.publish": (3, "the command line answers before libraries are read"),

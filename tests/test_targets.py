@@ -37,6 +37,7 @@ COMMANDS = {
     ("training", "compare", "ledger_file"): "compare {artifact} --data {data} --ledger-file {out}",
     ("training", "compare", "out"): "compare {artifact} --data {data} --out {out}",
     ("training", "update", "out"): "update {artifact} --data {data} --out {out}",
+    ("training", "choose", "out"): "choose --data {data} --out {out}",
     ("training", "tune", "out"): "tune sasrec --data {data} --out {out}",
     ("training", "floors", "ledger_file"): "floors --data {data} --ledger-file {out}",
     ("index", "build", "out"): "build {artifact} --out {out}",

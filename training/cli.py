@@ -40,7 +40,7 @@ from training.cli_common import (
     open_dataset,
     use_cores,
 )
-from training.commands import compare, publish, tune, update
+from training.commands import choose, compare, publish, tune, update
 
 app = typer.Typer(
     name="training",
@@ -51,6 +51,7 @@ app = typer.Typer(
     help="Train, evaluate and compare recommenders.",
 )
 cli_data.register(app)
+choose.register(app)
 compare.register(app)
 tune.register(app)
 update.register(app)

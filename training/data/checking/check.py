@@ -67,11 +67,12 @@ def check_folder(
         replace(each, limit=tolerances.of(each.kind)) if each.limit is not None and each.kind in KINDS else each
         for each in dataset.report.findings
     )
-    unknown = _unknown(dataset, backbone) if backbone else None
+    unknown = unknown_tokens_of(dataset, backbone) if backbone else None
     return Check(dataset, findings, _facts(dataset, unknown), tuple(_warnings(dataset, unknown)), unknown)
 
 
-def _unknown(dataset: Dataset, backbone: str) -> UnknownTokens:
+def unknown_tokens_of(dataset: Dataset, backbone: str) -> UnknownTokens:
+    """Tokens of the titles that a backbone's tokenizer does not know; raises BackboneError."""
     from modeling.backbone.loading import load_tokenizer
 
     tokenizer = load_tokenizer(backbone)
