@@ -5,9 +5,11 @@ for every candidate. Here its keys and values are computed once; the continuatio
 passes of a bounded size, each sees the common beginning and itself only (a block mask), and each begins at the position
 where the common beginning ends. The logits are those of every text read alone.
 
-`SharedPrefixScorer.choose` decodes along the trie of some texts instead, and reads the prompt once too.
+`SharedPrefixScorer.likelihoods` scores whole texts instead, by their log probability under the model, and
+`SharedPrefixScorer.choose` decodes along the trie of some texts; both read the prompt once too.
 
-Shape legend: C continuations, A asked tokens, T tokens of a pass, S entries of the cache.
+Shape legend: C continuations, A asked tokens, T tokens of a pass, S entries of the cache, P states, V vocabulary, H
+width.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from modeling.generation.api import Turn
 from modeling.generation.beam_search import GenerationError, Sees
 from modeling.generation.factory import beam_search_for
+from modeling.generation.token_inputs import TokenInputs
 from modeling.inference.prepacked_linear import padded_length
 
 OFFLINE_POSITIONS, SERVED_POSITIONS = 512, 64
@@ -39,10 +43,11 @@ class SharedPrefixScorer:
         model: a Hugging Face model for causal language modelling.
         asked: the A tokens whose logits are wanted.
         prefix: token ids that begin every prompt; their keys and values are computed once, here.
+        inputs: how tokens become inputs of the model, without features; None: by its token embeddings.
     """
 
-    def __init__(self, model: nn.Module, asked: Tokens, prefix: Tokens = ()) -> None:
-        self._search = beam_search_for(model, end_tokens=(), prefix=prefix)
+    def __init__(self, model: nn.Module, asked: Tokens, prefix: Tokens = (), inputs: TokenInputs | None = None) -> None:
+        self._search = beam_search_for(model, end_tokens=(), prefix=prefix, inputs=inputs)
         self._asked_A = torch.tensor(list(asked), device=self._search.device)
 
     @property
@@ -75,12 +80,40 @@ class SharedPrefixScorer:
                 found.append(self._read(together[0], cache, most, turn, last=True))
             else:
                 with turn():
-                    found.append(self._pass(together, cache, [len(each) - 1 for each in together]))
+                    found.append(self._pass(together, cache, [[len(each) - 1] for each in together]))
             _cut(cache, shared)
         with turn():
             logits_CA = self._search.logits(torch.cat(found), self._asked_A)
         scores_CA: NDArray[np.float32] = logits_CA.cpu().numpy()
         return scores_CA
+
+    @torch.inference_mode()
+    def likelihoods(
+        self, prompt: Tokens, branches: Sequence[tuple[Tokens, Sequence[Tokens]]], *, turn: Turn = nullcontext
+    ) -> list[NDArray[np.float64]]:
+        """Log probability [C] of each text in natural logarithms, summed over its tokens, for each branch.
+
+        Args:
+            prompt: what follows the prefix and all branches share.
+            branches: what follows the prompt, at least one token, and the texts that may follow it, at least two
+                tokens each (an item's name and its end).
+            turn: held around every pass over the model.
+
+        Raises:
+            GenerationError: an empty branch, a text that is too short, or more positions than the model has.
+        """
+        for begin, texts in branches:
+            self._check(prompt, [begin])
+            self._check([*prompt, *begin], [text[:-1] for text in texts])
+        most = OFFLINE_POSITIONS if turn is nullcontext else SERVED_POSITIONS
+        longest = max(len(begin) + max(most, max(map(len, texts))) for begin, texts in branches)
+        cache = self._search.new_cache(1, len(prompt) + longest + self._search.multiple)
+        self._read(prompt, cache, most, turn)
+        shared, found = int(cache.get_seq_length()), []
+        for begin, texts in branches:
+            found.append(self._text_scores(self._read(begin, cache, most, turn, last=True), texts, cache, most, turn))
+            _cut(cache, shared)
+        return found
 
     @torch.inference_mode()
     def choose(self, prompt: Tokens, texts: Sequence[Tokens], *, turn: Turn = nullcontext) -> int:
@@ -125,6 +158,26 @@ class SharedPrefixScorer:
                 "history, or give fewer candidates"
             )
 
+    def _text_scores(
+        self, state_1H: Tensor, texts: Sequence[Tokens], cache: Any, most: int, turn: Turn
+    ) -> NDArray[np.float64]:
+        """Log probability [C] of each text behind what the cache holds, whose last state is given."""
+        with turn():
+            first_C = torch.tensor([text[0] for text in texts], device=self._search.device)
+            scores_C = self._search.logits(state_1H)[0].log_softmax(-1)[first_C].double()
+        begun, after = int(cache.get_seq_length()), []
+        remaining = iter(texts)
+        for together in _passes([text[:-1] for text in texts], most):
+            told = [next(remaining)[1:] for _ in together]
+            with turn():
+                states_PH = self._pass(together, cache, [range(len(each)) for each in together])
+                told_P = torch.tensor([token for each in told for token in each], device=self._search.device)
+                lost_P = cross_entropy(self._search.logits(states_PH), told_P, reduction="none").double()
+                after += [-each.sum() for each in lost_P.split([len(each) for each in told])]
+            _cut(cache, begun)
+        found_C: NDArray[np.float64] = (scores_C + torch.stack(after)).cpu().numpy()
+        return found_C
+
     def _read(self, tokens: Tokens, cache: Any, most: int, turn: Turn, *, last: bool = False) -> Tensor:
         """Read one text behind what the cache holds, in passes; the state [1, H] at its end where it is wanted."""
         state_1H = torch.empty(0)
@@ -132,13 +185,12 @@ class SharedPrefixScorer:
             part = tokens[start : start + most]
             ends = last and start + most >= len(tokens)
             with turn():
-                state_1H = self._pass([part], cache, [len(part) - 1] if ends else [-1])
+                state_1H = self._pass([part], cache, [[len(part) - 1] if ends else []])
         return state_1H
 
-    def _pass(self, blocks: Sequence[Tokens], cache: Any, wanted: Sequence[int]) -> Tensor:
-        """Read blocks that see what the cache holds and themselves; states at the place ``wanted`` of each, none where
-        it is negative. Padding, where matrices are packed for a multiple of rows, enters the cache no longer than that.
-        """
+    def _pass(self, blocks: Sequence[Tokens], cache: Any, wanted: Sequence[Sequence[int]]) -> Tensor:
+        """Read blocks that see what the cache holds and themselves; states [P, H] at the places ``wanted`` of each.
+        Padding, where matrices are packed for a multiple of rows, enters the cache no longer than that."""
         device, begun = self._search.device, int(cache.get_seq_length())
         lengths = [len(block) for block in blocks]
         total = sum(lengths)
@@ -156,10 +208,10 @@ class SharedPrefixScorer:
         places_S = torch.cat([torch.arange(begun), positions_T])
         sees = Sees(positions_T[None].to(device), mask_TS[None, None].to(device), places_S[None].to(device))
         starts = np.cumsum([0, *lengths[:-1]])
-        ends = [int(start) + place for start, place in zip(starts, wanted, strict=True) if place >= 0]
-        states_WH = self._search.run_body(ids_T[None].to(device), cache, sees, torch.tensor(ends, dtype=torch.long))
+        ends = [int(start) + place for start, places in zip(starts, wanted, strict=True) for place in places]
+        states_PH = self._search.run_body(ids_T[None].to(device), cache, sees, torch.tensor(ends, dtype=torch.long))
         _cut(cache, begun + total)
-        return states_WH
+        return states_PH
 
 
 def _passes(continuations: Sequence[Tokens], most: int) -> Iterator[list[Tokens]]:

@@ -154,7 +154,8 @@ class Ranker(ListMethod):
 
 
 class VectorRanker(Ranker):
-    """A vector method as a ranker. A free title can be a candidate if the item tower can encode it.
+    """A vector method as a ranker: the pointwise form, in which history and candidate are read separately. A free title
+    can be a candidate if the item tower can encode it.
 
     Args:
         method: provides user and item vectors; its histories must not be empty.

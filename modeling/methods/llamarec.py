@@ -40,6 +40,7 @@ from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import Turn
 from modeling.generation.base import ItemIdentifiers
 from modeling.methods.base import LoadContext
+from modeling.methods.base_listing import ListedCandidates, window_scores, windows_of
 from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
 from modeling.methods.base_ranking import Item, RankPrompt
 
@@ -110,13 +111,6 @@ class LetterPrompt:
         return history + self.most_candidate_positions(candidates, title_tokens) + 1
 
 
-@dataclass(frozen=True)
-class LetteredCandidates(RankPrompt):
-    """Adds all catalog rows of the history, from which the dense artifact computes the order of the candidates."""
-
-    rows: tuple[int, ...] = ()
-
-
 class LlamarecRanker(PromptRanker):
     """Scores candidates against each other.
 
@@ -145,14 +139,14 @@ class LlamarecRanker(PromptRanker):
 
     def prepare_candidates(
         self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
-    ) -> LetteredCandidates:
+    ) -> ListedCandidates:
         """See `CandidateRanker.prepare_candidates`."""
         newest = tuple(history[-self.titles :])
         windows, line = -(-len(candidates) // self.window), max(map(len, self.prompt.lines))
         each = sum(len(self.name(item)) + line for item in candidates)
         length = len(self.shared(newest)) + windows * self.prompt.most_candidate_positions(0, 0) + each
         rows = tuple(item for item in history if not isinstance(item, FreeItem))
-        return LetteredCandidates(newest, tuple(candidates), length, rows)
+        return ListedCandidates(newest, tuple(candidates), length, rows)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
         """See `CandidateRanker.score`; one forward pass for each prompt of at most ``window`` candidates."""
@@ -166,27 +160,19 @@ class LlamarecRanker(PromptRanker):
     def order(self, prompt: RankPrompt) -> NDArray[np.int64]:
         """Indices [C] of the candidates in prompt order: by the dense artifact's score if there is one and the history
         has catalog items, else by popularity; free titles last, by title."""
-        assert isinstance(prompt, LetteredCandidates)
-        known = self.retriever(prompt.rows) if self.retriever is not None and prompt.rows else -self._place_N
-        keys = [
-            (True, 0.0, item.title) if isinstance(item, FreeItem) else (False, -float(known[item]), str(item))
-            for item in prompt.candidates
-        ]
-        return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+        assert isinstance(prompt, ListedCandidates)
+        known_N = self.retriever(prompt.rows) if self.retriever is not None and prompt.rows else -self._place_N
+        return prompt.order(known_N)
 
     def score_in_order(
         self, prompt: RankPrompt, order_C: NDArray[np.int64], *, turn: Turn = nullcontext
     ) -> NDArray[np.float32]:
         """Scores [C] of the candidates in a given prompt order; used to measure the model's bias towards letters."""
-        count = -(-len(order_C) // self.window)
-        windows = [order_C[start::count] for start in range(count)]
+        windows = windows_of(order_C, self.window)
         texts = [self.prompt.candidates([self.name(prompt.candidates[place]) for place in each]) for each in windows]
         logits_WA = self.scorer.logits(self.shared(prompt.history), texts, turn=turn)
-        scores_C = np.empty(len(order_C), np.float32)
-        for places, logits_A in zip(windows, logits_WA, strict=True):
-            shown = logits_A[: len(places)].astype(np.float64)
-            scores_C[places] = shown - np.logaddexp.reduce(shown) + np.log(len(places))
-        return scores_C
+        shown = [logits_A[: len(places)] for places, logits_A in zip(windows, logits_WA, strict=True)]
+        return window_scores(windows, shown)
 
 
 class LlamarecRecord(PromptedRecord):

@@ -20,13 +20,24 @@ the title begins.
 When served, the candidates are the best eligible items of the id model, which is stored in the artifact. Only the first
 line of the generated text counts. A text equal to a candidate's title selects that candidate; otherwise, as published,
 a text that contains the title of exactly one candidate, ignoring case, selects that one; any other text is invalid.
+
+The published method selects one item and orders no candidates. As a ranker (`CandidateRanker`), which is ours, the same
+model scores given candidates: the score is the log of the probability that the model generates this title and its end,
+given that it generates one of those in its prompt, plus the log of their number (0 is chance). Probabilities of a text
+are products over its tokens, over the whole vocabulary, without a correction for length; nothing is generated. The
+candidate with the best score may differ from the one that greedy decoding selects. Titles that are equal as they are
+truncated have the same score. A free title has the placeholder's slot. More than ``candidates`` candidates are
+distributed over several prompts, in the order of the id model (`modeling.methods.base_listing`).
+
+Shape legend: C candidates, N items.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,24 +49,21 @@ from torch import Tensor, nn
 from modeling.artifact.manifest import ArtifactError, one_line
 from modeling.artifact.part_names import Part
 from modeling.artifact.tensor_files import save_tensors
-from modeling.backbone.loading import TextTokenizer
 from modeling.encoder.prompt import FreeItem
-from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery
+from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, Hypothesis, ListQuery, Turn
 from modeling.generation.base import DecodeSession, ItemGenerator, ItemIdentifiers, TopK
 from modeling.generation.beam_search import Text
+from modeling.generation.shared_prefix import SharedPrefixScorer
 from modeling.generation.token_inputs import SlotInputs
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, title_end
+from modeling.methods.base_listing import ListedCandidates, window_scores, windows_of
+from modeling.methods.base_ranking import Item, RankPrompt
 from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
+from modeling.methods.llara_prompt import PLACEHOLDER, AssignedIdentifiers, ChoicePrompt, exact_title, held_titles
 from modeling.spec import VectorPosition
 
 SLOTS = "item_slots.safetensors"
-PLACEHOLDER = 0
-"""Slot number of the placeholder; item n has slot n + 1."""
-BETWEEN, LINE, CHOOSE, RESPOND = ",", "\n", "\nChoose:\n", "\nNext:\n"
-
-AssignedIdentifiers = tuple[NDArray[np.int32], int]
-"""An item of a prompt: the tokens of its title, and its slot number."""
 
 
 class ItemVectorProjector(nn.Module):
@@ -88,92 +96,8 @@ class ItemVectorProjector(nn.Module):
         return torch.cat([self.placeholder_H[None].float(), self.map(self.vectors_ND).float()])
 
 
-@dataclass(frozen=True)
-class ChoicePrompt:
-    """Token ids of the constant parts of the prompt.
-
-    Attributes:
-        prefix: the instruction, with the beginning-of-sequence token if the tokenizer adds one.
-        between: between two items of the history.
-        line: between two candidates.
-        choose: before the candidates.
-        respond: after the candidates.
-        end: ends the answer.
-        words: vocabulary size V; slot n has the token id V + n.
-        slots: whether an item's slot is after or before its title.
-        instruction: text of ``prefix``.
-    """
-
-    prefix: tuple[int, ...]
-    between: tuple[int, ...]
-    line: tuple[int, ...]
-    choose: tuple[int, ...]
-    respond: tuple[int, ...]
-    end: int
-    words: int
-    slots: VectorPosition = "after"
-    instruction: str = ""
-
-    @classmethod
-    def of(
-        cls, tokenizer: Any, instruction: str, end: int, words: int, slots: VectorPosition = "after"
-    ) -> ChoicePrompt:
-        """The prompt for a tokenizer; raises ``ValueError`` if the instruction is empty."""
-        if not instruction.strip():
-            raise ValueError("history.instruction is empty: an instruction prompt begins with one")
-        pieces = TextTokenizer(tokenizer)
-        texts = [instruction, BETWEEN, LINE, CHOOSE, RESPOND]
-        first, between, line, choose, respond = (tuple(each) for each in pieces.fixed(texts))
-        return cls((*pieces.wrap[0], *first), between, line, choose, respond, end, words, slots, instruction)
-
-    def items(self, items: Sequence[AssignedIdentifiers]) -> list[int]:
-        """Tokens of a history: titles with their slots."""
-        return self._joined(items, self.between)
-
-    def _joined(self, items: Sequence[AssignedIdentifiers], between: tuple[int, ...]) -> list[int]:
-        tokens: list[int] = []
-        for number, (name, slot) in enumerate(items):
-            title, vector = name.tolist(), [self.words + slot]
-            tokens += [*(between if number else ()), *(title + vector if self.slots == "after" else vector + title)]
-        return tokens
-
-    def candidates(self, items: Sequence[AssignedIdentifiers]) -> list[int]:
-        """Tokens after the history: the candidates and the request for an answer."""
-        return [*self.choose, *self._joined(items, self.line), *self.respond]
-
-    def answer(self, name: NDArray[np.int32]) -> list[int]:
-        """Tokens of the answer: the title and the end token."""
-        return [*name.tolist(), self.end]
-
-    def most_candidate_positions(self, candidates: int, title_tokens: int) -> int:
-        """Positions of ``candidates`` candidates with titles of ``title_tokens`` tokens, and of the request."""
-        return len(self.choose) + candidates * (title_tokens + 1 + len(self.line)) + len(self.respond)
-
-    def most_positions(self, items: int, candidates: int, title_tokens: int) -> int:
-        """Upper bound on the positions of a prompt and its answer."""
-        history = len(self.prefix) + items * (title_tokens + 1 + len(self.between))
-        return history + self.most_candidate_positions(candidates, title_tokens) + title_tokens + 1
-
-
-def held_titles(text: str, titles: Sequence[str]) -> list[int]:
-    """Indices of the titles contained in the first line of a text, ignoring case: the published rule. A text is valid
-    if it contains exactly one title."""
-    line = _line(text).casefold()
-    return [place for place, title in enumerate(titles) if title.casefold() in line]
-
-
-def exact_title(text: str, titles: Sequence[str]) -> int | None:
-    """Index of the first title equal to the first line of a text, or None: the strict rule."""
-    line = _line(text)
-    return next((place for place, title in enumerate(titles) if title == line), None)
-
-
-def _line(text: str) -> str:
-    return text.strip().partition("\n")[0].strip()
-
-
 class LlaraGenerator(ItemGenerator):
-    """Generates the title of one of the candidates that an id model retrieves.
+    """Generates the title of one of the candidates that an id model retrieves, and scores given candidates.
 
     Args:
         model: the tuned Hugging Face model for causal language modelling.
@@ -185,6 +109,8 @@ class LlaraGenerator(ItemGenerator):
         history_limit: maximum number of items read, counted from the newest.
         default: decoding settings of the evaluation.
     """
+
+    pointwise = False
 
     def __init__(
         self,
@@ -202,9 +128,10 @@ class LlaraGenerator(ItemGenerator):
         self._inputs = nn.Module()
         with torch.no_grad():
             self._inputs.register_buffer("table_SH", slots())
+        self._slot_inputs, self._place_N = SlotInputs(cast(Tensor, self._inputs.table_SH)), names.place_N
         super().__init__(
             model, names, end=prompt.end, prefix=prompt.prefix, history_limit=history_limit, default=default,
-            longest=self._longest + 1, inputs=SlotInputs(cast(Tensor, self._inputs.table_SH)),
+            longest=self._longest + 1, inputs=self._slot_inputs,
         )  # fmt: skip
         self.prompt, self.slots, self.retriever, self.candidates = prompt, slots, retriever, candidates
 
@@ -221,9 +148,7 @@ class LlaraGenerator(ItemGenerator):
     def prepare(self, history: Sequence[int | FreeItem], user_id: str | None = None) -> GenerationPrompt:
         """The history as a prompt; candidates are added when the requested list is known. Free titles have the
         placeholder's slot."""
-        newest = history[-self.history_limit :]
-        slots = [PLACEHOLDER if isinstance(item, FreeItem) else item + 1 for item in newest]
-        tokens = self.prompt.items([(self.name(item), slot) for item, slot in zip(newest, slots, strict=True)])
+        tokens = self.prompt.items(self._with_slots(history[-self.history_limit :]))
         rows = tuple(item for item in history if not isinstance(item, FreeItem))
         later = self.prompt.most_candidate_positions(self.candidates, self._longest)
         return GenerationPrompt(tuple(tokens), rows, later)
@@ -234,7 +159,44 @@ class LlaraGenerator(ItemGenerator):
 
     def with_candidates(self, prompt: GenerationPrompt, rows: Sequence[int]) -> list[int]:
         """The prompt with candidates, without the prefix."""
-        return [*prompt.tokens, *self.prompt.candidates([(self.names.tokens[row], row + 1) for row in rows])]
+        return [*prompt.tokens, *self.prompt.candidates(self._with_slots(rows))]
+
+    @cached_property
+    def scorer(self) -> SharedPrefixScorer:
+        """Reads prompts and scores titles; made when candidates are first scored: on a GPU it may hold weights of its
+        own."""
+        return SharedPrefixScorer(self.model, (), self.prompt.prefix, self._slot_inputs)
+
+    def prepare_candidates(
+        self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
+    ) -> ListedCandidates:
+        """See `CandidateRanker.prepare_candidates`. A title is read twice: in the list of candidates and as answer."""
+        newest = tuple(history[-self.history_limit :])
+        lists, line = -(-len(candidates) // self.candidates), len(self.prompt.line)
+        each = sum(2 * len(self.name(item)) + 1 + line for item in candidates)
+        fixed = lists * (self.prompt.most_candidate_positions(0, 0) - line)
+        length = len(self.prompt.items(self._with_slots(newest))) + fixed + each
+        rows = tuple(item for item in history if not isinstance(item, FreeItem))
+        return ListedCandidates(newest, tuple(candidates), length, rows)
+
+    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
+        """See `CandidateRanker.score`; the history is read once, and each list of at most ``candidates`` once."""
+        found = []
+        for prompt in prompts:
+            assert isinstance(prompt, ListedCandidates)
+            with turn():
+                order_C = prompt.order(self.retriever(prompt.rows) if prompt.rows else -self._place_N)
+            windows = windows_of(order_C, self.candidates)
+            lists = [self._with_slots([prompt.candidates[place] for place in places_C]) for places_C in windows]
+            branches = [
+                (self.prompt.candidates(items), [self.prompt.answer(name) for name, _ in items]) for items in lists
+            ]
+            history = self.prompt.items(self._with_slots(prompt.history))
+            found.append(window_scores(windows, self.scorer.likelihoods(history, branches, turn=turn)))
+        return found
+
+    def _with_slots(self, items: Sequence[Item]) -> list[AssignedIdentifiers]:
+        return [(self.name(item), PLACEHOLDER if isinstance(item, FreeItem) else item + 1) for item in items]
 
     def _write(
         self, prompts: Sequence[GenerationPrompt], wanted: Sequence[ListQuery], search: DecodeSession

@@ -18,6 +18,7 @@ from scripts.pages.commands import cell
 from scripts.pages.results import ROOT
 from training.effects import ALWAYS, EFFECTS
 from training.methods.base_prompted import PromptedSettings
+from training.methods.llara import LlaraSettings
 from training.recipe import MethodSettings, Recipe, method_names, training_method
 from training.recipes import get_recipe, recipe_names
 
@@ -62,6 +63,8 @@ def _page(recipe: Recipe) -> str:
         shape = "a ranked list, counted from the interactions; no network is trained"
     elif isinstance(recipe.method, PromptedSettings):
         shape = "scores of given candidates, and a ranked list of candidates that it finds"
+    elif isinstance(recipe.method, LlaraSettings):
+        shape = "a ranked list, generated, and scores of given candidates"
     base = f"an artifact of `{recipe.requires}`, given with `--id-model`" if recipe.requires else "no other artifact"
     if recipe.method.needs_teacher:
         base = "lists of another artifact (`python -m training teacher`), given with `--teacher`"

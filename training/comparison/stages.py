@@ -143,7 +143,7 @@ def _composed(stages: Stages, dense: Opened, ranking: Opened) -> Rerank:
     if ranker is None:
         raise DataError(
             f"artifact {stages.ranker.name} (recipe {ranking.manifest.recipe}) does not score candidates that it is "
-            "given; rankers (tallrec, llamarec), counted and dense artifacts do"
+            "given; rankers (tallrec, llamarec, llara), counted and dense artifacts do"
         )
     return Rerank(dense.model, ranker, stages.candidates, dense.index)
 

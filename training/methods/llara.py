@@ -21,15 +21,8 @@ from modeling.generation.base import ItemGenerator
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.generation.token_inputs import with_slots
 from modeling.methods.dense_scores import CollaborativeModel
-from modeling.methods.llara import (
-    PLACEHOLDER,
-    ChoicePrompt,
-    ItemVectorProjector,
-    LlaraGenerator,
-    exact_title,
-    held_titles,
-    item_vectors,
-)
+from modeling.methods.llara import ItemVectorProjector, LlaraGenerator, item_vectors
+from modeling.methods.llara_prompt import PLACEHOLDER, ChoicePrompt, exact_title, held_titles
 from modeling.spec import VectorPosition
 from training.data.splits import Targets
 from training.item_ids.assign import AssignedIdentifiers, name_by_titles

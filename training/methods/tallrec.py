@@ -104,6 +104,15 @@ def yes_or_no(ranker: TallrecRanker, targets: Targets, opinions: Opinions, *, se
     return Answers(np.array(right, bool), np.concatenate(scores))
 
 
+def yes_no_figures(said: Answers, *, seed: int) -> dict[str, float]:
+    """AUC with its interval, number of questions, and the shares of actual and predicted likes."""
+    area = said.auc(seed=seed)
+    return {
+        "auc": area.value, "auc_low": area.low, "auc_high": area.high, "auc_questions": len(said.right_Q),
+        "liked": float(said.right_Q.mean()), "said_yes": float((said.scores_Q > 0).mean()),
+    }  # fmt: skip
+
+
 def _parts(prompts: Sequence[RankPrompt]) -> Iterator[Sequence[RankPrompt]]:
     return (prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH))
 
@@ -150,13 +159,7 @@ class TallrecTraining(PromptedTraining[TallrecSettings]):
     def chosen_on_validation(self, generator: Any, targets: Targets, seed: int) -> dict[str, Any]:
         """See `GenerativeTraining.chosen_on_validation`: AUC with its interval, and the shares of predicted and actual
         likes."""
-        said = self._answers(generator, targets, seed)
-        area = said.auc(seed=seed)
-        figures = {
-            "auc": area.value, "auc_low": area.low, "auc_high": area.high, "auc_questions": len(said.right_Q),
-            "liked": float(said.right_Q.mean()), "said_yes": float((said.scores_Q > 0).mean()),
-        }  # fmt: skip
-        return {"yes_no": figures}
+        return {"yes_no": yes_no_figures(self._answers(generator, targets, seed), seed=seed)}
 
     def _answers(self, ranker: Any, targets: Targets, seed: int) -> Answers:
         return yes_or_no(cast(TallrecRanker, ranker), targets, self.opinions, seed=seed)

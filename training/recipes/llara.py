@@ -16,6 +16,9 @@ def recipe(backbone: str = "tiny") -> Recipe:
     pretrained on titles only and lacks abilities of a larger model, so it is trained fully, learns to copy first, reads
     an item's vector before its title (``method.slots=before``), and has a second loss that predicts the answer's slot
     (``method.match``).
+
+    The paper orders no candidates. Here the artifact also ranks given ones, by the probability of each title among
+    those in its prompt (`modeling/methods/llara.py`).
     """
     if backbone in ("none", "minilm"):
         raise RecipeError(f"'llara' writes with a causal language model: backbone {backbone!r} is not allowed")

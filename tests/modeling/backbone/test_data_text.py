@@ -14,7 +14,7 @@ from modeling.encoder.build import _free_text
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.methods.bigrec_prompt import InstructionPrompt
-from modeling.methods.llara import ChoicePrompt
+from modeling.methods.llara_prompt import ChoicePrompt
 from modeling.spec import BackboneSpec, HistorySpec, ModelSpec
 from modeling.text import plain_text
 from service.http.schemas import FreeTitle

@@ -76,10 +76,30 @@ def test_passes_are_bounded_where_somebody_waits_and_change_nothing(
     np.testing.assert_allclose(found, naive(model, prompt, continuations), atol=1e-4)
 
 
+@pytest.mark.parametrize("most", [8, 512])
+def test_a_text_has_the_log_probability_of_its_tokens_behind_all_before_them(
+    model: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(shared_prefix, "OFFLINE_POSITIONS", most)
+    (prompt, *begins), written = texts([11, 6, 13], 1), (texts([3, 2, 5, 4], 2), texts([2, 2], 3))
+    branches = list(zip(begins, written, strict=True))
+    found = SharedPrefixScorer(model, (), PREFIX).likelihoods(prompt, branches)
+    for (begin, continuations), scores_C in zip(branches, found, strict=True):
+        for text, score in zip(continuations, scores_C, strict=True):
+            whole = [*PREFIX, *prompt, *begin, *text]
+            with torch.inference_mode():
+                logs_TV = model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            places = range(len(whole) - len(text), len(whole))
+            assert score == pytest.approx(sum(float(logs_TV[each - 1, whole[each]]) for each in places), abs=1e-3)
+
+
 def test_what_cannot_be_read_is_refused(model: Any) -> None:
     scorer = SharedPrefixScorer(model, ASKED, PREFIX)
     with pytest.raises(GenerationError, match="empty"):
         scorer.logits([4], [[5], []])
+    for branches in ([([], [[5, 6]])], [([4], [[5, 6], [7]])], [([4], [])]):
+        with pytest.raises(GenerationError, match="empty"):
+            scorer.likelihoods([4], branches)
     if scorer.limit is not None:
         with pytest.raises(GenerationError, match=f"the model has {scorer.limit}"):
             scorer.logits([4] * scorer.limit, [[5]])

@@ -25,7 +25,7 @@ from modeling.artifact.folders import ArtifactError
 from modeling.encoder.user_encoder import CannotReadText, read_history
 from modeling.generation.api import ListQuery
 from modeling.methods import Loaded, get_method, load, method_names
-from modeling.methods.base_ranking import Rerank, best_rows
+from modeling.methods.base_ranking import Rerank, best_first, best_rows, ranker_of
 from testing.datasets import write_dataset
 from testing.methods import Example
 from testing.models import backbone_folder
@@ -188,6 +188,22 @@ def test_a_free_title_is_read_or_clearly_refused(loaded: Loaded[Any]) -> None:
             answers(loaded, [["A title that is in no catalog"]])
 
 
+def test_a_ranker_scores_in_a_batch_as_alone_whatever_the_order_of_candidates(loaded: Loaded[Any]) -> None:
+    model = ranker_of(loaded.model)
+    if model is None:
+        return
+    candidates: list[Any] = [3, 17, 2, 11, 9, 5]
+    if "text" in model.reads:
+        candidates += model.read_titles(["A title that is in no catalog"])
+    prompts = [model.prepare_candidates(history[-model.history_limit :], candidates) for history in ([0, 1], [8, 4, 6])]
+    for prompt, scores_C in zip(prompts, model.score(prompts), strict=True):
+        assert prompt.length >= 1 and scores_C.shape == (len(candidates),) and np.isfinite(scores_C).all()
+        (alone_C,) = model.score([prompt])
+        np.testing.assert_allclose(alone_C, scores_C, atol=1e-5)
+        (turned_C,) = model.score([model.prepare_candidates(prompt.history, candidates[::-1])])
+        np.testing.assert_allclose(turned_C[::-1], scores_C, atol=1e-5)
+
+
 def test_it_is_served_as_it_answers(loaded: Loaded[Any]) -> None:
     served = anyo.load(loaded.folder)
     catalog = Catalog.read(loaded.folder / "catalog.parquet")
@@ -235,15 +251,17 @@ def test_without_a_network_the_newest_items_alone_make_the_vector(trained: Calla
     assert not np.allclose(*(encoder.encode([encoder.prepare(items)])[0] for items in (title, known)), atol=1e-3)
 
 
-def test_two_stages_rank_what_was_retrieved(trained: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("kind", [NEW, "llara"])
+def test_two_stages_rank_what_was_retrieved(trained: Callable[[str], Path], kind: str) -> None:
     """Composition: candidates are the retriever's, their order the ranker's, and what is excluded stays out."""
-    retriever, ranker = load(trained("dense")).model, load(trained(NEW)).model
+    retriever, ranker = load(trained("dense")).model, load(trained(kind)).model
     both, rows, wanted = Rerank(retriever, ranker, candidates=8), [3, 4, 6], ListQuery(4, np.array([3, 4, 6]))
     found, scores = both.rank(rows, wanted)
     vector_D = retriever.encoder.encode([retriever.encoder.prepare(rows)])[0]
     candidates = set(best_rows(retriever.item_vectors_ND @ vector_D, ListQuery(8, wanted.exclude))[0].tolist())
     assert set(found.tolist()) <= candidates and not set(found.tolist()) & set(rows)
-    expected, _ = ranker.rank(rows, ListQuery(4, wanted.exclude, np.array(sorted(candidates))))
-    assert found.tolist() == expected.tolist() and (np.diff(scores) <= 0).all()
+    asked_C = np.array(sorted(candidates))
+    (scores_C,) = ranker.score([ranker.prepare_candidates(rows, asked_C.tolist())])
+    assert found.tolist() == asked_C[best_first(scores_C)[:4]].tolist() and (np.diff(scores) <= 0).all()
     (written,) = both.write([both.prepare(rows)], [wanted])
     assert written.rows_K.tolist() == found.tolist() and written.generated == ()

@@ -228,6 +228,7 @@ async def test_what_cannot_be_ranked_is_refused_in_the_shape_of_all_errors(serve
 async def test_a_free_title_is_scored_as_the_item_tower_encodes_it(
     small_model: Callable[..., Model], tmp_path: Path
 ) -> None:
+    """The pointwise form of a language model as ranker: inner product of the states of history and candidate."""
     model = small_model("text", adapter=AdapterSpec(kind="none"), items=ItemsSpec(tower="encoder", dim=16))
     model.encoder.refresh_items()
     async with serving(write_text_artifact(model, tmp_path / "texts")) as anyo:
@@ -239,8 +240,8 @@ async def test_a_free_title_is_scored_as_the_item_tower_encodes_it(
         assert [item["item_id"] for item in answer["items"] if item["title"] == fresh] == [None]
         assert scores[title] == pytest.approx(scores[f"i{row_of[title]}"], abs=1e-5)
         (user_D,) = anyo.model.encoder.encode([anyo.model.encoder.prepare([0, 5])])
-        (fresh_D,) = anyo.model.encoder.title_vectors([fresh])
-        assert scores[fresh] == pytest.approx(float(fresh_D @ user_D), abs=1e-5)
+        for name, vector_D in zip((fresh, "i2"), anyo.model.encoder.title_vectors([fresh, title]), strict=True):
+            assert scores[name] == pytest.approx(float(vector_D @ user_D), abs=1e-5)
         read = anyo.model.encoder.read_titles([fresh])
         (found_C,) = VectorRanker(anyo.model).score([RankPrompt((0, 5), (2, *read))])
         np.testing.assert_allclose(found_C, [scores["i2"], scores[fresh]], atol=1e-5)

@@ -20,13 +20,15 @@ from modeling.generation.beam_search import BeamSettings, Text
 from modeling.generation.item_tokenizer import TitleTokenizer
 from modeling.generation.token_inputs import with_slots
 from modeling.methods.base_generative import load_generative
-from modeling.methods.llara import ChoicePrompt, ItemVectorProjector, LlaraGenerator, exact_title, held_titles
+from modeling.methods.llara import ItemVectorProjector, LlaraGenerator
+from modeling.methods.llara_prompt import ChoicePrompt, exact_title, held_titles
 from modeling.spec import VectorPosition
 from service.artifacts.loading import LoadedGenerative, open_artifact
 from service.errors import StartError
 from testing.artifacts import assert_golden_lists
 from testing.datasets import ring_dataset
 from testing.models import TITLES, backbone_folder
+from tests.service.recommend.test_ranking import serving
 from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.item_ids.assign import load_writer
@@ -326,6 +328,28 @@ def test_the_service_opens_it_and_refuses_it_without_its_slots(trained: Path, tm
     (tmp_path / "gone" / "item_slots.safetensors").unlink()
     with pytest.raises(StartError, match=r"lacks item_slots\.safetensors"):
         open_artifact(tmp_path / "gone", "cpu")
+
+
+@pytest.mark.asyncio
+async def test_the_service_ranks_with_it_and_refuses_what_no_batch_holds(trained: Path) -> None:
+    rows, history = [0, 9, 4, 7, 2, 11, 5, 31], [1, 2]
+    stage = {"artifact": "llara", "candidates": 8}
+    async with serving(trained.parent / "sasrec", trained) as both:
+        model = cast(Any, both.service.recommenders["llara"].parts).model
+        (scores_C,) = model.score([model.prepare_candidates(history, sorted(rows))])
+        answer = await both.rank([*both.named(rows), {"title": "red lamp"}], history, recipe="llara")
+        assert answer.status_code == 200 and len(answer.json()["items"]) == 9, "a free title is a candidate too"
+        answer = (await both.rank(both.named(rows), history, recipe="llara")).json()["items"]
+        found = {item["item_id"]: item["score"] for item in answer}
+        assert [found[both.ids[row]] for row in sorted(rows)] == pytest.approx(scores_C.tolist(), abs=1e-4)
+        staged = await both.recommend(history, k=8, rerank=stage)
+        listed = await both.rank([item["item_id"] for item in staged["items"]], history, artifact="llara")
+        assert staged["rerank"]["artifact"]["recipe"] == "llara" and staged["degraded"] == []
+        assert staged["items"] == listed.json()["items"]
+    async with serving(trained.parent / "sasrec", trained, generative_batch_tokens=128) as small:
+        refused = await small.rank(small.named(list(range(40))), history, artifact="llara")
+        error = refused.json()["error"]
+        assert (refused.status_code, error["field"]) == (413, "candidates") and "send fewer" in error["message"]
 
 
 def test_the_epoch_that_chooses_best_is_kept(

@@ -138,7 +138,7 @@ def _check_teacher(model: Any, name: str, top: int, *, given: bool) -> None:
     if given and not isinstance(model, CandidateRanker):
         raise DataError(
             f"artifact {name} does not score candidates that it is given: leave --candidates-of out, and its own "
-            "lists are written; rankers (tallrec, llamarec) take them"
+            "lists are written; rankers (tallrec, llamarec, llara) take them"
         )
     if not given and isinstance(model, PromptRanker) and top > model.candidates:
         raise DataError(
