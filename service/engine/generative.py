@@ -216,7 +216,8 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
 
     @contextlib.contextmanager
     def _turn(self, entries: Sequence[AnyEntry]) -> Iterator[None]:
-        """Hold the device for one pass; waiting for dense passes is no stall."""
+        """Hold the device for one pass, unless nobody wants it any more; waiting for dense passes is no stall."""
+        self._refuse_if_abandoned(entries)
         self._forward_since = None
         with self._device.turn(lambda: self._refuse_if_abandoned(entries)):
             self._forward_since = started = time.monotonic()

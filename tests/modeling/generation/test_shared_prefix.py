@@ -97,9 +97,10 @@ def test_what_cannot_be_read_is_refused(model: Any) -> None:
     scorer = SharedPrefixScorer(model, ASKED, PREFIX)
     with pytest.raises(GenerationError, match="empty"):
         scorer.logits([4], [[5], []])
-    for branches in ([([], [[5, 6]])], [([4], [[5, 6], [7]])], [([4], [])]):
+    refused: list[tuple[list[int], list[list[int]]]] = [([], [[5, 6]]), ([4], [[5, 6], [7]]), ([4], [])]
+    for branch in refused:
         with pytest.raises(GenerationError, match="empty"):
-            scorer.likelihoods([4], branches)
+            scorer.likelihoods([4], [branch])
     if scorer.limit is not None:
         with pytest.raises(GenerationError, match=f"the model has {scorer.limit}"):
             scorer.logits([4] * scorer.limit, [[5]])

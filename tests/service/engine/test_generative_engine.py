@@ -8,11 +8,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from modeling.generation.api import ListQuery
-from service.engine.work import WriteWork
+from modeling.methods.base_ranking import RankPrompt
+from service.engine.batcher import Limits
+from service.engine.device_lock import DeviceLock
+from service.engine.generative import GenerativeEngine
+from service.engine.work import RankWork, WriteWork
+from service.errors import DeadlineExceeded
 from service.http.app import create_app
+from service.observability.metrics import Metrics
 from testing.fake_parts import item_id, make_parts
 from testing.fake_writer import make_generative_parts
 from testing.running import Running, running
@@ -121,6 +128,37 @@ async def test_the_deadline_ends_the_writing() -> None:
         assert anyo.writer.steps - steps < 6, "of seven"
         anyo.writer.step_s = 0
         assert (await anyo.write(history=[item_id(1)])).status_code == 200
+
+
+class PassByPass:
+    """A ranker that takes two hundred passes for any candidates; `passes` counts those that began."""
+
+    reads, history_limit, pointwise, passes = ("ids",), 5, True, 0
+
+    def read_titles(self, titles: Any) -> Any:
+        raise NotImplementedError
+
+    def prepare_candidates(self, history: Any, candidates: Any, user_id: str | None = None) -> RankPrompt:
+        return RankPrompt(tuple(history), tuple(candidates))
+
+    def score(self, prompts: Any, *, turn: Any) -> Any:
+        for _ in range(200):
+            with turn():
+                self.passes += 1
+                time.sleep(0.01)
+        return [np.zeros(len(prompt.candidates), np.float32) for prompt in prompts]
+
+
+async def test_the_deadline_ends_a_ranking_before_its_next_pass_though_the_device_is_free() -> None:
+    model: Any = PassByPass()
+    engine = GenerativeEngine(
+        model, Limits(64, 4, 64), Metrics(), recipe="slow", catalog_size=9, device=DeviceLock(), max_dense_waiting=4
+    )
+    engine.start()
+    with pytest.raises(DeadlineExceeded):
+        await engine.score(RankWork(model.prepare_candidates([1], [2, 3])), "key", time.monotonic() + 0.1)
+    await engine.close(10)
+    assert model.passes < 15, "ten fit into its time, and one may just have begun"
 
 
 class Leaver:
