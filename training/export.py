@@ -39,15 +39,27 @@ class RunFacts(TypedDict):
     training: dict[str, Any]
 
 
-def write_artifact(folder: Path, recipe: Recipe, split: Split, fitted: Fitted, **facts: Unpack[RunFacts]) -> Manifest:
-    """Write the artifact to a temporary folder and rename it to ``folder``, which so never holds a partial artifact."""
+def write_artifact(
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    fitted: Fitted,
+    *,
+    golden_histories: int = GOLDEN_CASES,
+    **facts: Unpack[RunFacts],
+) -> Manifest:
+    """Write the artifact to a temporary folder and rename it to ``folder``, which so never holds a partial artifact.
+
+    ``golden_histories``: real histories whose answers every load repeats.
+    """
     model = fitted.model
     model.encoder.eval()
     with replaced_folder(folder) as work:
         vectors_ND = write_model(model, work)
         catalog = _write_catalog(work, split, facts["fitted_on"])
         encoder = model.encoder
-        histories = with_titles(_histories(split, encoder.history_limit), catalog, model.spec.history.reads_text)
+        chosen = _histories(split, encoder.history_limit, golden_histories)
+        histories = with_titles(chosen, catalog, model.spec.history.reads_text)
         golden = golden_cases(encoder, FlatIndex.build(vectors_ND), catalog, histories)
         write_golden(work, golden)
         write_index(
@@ -62,12 +74,19 @@ def write_artifact(folder: Path, recipe: Recipe, split: Split, fitted: Fitted, *
 
 
 def write_list_artifact(
-    folder: Path, recipe: Recipe, split: Split, model: ListMethod, **facts: Unpack[RunFacts]
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    model: ListMethod,
+    *,
+    golden_histories: int = GOLDEN_CASES,
+    **facts: Unpack[RunFacts],
 ) -> Manifest:
     """As `write_artifact`, for a `ListMethod`."""
     with replaced_folder(folder) as work:
         catalog = _write_catalog(work, split, facts["fitted_on"])
-        histories = with_titles(_histories(split, model.history_limit), catalog, "text" in model.reads)
+        chosen = _histories(split, model.history_limit, golden_histories)
+        histories = with_titles(chosen, catalog, "text" in model.reads)
         return save(
             work,
             get_method(recipe.method.kind),
@@ -105,12 +124,12 @@ def catalog_of(split: Split, fitted_on: FittedOn) -> Catalog:
     return Catalog(data.item_ids, data.titles, data.categories, split.popularity(fitted_on), fitted_on, attributes)
 
 
-def _histories(split: Split, limit: int) -> list[list[int]]:
+def _histories(split: Split, limit: int, count: int) -> list[list[int]]:
     """Training histories from the shortest to the longest, evenly by rank of length."""
     lengths: NDArray[np.int64] = np.minimum(split.train_lengths_U, limit)
     users = np.argsort(lengths, kind="stable")
     users = users[lengths[users] > 0]
-    chosen: Sequence[int] = users[np.linspace(0, len(users) - 1, GOLDEN_CASES).astype(int)].tolist()
+    chosen: Sequence[int] = users[np.linspace(0, len(users) - 1, count).astype(int)].tolist()
     return [split.train_row(user)[-limit:].tolist() for user in chosen]
 
 

@@ -21,7 +21,7 @@ from benchmarks.lib.shapes import SHAPES, config_of
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import Sources, build_model
 from training.cli_common import open_dataset
-from training.data.splits import leave_one_out
+from training.data.splits import Split, leave_one_out
 from training.export import write_artifact
 from training.loop.fit import Fitted, read_text
 from training.recipe import with_settings
@@ -31,6 +31,8 @@ from training.tiny import byte_level_bpe
 VOCABULARY, POSITIONS = 8192, 2048
 END, END_TOKEN = 0, "<|end|>"
 SETTINGS = ("adapter.kind=none", "items.text_source=minilm")
+TIMING_ONLY = {"for": "timing only"}
+"""The training record of an artifact whose answers are noise."""
 NO_TEXT = ("adapter.kind=none", "items.tower=id", "items.dim=128")
 
 
@@ -55,7 +57,7 @@ def write_backbone(folder: Path, titles: Sequence[str], shape: str = "small") ->
 
 
 def write_small(
-    data: str,
+    split: Split,
     out: Path,
     form: str,
     console: Console,
@@ -64,9 +66,10 @@ def write_small(
     shape: str = "small",
     settings: Sequence[str] = SETTINGS,
     backbone: str | None = None,
+    **options: Any,
 ) -> None:
-    """Write an artifact of `anyo` over a shape that was never trained, or over a named backbone, also untrained."""
-    split = leave_one_out(open_dataset(data, ties="file", seed=0, strict=False, console=console))
+    """Write an artifact of `anyo` over a shape that was never trained, or over a named backbone, also untrained;
+    `options` are those of `write_artifact`."""
     titles = split.dataset.titles
     sources = Sources()
     if backbone is None:
@@ -85,7 +88,7 @@ def write_small(
         sources=sources,
     )
     fitted = Fitted(model)
-    write_artifact(out, untrained, split, fitted, fitted_on="train", metrics={}, training={"for": "timing only"})
+    write_artifact(out, untrained, split, fitted, fitted_on="train", metrics={}, training=TIMING_ONLY, **options)
 
 
 def main() -> None:
@@ -105,8 +108,10 @@ def main() -> None:
         settings = ["adapter.kind=none"]  # the backbone reads the titles too
     if options.layers is not None:
         settings.append(f"backbone.layers={options.layers}")
+    console = Console(stderr=True)
+    split = leave_one_out(open_dataset(options.data, ties="file", seed=0, strict=False, console=console))
     write_small(
-        options.data, options.out, options.form, Console(stderr=True), options.seed,
+        split, options.out, options.form, console, options.seed,
         shape=options.shape, settings=settings, backbone=options.backbone,
     )  # fmt: skip
 

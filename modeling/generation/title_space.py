@@ -8,6 +8,7 @@ Shape legend: B texts, T tokens, N items, H width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from modeling.encoder.prompt import TitleTokens
 from modeling.inference.prepacked_linear import multiple_of, padded_length
+from modeling.inference.text_forward import TextForward
+
+log = logging.getLogger(__name__)
 
 BATCH = 64
 
@@ -48,9 +52,22 @@ class TitleSpace(nn.Module):
         tokens: TitleTokens,
         begin: Sequence[int],
         *,
+        dtype: torch.dtype = torch.float32,
         progress: Callable[[int], object] = lambda done: None,
     ) -> TitleSpace:
-        """Read the titles of a catalog."""
+        """Read the titles of a catalog, each beginning of titles once where the body's layers are known.
+
+        Args:
+            body, begin: see the class.
+            tokens: of the titles.
+            dtype: to compute in: fp32 or bf16. The vectors are fp32 in any case, and the body stays what it is.
+            progress: called with the number of titles that were read.
+        """
+        texts = [[*begin, *tokens[row].tolist()] for row in range(len(tokens))]
+        fast, reason = TextForward.of(body, texts, dtype)
+        if fast is not None:
+            return cls(body, fast.read(texts, progress=progress), begin)
+        log.info("titles are read by the plain forward in fp32: %s", reason)
         space = cls(body, np.empty((0, int(cast(Any, body).config.hidden_size)), np.float32), begin)
         found = np.empty((len(tokens), space.vectors_NH.shape[1]), np.float32)
         order = np.argsort(np.diff(tokens.offsets), kind="stable")

@@ -177,32 +177,32 @@ class RotaryLayers:
 
     def _normal(self, layer: int, states_PH: Tensor) -> Any:
         block = self._body.layers[layer]
-        return read_once(block.self_attn.q_proj, _rms(block.input_layernorm, states_PH))
+        return read_once(block.self_attn.q_proj, rms_norm(block.input_layernorm, states_PH))
 
     def _keys_values(self, layer: int, normal_PH: Any, turns: Any) -> tuple[Tensor, Tensor]:
         attention = self._body.layers[layer].self_attn
         keys_PAD = attention.k_proj(normal_PH).unflatten(-1, (-1, self._width))
         values_PAD = attention.v_proj(normal_PH).unflatten(-1, (-1, self._width))
         if hasattr(attention, "k_norm"):
-            keys_PAD = _rms(attention.k_norm, keys_PAD)
+            keys_PAD = rms_norm(attention.k_norm, keys_PAD)
         return _turned(keys_PAD, turns), values_PAD
 
     def _queries(self, layer: int, normal_PH: Any, turns: Any) -> Tensor:
         attention = self._body.layers[layer].self_attn
         queries_PAD = attention.q_proj(normal_PH).unflatten(-1, (-1, self._width))
         if hasattr(attention, "q_norm"):
-            queries_PAD = _rms(attention.q_norm, queries_PAD)
+            queries_PAD = rms_norm(attention.q_norm, queries_PAD)
         return _turned(queries_PAD, turns)
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.layers[layer]
         states_PH = added(block.self_attn.o_proj, mixed_PAD.reshape(len(states_PH), -1), states_PH)
         feed = block.mlp
-        normal_PH = read_once(feed.gate_proj, _rms(block.post_attention_layernorm, states_PH))
+        normal_PH = read_once(feed.gate_proj, rms_norm(block.post_attention_layernorm, states_PH))
         return added(feed.down_proj, gated(feed.gate_proj, feed.act_fn, feed.up_proj, normal_PH), states_PH)
 
     def end(self, states_PH: Tensor) -> Tensor:
-        return _rms(self._body.norm, states_PH)
+        return rms_norm(self._body.norm, states_PH)
 
 
 class FusedRotaryLayers(RotaryLayers):
@@ -246,7 +246,7 @@ class FusedRotaryLayers(RotaryLayers):
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.layers[layer]
         states_PH = torch.addmm(states_PH, mixed_PAD.reshape(len(states_PH), -1), block.self_attn.o_proj.weight.T)
-        normal_PH = _rms(block.post_attention_layernorm, states_PH)
+        normal_PH = rms_norm(block.post_attention_layernorm, states_PH)
         _, given = _joint_maps(block)
         inner_PF = self._pieces.gated(F.linear(normal_PH, _joint(given)), block.mlp.act_fn)
         return states_PH.addmm_(inner_PF, block.mlp.down_proj.weight.T)
@@ -368,7 +368,7 @@ def _joint(maps: list[nn.Linear]) -> Tensor:
     return first.as_strided((sum(each.out_features for each in maps), first.shape[1]), first.stride())
 
 
-def _rms(norm: Any, states: Tensor) -> Tensor:
+def rms_norm(norm: Any, states: Tensor) -> Tensor:
     """A root-mean-square norm. One pass for the lengths and one for the product; the library's takes four on a CPU."""
     if states.is_cuda:
         return F.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)

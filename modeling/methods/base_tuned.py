@@ -21,7 +21,7 @@ from modeling.artifact.tensor_files import save_pretrained
 from modeling.artifact.verified import Files
 from modeling.backbone.adapters import adapter_of
 from modeling.backbone.loading import BackboneInfo, backbone_files
-from modeling.backbone.pretrained import read_config, read_model
+from modeling.backbone.pretrained import read_config, read_model, weights_in
 from modeling.backbone.sources import neutral
 from modeling.methods.base import BackboneRecord, LoadContext
 from modeling.spec import AdapterSpec
@@ -104,4 +104,4 @@ def read_tuned(
         )
     twin, adapter = untuned_twin(base), adapter_of(spec.kind)
     tuned = adapter.merge(adapter.load(base, context.files.below(ADAPTER), spec))
-    return tuned.to(dtype), twin.to(dtype)
+    return weights_in(tuned, dtype), weights_in(twin, dtype)

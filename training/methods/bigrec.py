@@ -124,7 +124,7 @@ class BigRecTraining(GenerativeTraining[BigRecSettings]):
             body, sha256 = decoder_of(self.untuned), None if named.info is None else named.info.sha256
         self.space = read_space(
             body, named.tokens, TextTokenizer(tokenizer).wrap[0], sha256=sha256, cache=options.cache,
-            console=self.console,
+            precision=options.precision, console=self.console,
         )  # fmt: skip
         folder = self.job.id_model
         self.collaborative = None if folder is None else CollaborativeModel(folder, len(named.tokens))

@@ -14,13 +14,22 @@ from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.tensor_files import save_arrays
 from modeling.encoder.prompt import TitleTokens
 from modeling.generation.title_space import TitleSpace
+from modeling.inference.int8_linear import dtype_of
 from training.loop.budget import timed
+from training.loop.fit import Precision
 
 VECTORS = "vectors.safetensors"
 
 
 def read_space(
-    body: nn.Module, tokens: TitleTokens, begin: list[int], *, sha256: str | None, cache: Path | None, console: Console
+    body: nn.Module,
+    tokens: TitleTokens,
+    begin: list[int],
+    *,
+    sha256: str | None,
+    cache: Path | None,
+    precision: Precision,
+    console: Console,
 ) -> TitleSpace:
     """The title space of a catalog.
 
@@ -29,19 +38,22 @@ def read_space(
         tokens: of the titles.
         begin: token ids before every title.
         sha256: of the base model's weights; None: vectors are not cached.
-        cache: folder of cached vectors, named by weights and tokens; None: vectors are not cached.
+        cache: folder of cached vectors, named by weights, tokens and precision; None: vectors are not cached.
+        precision: to compute in; that of the run.
         console: for progress.
     """
     folder = None
     if sha256 is not None and cache is not None:
-        digest = hashlib.sha256(repr((sha256, begin)).encode())
+        decides = (sha256, begin) if precision == "fp32" else (sha256, begin, precision)
+        digest = hashlib.sha256(repr(decides).encode())
         digest.update(tokens.offsets.tobytes() + tokens.tokens.tobytes())
         folder = cache / f"titles-{digest.hexdigest()[:16]}"
         if (folder / VECTORS).exists():
             return TitleSpace(body, load_file(folder / VECTORS)["vectors"], begin)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {len(tokens)} titles with the base model", total=len(tokens))
-        space = TitleSpace.of_catalog(body, tokens, begin, progress=timed(bar, task, "reading titles"))
+        progress = timed(bar, task, "reading titles")
+        space = TitleSpace.of_catalog(body, tokens, begin, dtype=dtype_of(precision), progress=progress)
     if folder is not None:
         with replaced_folder(folder, "new") as work:
             save_arrays({"vectors": space.vectors_NH.cpu().numpy()}, work / VECTORS)

@@ -105,6 +105,15 @@ def test_with_a_public_name_the_artifact_holds_the_adapter_alone(tuned: Path, na
     assert str(named) not in (tuned / "manifest.json").read_text() + (tuned / "adapter/adapter_config.json").read_text()
 
 
+def test_positions_are_turned_as_exactly_in_half_the_bits(tuned: Path, named: Path) -> None:
+    exact, half = (load(tuned, precision=precision).model for precision in ("fp32", "bf16"))
+    for one, other in zip(exact.bodies, half.bodies, strict=True):
+        assert other.get_input_embeddings().weight.dtype == torch.bfloat16
+        places_1T = torch.tensor([[1, 200]])
+        for expected, found in zip(*(each.rotary_emb(torch.zeros(1), places_1T) for each in (one, other)), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
 def test_the_base_is_in_memory_once_and_is_the_untuned_model(tuned: Path, named: Path) -> None:
     model = load(tuned).model
     base, written_by = model.space.body, decoder_of(model.model)
