@@ -125,13 +125,13 @@ def make(race: Race, name: str) -> Path:
 
 
 def _make_dense(race: Race, name: str, folder: Path) -> None:
-    """A dense artifact that has learned nothing; without title vectors, which change nothing of a request's cost."""
+    """A dense artifact that has learned nothing. Without title vectors: positions are rows of a table all the same."""
     settings = [*NO_TEXT, f"history.limit={HISTORY}"]
     if name == DENSE:
         settings.append(race.title_tokens)
     if race.pretrained and name != SHALLOW:
         settings.append(f"backbone.layers={_shape(race.source).num_hidden_layers}")
-    form = "titles" if name == DENSE else "compressed"
+    form = "titles" if name == DENSE else "ids"
     write_small(
         race.split, folder, form, race.console, settings=settings, backbone=race.backbone, golden_histories=GOLDEN
     )
