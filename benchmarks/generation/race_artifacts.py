@@ -110,7 +110,7 @@ def bounded(dataset: Dataset, items: int) -> Dataset:
 
 def names_of(race: Race) -> list[str]:
     """Of all artifacts of a race, in the order in which they are made."""
-    layers = anyo(race.backbone).backbone.layers if race.pretrained else None
+    layers = None if race.backbone is None else anyo(race.backbone).backbone.layers
     return [DENSE, COMPRESSED, *([SHALLOW] if layers is not None else []), *WRITERS]
 
 

@@ -89,7 +89,7 @@ class TextForward:
         ids = [torch.tensor([list(text)]) for text in texts]
         expected_BH = torch.cat([body(input_ids=ids_1T, use_cache=False).last_hidden_state[:, -1] for ids_1T in ids])
         distances_B = (self(texts) - expected_BH).norm(dim=-1) / expected_BH.norm(dim=-1)
-        return distances_B.double().numpy()
+        return cast("NDArray[np.float64]", distances_B.double().numpy())
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[Text]) -> Tensor:
@@ -136,10 +136,10 @@ class _ExactResidual(RotaryLayers):
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.layers[layer]
-        states_PH = states_PH + block.self_attn.o_proj(mixed_PAD.reshape(len(states_PH), -1))
+        states_PH = states_PH + cast(Tensor, block.self_attn.o_proj(mixed_PAD.reshape(len(states_PH), -1)))
         feed, normal_PH = block.mlp, rms_norm(block.post_attention_layernorm, states_PH).bfloat16()
         inner_PF = gated(feed.gate_proj, feed.act_fn, feed.up_proj, normal_PH)
-        return states_PH + feed.down_proj(inner_PF)
+        return states_PH + cast(Tensor, feed.down_proj(inner_PF))
 
 
 class _Tree:
