@@ -189,5 +189,6 @@ def test_plots_name_every_method_and_follow_the_colour_scheme() -> None:
     dots = [Dot("one", 10, 0.1, 0.05, 0.2), Dot("two", 100, 0.2, None, None)]
     drawn = scatter_plot("a < b", "ms", dots, [("three", 0.15)])
     assert drawn.count("<circle") == 2
+    assert scatter_plot("one", "ms", dots[:1]).count("<circle") == 1
     assert all(name in drawn for name in ("one", "two", "three", "a &lt; b", "prefers-color-scheme"))
     assert bar_plot("t", "ms", [("anyo", 2.0), ("other", 1.0)]).count('height="16"') == 2

@@ -46,14 +46,15 @@ class Way:
         return RECOMMEND if self.beams is None else GENERATE
 
 
+# The fairest rival first: it writes few tokens, along a trie.
 WAYS = (
     Way("anyo, titles", DENSE),
     Way("anyo, one position an item", COMPRESSED),
     Way("anyo, as its recipe has it", SHALLOW),
     Way("TIGER", "tiger", MANY),
-    Way("P5", "p5", MANY),
     Way("BIGRec, 1 beam", "bigrec", GREEDY),
     Way("BIGRec, 4 beams", "bigrec", FEW),
+    Way("P5", "p5", MANY),
     Way("GENRE", "genre", MANY),
     Way("LLaRA", "llara", GREEDY),
 )

@@ -63,7 +63,8 @@ def scatter_plot(title: str, across: str, dots: Sequence[Dot], levels: Sequence[
     if not dots:
         raise ValueError("no point to draw")
     low, high = _decades([dot.x for dot in dots])
-    top = max(*(dot.high if dot.high is not None else dot.y for dot in dots), *(value for _, value in levels))
+    heights = [dot.high if dot.high is not None else dot.y for dot in dots]
+    top = max([*heights, *(value for _, value in levels)])
     step = _step(top)
     most = step * math.ceil(1.01 * top / step)
     parts = _begin(title)

@@ -122,7 +122,8 @@ class ResultFile:
             if word == "--result":
                 next(words, None)
             elif not word.startswith("--result="):
-                kept.append(Path(word).name if os.path.isabs(word) else word)
+                name, equals, value = word.rpartition("=")
+                kept.append(f"{name}{equals}{Path(value).name}" if os.path.isabs(value) else word)
         return shlex.join(["python", "-m", self._module, *kept])
 
     def load(self) -> str:

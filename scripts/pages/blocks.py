@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.pages import claims, readme, tables
+from scripts.pages import claims, race, readme, tables
 from scripts.pages.results import ROOT, Experiment
 
 BLOCK = re.compile(r"(<!-- generated: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -44,6 +44,8 @@ def render(name: str, results: Results, link: Link, page: Path) -> str:
         return tables.whole(results[name])
     if name in readme.BLOCKS:
         return readme.BLOCKS[name](results, link)
+    if name in race.BLOCKS:
+        return race.BLOCKS[name](results, link)
     if name in claims.BLOCKS:
         return claims.BLOCKS[name](results, link)
     if name.startswith("older-"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.lib.plot import Dot, bar_plot, latency_plot, scatter_plot
+from scripts.pages.race import RACE
 from scripts.pages.results import ROOT, Experiment, Row
 
 FOLDER = ROOT / "docs" / "figures"
@@ -49,6 +50,15 @@ def _quality(data: str, name: str) -> Draw:
     return draw
 
 
+def _race(results: Results) -> str:
+    rows = [row for row in results[RACE]["rows"] if row.get("ndcg@10") is not None]
+    dots = [
+        Dot(row["method"], row["total_ms"], *(row["ndcg@10"][key] for key in ("value", "low", "high"))) for row in rows
+    ]
+    title = "SmolLM2-135M on MovieLens small: NDCG@10 (95 % interval) against latency of one request"
+    return scatter_plot(title, "latency of one request (ms, logarithmic)", dots)
+
+
 def _p99(results: Results) -> str:
     lines: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in results["serving-open-loop-curve"]["rows"]:
@@ -69,6 +79,7 @@ def _throughput(experiment: str, clients: int, title: str) -> Draw:
 DRAWN = {
     "quality-latency.svg": _quality("amazon-beauty", "Amazon Beauty"),
     "quality-latency-movietweetings.svg": _quality("movietweetings-100k", "MovieTweetings-100k"),
+    "race-smollm2.svg": _race,
     "serving.svg": _p99,
     "throughput-fp32.svg": _throughput(
         "serving-tuned-peers-fp32", 16, "Throughput with 16 clients, fp32, tuned servers"
