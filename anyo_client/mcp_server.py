@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
 from anyo_client.answers import Recommendation, RecommendedItem
@@ -35,20 +37,32 @@ def make_server(client: AsyncClient) -> MCPServer:
     @server.tool()
     async def recommend(history: History, k: Count = 10, fields: Fields = ()) -> str:
         """Recommend what somebody takes next who took these items, best first."""
-        return _lines(await client.recommend(await _known(client, history), k=k, fields=fields))
+        with _refusals_in_words():
+            return _lines(await client.recommend(await _known(client, history), k=k, fields=fields))
 
     @server.tool()
     async def similar(item_id: str, k: Count = 10, fields: Fields = ()) -> str:
         """Find the items of the catalog that are most like one, by its id."""
-        found = await client.similar(item_id, k=k, fields=fields)
+        with _refusals_in_words():
+            found = await client.similar(item_id, k=k, fields=fields)
         return "\n".join(map(_line, found.items))
 
     @server.tool()
     async def explain(history: History, k: Count = 3, fields: Fields = ()) -> str:
         """Recommend, and say which item of the history raised each score most and which one is most similar."""
-        return _lines(await client.recommend(await _known(client, history), k=k, fields=fields, explain=True))
+        with _refusals_in_words():
+            return _lines(await client.recommend(await _known(client, history), k=k, fields=fields, explain=True))
 
     return server
+
+
+@contextmanager
+def _refusals_in_words() -> Iterator[None]:
+    """The service's reason for whoever asked; the text of any other error stays here."""
+    try:
+        yield
+    except AnyoError as error:
+        raise ToolError(str(error)) from error
 
 
 async def _known(client: AsyncClient, history: list[str]) -> list[str | Mapping[str, str]]:

@@ -228,6 +228,7 @@ def test_what_is_known_about_items_is_kept(tmp_path: Path) -> None:
         ("Drama, Romance", ["Drama", "Romance"]),
         ("A|B", ["A", "B"]),
         ("['科幻', '战斗']", ["科幻", "战斗"]),
+        ("[{'id': 16, 'name': 'Drama'}, {'id': 3, 'name': 'Romance'}]", ["Drama", "Romance"]),
         ("Home", ["Home"]),
     ],
 )

@@ -58,7 +58,18 @@ REFUSED: dict[str, tuple[Files, str]] = {
 }
 REFUSED["two logs"] = (
     files(likes__csv=table([(*row, 5) for row in ROWS], "user_id,item_id,timestamp,rating")),
-    "name only the files that belong together",
+    "name only the files that belong together, as data import interactions.csv items.csv",
+)
+REFUSED["orders and their lines"] = (
+    {
+        "orders.csv": table([(f"o{at}", user) for at, (user, _, _) in enumerate(ROWS)], "order_id,user_id"),
+        "lines.csv": table([(f"o{at}", item) for at, (_, item, _) in enumerate(ROWS)], "order_id,item_id"),
+    },
+    "--join orders.csv:order_id",
+)
+REFUSED["a name whose end is known"] = (
+    files(interactions=table(header="viewer_user_id,click_article_id,click_timestamp")),
+    "--map user=viewer_user_id,item=click_article_id,time=click_timestamp",
 )
 
 

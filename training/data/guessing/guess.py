@@ -7,15 +7,18 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+import polars as pl
+
 from training.data.guessing.headerless import BY_CONTENT, by_content, is_text
 from training.data.guessing.nested import lists_taken_apart
-from training.data.importing.content import mostly_empty
+from training.data.importing.content import is_epoch, mostly_empty
 from training.data.importing.names import LISTS, ONLY_BESIDE_TEXT, by_ending, by_name, folded
 from training.data.importing.table import BY_NAMES, INTERACTION_ROLES, ITEM_ROLES, NONE, Guess, Kind, Table
+from training.data.importing.times import are_dates
 from training.data.sources import recognise
 
 BY_ENDING = "ends of the names of columns"
-_PAIRS_LOOKED_AT = 100_000
+_PAIRS_LOOKED_AT, _TIMES_LOOKED_AT = 100_000, 1000
 _MOST_TITLES = 1.5
 """Different titles for an item in the mean, beyond which a column in interactions is no title of the item."""
 
@@ -37,7 +40,7 @@ def guess(table: Table, mapped: Mapping[str, tuple[str, ...]]) -> Guess:
     kind = found.kind if found.kind != "other" or not given else kind_of(roles)
     kind = kind_of(roles) if given and not table.header else kind
     kind = "interactions" if {"user", "item"} <= set(roles) else kind
-    decided = {"user", "item"} <= set(given) or (kind == "items" and {"item", "title"} <= set(given))
+    decided = {"user", "item"} <= set(given) or (kind == "items" and "item" in given and set(given) & {*ITEM_ROLES})
     found = replace(found, kind=kind, columns=roles, doubts=() if decided else found.doubts)
     return _with_item_names(_with_order(found, given))
 
@@ -122,7 +125,7 @@ def _by_names(table: Table, given: Mapping[str, str]) -> Guess:
     about = set(roles) & set(ITEM_ROLES) - {"price"}
     if plain is not None and about and not {"item", "user"} & {*roles, *given}:
         roles["item"] = plain
-    ends = _missing_by_ending(columns, {**roles, **given})
+    ends = _missing_by_ending(frame, columns, {**roles, **given})
     kind = kind_of({**roles, **ends, **given})
     roles |= ends
     if kind == "items" and "event" in roles and "categories" not in roles:
@@ -139,13 +142,19 @@ def _by_names(table: Table, given: Mapping[str, str]) -> Guess:
     return Guess(table, kind, roles, BY_ENDING if ends else BY_NAMES, ordered, doubts=doubts, notes=notes)
 
 
-def _missing_by_ending(columns: list[str], found: Mapping[str, str]) -> dict[str, str]:
+def _missing_by_ending(frame: pl.DataFrame, columns: list[str], found: Mapping[str, str]) -> dict[str, str]:
     """Columns for what interactions still need, by the ends of their names; none where the table may be of items."""
     if "item" in found and "user" not in found and set(found) & set(ITEM_ROLES):
         return {}
     wanted = [role for role in ("user", "item", "time") if role not in found]
     ends = by_ending([name for name in columns if name not in found.values()], wanted)
+    if "time" in ends and not _is_time(frame[ends["time"]].head(_TIMES_LOOKED_AT)):
+        del ends["time"]  # such as a clock without a day
     return ends if {"user", "item"} <= {*found, *ends} else {}
+
+
+def _is_time(column: pl.Series) -> bool:
+    return not column.dtype.is_nested() and (is_epoch(column) or are_dates(column))
 
 
 def _listed(columns: Mapping[str, str]) -> str:

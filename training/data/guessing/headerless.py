@@ -16,6 +16,7 @@ _FRACTION = r"^-?\d+\.\d+$"
 _WORD = r"^[^\W\d]+([_-][^\W\d]+)*$"
 _MOST_KINDS = 10
 _ROWS_OF_A_KIND = 5
+ROLE_IN_WORDS = {"title": "title", "categories": "category"}
 _VALUES_OF_AN_ITEM = 1.05
 """Values of a column for an item, in the mean, up to which the column says something about items."""
 
@@ -57,7 +58,7 @@ def _of(table: Table, frame: pl.DataFrame, roles: dict[str, str], ids: list[str]
     """Interactions where a first id comes again and there is something to take; else items, if they have a text."""
     user = ids[0] if ids else ""
     if user and frame[user].n_unique() < frame.height and (len(ids) > 1 or texts):
-        item = ids[1] if len(ids) > 1 else texts[0]
+        item = next((name for name in ids[1:] if frame[name].n_unique() < frame.height), (ids[1:] or texts)[0])
         roles |= {"user": user, "item": item} | _about_items(frame, item, [name for name in texts if name != item])
         words = " and no times" if "time" not in roles else ""
         order = ", and the order of its rows as the order in time" if words else ""
@@ -68,10 +69,11 @@ def _of(table: Table, frame: pl.DataFrame, roles: dict[str, str], ids: list[str]
     return Guess(table, "other", by=BY_CONTENT)
 
 
-def as_items(table: Table, item: str, title: str, why: str) -> Guess:
-    """A table of items, about which somebody has to be asked."""
-    doubt = f"{why}; {item} is taken as the item's id and {title} as its title"
-    return Guess(table, "items", {"item": item, "title": title}, BY_CONTENT, doubts=(doubt,))
+def as_items(table: Table, item: str, text: str, why: str) -> Guess:
+    """A table of items, about which somebody has to be asked. A text that few items have alone is a category."""
+    role = "title" if 2 * table.frame[text].n_unique() > table.frame.height else "categories"
+    doubt = f"{why}; {item} is taken as the item's id and {text} as its {ROLE_IN_WORDS[role]}"
+    return Guess(table, "items", {"item": item, role: text}, BY_CONTENT, doubts=(doubt,))
 
 
 def _about_items(frame: pl.DataFrame, item: str, texts: list[str]) -> dict[str, str]:

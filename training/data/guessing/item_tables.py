@@ -70,9 +70,13 @@ def _with_right_id(guess: Guess, asked: pl.Series) -> Guess:
     if best is None or _held(guess, best, asked) < MOST:
         return replace(guess, kind="other") if guess.by == BY_CONTENT else guess
     if guess.by == BY_CONTENT:
-        return as_items(guess.table, best, guess.columns["title"], f"{guess.table.name} has no header")
+        return as_items(guess.table, best, _text_of(guess), f"{guess.table.name} has no header")
     note = f"{best} has the ids of the interactions, and is taken as the item in place of {own}"
     return replace(guess, columns={**guess.columns, "item": best}, notes=(*guess.notes, note))
+
+
+def _text_of(guess: Guess) -> str:
+    return next(name for role, name in guess.columns.items() if role != "item")
 
 
 def _are_respelled(column: pl.Series, asked: pl.Series) -> bool:

@@ -38,10 +38,7 @@ def interactions_and_items(guesses: list[Guess]) -> tuple[list[Guess], list[Gues
     interactions, passed = _likelier(interactions)
     shapes = {tuple(sorted(guess.columns.items())) for guess in interactions}
     if len(shapes) > 1:
-        names = ", ".join(guess.table.name for guess in interactions[:6])
-        raise DataError(
-            f"{names} are all interactions, with different columns; name only the files that belong together"
-        )
+        raise DataError(_several(interactions, items))
     split = {guess.table.name: _part(guess.table.name) for guess in interactions}
     if {"train", "test"} <= set(split.values()) and "split" not in interactions[0].columns:
         interactions = [_with_part(guess, split[guess.table.name]) for guess in interactions]
@@ -79,6 +76,31 @@ def _with_part(guess: Guess, part: str) -> Guess:
     return replace(guess, table=guess.table.with_frame(frame), columns={**guess.columns, "split": "split"})
 
 
+def _several(interactions: list[Guess], items: list[Guess]) -> str:
+    names = [guess.table.name for guess in interactions[:6]]
+    one = " ".join([names[0], *(guess.table.name for guess in items[:3])])
+    return (
+        f"{', '.join(names)} are all interactions, with different columns; name only the files that belong together, "
+        f"as data import {one}"
+    )
+
+
+def _join_hint(guesses: list[Guess]) -> str:
+    """The option that puts the users of one file beside the items of another; "" where no column says how."""
+    with_users = [guess for guess in guesses if "user" in guess.columns and "item" not in guess.columns]
+    with_items = [guess for guess in guesses if "item" in guess.columns and "user" not in guess.columns]
+    for users in with_users:
+        for items in with_items:
+            for name in users.table.frame.columns:
+                column = users.table.frame[name]
+                shared = name in items.table.frame.columns and not column.dtype.is_nested()
+                if shared and column.null_count() == 0 and column.is_unique().all():
+                    return (
+                        f", or put the users of {users.table.name} beside the items: --join {users.table.name}:{name}"
+                    )
+    return ""
+
+
 def _no_interactions(guesses: list[Guess]) -> str:
     held = "; ".join(
         f"{guess.table.name} has {', '.join(map(shown, guess.table.frame.columns[:8]))}"
@@ -90,4 +112,4 @@ def _no_interactions(guesses: list[Guess]) -> str:
     if bare:
         file = f"{PurePosixPath(bare[0].table.name).name}:" if len(bare) > 1 else ""
         hint += f" (a file without a header: the columns' numbers, as --map {file}user=1,item=2)"
-    return f"no table tells who took what; say which columns do: {hint}. {held}"
+    return f"no table tells who took what; say which columns do: {hint}{_join_hint(guesses)}. {held}"

@@ -10,7 +10,7 @@ _NAMES: dict[str, str] = {
     "user": (
         "user_id user userid uid reviewer_id visitor_id visitor customer_id customer client_id member_id "
         "member account_id user_code user_name username reviewer profile_name review_profilename player_id listener_id "
-        "reader_id playlist_id session_id session sess_id 用户id 用户 用户编号 "
+        "reader_id household_key household_id playlist_id session_id session sess_id 用户id 用户 用户编号 "
         "用户_id 会员id 会员 会员编号 ユーザーid ユーザー ユーザid 会員番号 会員id 会員 顧客id 顧客番号 "
         "顧客 利用者id 利用者"
     ),
@@ -18,7 +18,7 @@ _NAMES: dict[str, str] = {
         "item_id item itemid iid parent_asin asin product_id product movie_id film_id artist_id song_id "
         "track_id book_id isbn article_id news_id stock_code sku goods_id video_id anime_id game_id app_id "
         "business_id venue_id poi_id location_id recipe_id streamer_id listing_id gmap_id msno_item aid beer_id "
-        "beer_beerid wine_id hotel_id restaurant_id place_id job_id course_id track_uri "
+        "sku_id bookmark_id beer_beerid wine_id hotel_id restaurant_id place_id job_id course_id track_uri "
         "item_ids items itemids product_ids article_ids movie_ids item_id_list item_seq history sequence "
         "basket 商品id 商品 商品番号 商品编号 商品コード 商品_id 物品id 品番 アイテムid アイテム 作品id"
     ),
@@ -43,17 +43,16 @@ _NAMES: dict[str, str] = {
         "title name item_title item_name product_name product_title prod_name movie_title book_title "
         "song_name track_name song_title track_title artist_name anime_title game_title game_name app_name "
         "original_title business_name restaurant_name beer_name wine_name hotel_name place_name job_title "
-        "course_name recipe_name 商品名 商品名称 标题 名称 タイトル 名前 作品名 品名 题目"
+        "course_name recipe_name bookmark_title caption 商品名 商品名称 标题 名称 タイトル 名前 作品名 品名 题目"
     ),
     "categories": (
         "categories category genres genre class tags subject item_category category_name main_category "
-        "category_id product_type_name product_group_name department tag_list cuisines beer_style type 类型 类别 类目 "
-        "分类 カテゴリ カテゴリー ジャンル 分類"
+        "category_id product_type_name product_group_name department tag_list cuisines beer_style cate type "
+        "类型 类别 类目 分类 カテゴリ カテゴリー ジャンル 分類"
     ),
     "brand": (
-        "brand brand_name store manufacturer maker artist artist_name author authors publisher developer studio "
-        "brewery_name 品牌 "
-        "ブランド メーカー 著者"
+        "brand brand_name store manufacturer maker artist artist_name author authors book_author publisher "
+        "developer studio brewery_name 品牌 ブランド メーカー 著者"
     ),
     "description": (
         "description detail_desc desc item_description product_description abstract overview plot synopsis "
