@@ -86,7 +86,7 @@ def once(way: str, path: Path, out: Path) -> None:
 
 def main() -> None:
     """Measure by the options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--pairs", type=int, default=3, help="rounds; each way once in every round")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

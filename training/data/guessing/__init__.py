@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.data.guessing.describe import as_options, describe
-from training.data.guessing.guess import columns_given, guess
+from training.data.guessing.roles import columns_given, guess
 from training.data.guessing.together import interactions_and_items
 
 __all__ = ["as_options", "columns_given", "describe", "guess", "interactions_and_items"]

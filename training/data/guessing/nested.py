@@ -61,7 +61,7 @@ def _holds_items(dtype: pl.DataType) -> bool:
     if not isinstance(dtype, pl.List) or not isinstance(dtype.inner, pl.Struct):
         return False
     fields = dtype.inner.fields
-    plain = [field.name for field in fields if not field.dtype.is_nested()]  # type: ignore[union-attr]
+    plain = [field.name for field in fields if not field.dtype.is_nested()]
     return "item" in by_name(plain) or any(_holds_items(field.dtype) for field in fields)  # type: ignore[arg-type]
 
 

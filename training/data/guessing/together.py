@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
-from training.data.guessing.guess import BY_ENDING
 from training.data.guessing.headerless import BY_CONTENT
 from training.data.guessing.item_tables import by_their_ids
+from training.data.guessing.roles import BY_ENDING
 from training.data.importing.names import folded
 from training.data.importing.table import Guess
 from training.data.report import DataError, shown
