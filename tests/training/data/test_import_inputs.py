@@ -131,7 +131,7 @@ READ: dict[str, Files] = {
     ),
     "words for nothing": files(interactions=table([*ROWS * 3, ("u1", "i1", "NULL"), ("NULL", "i1", START)])),
     "items with the ids of another shop first": files(
-        "asin,item_id,title\n" + "".join(f"B{n},i{n},{title}\n" for n, title in enumerate(TITLES)),
+        "product_id,book_id,title\n" + "".join(f"B{n},i{n},{title}\n" for n, title in enumerate(TITLES)),
     ),
     "commas before the end of a title": files(ITEMS.replace("Red Kettle", '"Red Kettle"')),
 }
