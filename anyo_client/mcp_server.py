@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
-from anyo_client.answers import Recommendation
+from anyo_client.answers import Recommendation, RecommendedItem
 from anyo_client.client_async import AsyncClient
 from anyo_client.errors import AnyoError
 
 URL = "http://127.0.0.1:8000"
 History = Annotated[list[str], Field(min_length=1, description="Item ids, or titles in words, oldest first.")]
 Count = Annotated[int, Field(ge=1, le=100, description="How many items.")]
+Fields = Annotated[
+    Sequence[str], Field(description="What to say of the items beside the title: categories, or names of attributes.")
+]
 
 
 def make_server(client: AsyncClient) -> MCPServer:
@@ -30,22 +35,34 @@ def make_server(client: AsyncClient) -> MCPServer:
     server = MCPServer("anyo", instructions="Recommends what comes next after the items that somebody took.")
 
     @server.tool()
-    async def recommend(history: History, k: Count = 10) -> str:
+    async def recommend(history: History, k: Count = 10, fields: Fields = ()) -> str:
         """Recommend what somebody takes next who took these items, best first."""
-        return _lines(await client.recommend(await _known(client, history), k=k))
+        with _refusals_in_words():
+            return _lines(await client.recommend(await _known(client, history), k=k, fields=fields))
 
     @server.tool()
-    async def similar(item_id: str, k: Count = 10) -> str:
+    async def similar(item_id: str, k: Count = 10, fields: Fields = ()) -> str:
         """Find the items of the catalog that are most like one, by its id."""
-        found = await client.similar(item_id, k=k)
-        return "\n".join(f"{item.rank}. {item.title} [{item.item_id}]" for item in found.items)
+        with _refusals_in_words():
+            found = await client.similar(item_id, k=k, fields=fields)
+        return "\n".join(map(_line, found.items))
 
     @server.tool()
-    async def explain(history: History, k: Count = 3) -> str:
+    async def explain(history: History, k: Count = 3, fields: Fields = ()) -> str:
         """Recommend, and say which item of the history raised each score most and which one is most similar."""
-        return _lines(await client.recommend(await _known(client, history), k=k, explain=True))
+        with _refusals_in_words():
+            return _lines(await client.recommend(await _known(client, history), k=k, fields=fields, explain=True))
 
     return server
+
+
+@contextmanager
+def _refusals_in_words() -> Iterator[None]:
+    """The service's reason for whoever asked; the text of any other error stays here."""
+    try:
+        yield
+    except AnyoError as error:
+        raise ToolError(str(error)) from error
 
 
 async def _known(client: AsyncClient, history: list[str]) -> list[str | Mapping[str, str]]:
@@ -63,10 +80,20 @@ async def _is_item(client: AsyncClient, entry: str) -> bool:
     return True
 
 
+def _line(item: RecommendedItem) -> str:
+    """One item, with the fields that were asked for: `1. A title [id] (categories: mystery, crime; price: 12.5)`."""
+    fields = {} if item.categories is None else {"categories": item.categories}
+    said = []
+    for name, value in {**fields, **(item.attributes or {})}.items():
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        said += [f"{name}: {text}"] if text else []
+    return f"{item.rank}. {item.title} [{item.item_id}]" + (f" ({'; '.join(said)})" if said else "")
+
+
 def _lines(found: Recommendation) -> str:
     lines = []
     for place, item in enumerate(found.items):
-        lines.append(f"{item.rank}. {item.title} [{item.item_id}]")
+        lines.append(_line(item))
         if found.explanation is None:
             continue
         titles = [each.title for each in found.explanation.history]

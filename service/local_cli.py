@@ -13,7 +13,7 @@ import typer
 from index.border import BorderedGroup
 
 if TYPE_CHECKING:
-    from service.recommend.local import Item, LocalRecommender
+    from service.recommend.local import Item, LocalRecommender, RecommendedItem
 
 app = typer.Typer(
     cls=BorderedGroup,
@@ -37,6 +37,9 @@ def recommend(
     category: Annotated[
         list[str] | None, typer.Option(help="Recommend items of this category only; repeatable.")
     ] = None,
+    fields: Annotated[
+        str, typer.Option(help="What to show of the items beside the title: categories,price; any attribute.")
+    ] = "",
     json_output: Json = False,
 ) -> None:
     """Recommend what comes next, as POST /recommend does, without starting a server."""
@@ -51,11 +54,10 @@ def recommend(
         _stop(str(error), FAILED)
     history = [_item(recommender, text) for text in items]
     try:
-        found = recommender.recommend(history, k, categories=category or ())
+        found = recommender.recommend(history, k, categories=category or (), fields=_names(fields))
     except ValueError as error:
         _stop(str(error), NOT_ALLOWED)
-    rows = [{"rank": rank, "item_id": each.item_id, "title": each.title, "score": each.score}
-            for rank, each in enumerate(found, 1)]  # fmt: skip
+    rows = [_as_answered(rank, each) for rank, each in enumerate(found, 1)]
     if json_output:
         print(json.dumps({"artifact": recommender.name, "history": history, "items": rows}, ensure_ascii=False))
         return
@@ -63,7 +65,7 @@ def recommend(
         print(f"read: {recommender.catalog.titles[_row(recommender, each)] if isinstance(each, str) else given}"
               f"{'' if isinstance(each, str) else '  (not in the catalog: read as a title)'}")  # fmt: skip
     for row in rows:
-        print(f"{row['rank']:>4}  {row['score']:8.4f}  {row['title']}  [{row['item_id']}]")
+        print(f"{row['rank']:>4}  {row['score']:8.4f}  {row['title']}  [{row['item_id']}]{_beside(row)}")
 
 
 @app.command()
@@ -84,6 +86,25 @@ def doctor(json_output: Json = False) -> None:
             print(f"problem: {problem}", file=sys.stderr)
     if found["problems"]:
         raise typer.Exit(FAILED)
+
+
+def _names(fields: str) -> list[str]:
+    return [name.strip() for name in fields.split(",") if name.strip()]
+
+
+def _as_answered(rank: int, item: RecommendedItem) -> dict[str, Any]:
+    """An item as `POST /recommend` answers it."""
+    row: dict[str, Any] = {"rank": rank, "item_id": item.item_id, "title": item.title, "score": item.score}
+    row |= {"categories": item.categories} if item.categories is not None else {}
+    return row | ({"attributes": dict(item.attributes)} if item.attributes is not None else {})
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """The fields of an item in words: `  (mystery, crime; price 12.5)`."""
+    parts = [", ".join(row.get("categories", ()))]
+    for name, value in row.get("attributes", {}).items():
+        parts.append(f"{name} {', '.join(value) if isinstance(value, (list, tuple)) else value}")
+    return f"  ({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 
 def _item(recommender: LocalRecommender, text: str) -> Item:

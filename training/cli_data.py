@@ -206,7 +206,9 @@ def import_files(
     mapped: Annotated[
         list[str] | None,
         typer.Option(
-            "--map", help="Columns by role: user=reviewerID,item=asin,time=unixReviewTime; time=none for none."
+            "--map",
+            help="Columns by role: user=reviewerID,item=asin,time=unixReviewTime; time=none for none; of one file: "
+            "films.csv:item=1,title=3.",
         ),
     ] = None,
     joins: Annotated[

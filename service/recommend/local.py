@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from index import Catalog
 from index.filters.body import read_filter
 from index.filters.checking import check_filter
-from index.filters.language import Filter, every, in_categories
+from index.filters.language import AttributeValue, Filter, every, in_categories
+from index.live_catalog import LiveCatalog
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import ListQuery
 from modeling.inference.precision_choice import PrecisionAsked
 from modeling.text import plain_text
 from service.artifacts.loading import AnyLoaded, open_artifact
+from service.recommend.item_fields import item_fields
 
 Item = str | Mapping[str, str]
 """An item of a history: an id of the catalog, or ``{"title": …}`` for free text."""
@@ -30,11 +32,16 @@ Item = str | Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class RecommendedItem:
-    """An item of an answer. ``score`` orders one answer; it is the inner product of a dense artifact."""
+    """An item of an answer. ``score`` orders one answer; it is the inner product of a dense artifact.
+
+    ``categories`` and ``attributes`` are those that ``fields`` asked for; None where it did not.
+    """
 
     item_id: str
     title: str
     score: float
+    categories: tuple[str, ...] | None = None
+    attributes: Mapping[str, AttributeValue] | None = None
 
 
 class LocalRecommender:
@@ -43,6 +50,7 @@ class LocalRecommender:
     def __init__(self, loaded: AnyLoaded) -> None:
         """Use `load`."""
         self._loaded = loaded
+        self._with_fields = LiveCatalog(loaded.catalog)
 
     @property
     def name(self) -> str:
@@ -73,6 +81,7 @@ class LocalRecommender:
         exclude_seen: bool = True,
         categories: Sequence[str] = (),
         filter: Mapping[str, Any] | None = None,
+        fields: Sequence[str] = (),
         user_id: str | None = None,
     ) -> list[RecommendedItem]:
         """The k best items for a history, best first; fewer where fewer are eligible.
@@ -84,14 +93,16 @@ class LocalRecommender:
             exclude_seen: leave out the items of ``history``, given by their ids or by their titles.
             categories: recommend items of at least one of these only.
             filter: recommend items that pass it only, as the ``filter`` of ``POST /recommend``.
+            fields: ``categories`` and names of attributes that the items of the answer have beside the title.
             user_id: whose history it is, for models that read users; others pass it over.
 
         Raises:
             ValueError: k below 1, a history without an item that can be read, an unknown category, a filter
-                that is none or asks for what no item has, or a blank title.
+                that is none or asks for what no item has, a field that no item has, or a blank title.
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for 1 item or more")
+        beside = item_fields(fields, self._with_fields)
         items = self._resolve(history)
         seen = self._seen(items) if exclude_seen else []
         left_out = [row for row in map(self.catalog.row, exclude) if row is not None]
@@ -103,7 +114,12 @@ class LocalRecommender:
         )
         rows, scores = self._answer(read, wanted, user_id)
         return [
-            RecommendedItem(self.catalog.item_ids[row], self.catalog.titles[row], float(score))
+            RecommendedItem(
+                self.catalog.item_ids[row],
+                self.catalog.titles[row],
+                float(score),
+                **beside.of(row, self._with_fields),
+            )
             for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
             if row >= 0
         ]

@@ -41,6 +41,15 @@ async def test_a_language_model_gets_recommendations_similar_items_and_reasons()
             similar = await anyo.similar("item-0003", k=2)
             assert similar.items[1].title in await told("similar", item_id="item-0003", k=2)
             assert (await client.call_tool("similar", {"item_id": "none"})).is_error
+            shown = await anyo.recommend(["item-0003"], k=2, fields=["categories"])
+            said = (await told("recommend", history=["item-0003"], k=2, fields=["categories"])).splitlines()
+            assert said == [
+                f"{item.rank}. {item.title} [{item.item_id}] (categories: {', '.join(item.categories or ())})"
+                for item in shown.items
+            ]
+            assert "(categories: " in await told("similar", item_id="item-0003", k=1, fields=["categories"])
+            unknown = await client.call_tool("recommend", {"history": ["item-0003"], "fields": ["prise"]})
+            assert unknown.is_error and "prise" in str(unknown.content)
 
 
 def test_locust_sends_requests_that_the_service_answers(tmp_path: Path) -> None:

@@ -249,11 +249,16 @@ def _labels(value: Any) -> list[str]:
             return _labels(written)
         return [name.strip() for name in value.split("|") if name.strip()]
     if isinstance(value, list):  # of names, or of lists of names, as paths in a tree of categories
-        inner = [_labels(name) if isinstance(name, list) else [name] for name in value if name is not None]
+        inner = [_labels(name) if isinstance(name, list) else [_own_name(name)] for name in value if name is not None]
         names = [name for part in inner for name in part]
         if all(isinstance(name, str) for name in names):
             return list(dict.fromkeys(name.strip() for name in names if name.strip()))
     raise ValueError
+
+
+def _own_name(value: Any) -> Any:
+    """The name of an object that has one, as `{"id": 16, "name": "Animation"}`."""
+    return value.get("name") if isinstance(value, dict) else value
 
 
 def _list_in_text(value: str) -> list[Any] | None:

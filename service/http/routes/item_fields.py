@@ -1,61 +1,21 @@
-"""Fields of items that a request asks for beside the title: whether there are such, and their values in an answer."""
+"""Fields of items that a request asks for beside the title; a name that no item has is a 422."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from index.filters.checking import unknown_attribute
-from index.filters.language import CATEGORIES
 from index.live_catalog import LiveCatalog
 from service.errors import InvalidInput
+from service.recommend import item_fields as fields_of_items
+from service.recommend.item_fields import ItemFields, UnknownField
 
 PATH = "fields"
-
-
-@dataclass(frozen=True, slots=True)
-class ItemFields:
-    """Fields of the items of one answer. Without any, items are answered as they are.
-
-    Attributes:
-        categories: whether each item has its categories.
-        attributes: names of the attributes that each item has, where it has a value.
-    """
-
-    categories: bool = False
-    attributes: tuple[str, ...] = ()
-
-    def add_to(self, items: Sequence[dict[str, Any]], rows: Sequence[int | str], catalog: LiveCatalog) -> None:
-        """Give items of an answer their fields.
-
-        Args:
-            items: as they are answered, one for each of `rows`.
-            rows: of the catalog; a free title stands in place of a row, and gets no field.
-            catalog: whose rows these are.
-        """
-        if not self.categories and not self.attributes:
-            return
-        for item, row in zip(items, rows, strict=True):
-            if not isinstance(row, str):
-                item |= self._of(row, catalog)
-
-    def _of(self, row: int, catalog: LiveCatalog) -> dict[str, Any]:
-        found: dict[str, Any] = {CATEGORIES: catalog.categories[row]} if self.categories else {}
-        if self.attributes:
-            values = catalog.attributes(row)
-            found["attributes"] = {name: values[name] for name in self.attributes if name in values}
-        return found
+__all__ = ["ItemFields", "item_fields"]
 
 
 def item_fields(names: Sequence[str], catalog: LiveCatalog) -> ItemFields:
     """Return the fields that a request asks for by name; raises InvalidInput for one that no item has."""
-    for place, name in enumerate(names):
-        if name != CATEGORIES and not catalog.kinds(name):
-            raise InvalidInput(
-                str(unknown_attribute(name, catalog.known_attributes)),
-                field=f"{PATH}.{place}",
-                code="unknown_attribute",
-            )
-    attributes = dict.fromkeys(name for name in names if name != CATEGORIES)
-    return ItemFields(CATEGORIES in names, tuple(attributes))
+    try:
+        return fields_of_items.item_fields(names, catalog)
+    except UnknownField as error:
+        raise InvalidInput(str(error), field=f"{PATH}.{error.place}", code=error.code) from None

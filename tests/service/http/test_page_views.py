@@ -53,6 +53,8 @@ def test_the_first_view_says_what_this_is_and_shows_an_example_already(browser: 
     assert browser.evaluate("performance.getEntriesByType('resource').map(e => new URL(e.name).origin)"
                             ".every(origin => origin === location.origin)")  # fmt: skip
     assert len(httpx.get(server.url).content) <= MOST_BYTES
+    reads = httpx.get(server.url + "/artifacts").json()["items"][0]["reads"]
+    assert texts(browser, "#lead") == [WORDS["lead" if "text" in reads else "lead_ids"]["en"]]
     assert browser.log == []
 
 

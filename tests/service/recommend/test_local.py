@@ -71,6 +71,21 @@ def test_a_filter_that_cannot_be_asked_is_refused(wanted: dict[str, Any], messag
         LocalRecommender(with_attributes()).recommend(["item-0001"], filter=wanted)
 
 
+async def test_fields_are_those_of_the_service() -> None:
+    parts = with_attributes()
+    async with running(parts) as service:
+        body = {"history": ["item-0001", "item-0007"], "k": 12, "fields": ["price", "categories"]}
+        served = (await service.client.post("/recommend", json=body)).json()["items"]
+    found = LocalRecommender(parts).recommend(**body)  # type: ignore[arg-type]
+    assert [(list(item.categories or ()), item.attributes) for item in found] == [
+        (item["categories"], item["attributes"]) for item in served
+    ]
+    (plain,) = LocalRecommender(parts).recommend(["item-0001"], 1)
+    assert plain.categories is None and plain.attributes is None
+    with pytest.raises(ValueError, match="attribute 'prise' is not in the catalog; known are categories, brand, price"):
+        LocalRecommender(parts).recommend(["item-0001"], fields=["prise"])
+
+
 def test_fewer_are_given_where_fewer_are_eligible() -> None:
     parts = make_parts(items=12)
     taken = list(parts.catalog.item_ids[:5])

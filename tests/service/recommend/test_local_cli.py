@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 import anyo
 from service import doctor
 from service.local_cli import app
+from service.recommend.local import LocalRecommender
 from testing.artifacts import write_id_artifact
+from tests.service.recommend.test_local import with_attributes
 
 WIDE = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -39,6 +41,20 @@ def test_what_cannot_be_read_is_said_with_what_is_close(artifact: Path) -> None:
     assert "'Thnig 77' is neither an id nor a title" in typo.stderr and "'Thing 77'" in typo.stderr
     missing = CliRunner().invoke(app, ["recommend", str(artifact / "none"), "x"])
     assert missing.exit_code == 2 and "does not exist" in missing.stderr
+
+
+def test_fields_of_items_are_shown_and_an_unknown_one_is_refused(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.recommend.local.load", lambda _: LocalRecommender(with_attributes()))
+    asked = ["recommend", str(artifact), "item-0001", "--k", "2", "--fields", "categories, price"]
+    rows = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["items"]
+    assert all(row["categories"] and set(row["attributes"]) == {"price"} for row in rows)
+    shown = CliRunner().invoke(app, asked).stdout.splitlines()[1:]
+    assert [line.endswith(f"({row['categories'][0]}; price {row['attributes']['price']})")
+            for line, row in zip(shown, rows, strict=True)] == [True, True]  # fmt: skip
+    wrong = CliRunner().invoke(app, [*asked[:-1], "prise"])
+    assert wrong.exit_code == 2 and "attribute 'prise' is not in the catalog" in wrong.stderr
 
 
 def test_doctor_reports_the_machine_and_fails_where_something_will_not_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,9 @@ READ: dict[str, Files] = {
         ),
     ),
     "words for nothing": files(interactions=table([*ROWS * 3, ("u1", "i1", "NULL"), ("NULL", "i1", START)])),
+    "items with the ids of another shop first": files(
+        "product_id,book_id,title\n" + "".join(f"B{n},i{n},{title}\n" for n, title in enumerate(TITLES)),
+    ),
     "commas before the end of a title": files(ITEMS.replace("Red Kettle", '"Red Kettle"')),
 }
 
@@ -228,12 +231,19 @@ def test_what_is_known_about_items_is_kept(tmp_path: Path) -> None:
         ("Drama, Romance", ["Drama", "Romance"]),
         ("A|B", ["A", "B"]),
         ("['科幻', '战斗']", ["科幻", "战斗"]),
+        ("[{'id': 16, 'name': 'Drama'}, {'id': 3, 'name': 'Romance'}]", ["Drama", "Romance"]),
         ("Home", ["Home"]),
     ],
 )
 def test_names_of_categories_are_taken_apart(cell: str, names: list[str], tmp_path: Path) -> None:
     items = "item_id,title,genre\n" + "".join(f'i{n},{title},"{cell}"\n' for n, title in enumerate(TITLES))
     assert list(made(tmp_path, files(items)).categories[0]) == names
+
+
+def test_the_name_of_a_user_is_no_title(tmp_path: Path) -> None:
+    rows = [(*row, f"Ann {row[0]}") for row in ROWS]
+    data = made(tmp_path, {"log.csv": table(rows, "user_id,item_id,timestamp,name")})
+    assert set(data.titles) == {"Unnamed item"}
 
 
 def test_items_without_titles_are_marked_and_not_named_by_their_ids(tmp_path: Path) -> None:

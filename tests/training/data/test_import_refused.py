@@ -58,7 +58,22 @@ REFUSED: dict[str, tuple[Files, str]] = {
 }
 REFUSED["two logs"] = (
     files(likes__csv=table([(*row, 5) for row in ROWS], "user_id,item_id,timestamp,rating")),
-    "name only the files that belong together",
+    "name only the files that belong together, as data import interactions.csv items.csv",
+)
+REFUSED["orders and their lines"] = (
+    {
+        "orders.csv": table([(f"o{at}", user) for at, (user, _, _) in enumerate(ROWS)], "order_id,user_id"),
+        "lines.csv": table([(f"o{at}", item) for at, (_, item, _) in enumerate(ROWS)], "order_id,item_id"),
+    },
+    "--join orders.csv:order_id",
+)
+REFUSED["items with names of nobody"] = (
+    files(ITEMS.replace("item_id,title", "code,label")),
+    "--map user=user_id,item=item_id,time=timestamp --map items.csv:item=code,title=label",
+)
+REFUSED["a name whose end is known"] = (
+    files(interactions=table(header="viewer_user_id,click_article_id,click_timestamp")),
+    "--map user=viewer_user_id,item=click_article_id,time=click_timestamp",
 )
 
 
@@ -78,6 +93,10 @@ CURED: dict[str, tuple[Files, dict[str, object]]] = {
         {"columns": parse_map(["time=none"])},
     ),
     "names of nobody": (files(interactions=table(header="a,b,c")), {"columns": parse_map(["user=a,item=b,time=c"])}),
+    "items with names of nobody": (
+        files(ITEMS.replace("item_id,title", "code,label")),
+        {"columns": parse_map(["user=user_id,item=item_id,time=timestamp", "items.csv:item=code,title=label"])},
+    ),
     "a form of dates": (files(interactions=dates("%H:%M at %d %m %Y")), {"time_format": "%H:%M at %d %m %Y"}),
     "an encoding": (files(ITEMS.encode("cp500"), table().encode("cp500")), {"reading": ReadOptions(encoding="cp500")}),
     "events that count": (

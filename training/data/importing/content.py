@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from training.data.columns import UNITS
+from training.data.columns import NOTHING, UNITS
 
+_CELLS_ASKED = 100_000
 _OLDEST, _NEWEST = 6e8, 2.5e9  # seconds since 1970: 1989 and 2049
 
 
@@ -24,3 +25,12 @@ def is_epoch(column: pl.Series) -> bool:
     least, most = float(values.min()), float(values.max())  # type: ignore[arg-type]
     scales = [start / UNITS["seconds"] for start in UNITS.values()]
     return any(_OLDEST * scale <= least and most <= _NEWEST * scale for scale in scales)
+
+
+def mostly_empty(column: pl.Series) -> bool:
+    """Whether more than half of the cells hold nothing, or a word for it; of a long column some cells are asked."""
+    column = column.gather_every(max(1, len(column) // _CELLS_ASKED))
+    if column.dtype != pl.String:
+        return column.null_count() > 0.5 * len(column)
+    nothing = column.is_null() | column.str.strip_chars().is_in(["", "NA", *NOTHING])
+    return bool(nothing.sum() > 0.5 * len(column))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from training.data.guessing import guess
 from training.data.importing.containers import contents
-from training.data.importing.guess import guess
 from training.data.importing.names import folded
 from training.data.importing.table import ROLES, ReadOptions, Table
 from training.data.readers import read_tables

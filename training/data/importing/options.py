@@ -40,9 +40,15 @@ class ImportOptions:
 
 
 def parse_map(given: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """``user=reviewerID,item=asin``; a role may be given again, for the other file. Raises `DataError`."""
+    """``user=reviewerID,item=asin``; a role may be given again, for the other file. Raises `DataError`.
+
+    ``FILE:user=1,item=2`` holds for one file, or those of a pattern as ``part_*.txt``; the keys are then ``FILE:user``.
+    """
     found: dict[str, tuple[str, ...]] = {}
-    for text in given:
+    for each in given:
+        named = re.match(rf"([^=]+:)(?=(?:{'|'.join(ROLES)})=)", each)
+        file = named[1] if named else ""
+        text = each.removeprefix(file)
         for part in re.split(rf",(?=(?:{'|'.join(ROLES)})=)", text):
             role, sign, column = part.partition("=")
             if not sign or role.strip() not in ROLES or not column.strip():
@@ -50,7 +56,7 @@ def parse_map(given: Iterable[str]) -> dict[str, tuple[str, ...]]:
             role, column = role.strip(), column.strip()
             if column == NONE and role not in MAY_BE_NONE:
                 raise DataError(f"--map {role}=none is not allowed; a {role} is needed")
-            found[role] = (*found.get(role, ()), column)
+            found[file + role] = (*found.get(file + role, ()), column)
     return found
 
 

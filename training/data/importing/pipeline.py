@@ -11,12 +11,12 @@ from typing import Any
 import polars as pl
 
 from modeling.artifact.atomic import replaced_folder
-from training.data.importing import guess as guessing
+from training.data import guessing
 from training.data.importing.containers import contents
 from training.data.importing.filters import filtered, ordered
 from training.data.importing.joins import joined_tables
 from training.data.importing.options import ImportOptions
-from training.data.importing.rows import UNNAMED, Rows, interactions_of, items_in, items_of
+from training.data.importing.rows import UNNAMED, Rows, interactions_of, items_in, items_of, kinds_doubt
 from training.data.importing.table import ITEM_ROLES, Guess
 from training.data.notices import respelled
 from training.data.readers import read_tables
@@ -73,8 +73,9 @@ def import_data(sources: Sequence[Path], out: Path, options: ImportOptions, conf
     doubts = dict.fromkeys(text for each in interactions for text in each.doubts)
     doubts |= dict.fromkeys(text for each in items for text in each.doubts)
     doubts |= dict.fromkeys(text for rows in typed for text in rows.doubts)
+    doubts |= dict.fromkeys(filter(None, [kinds_doubt([rows.frame for rows in typed], options)]))
     if not confirm(read_as, [*doubts]):
-        mapped = guessing.as_options(interactions[0])
+        mapped = guessing.as_options(interactions, items, other)
         raise DataError(f"{'; '.join(doubts) or 'not confirmed'}. To take it so: --yes; to say what is what: {mapped}")
     frame, catalog, notes = _joined(typed, described, options)
     frame, more = filtered(frame, options)
@@ -96,7 +97,8 @@ def _every_column_is_there(guesses: list[Guess], options: ImportOptions) -> None
             held = "; ".join(
                 f"{g.table.name}: {', '.join(map(shown, g.table.frame.columns[:10]))}" for g in guesses[:4]
             )
-            raise DataError(f"--map {role}={wanted[0]}: no file has such a column. {held}")
+            of = "that file has no such column, or is not there" if ":" in role else "no file has such a column"
+            raise DataError(f"--map {role}={wanted[0]}: {of}. {held}")
 
 
 def _joined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -57,7 +58,7 @@ def interactions_of(guess: Guess, options: ImportOptions) -> Rows:
     sieve.refuse_if_too_many()
     if sieve.frame.is_empty():
         raise DataError(f"{raw.file} holds no interactions")
-    doubts = tuple(text for text in (found[0].doubt, _kinds_doubt(sieve.frame, options)) if text)
+    doubts = (found[0].doubt,) if found[0].doubt else ()
     notes = [f"{raw.file}: {found[0].note}"] if found[0].note else []
     if "rating" in sieve.frame.columns and options.min_rating is None:
         notes += [f"{text} (--min-rating)" for text in [low_ratings(raw.file, sieve.frame["rating"])] if text]
@@ -84,11 +85,12 @@ def _one_item_a_row(raw: RawTable, guess: Guess) -> RawTable:
     return RawTable(raw.file, frame.explode("item_id"), raw.broken, raw.sha256)
 
 
-def _kinds_doubt(frame: pl.DataFrame, options: ImportOptions) -> str:
-    """Printed where there are kinds of events and none was chosen."""
-    if "event" not in frame.columns or options.events is not None:
+def kinds_doubt(frames: Sequence[pl.DataFrame], options: ImportOptions) -> str:
+    """Printed where there are kinds of events, in one file or with one kind a file, and none was chosen."""
+    events = [frame.select("event") for frame in frames if "event" in frame.columns]
+    if not events or options.events is not None:
         return ""
-    kinds = frame["event"].drop_nulls().value_counts(sort=True)
+    kinds = pl.concat(events)["event"].drop_nulls().value_counts(sort=True)
     if kinds.height < 2:
         return ""
     counted = ", ".join(f"{name} {count:,} times" for name, count in kinds.head(6).iter_rows())

@@ -15,6 +15,7 @@ Kind = Literal["interactions", "items", "other"]
 INTERACTION_ROLES = ("user", "item", "time", "rating", "event", "split", "review", "summary")
 ITEM_ROLES = ("title", "categories", "brand", "description", "price", "attributes")
 ROLES = (*INTERACTION_ROLES, *ITEM_ROLES)
+BY_NAMES = "names of columns"
 NONE = "none"
 """The column of a role that is to stay without one."""
 
@@ -33,7 +34,8 @@ class Table:
     """Rows of one file, or of one member of an archive.
 
     `form` says in words how it was read. Without a `header` columns are called column_1, column_2, …. A row's line is
-    its place in `lines`, or else `first` + its index, plus the line ends inside of cells where `multiline`.
+    its place in `lines`, or else `first` + its index, plus the line ends inside of cells where `multiline`. `marker`:
+    the column of what stood on a line of its own above the rows.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Table:
     multiline: bool = False
     lines: pl.Series | None = None
     broken: tuple[Place, ...] = ()
+    marker: str = ""
 
     def with_frame(self, frame: pl.DataFrame) -> Table:
         """The same file with other columns; the rows are the same."""
@@ -79,7 +82,7 @@ class Guess:
     table: Table
     kind: Kind
     columns: Mapping[str, str] = field(default_factory=dict)
-    by: str = "names of columns"
+    by: str = BY_NAMES
     ordered: bool = False
     separator: str = ""
     doubts: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ Numbers stay as they are unless units are mixed: then all become seconds. Dates 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from training.data.report import DataError, shown
 
 _MICROSECONDS = 1_000_000
 _LOOKED_AT = 1000
-_ENDS = ("", " %H:%M:%S%.f", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
+_ENDS = ("", " %H:%M:%S%.f", " %H:%M", " %H", " %I:%M:%S %p", " %I:%M %p", " %I %p")
 _ZONED = (" %H:%M:%S%.f%z", " %H:%M:%S%.f %z")
 _WORDS = (
     "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S",
@@ -27,6 +28,9 @@ _DIGITS = {
     r"^(19|20)\d{2}[01]\d[0-3]\d$": "%Y%m%d",
     r"^(19|20)\d{2}[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d$": "%Y%m%d%H%M%S",
 }
+_LOOKS_DATED = (
+    r"^(\d{1,4}[-/.年]\d|[A-Z][a-z]{2,8},? .*\d{4}|\d{1,2}[- /][A-Z][a-z]{2}|(19|20)\d{6}([0-2]\d[0-5]\d[0-5]\d)?$)"
+)
 _DAY_FIRST, _MONTH_FIRST = "day/month", "month/day"
 
 
@@ -68,6 +72,19 @@ def read_times(column: pl.Series, form: str | None) -> Times:
         compact = next((form for pattern, form in _DIGITS.items() if share(texts, pattern) == 1), None)
         return _dates(texts, compact) if compact else _numbers(texts, numbers)
     return _best_dates(texts)
+
+
+def are_dates(column: pl.Series) -> bool:
+    """Whether all cells are dates written out, in a form that is known."""
+    if isinstance(column.dtype, pl.Datetime | pl.Date):
+        return True
+    if column.dtype != pl.String or share(column, _LOOKS_DATED) < 1:
+        return False
+    try:
+        read = read_times(column, None)
+    except DataError:
+        return False
+    return read.form.startswith("dates") and not read.wrong.any()
 
 
 def _numbers(given: pl.Series, numbers: pl.Series) -> Times:
@@ -173,6 +190,8 @@ def _doubt(plain: pl.Series, best: str, values: pl.Series) -> str:
 
 
 def _parse(texts: pl.Series, form: str) -> pl.Series:
+    if re.search("%[HI]", form) and "%M" not in form:  # polars reads no hour without its minute
+        texts, form = "00 " + texts, "%M " + form
     try:
         parsed = texts.str.to_datetime(form, strict=False, time_unit="us")
     except pl.exceptions.PolarsError:

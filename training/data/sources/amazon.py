@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.data.importing.content import is_epoch, share
+from training.data.importing.content import is_epoch, mostly_empty, share
 from training.data.importing.table import Guess, Table
 
 _REVIEWS = {
@@ -27,7 +27,7 @@ def recognise(table: Table) -> Guess | None:
         if {user, item, time} <= held:
             roles = {"user": user, "item": item, "time": time, **{k: v for k, v in more.items() if v in held}}
             return Guess(table, "interactions", roles, "Amazon reviews")
-    product = next((name for name in ("parent_asin", "asin") if name in held), None)
+    product = next((n for n in ("parent_asin", "asin") if n in held and not mostly_empty(table.frame[n])), None)
     if product and "title" in held and held & {*_SIGNS, "categories", "category", "brand", "price", "description"}:
         roles = {"item": product}
         for role, names in _ITEM.items():
