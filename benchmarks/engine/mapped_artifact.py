@@ -36,7 +36,6 @@ from index.building.in_parts import build_streamed
 from index.ivf.on_disk import DiskVectors
 from modeling.artifact.golden import write_golden
 from modeling.artifact.manifest import MANIFEST, read_manifest, seal
-from modeling.methods import load
 from modeling.methods.dense import Artifact, load_artifact
 from modeling.methods.dense_tables import ITEM_VECTORS, ITEMS
 from service.artifacts.loading import open_artifact
@@ -157,14 +156,14 @@ def serve(source: Path, folder: Path, mapped: bool = True) -> dict[str, Any]:
     started = time.perf_counter()
     parts: Any = open_artifact(folder, "cpu", map_index=mapped)
     opened_s, opened_mib = time.perf_counter() - started, anonymous_mib()
-    small = load(source).model
+    small: Any = open_artifact(source, "cpu")
     users, milliseconds = [], []
-    for rows in histories(len(small.item_vectors_ND)) * 2:
+    for rows in histories(len(small.catalog)) * 2:
         started = time.perf_counter()
         users.append(parts.encoder.encode([parts.encoder.prepare(rows)]))
         parts.index.search(users[-1], TOP, exclude=[np.array(rows)])
         milliseconds.append(1e3 * (time.perf_counter() - started))
-    expected = user_vectors(small.encoder, len(small.item_vectors_ND))
+    expected = user_vectors(small.encoder, len(small.catalog))
     if not np.array_equal(np.concatenate(users), np.concatenate([expected, expected])):
         raise SystemExit("user vectors differ from those of the small artifact")
     first, again = milliseconds[:USERS], milliseconds[USERS:]

@@ -89,7 +89,7 @@ class Files:
         with self._open(name) as (stream, size):
             if size > limit:
                 raise ArtifactError(f"{name} of {self.name} holds {size} bytes, and at most {limit} are read")
-            data = stream.read(limit + 1)
+            data = stream.read(size + 1)  # a file that has grown meanwhile is not what was hashed
         self._compare(name, hashlib.sha256(data).hexdigest(), len(data))
         if name == MANIFEST:  # what the others are held against must not change between two looks at it
             self._kept[full] = data

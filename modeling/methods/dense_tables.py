@@ -27,7 +27,7 @@ ITEMS, TEXT, ITEM_VECTORS = "parts/items.safetensors", "parts/text.safetensors",
 IDS = ("ids.weight",)
 MAPPED = {ITEMS: TABLES, TEXT: ("vectors",), HISTORY_STATE: IDS}
 """Tensors that may be left on disk, by file; beside them the item vectors."""
-BLOCK = 8 << 20
+BLOCK = 2 << 20
 """Bytes of item vectors that are compared at a time."""
 
 
@@ -92,7 +92,8 @@ def checked_vectors(files: Files, shape: tuple[int, int], encoder: UserEncoder, 
     """The stored item vectors [N, D], after a check that they equal those of the item tower; raises `ArtifactError`."""
     vectors_ND: NDArray[np.float32] = files.arrays(ITEM_VECTORS, mapped=mapped)["vectors"]
     expect_shape(ITEM_VECTORS, "vectors", vectors_ND.shape, shape)
-    vectors_ND.flags.writeable = not mapped
+    if mapped:
+        vectors_ND.flags.writeable = False
     rows = max(1, BLOCK // (vectors_ND.itemsize * shape[1]))
     for first in range(0, len(vectors_ND), rows):
         stored_RD = vectors_ND[first : first + rows]

@@ -120,8 +120,7 @@ def open_artifact(
     `batch_positions`. `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one
     that was tuned from the same backbone. `download`: a hub may be asked for a backbone that has a hash and is not on
     this machine. `map_index`: item vectors of an inverted file stay on disk, and on a processor all tables of a dense
-    model that have a row for every item. `open_index` opens the index of a dense
-    artifact instead of reading it here.
+    model that have a row for every item. `open_index` opens the index of a dense artifact instead of reading it here.
     """
     manifest: Manifest | None = None
     try:
@@ -289,8 +288,8 @@ def expected_bytes(folder: Path, known: frozenset[str], map_index: bool = False,
         if map_index and INDEX + ENTRY_FILE in sizes:
             entry = parse_entry(files.read(INDEX + ENTRY_FILE), files.folder / ENTRY_FILE)
             sizes[INDEX + INDEX_FILE] -= NUMBER * entry.size * entry.dim if can_map(entry) else 0
-        for name, left in method.mapped_bytes(files, record).items() if map_index and device == "cpu" else ():
-            sizes[name] -= left
+        if map_index and device == "cpu":
+            sizes |= {name: sizes[name] - left for name, left in method.mapped_bytes(files, record).items()}
         backbone = method.backbone(record)
         if backbone is not None and not backbone.stored and backbone.sha256 not in known:
             place = Path(resolve_source(backbone.source))

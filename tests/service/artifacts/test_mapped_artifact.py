@@ -1,4 +1,4 @@
-"""A dense artifact with `ANYO_MAP_INDEX`: it loads in a fraction of the memory, and answers as it does in memory."""
+"""A dense artifact with `ANYO_MAP_INDEX`: it loads in a fraction of the memory, with the same answers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from index.kinds import index_class
 from modeling.encoder.build import build_model
 from modeling.spec import BackboneSpec, HistorySpec, ItemsSpec, ModelSpec, ProjectorSpec
 from service.artifacts.loading import LoadedArtifact, expected_bytes, open_artifact
-from service.artifacts.memory import total_bytes
 from service.artifacts.trial import Limits, try_out
-from service.errors import StartError
 from testing.artifacts import write_dense_artifact
 
 ROOT = Path(__file__).resolve().parents[3]
-ITEMS, DIM = 75_000, 1024
-TABLE = 4 * ITEMS * DIM  # bytes; the artifact holds four: ids, item vectors, their codes and vectors in the index
-SHARE = 0.6
-"""Of one table: the memory that loading may take. The codes are an eighth of it."""
-HISTORIES = [[3], [70_001, 5, 12, 40_000], [1, 2, 3]]
+ITEMS, DIM = 50_000, 1024
+TABLE = 4 * ITEMS * DIM  # bytes; the artifact holds three: ids, item vectors, and those of the index
+MEMORY = 3 * TABLE // 2
+"""That loading may take. In memory, the ids alone take two tables while they are read, and the artifact keeps three."""
+COUNTED = 0.5
+"""Of one table: the most that is counted as memory. The codes of the index are an eighth of one."""
+HISTORIES = [[3], [49_001, 5, 12, 40_000], [1, 2, 3]]
 OPEN = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
 import service.artifacts.loading as loading
+from service.artifacts.memory import total_bytes
 import modeling.methods.dense, index.kinds.ivf_sq
 folder, mapped, most = Path(sys.argv[1]), sys.argv[2] == "mapped", int(sys.argv[3])
 status = Path("/proc/self/status").read_text()
@@ -41,7 +42,7 @@ resource.setrlimit(resource.RLIMIT_DATA, (used + most, used + most))
 parts = loading.open_artifact(folder, "cpu", map_index=mapped)
 users = parts.encoder.encode([parts.encoder.prepare(history) for history in json.loads(sys.argv[4])])
 scores, rows = parts.index.search(users, 20)
-np.savez(sys.argv[5], users=users, scores=scores, rows=rows)
+np.savez(sys.argv[5], users=users, scores=scores, rows=rows, counted=total_bytes([parts.pieces]))
 """
 
 
@@ -54,7 +55,7 @@ def make_index(vectors_ND: np.ndarray) -> StoredIndex:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact with an id table of 300 MB in random rows."""
+    """An artifact with an id table of 200 MB in random rows."""
     torch.manual_seed(0)
     spec = ModelSpec(
         history=HistorySpec(form="ids", limit=20),
@@ -76,17 +77,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
-    """In a process that may take `SHARE` of a table beyond what it has with the libraries loaded."""
-    most = str(int(SHARE * TABLE))
-    words = [sys.executable, "-c", OPEN, str(folder), how, most, str(HISTORIES), str(folder.parent / "answers.npz")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """In a process that may take `MEMORY` beyond what it has with the libraries loaded."""
+    words = [sys.executable, "-c", OPEN, str(folder), how, str(MEMORY), str(HISTORIES)]
+    words.append(str(folder.parent / "answers.npz"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_loading_takes_a_fraction_of_one_table_and_answers_are_the_same(folder: Path) -> None:
+async def test_loading_takes_a_fraction_of_the_memory_and_answers_are_the_same(folder: Path) -> None:
+    assert await try_out(folder, Limits(MEMORY, 60, map_index=True)), "addresses are not memory"
     done = opened(folder, "mapped")
     assert done.returncode == 0, done.stderr[-500:]
-    assert "needs more memory" in opened(folder, "read").stderr, "the limit does not bind"
+    read = opened(folder, "read").stderr
+    assert "needs more memory" in read or "allocate memory" in read, "the limit does not bind"
     parts = open_artifact(folder, "cpu")
     assert isinstance(parts, LoadedArtifact)
     users = parts.encoder.encode([parts.encoder.prepare(history) for history in HISTORIES])
@@ -95,18 +98,10 @@ def test_loading_takes_a_fraction_of_one_table_and_answers_are_the_same(folder: 
         np.testing.assert_array_equal(found["users"], users)
         np.testing.assert_array_equal(found["rows"], rows)
         np.testing.assert_array_equal(found["scores"], scores)
+        assert found["counted"] < COUNTED * TABLE, "what stays on disk is counted as memory"
 
 
-def test_what_stays_on_disk_is_not_counted_as_memory(folder: Path) -> None:
-    parts = open_artifact(folder, "cpu", map_index=True)
-    assert total_bytes([parts.pieces]) < SHARE * TABLE
-    assert expected_bytes(folder, frozenset(), map_index=True) < SHARE * TABLE
+def test_the_expected_size_leaves_out_what_stays_on_disk(folder: Path) -> None:
+    assert expected_bytes(folder, frozenset(), map_index=True) < COUNTED * TABLE
     assert expected_bytes(folder, frozenset(), map_index=True, device="cuda") > TABLE
-    assert expected_bytes(folder, frozenset()) > 2 * TABLE
-
-
-async def test_a_trial_has_addresses_for_mapped_files_beside_its_memory(folder: Path) -> None:
-    limits = Limits(int(SHARE * TABLE), 60, map_index=True)
-    assert await try_out(folder, limits)
-    with pytest.raises(StartError):
-        await try_out(folder, Limits(int(SHARE * TABLE), 60))
+    assert 0.9 * expected_bytes(folder, frozenset()) < 2 * TABLE < expected_bytes(folder, frozenset())
