@@ -105,7 +105,7 @@ def test_vectors_are_equal_bit_by_bit(
     assert mapped.compile() == memory.compile()
     np.testing.assert_array_equal(answers(mapped, histories), answers(memory, histories))
     np.testing.assert_array_equal(mapped.item_vectors_ND, memory.item_vectors_ND)
-    towers: list[Any] = [each.encoder.items for each in (mapped, memory)]  # type: ignore[attr-defined]
+    towers: list[Any] = [each.encoder.items for each in (mapped, memory)]
     torch.testing.assert_close(towers[0].vectors(), towers[1].vectors(), rtol=0, atol=1e-6)
     if reads_text and name not in ("title tokens", "second table with biases"):
         new = titles_of(memory.encoder)(["a chair of glass", "red lamp"])
