@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from index import Catalog, FlatIndex, save_index
+from index.base import StoredIndex
 from modeling.artifact.atomic import replaced_folder
 from modeling.encoder.build import Model, build_model
 from modeling.encoder.user_encoder import read_history
@@ -69,11 +70,13 @@ def write_dense_artifact(
     *,
     recipe: str = "anyo",
     k: int = 5,
+    make_index: Callable[[Any], StoredIndex] = FlatIndex.build,
 ) -> Path:
-    """Write `model` as a dense artifact with a flat index and golden lists of `k` items; returns `folder`."""
+    """Write `model` as a dense artifact with an index of its item vectors and golden lists of `k` items; returns
+    `folder`."""
     encoder, ids = model.encoder.eval(), catalog.item_ids
     with replaced_folder(folder) as work:
-        index = FlatIndex.build(write_model(model, work))
+        index = make_index(write_model(model, work))
         save_index(index, work / "index")
         catalog.write(work / "catalog.parquet")
         users_BD = encoder.encode([encoder.prepare(history) for history in histories])

@@ -19,7 +19,7 @@ import importlib
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,34 @@ Search = Callable[[np.ndarray], np.ndarray]
 RESULT = ResultFile(__file__, __doc__)
 
 
-def synthetic(real_MD: np.ndarray, size: int, path: Path) -> None:
-    """Write vectors [size, D] like the real ones as a safetensors file."""
+def synthetic(real_MD: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Vectors like the real ones, ``size`` of them in blocks [B, D]."""
     rng = np.random.default_rng(0)
     dim = real_MD.shape[1]
     flat = faiss.IndexFlatL2(dim)
     flat.add(real_MD)
     squared, near_MK = flat.search(real_MD, NEIGHBOURS + 1)
     step_M = np.sqrt(np.maximum(squared[:, 1], 0)) / np.sqrt(dim)
-    header = json.dumps({"vectors": {"dtype": "F32", "shape": [size, dim], "data_offsets": [0, 4 * size * dim]}})
+    for first in range(0, size, BLOCK):
+        rows = rng.integers(0, len(real_MD), min(BLOCK, size - first))
+        weights = rng.dirichlet(np.r_[2.0, np.full(NEIGHBOURS, 0.25)], len(rows)).astype(np.float32)
+        mixed = np.einsum("bk,bkd->bd", weights, real_MD[near_MK[rows]])
+        noise = rng.standard_normal(mixed.shape, dtype=np.float32) * step_M[rows, None]
+        yield (mixed + noise).astype(np.float32)
+
+
+def write_table(path: Path, name: str, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> None:
+    """Write a safetensors file of one tensor [N, D], float32, block by block."""
+    size = 4 * shape[0] * shape[1]
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}})
     header += " " * (-len(header) % 8)
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header.encode())
-        for first in range(0, size, BLOCK):
-            rows = rng.integers(0, len(real_MD), min(BLOCK, size - first))
-            weights = rng.dirichlet(np.r_[2.0, np.full(NEIGHBOURS, 0.25)], len(rows)).astype(np.float32)
-            mixed = np.einsum("bk,bkd->bd", weights, real_MD[near_MK[rows]])
-            noise = rng.standard_normal(mixed.shape, dtype=np.float32) * step_M[rows, None]
-            file.write((mixed + noise).astype(np.float32).tobytes())
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, np.float32).tobytes())
+        if file.tell() != 8 + len(header) + size:
+            raise ValueError(f"{path}: the blocks are not {shape[0]} rows of {shape[1]} numbers")
     part.replace(path)
 
 
@@ -206,7 +215,7 @@ def main() -> None:
     for size in given.sizes:
         source = given.state / f"vectors-{size}.safetensors"
         if not source.exists():
-            synthetic(real_MD, size, source)
+            write_table(source, "vectors", (size, real_MD.shape[1]), synthetic(real_MD, size))
         vectors = DiskVectors(source, BLOCK)
         dimension = local_dimension(vectors.vectors(np.arange(min(size, LID_SAMPLE))))
         print(json.dumps({"items": size, "local_dimension": round(dimension, 1)}), flush=True)

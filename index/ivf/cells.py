@@ -40,6 +40,7 @@ LEAST_A_CELL = 16  # items of a cell on average, at least
 LEAST_TRAINING = 256  # vectors that codes are trained on; fewer are repeated
 ITERATIONS = 10
 BLOCK = 65_536  # rows that are encoded or written at a time
+MAPPED_BLOCK = 32 << 20  # bytes of vectors on disk that an exact search reads at a time
 
 
 class IvfSpec(IndexSpec):
@@ -228,7 +229,7 @@ class IvfIndex(ApproximateIndex):
         cls.add(coded, cells_N.astype(np.int64), codes_NB, 0)
         exact: VectorIndex
         if mapped:
-            exact = DiskVectors.over(vectors_ND, BLOCK)
+            exact = DiskVectors.over(vectors_ND, MAPPED_BLOCK // (4 * dim))
         else:
             exact = cls.Exact.make(cls.Exact.Spec(), np.ascontiguousarray(vectors_ND))
         return cls(coded, np.ascontiguousarray(centres_CD), exact, spec)

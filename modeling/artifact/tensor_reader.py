@@ -2,14 +2,18 @@
 
 The libraries map the file instead: then whoever writes to it later changes what is served, and whoever shortens it
 ends the process. Each tensor has memory of its own, so that one of several that are shared can be given back alone.
+`map_tensors` is for tables that do not fit into memory, where the operator has asked for it.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
+import warnings
 from collections.abc import Callable, Collection
 from typing import IO, Any, cast
 
+import numpy as np
 import torch
 
 from modeling.artifact.plain_json import JsonError, parse
@@ -49,6 +53,27 @@ def read_tensors(
         if length:
             _fill(stream, memoryview(cast(Any, raw.numpy())), update)
         found[name] = raw.view(dtype).reshape(shape) if length else torch.empty(shape, dtype=dtype)
+    return found
+
+
+def map_tensors(content: mmap.mmap) -> dict[str, torch.Tensor]:
+    """The tensors of a mapped file, not to be written to; raises `TensorFileError`.
+
+    They lie in the mapping and keep it open. One that does not begin at a multiple of its element's size is copied.
+    """
+    places = _header(cast(Any, content), len(content), lambda block: None)
+    begin, found = content.tell(), dict[str, torch.Tensor]()
+    for name, dtype, shape, length in places:
+        if not length:
+            found[name] = torch.empty(shape, dtype=dtype)
+            continue
+        raw = np.frombuffer(content, np.uint8, length, begin)
+        if begin % dtype.itemsize:
+            raw = raw.copy()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            found[name] = torch.from_numpy(raw).view(dtype).reshape(shape)
+        begin += length
     return found
 
 

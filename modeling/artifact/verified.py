@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from modeling.artifact.folders import ArtifactError, files_in
 from modeling.artifact.plain_json import JsonError, parse
-from modeling.artifact.tensor_reader import BLOCK, TensorFileError, read_tensors
+from modeling.artifact.tensor_reader import BLOCK, TensorFileError, map_tensors, read_tensors, tensor_bytes
 
 MANIFEST = "manifest.json"
 LARGEST_SMALL_FILE = 256 << 20  # of what is read in one piece and is no table of numbers
@@ -40,6 +40,7 @@ class Files:
         self._prefix = ""
         self._verified: set[str] = set()
         self._kept: dict[str, bytes] = {}
+        self._mappings: list[mmap.mmap] = []
 
     def below(self, prefix: str) -> Files:
         """The files of a folder inside this one, with the same hashes."""
@@ -88,7 +89,7 @@ class Files:
         with self._open(name) as (stream, size):
             if size > limit:
                 raise ArtifactError(f"{name} of {self.name} holds {size} bytes, and at most {limit} are read")
-            data = stream.read(limit + 1)
+            data = stream.read(size + 1)  # a file that has grown meanwhile is not what was hashed
         self._compare(name, hashlib.sha256(data).hexdigest(), len(data))
         if name == MANIFEST:  # what the others are held against must not change between two looks at it
             self._kept[full] = data
@@ -109,7 +110,14 @@ class Files:
                 size += len(block)
             found = mmap.mmap(cast(_Whole, stream).fileno(), length, access=mmap.ACCESS_READ)
         self._compare(name, digest.hexdigest(), size)
+        self._mappings.append(found)
         return found
+
+    def settle(self) -> None:
+        """Let go of the pages of mapped files that were read so far, and expect single rows to be read from now on."""
+        for mapping in self._mappings:
+            mapping.madvise(mmap.MADV_DONTNEED)
+            mapping.madvise(mmap.MADV_RANDOM)
 
     def json(self, name: str, limit: int = LARGEST_SMALL_FILE) -> Any:
         """The value of a JSON file of at most ``limit`` bytes; raises ArtifactError."""
@@ -118,12 +126,25 @@ class Files:
         except JsonError as error:
             raise ArtifactError(str(error)) from None
 
-    def tensors(self, name: str, *, skip: Collection[str] = (), also: Any = None) -> dict[str, torch.Tensor]:
+    def tensors(
+        self, name: str, *, skip: Collection[str] = (), also: Any = None, mapped: bool = False
+    ) -> dict[str, torch.Tensor]:
         """The tensors of a safetensors file, in memory of their own; ``also`` is a hash that takes its bytes too.
+        ``mapped``: they lie in the file instead, see `mapped`, and take no memory.
 
         Raises:
             ArtifactError: missing, altered, or not in the format.
         """
+        return self._all_finite(name, self._mapped_tensors(name) if mapped else self._read_tensors(name, skip, also))
+
+    def _mapped_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        content = self.mapped(name)
+        try:
+            return map_tensors(content)
+        except TensorFileError as error:
+            raise ArtifactError(f"{name} of {self.name} is not a safetensors file: {error}") from None
+
+    def _read_tensors(self, name: str, skip: Collection[str], also: Any) -> dict[str, torch.Tensor]:
         digest = hashlib.sha256()
 
         def update(block: Any) -> None:
@@ -138,13 +159,28 @@ class Files:
                 self.verify(name)  # a file that was altered is to be called that
                 raise ArtifactError(f"{name} of {self.name} is not a safetensors file: {error}") from None
         self._compare(name, digest.hexdigest(), size)
+        return found
+
+    def _all_finite(self, name: str, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.sealed and (odd := next((key for key, tensor in found.items() if not _finite(tensor)), None)):
             raise ArtifactError(f"{name} of {self.name}: tensor {odd!r} holds NaN or infinity; numbers must be finite")
         return found
 
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+    def tensor_sizes(self, name: str) -> dict[str, int]:
+        """Bytes of every tensor of a safetensors file by its header alone, which is not compared with any hash.
+
+        Raises:
+            ArtifactError: missing, or not in the format.
+        """
+        with self._open(name) as (stream, size):
+            try:
+                return tensor_bytes(stream, size)
+            except TensorFileError as error:
+                raise ArtifactError(f"{name} of {self.name} is not a safetensors file: {error}") from None
+
+    def arrays(self, name: str, *, mapped: bool = False) -> dict[str, NDArray[Any]]:
         """As `tensors`, as numpy has them."""
-        found = self.tensors(name)
+        found = self.tensors(name, mapped=mapped)
         if odd := [
             key for key, tensor in found.items() if tensor.dtype == torch.bfloat16 or tensor.dtype.itemsize == 0
         ]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -153,6 +154,7 @@ def build_model(
     adapter_folder: Files | None = None,
     merge: bool = True,
     dtype: torch.dtype = torch.float32,
+    empty_items: bool = False,
 ) -> Model:
     """A user encoder for ``catalog_size`` items.
 
@@ -166,6 +168,8 @@ def build_model(
         adapter_folder: the files of a saved adapter to load; None attaches a fresh one, to be trained.
         merge: fold a saved adapter into the weights; else it is trained on.
         dtype: of the backbone's weights.
+        empty_items: make the item tower without memory for its tensors (on PyTorch's device ``meta``); the caller gives
+            it all of them, the title vectors too.
     """
     sources = sources or Sources()
     if text is None and titles is not None:
@@ -179,7 +183,10 @@ def build_model(
         assert pieces is not None and titles is not None, "titles or their tokens are needed"
         title_tokens = TitleTokens.of_titles(titles, pieces, spec.history.title_tokens)
     prompts = _prompts(spec, pieces, title_tokens, catalog_size, backbone)
-    items = _item_tower(spec, catalog_size, text, info)
+    with torch.device("meta") if empty_items else nullcontext():
+        items = _item_tower(spec, catalog_size, text, info)
+    if text is not None and not empty_items:
+        items.set_text(text.vectors_NC)
     if spec.items.words and titles is not None:
         assert pieces is not None
         items.start_words(cast(Any, backbone).get_input_embeddings(), pieces(titles))
@@ -225,8 +232,8 @@ def _prompts(
 
 
 def _item_tower(spec: ModelSpec, catalog_size: int, text: TextVectors | None, info: BackboneInfo) -> ItemTower:
-    """Item tower of the catalog, with the title vectors where the model uses them."""
-    items = ItemTower(
+    """Item tower of the catalog, without its title vectors."""
+    return ItemTower(
         spec.items,
         catalog_size=catalog_size,
         text_dim=text.vectors_NC.shape[1] if text else 0,
@@ -235,9 +242,6 @@ def _item_tower(spec: ModelSpec, catalog_size: int, text: TextVectors | None, in
         shows_ids=spec.history.shows_ids,
         item_map=_item_map(spec, info.hidden_size),
     )
-    if text is not None:
-        items.set_text(text.vectors_NC)
-    return items
 
 
 def _item_map(spec: ModelSpec, hidden_size: int) -> ItemMap | None:

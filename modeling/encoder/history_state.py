@@ -34,12 +34,13 @@ class HistoryState(nn.Module):
     Args:
         spec: an id model's: a transformer of its own over an id table.
         catalog_size: N.
+        empty_items: make the id table without memory, see `build_model`.
 
     Raises:
         ValueError: it is of another kind.
     """
 
-    def __init__(self, spec: ModelSpec, catalog_size: int) -> None:
+    def __init__(self, spec: ModelSpec, catalog_size: int, *, empty_items: bool = False) -> None:
         super().__init__()
         if spec.history.form != "ids" or not spec.backbone.own or not spec.has_network:
             raise ValueError(
@@ -48,7 +49,7 @@ class HistoryState(nn.Module):
             )
         self.spec, self.width = spec, spec.backbone.width
         self._catalog_size = catalog_size
-        self._encoder: UserEncoder = build_model(spec, catalog_size=catalog_size).encoder
+        self._encoder: UserEncoder = build_model(spec, catalog_size=catalog_size, empty_items=empty_items).encoder
         self._scale = _Scale(self.width)
         self.requires_grad_(False).eval()
 

@@ -51,6 +51,27 @@ class Whitening:
         return white
 
 
+TABLES = ("ids.weight", "outputs.weight", "encoded_ND")
+"""Tensors in the state of an `ItemTower` that have a row for every item. Each may be left on disk; ``text_NC`` too, and
+then it has no row of UNKNOWN."""
+
+
+def leave_on_disk(module: nn.Module, name: str, table: Tensor) -> None:
+    """Let a module read a table that lies in a mapped file in the place of one of its parameters or buffers.
+
+    It is none of them any more: neither counted as memory, moved, trained nor saved.
+
+    Args:
+        module: holds the tensor, itself or in a submodule.
+        name: of the tensor, as in its state.
+        table: of the same type; not to be written to.
+    """
+    inner, _, last = name.rpartition(".")
+    owner = module.get_submodule(inner)
+    delattr(owner, last)
+    setattr(owner, last, table)
+
+
 class ItemTower(nn.Module):
     """Item vectors [N, D] and the vectors a history shows.
 
@@ -133,6 +154,16 @@ class ItemTower(nn.Module):
             raise ValueError(f"title vectors have shape {vectors_NC.shape}, expected {expected}")
         self.text_NC[: self.size] = torch.as_tensor(vectors_NC, device=self.text_NC.device)
 
+    def text_rows(self, rows_S: Tensor, free_FC: Tensor | None = None) -> Tensor:
+        """Whitened title vectors [S, C] of catalog rows, zeros for UNKNOWN (row N); row N + 1 + j is ``free_FC[j]``."""
+        found_SC = self.text_NC[rows_S.clamp(max=len(self.text_NC) - 1)]
+        if len(self.text_NC) == self.size:  # a table on disk, without a row of UNKNOWN
+            found_SC = found_SC.masked_fill((rows_S >= self.size)[..., None], 0.0)
+        if free_FC is not None:
+            places_S = rows_S > self.size
+            found_SC[places_S] = free_FC.to(found_SC)[rows_S[places_S] - self.size - 1]
+        return found_SC
+
     @torch.no_grad()
     def set_encoded(self, rows: Sequence[int], vectors_RD: Tensor) -> None:
         """Give vectors of items that the user encoder has encoded; row N is UNKNOWN's."""
@@ -159,10 +190,31 @@ class ItemTower(nn.Module):
             return self._frozen_ND
         if self.encoded_ND is not None:
             return self.encoded_ND
+        if len(self.text_NC) == self.size:
+            return self.rows(torch.arange(self.size + 1))
         ids_ND = self.scored.weight
         if nameless_N is not None:
             ids_ND = torch.where(nameless_N[:, None], ids_ND[-1], ids_ND)
         return self._combine(self.text_NC, ids_ND)
+
+    def rows(self, rows_R: Tensor, free_FC: Tensor | None = None) -> Tensor:
+        """Rows [..., D] of `table`, computed for these items alone unless the table is frozen.
+
+        Args:
+            rows_R: of any shape.
+            free_FC: title vectors outside the catalog: row N + 1 + j is that of the j-th, see `cold_table`.
+        """
+        known_R = rows_R.clamp(max=self.size)
+        whole_ND = self._frozen_ND if self._frozen_ND is not None else self.encoded_ND
+        if whole_ND is not None:
+            found_RD = whole_ND[known_R]
+        else:
+            text_RC = None if self.text_map is None else self.text_rows(known_R)
+            found_RD = self._combine(text_RC, self.scored(known_R))
+        if free_FC is not None:
+            places_R = rows_R > self.size
+            found_RD[places_R] = self.cold_table(free_FC)[rows_R[places_R] - self.size - 1]
+        return found_RD
 
     @property
     def scored(self) -> nn.Embedding:
@@ -183,25 +235,28 @@ class ItemTower(nn.Module):
                 table[:-1][rows_N] = table[-1].clone()
 
     def freeze(self) -> None:
-        """Compute the table once and keep it: weights and title vectors no longer change (serving)."""
+        """Compute the table once and keep it: weights and title vectors no longer change (serving on a GPU)."""
         with torch.no_grad():
             self._frozen_ND = self.table().detach().clone()
 
-    def _combine(self, text_NC: Tensor, ids_ND: Tensor) -> Tensor:
+    def _combine(self, text_NC: Tensor | None, ids_ND: Tensor) -> Tensor:
         found_ND = ids_ND
         if self.text_map is not None:
+            assert text_NC is not None, "a text tower has title vectors"
             text_ND: Tensor = self.text_map(text_NC)
             found_ND = text_ND if self.spec.tower == "text" else text_ND + ids_ND
         return found_ND if self.item_map is None else self.item_map(found_ND)
 
-    def vectors(self) -> Tensor:
-        """Vectors for the index, [N, D]: normalised where the recipe says so; items without interactions as in
-        `cold_vectors`."""
-        vectors_ND = self.with_bias(self.finish(self.table()[: self.size]), slice(self.size))
-        if self.chosen_N is None or bool(self.chosen_N.all()):
-            return vectors_ND
-        cold_ND = self.cold_vectors(self.text_NC[: self.size])
-        return torch.where(self.chosen_N[:, None], vectors_ND, cold_ND)
+    def vectors(self, rows_R: Tensor | None = None) -> Tensor:
+        """Vectors for the index, [N, D], or of some catalog rows, [R, D]: normalised where the recipe says so; items
+        without interactions as in `cold_vectors`."""
+        table_RD = self.table()[: self.size] if rows_R is None else self.rows(rows_R)
+        rows: Tensor | slice = slice(self.size) if rows_R is None else rows_R
+        vectors_RD = self.with_bias(self.finish(table_RD), rows)
+        if self.chosen_N is None or bool(self.chosen_N[rows].all()):
+            return vectors_RD
+        cold_RD = self.cold_vectors(self.text_NC[rows])
+        return torch.where(self.chosen_N[rows][:, None], vectors_RD, cold_RD)
 
     def cold_vectors(self, text_FC: Tensor) -> Tensor:
         """Vectors [F, D] to be searched, of items known by their whitened title vectors alone.

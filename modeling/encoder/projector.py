@@ -51,11 +51,16 @@ class Projector(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def summed(self, table_ND: Tensor, recent_PR: Tensor) -> Tensor:
-        """The vectors of these rows, newest first, each with its weight, [P, D]; -1 stands for no item."""
+    def summed(self, recent_PRD: Tensor, recent_PR: Tensor) -> Tensor:
+        """The sum [P, D] of the vectors of the newest items, each with its weight.
+
+        Args:
+            recent_PRD: the vectors, newest first.
+            recent_PR: their rows; -1 stands for no item.
+        """
         assert self.newest_weight is not None, "without a residual nothing is added"
         weights_PR = (recent_PR >= 0) * self.newest_weight
-        return torch.einsum("prd,pr->pd", table_ND[recent_PR.clamp(min=0)], weights_PR.to(table_ND.dtype))
+        return torch.einsum("prd,pr->pd", recent_PRD, weights_PR.to(recent_PRD.dtype))
 
 
 class ItemMap(nn.Module):

@@ -80,7 +80,7 @@ def check_titles(
         if encoder.spec.items.tower == "encoder":
             _check_encoded(encoder, items, rows, name)
         return
-    stored_KC = encoder.items.text_NC[rows].float().cpu().numpy()
+    stored_KC = encoder.items.text_rows(torch.tensor(rows, device=encoder.device)).float().cpu().numpy()
     close = [
         _cosine(item.text_vector, stored_C) >= LEAST_COSINE for item, stored_C in zip(items, stored_KC, strict=True)
     ]
@@ -91,7 +91,7 @@ def check_titles(
 def _check_encoded(encoder: UserEncoder, items: Sequence[FreeItem], rows: Sequence[int], name: str) -> None:
     """The item tower's table holds what the encoder makes of these titles; raises ArtifactError."""
     found_RD = encoder.encode_items(items).float().cpu().numpy()
-    stored_RD = encoder.items.table()[rows].float().cpu().numpy()
+    stored_RD = encoder.items.rows(torch.tensor(rows, device=encoder.device)).float().cpu().numpy()
     close = [_cosine(found_D, stored_D) >= LEAST_COSINE for found_D, stored_D in zip(found_RD, stored_RD, strict=True)]
     _refuse_most(close, [item.title for item in items], name)
 

@@ -242,18 +242,26 @@ class UserEncoder(nn.Module):
             return torch.full((len(prompts), self.recent_items), -1, device=self.device)
         return torch.from_numpy(recent_rows(prompts, self.recent_items, self.items.size)).to(self.device)
 
-    def project(self, states_PH: Tensor | None, recent_PR: Tensor, table_ND: Tensor | None = None) -> Tensor:
+    def project(
+        self,
+        states_PH: Tensor | None,
+        recent_PR: Tensor,
+        table_ND: Tensor | None = None,
+        free_FC: Tensor | None = None,
+    ) -> Tensor:
         """Pooled states to item space, [P, D].
 
         Args:
             states_PH: states at item boundaries; None: the newest items alone make the vectors.
             recent_PR: rows of the newest items each state has read, newest first; -1: no item.
             table_ND: the item tower's table where the caller has it already.
+            free_FC: vectors of free titles, which stand behind the rows of the catalog and of UNKNOWN.
         """
         recent_PD = None
         if self.spec.projector.residual:
-            table_ND = self.items.table() if table_ND is None else table_ND
-            recent_PD = self.projector.summed(table_ND, recent_PR) * math.sqrt(self.items.dim)
+            rows_PR = recent_PR.clamp(min=0)
+            recent_PRD = self.items.rows(rows_PR, free_FC) if table_ND is None else table_ND[rows_PR]
+            recent_PD = self.projector.summed(recent_PRD, recent_PR) * math.sqrt(self.items.dim)
         return self.items.as_query(
             self.projector(None if states_PH is None else states_PH.float(), recent_PD).float(), self.log_scale
         )
@@ -264,12 +272,11 @@ class UserEncoder(nn.Module):
 
     def finish(self, states_BH: Tensor, recent_BR: Tensor, free_FC: Tensor | None) -> Tensor:
         """User vectors [B, D] from pooled states, the rows of the newest items of each, and free titles' vectors."""
-        table_ND = None
-        if free_FC is not None and self.items.text_map is not None:
-            table_ND = torch.cat([self.items.table(), self.items.cold_table(free_FC)])
-        else:
+        if self.items.text_map is None:
+            free_FC = None
+        if free_FC is None:
             recent_BR = recent_BR.clamp(max=self.items.size)
-        return self.project(states_BH, recent_BR, table_ND)
+        return self.project(states_BH, recent_BR, free_FC=free_FC)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
@@ -363,10 +370,7 @@ class UserEncoder(nn.Module):
         return cast(Tensor, out_SH + self._text_vectors(values_S, free_FC) * has_text)
 
     def _text_vectors(self, values_S: Tensor, free_FC: Tensor | None) -> Tensor:
-        text_NC = self.items.text_NC
-        if free_FC is not None:
-            text_NC = torch.cat([text_NC, free_FC.to(text_NC)])
-        text_SC = text_NC[values_S]
+        text_SC = self.items.text_rows(values_S, free_FC)
         if self.text_input is not None:
             return cast(Tensor, self.text_input(text_SC * math.sqrt(text_SC.shape[-1])))
         assert self.items.text_map is not None

@@ -25,7 +25,7 @@ from modeling.artifact.manifest import (
     validated,
 )
 from modeling.artifact.sizes import check_catalog_size
-from modeling.artifact.verified import Files, Folder
+from modeling.artifact.verified import Folder
 from modeling.backbone.sources import neutral_recipe
 from modeling.encoder.build import Sources
 from modeling.inference.int8_linear import Precision
@@ -95,6 +95,7 @@ def load(
     precision: Precision = "fp32",
     verify: bool = True,
     sources: Sources | None = None,
+    mapped: bool = False,
 ) -> Loaded[Any]:
     """Rebuild a model from its folder, in evaluation mode. Every file is read once.
 
@@ -106,6 +107,8 @@ def load(
         precision: of language models; fp32 is used where the method does not support it.
         verify: compare the hash of every file, including files that are not read here.
         sources: folders of backbones that the artifact refers to but does not contain.
+        mapped: leave tables of items on disk, see `LoadContext.mapped`. Nothing may be written to the files as long as
+            the model is used; folders may be replaced.
 
     Raises:
         ArtifactError: anything is missing, altered, of another shape, width or schema version.
@@ -121,7 +124,8 @@ def load(
                 "is needed here"
             )
         precision = precision if precision in method.precisions(record) else "fp32"
-        loaded = _read(files, manifest, method, record, popular_N, device, precision, sources or Sources())
+        context = LoadContext(files, manifest, device, precision, sources or Sources(), popular_N, mapped)
+        loaded = _read(context, method, record)
         if verify:
             files.verify_rest()
     return loaded
@@ -155,20 +159,11 @@ def write_manifest(folder: Path, method: Method[Any], model: Any, record: Record
     return seal(folder, manifest)
 
 
-def _read(
-    files: Files,
-    manifest: Manifest,
-    method: Method[Any],
-    record: Any,
-    popular_N: NDArray[Any] | None,
-    device: str,
-    precision: Precision,
-    sources: Sources,
-) -> Loaded[Any]:
+def _read(context: LoadContext, method: Method[Any], record: Any) -> Loaded[Any]:
+    files, manifest = context.files, context.manifest
     check_catalog_size(files, manifest.catalog_size)
     method.check_sizes(files, manifest.catalog_size, record)
     case: type[Any] = method.Case
     golden: list[AnyCase] = read_golden(files, case)
-    context = LoadContext(files, manifest, device, precision, sources, popular_N)
     model = method.load(record, context)
-    return Loaded(files.folder, manifest, record, model, golden, precision)
+    return Loaded(files.folder, manifest, record, model, golden, context.precision)

@@ -63,6 +63,7 @@ class LoadContext:
         precision: of language models; one of `Method.precisions`.
         sources: folders of backbones that the artifact refers to but does not contain.
         popular_N: all catalog rows, most popular first; None: read from the artifact when needed.
+        mapped: leave tables with a row for every item in mapped files, if the method can and ``device`` is a processor.
     """
 
     files: Files
@@ -71,6 +72,7 @@ class LoadContext:
     precision: Precision = "fp32"
     sources: Sources = field(default_factory=Sources)
     popular_N: NDArray[Any] | None = None
+    mapped: bool = False
 
     @property
     def name(self) -> str:
@@ -239,6 +241,14 @@ class Method(ABC, Generic[R]):
         Raises:
             ArtifactError: a file is too small for the stated count.
         """
+
+    def mapped_bytes(self, files: Files, record: R) -> Mapping[str, int]:
+        """Bytes of each file that stay on disk when a model is loaded with `LoadContext.mapped` on a processor.
+
+        Raises:
+            ArtifactError: a file is missing, or not in its format.
+        """
+        return {}
 
     def precisions(self, record: R) -> tuple[Precision, ...]:
         """Supported precisions of such a model; fp32 is always among them."""

@@ -40,6 +40,7 @@ from modeling.methods.dense_files import (
     store_backbones,
     write_model,
 )
+from modeling.methods.dense_tables import ITEM_VECTORS, ITEMS, MAPPED, TEXT
 
 __all__ = [
     "Artifact",
@@ -63,7 +64,7 @@ class DenseModel(VectorMethod):
 
     Args:
         encoder: in evaluation mode.
-        item_vectors_ND: of the catalog.
+        item_vectors_ND: of the catalog; not to be written to.
         reads: see `VectorMethod`.
         text_samples: see `DenseRecord`.
     """
@@ -230,14 +231,14 @@ class Dense(Method[DenseRecord]):
         spec, size = record.model, catalog_size
         check_history(files, spec.history.limit)
         what = f"catalog_size {size} and dim {record.dim}"
-        check_holds(files, "item_vectors.safetensors", what, NUMBER * size * record.dim)
+        check_holds(files, ITEM_VECTORS, what, NUMBER * size * record.dim)
         if record.text_dim:
             what = f"catalog_size {size} and text_dim {record.text_dim}"
-            check_holds(files, "parts/text.safetensors", what, NUMBER * size * record.text_dim)
+            check_holds(files, TEXT, what, NUMBER * size * record.text_dim)
         if spec.items.tower != "text":
             width = record.dim - spec.items.bias if spec.items.untied or spec.items.words else spec.items.dim
             what = f"catalog_size {size} and item vectors of width {width}"
-            check_holds(files, "parts/items.safetensors", what, NUMBER * size * width // 2)
+            check_holds(files, ITEMS, what, NUMBER * size * width // 2)
         if record.history_state is not None:
             width = record.history_state.items.dim
             what = f"catalog_size {size} and an id model of width {width}"
@@ -247,6 +248,14 @@ class Dense(Method[DenseRecord]):
             what = f"backbone.width {backbone.width} and backbone.depth {backbone.depth}"
             least = NUMBER * 6 * backbone.depth * backbone.width**2 // 2
             check_holds(files, "backbone/model.safetensors", what, least)
+
+    def mapped_bytes(self, files: Files, record: DenseRecord) -> Mapping[str, int]:
+        """See `Method.mapped_bytes`: the item vectors, and the tables that a history is looked up in."""
+        found = {ITEM_VECTORS: files.size(ITEM_VECTORS)}
+        for name, tables in MAPPED.items():
+            if name in files:
+                found[name] = sum(size for key, size in files.tensor_sizes(name).items() if key in tables)
+        return found
 
     def precisions(self, record: DenseRecord) -> tuple[Precision, ...]:
         """See `Method.precisions`: int8 for language models only, fp32 alone without a network."""

@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import nn
 
 from modeling.artifact.folders import ArtifactError
-from modeling.artifact.golden import GOLDEN_TOLERANCE
 from modeling.artifact.manifest import MANIFEST, Manifest, on_device
 from modeling.artifact.tensor_files import save_arrays, save_pretrained, save_tensors
 from modeling.artifact.verified import Files, Folder, files_of
@@ -38,6 +37,16 @@ from modeling.inference.int8_linear import dtype_of, quantise
 from modeling.inference.prepacked_linear import prepack
 from modeling.methods import method_of
 from modeling.methods.base import BackboneRecord, LoadContext, Record
+from modeling.methods.dense_tables import (
+    ITEM_VECTORS,
+    ITEMS,
+    TEXT,
+    checked_vectors,
+    expect_shape,
+    load_history_state,
+    load_into,
+    load_items,
+)
 from modeling.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -79,7 +88,7 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
     save_tensors(
         state_of(encoder.projector) | {"log_scale": encoder.log_scale.detach()}, folder / "projector.safetensors"
     )
-    save_tensors(state_of(encoder.items), folder / "parts" / "items.safetensors")
+    save_tensors(state_of(encoder.items), folder / ITEMS)
     inputs = input_maps(encoder)
     if len(inputs):
         save_tensors(state_of(inputs), folder / "parts" / "inputs.safetensors")
@@ -90,7 +99,7 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
                 "mean": model.text.whitening.mean_C,
                 "map": model.text.whitening.map_CD,
             },
-            folder / "parts" / "text.safetensors",
+            folder / TEXT,
         )
     if model.titles is not None:
         save_arrays({"offsets": model.titles.offsets, "tokens": model.titles.tokens}, folder / TITLE_TOKENS)
@@ -99,7 +108,7 @@ def write_model(model: Model, folder: Path) -> NDArray[np.float32]:
     _write_backbone(model, folder)
     with torch.inference_mode():
         vectors: NDArray[np.float32] = encoder.items.eval().vectors().float().cpu().numpy()
-    save_arrays({"vectors": vectors}, folder / "item_vectors.safetensors")
+    save_arrays({"vectors": vectors}, folder / ITEM_VECTORS)
     adapter = adapter_of(spec.adapter.kind)
     if adapter.has_weights:
         adapter.save(encoder.backbone, folder / "adapter", source=neutral(spec.backbone.source))
@@ -201,37 +210,40 @@ def record_of(folder: Path, model: Model) -> DenseRecord:
 
 def read_model(record: DenseRecord, context: LoadContext) -> tuple[UserEncoder, NDArray[np.float32]]:
     """The encoder in evaluation mode, adapter merged, and the item vectors [N, D]; raises `ArtifactError`."""
-    files = context.files
-    model = _rebuild(record, context, dtype_of(context.precision))
+    files, mapped = context.files, context.mapped and context.device == "cpu"
+    model = _rebuild(record, context, dtype_of(context.precision), mapped)
     on_device(model.encoder, context.device, files.name)
     encoder = model.encoder.eval().requires_grad_(False)
     if context.precision == "int8":
         quantise(encoder.backbone)
     if context.precision == "bf16":
         prepack(encoder.backbone)
-    vectors = _checked_vectors(context, record, encoder)
-    encoder.items.freeze()
+    vectors = checked_vectors(files, (context.manifest.catalog_size, record.dim), encoder, mapped)
+    if context.device != "cpu":
+        encoder.items.freeze()
+    if mapped:
+        files.settle()
     return encoder, vectors
 
 
-def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> Model:
+def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype, mapped: bool) -> Model:
     spec, files, size = record.model, context.files, context.manifest.catalog_size
     text, titles = None, None
     if record.text_dim:
-        arrays = files.arrays("parts/text.safetensors")
-        map_CD, repaired = read_map(arrays["map"], files.name)
+        arrays = files.arrays(TEXT, mapped=mapped)
+        map_CD, repaired = read_map(np.array(arrays["map"]), files.name)
         if repaired:
             log.warning(SCRAMBLED.format(name=files.name, folder=files.folder))
-        text = TextVectors(arrays["vectors"], Whitening(arrays["mean"], map_CD), record.text_samples)
+        text = TextVectors(arrays["vectors"], Whitening(np.array(arrays["mean"]), map_CD), record.text_samples)
         if wrong := [row for row in record.text_samples if not 0 <= row < size]:
             raise ArtifactError(
                 f"{MANIFEST} of {files.name} has text_samples of row {wrong[0]}; items are 0..{size - 1}"
             )
-        _expect("parts/text.safetensors", "vectors", text.vectors_NC.shape, (size, record.text_dim))
+        expect_shape(TEXT, "vectors", text.vectors_NC.shape, (size, record.text_dim))
     if spec.history.reads_tokens:
         arrays = files.arrays(TITLE_TOKENS)
         titles = TitleTokens(arrays["offsets"], arrays["tokens"])
-        _expect(TITLE_TOKENS, "offsets", titles.offsets.shape, (size + 1,))
+        expect_shape(TITLE_TOKENS, "offsets", titles.offsets.shape, (size + 1,))
     model = build_model(
         spec,
         catalog_size=size,
@@ -240,21 +252,22 @@ def _rebuild(record: DenseRecord, context: LoadContext, dtype: torch.dtype) -> M
         sources=sources_of(files, record, context.sources),
         adapter_folder=files.below("adapter"),
         dtype=dtype,
+        empty_items=mapped,
     )
     _check_backbone(model, record, context.manifest.tokenizer_sha256)
     encoder = model.encoder
     if spec.backbone.own and spec.has_network:
         load_into(encoder.backbone, files, "backbone/model.safetensors")
-    load_into(encoder.items, files, "parts/items.safetensors")
+    load_items(model, files, mapped)
     inputs = input_maps(encoder)
     if len(inputs):
         load_into(inputs, files, "parts/inputs.safetensors")
     load_into(Head(encoder), files, "projector.safetensors")
-    encoder.history_state = _history_state(record, files, size)
+    encoder.history_state = _history_state(record, files, size, mapped)
     return model
 
 
-def _history_state(record: DenseRecord, files: Files, size: int) -> HistoryState | None:
+def _history_state(record: DenseRecord, files: Files, size: int, mapped: bool) -> HistoryState | None:
     spec, needed = record.history_state, adapter_of(record.model.adapter.kind).needs_condition
     if needed != (spec is not None):
         raise ArtifactError(
@@ -264,10 +277,10 @@ def _history_state(record: DenseRecord, files: Files, size: int) -> HistoryState
     if spec is None:
         return None
     try:
-        found = HistoryState(spec, size)
+        found = HistoryState(spec, size, empty_items=mapped)
     except ValueError as error:
         raise ArtifactError(f"{MANIFEST} of {files.name}: {error}") from error
-    load_into(found.parts, files, HISTORY_STATE)
+    load_history_state(found, files, mapped)
     return found
 
 
@@ -324,36 +337,3 @@ def _check_backbone(model: Model, record: DenseRecord, tokenizer_sha256: str | N
         )
     if model.instruction_tokens != record.instruction_tokens:
         raise ArtifactError(f"the instruction becomes {model.instruction_tokens}, and {MANIFEST} holds other tokens")
-
-
-def load_into(module: nn.Module, files: Files, name: str) -> None:
-    """Load weights strictly: same names, same shapes."""
-    found = files.tensors(name)
-    expected = dict(module.state_dict())
-    for key in expected.keys() | found.keys():
-        if key not in found or key not in expected:
-            state = "lacks" if key not in found else "holds unknown"
-            raise ArtifactError(f"{name} of {files.name} {state} tensor {key!r}; expected are {sorted(expected)}")
-        _expect(name, key, tuple(found[key].shape), tuple(expected[key].shape))
-    module.load_state_dict(found)
-
-
-def _expect(file: str, key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if found != expected:
-        raise ArtifactError(f"{file}: tensor {key!r} has shape {list(found)}, expected {list(expected)}")
-
-
-def _checked_vectors(context: LoadContext, record: DenseRecord, encoder: UserEncoder) -> NDArray[np.float32]:
-    """The stored item vectors [N, D], after a check that they equal those of the item tower."""
-    name = "item_vectors.safetensors"
-    vectors: NDArray[np.float32] = context.files.arrays(name)["vectors"]
-    _expect(name, "vectors", vectors.shape, (context.manifest.catalog_size, record.dim))
-    with torch.inference_mode():
-        computed = encoder.items.vectors().float().cpu().numpy()
-    difference = float(np.abs(computed - vectors).max())
-    if not difference <= GOLDEN_TOLERANCE:
-        raise ArtifactError(
-            f"{name} of {context.name} differs from what the item tower computes by {difference:.2g}, "
-            f"and at most {GOLDEN_TOLERANCE} is allowed"
-        )
-    return vectors

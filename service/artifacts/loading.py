@@ -32,6 +32,7 @@ from modeling.inference.int8_linear import Precision, PrecisionError
 from modeling.inference.precision_choice import PrecisionAsked, settle
 from modeling.inference.shared_base_weights import correct
 from modeling.inference.torch_index import TorchIndex
+from modeling.methods import Loaded as LoadedModel
 from modeling.methods import load, method_of
 from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
 from service.artifacts.facts import UNKNOWN, Facts, facts_of
@@ -118,8 +119,8 @@ def open_artifact(
     it is forced (modeling/inference/precision_choice.py). A GPU makes itself ready for dense batches of up to
     `batch_positions`. `share_backbone`: a generative model in fp32 on a processor may read the weights of a dense one
     that was tuned from the same backbone. `download`: a hub may be asked for a backbone that has a hash and is not on
-    this machine. `map_index`: item vectors of an inverted file stay on disk. `open_index` opens the index of a dense
-    artifact instead of reading it here.
+    this machine. `map_index`: item vectors of an inverted file stay on disk, and on a processor all tables of a dense
+    model that have a row for every item. `open_index` opens the index of a dense artifact instead of reading it here.
     """
     manifest: Manifest | None = None
     try:
@@ -129,7 +130,8 @@ def open_artifact(
             if method_of(manifest, files.name)[0].shape == "list":
                 return _open_generative(files, manifest, device, taken, share_backbone, download)
             opener = open_index or partial(_whole_index, map_index)
-            return _open_dense(files, manifest, device, taken, batch_positions, download, opener)
+            dense = load(files, device=device, precision=taken, sources=Sources(download=download), mapped=map_index)
+            return _open_dense(files, dense, device, batch_positions, opener)
     except (ArtifactError, PrecisionError) as error:
         now = version_on_disk(folder)
         if manifest is not None and now not in (None, manifest.version):
@@ -153,16 +155,9 @@ def _precision(manifest: Manifest, asked: PrecisionAsked, device: str, forced: b
 
 
 def _open_dense(
-    files: Files,
-    manifest: Manifest,
-    device: str,
-    precision: Precision,
-    batch_positions: int,
-    download: bool,
-    open_index: OpenIndex,
+    files: Files, artifact: LoadedModel[VectorMethod], device: str, batch_positions: int, open_index: OpenIndex
 ) -> LoadedArtifact:
-    artifact = load(files, device=device, precision=precision, sources=Sources(download=download))
-    model: VectorMethod = artifact.model
+    manifest, model = artifact.manifest, artifact.model
     catalog_piece = _catalog_piece(files, manifest)
     index_piece = open_index(files, manifest)
     if reason := model.compile():
@@ -192,7 +187,7 @@ def _open_dense(
         index=index,
         catalog=catalog,
         golden=tuple(artifact.golden),
-        precision="fp32" if model.encoder.exact else precision,  # a small transformer is not rounded
+        precision="fp32" if model.encoder.exact else artifact.precision,  # a small transformer is not rounded
         pieces=pieces,
         files=_files_of(manifest),
         embed=model.title_vectors if "text" in model.reads else None,
@@ -278,21 +273,23 @@ def version_on_disk(folder: Path) -> str | None:
         return None
 
 
-def expected_bytes(folder: Path, known: frozenset[str], map_index: bool = False) -> int:
+def expected_bytes(folder: Path, known: frozenset[str], map_index: bool = False, device: str = "cpu") -> int:
     """Return about how much memory the artifact in `folder` will need, from the sizes of its files.
 
     Files and backbones whose hash is in `known` are in memory already and count nothing. 0 where the folder holds no
-    artifact: loading it will say so. With `map_index` vectors that stay on disk count nothing. An estimate before the
-    fact; what it really takes is measured when it is loaded.
+    artifact: loading it will say so. With `map_index` what stays on disk counts nothing. An estimate before the fact;
+    what it really takes is measured when it is loaded.
     """
     try:
         manifest = read_manifest(folder)
         files = Files(folder)
         sizes = {name: files.size(name) for name in manifest.files}
+        method, record = method_of(manifest, files.name)
         if map_index and INDEX + ENTRY_FILE in sizes:
             entry = parse_entry(files.read(INDEX + ENTRY_FILE), files.folder / ENTRY_FILE)
             sizes[INDEX + INDEX_FILE] -= NUMBER * entry.size * entry.dim if can_map(entry) else 0
-        method, record = method_of(manifest, files.name)
+        if map_index and device == "cpu":
+            sizes |= {name: sizes[name] - left for name, left in method.mapped_bytes(files, record).items()}
         backbone = method.backbone(record)
         if backbone is not None and not backbone.stored and backbone.sha256 not in known:
             place = Path(resolve_source(backbone.source))

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from index.storage import INDEX_FILE
+from modeling.artifact.folders import FolderError, files_in
 from service.errors import StartError
 from service.settings import Settings
 
@@ -106,9 +106,13 @@ def _version(folder: Path, limits: Limits, code: int, output: bytes) -> str:
 
 
 def _mapped(asked: dict[str, Any]) -> int:
-    """Addresses that a mapped index takes beside memory."""
-    file = Path(asked["folder"]) / "index" / INDEX_FILE
-    return file.stat().st_size if asked["map_index"] and file.is_file() else 0
+    """Addresses that mapped files take beside memory, at most."""
+    if not asked["map_index"]:
+        return 0
+    try:
+        return sum(path.stat().st_size for path in files_in(Path(asked["folder"])).values())
+    except (OSError, FolderError):
+        return 0  # loading it will say so
 
 
 def main() -> None:
@@ -117,7 +121,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.buffer.read())
     import service.artifacts.loading
 
-    _limit(int(asked["memory"]) + _mapped(asked), float(asked["seconds"]))
+    _limit(int(asked["memory"]), _mapped(asked), float(asked["seconds"]))
     started = time.monotonic()
     try:
         parts = service.artifacts.loading.open_artifact(
@@ -136,7 +140,7 @@ def main() -> None:
     os._exit(0)  # nothing is worth the time to tidy up
 
 
-def _limit(memory: int, seconds: float) -> None:
+def _limit(memory: int, mapped: int, seconds: float) -> None:
     """Of memory that is written to, and of addresses, which also bounds it where a system does not count the former."""
     import warnings
 
@@ -145,7 +149,7 @@ def _limit(memory: int, seconds: float) -> None:
     if STATM.exists():  # elsewhere than on Linux there is no limit of memory: what is taken already is not known
         pages = [int(each) * resource.getpagesize() for each in STATM.read_text().split()]
         limits[resource.RLIMIT_DATA] = pages[5] + memory
-        limits[resource.RLIMIT_AS] = pages[0] + memory + LIBRARY_ADDRESSES
+        limits[resource.RLIMIT_AS] = pages[0] + memory + mapped + LIBRARY_ADDRESSES
     for what, most in limits.items():
         hard = resource.getrlimit(what)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)

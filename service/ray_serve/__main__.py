@@ -41,6 +41,12 @@ def serve(
     positions: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Positions waiting and under way that one encoder is for.")
     ] = 1280,
+    grow_after: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds for which more must be needed until more are started.")
+    ] = 30.0,
+    shrink_after: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds for which fewer must be enough until some end.")
+    ] = 600.0,
     shards: Annotated[int, typer.Option(min=1, max=1000, help="Parts of the index.")] = 4,
     copies: Annotated[int, typer.Option(min=1, max=100, help="Replicas of each part.")] = 2,
     ingresses: Annotated[int, typer.Option(min=1, max=100, help="Replicas that take requests.")] = 1,
@@ -64,7 +70,7 @@ def serve(
 
     layout = Layout(
         ingresses, encoders, most_encoders or encoders, positions, shards, copies, settings.threads or 1,
-        gpus=0 if settings.device == "cpu" else 1,
+        gpus=0 if settings.device == "cpu" else 1, grow_s=grow_after, shrink_s=shrink_after,
     )  # fmt: skip
     local = {
         "num_cpus": layout.cores,  # Ray's count, not the machine's: replicas share the cores that are there

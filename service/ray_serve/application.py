@@ -22,7 +22,7 @@ from modeling.artifact.manifest import read_manifest
 from service.ray_serve.encoder import EncoderReplica
 from service.ray_serve.ingress import IngressReplica
 from service.ray_serve.remote import PREFIX, Backend, DeployError
-from service.ray_serve.scaling import PositionsPolicy
+from service.ray_serve.scaling import PositionsPolicy, scaling_options
 from service.ray_serve.shard import ShardReplica
 
 FRONT = "anyo"
@@ -40,6 +40,7 @@ class Layout:
         ingresses: replicas that take requests.
         encoders, most_encoders: least and most replicas that encode.
         positions: waiting and under way, that one of them is for.
+        grow_s, shrink_s: how long more, or fewer, must be needed before the number changes.
         shards: of the index.
         copies: replicas of each shard.
         threads: of a forward pass; a replica that encodes reserves as many cores.
@@ -54,6 +55,8 @@ class Layout:
     copies: int = 2
     threads: int = 1
     gpus: int = 0
+    grow_s: float = 30.0
+    shrink_s: float = 600.0
 
     @property
     def cores(self) -> int:
@@ -108,7 +111,8 @@ class Layout:
         policy = AutoscalingPolicy(
             policy_function=PositionsPolicy, policy_kwargs={"per_replica": float(self.positions)}
         )
-        return AutoscalingConfig(min_replicas=self.encoders, max_replicas=self.most_encoders, policy=policy)
+        options: dict[str, Any] = scaling_options(self.encoders, self.most_encoders, self.grow_s, self.shrink_s)
+        return AutoscalingConfig(**options, policy=policy)
 
 
 def deploy(layout: Layout, folder: Path) -> str:

@@ -48,6 +48,7 @@ class EncoderReplica:
             settings.max_batch_tokens,
             precision_forced=settings.precision_forced,
             download=settings.allow_downloads,
+            map_index=settings.map_index,
             open_index=_no_index,
         )
         if self._parts.kind != "dense" or self._parts.version != version:

@@ -28,7 +28,7 @@ from service.observability.logs import configure_logging
 from service.ray_serve.calls import Calls
 from service.ray_serve.remote import Backend, EncoderFacts, Sender, open_remote
 from service.service import Service
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +133,7 @@ class IngressReplica:
         )
         configure_logging(settings.log_level, settings.log_format)
         self._backend = backend
-        service = Service(settings, open_artifact=partial(self._open, settings.allow_downloads))
+        service = Service(settings, open_artifact=partial(self._open, settings))
         await service.start()
         assert service.loading is not None
         await service.loading
@@ -149,11 +149,15 @@ class IngressReplica:
             self._backend, self._refused = served, error.message
             log.error("an artifact is not taken; the one before goes on serving", error=error.message)
 
-    def _open(self, download: bool, folder: Path, device: str) -> AnyLoaded:
+    def _open(self, settings: Settings, folder: Path, device: str) -> AnyLoaded:
         assert self._backend is not None
         replicas = ServedReplicas(self._backend)
         sender = Sender(self._sender, self._waiting)
-        return open_remote(folder, replicas, self._backend.shards, self._calls, sender, download=download)
+        return open_remote(
+            *(folder, replicas, self._backend.shards, self._calls, sender),
+            download=settings.allow_downloads,
+            map_index=settings.map_index,
+        )
 
     def _waiting(self) -> int:
         if self._service is None:

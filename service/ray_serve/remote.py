@@ -141,6 +141,7 @@ def open_remote(
     sender: Sender,
     *,
     download: bool = False,
+    map_index: bool = False,
 ) -> LoadedArtifact:
     """Load all of a dense artifact but its index, whose ``shards`` are asked; see `open_artifact`.
 
@@ -150,7 +151,7 @@ def open_remote(
         StartError: the artifact cannot be used, writes its answers, or the replicas have another version of it.
     """
     sharded = partial(_sharded, shards, replicas, calls)
-    parts: AnyLoaded = open_artifact(folder, "cpu", download=download, open_index=sharded)
+    parts: AnyLoaded = open_artifact(folder, "cpu", download=download, map_index=map_index, open_index=sharded)
     if parts.kind != "dense":
         raise StartError(f"artifact {parts.name} writes its answers; replicas and shards are for dense artifacts only")
     facts = calls.one(replicas.facts)

@@ -7,6 +7,24 @@ from typing import Any
 
 POSITIONS = "positions"
 """Of what replicas report."""
+SHORTEST_S, LONGEST_S = 5.0, 30.0
+"""Of the time that a report is the mean of: shorter, one burst decides; Ray Serve's own is the longer one."""
+
+
+def scaling_options(least: int, most: int, grow_s: float, shrink_s: float) -> dict[str, float]:
+    """Return options of Ray Serve's `AutoscalingConfig`, but for the policy.
+
+    Args:
+        least, most: replicas.
+        grow_s, shrink_s: how long more, or fewer, must have been wanted without a break before the number changes.
+    """
+    return {
+        "min_replicas": least,
+        "max_replicas": most,
+        "upscale_delay_s": grow_s,
+        "downscale_delay_s": shrink_s,
+        "look_back_period_s": min(max(grow_s, SHORTEST_S), LONGEST_S),
+    }
 
 
 class PositionsPolicy:

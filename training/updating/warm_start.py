@@ -21,7 +21,8 @@ from modeling.artifact.verified import Files
 from modeling.encoder.build import Model, Sources
 from modeling.encoder.item_tower import ItemTower, Whitening
 from modeling.encoder.title_check import read_map
-from modeling.methods.dense_files import Head, input_maps, load_into, sources_of
+from modeling.methods.dense_files import Head, input_maps, sources_of
+from modeling.methods.dense_tables import load_into
 from training.updating.parent import Parent
 
 ITEMS, TEXT = "parts/items.safetensors", "parts/text.safetensors"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -19,8 +20,9 @@ from service.artifacts.loading import LoadedArtifact, open_artifact
 from service.errors import StartError
 from service.http.app import create_app
 from service.ray_serve.calls import Calls
+from service.ray_serve.encoder import positions_of
 from service.ray_serve.remote import EncoderFacts, Sender, open_remote
-from service.ray_serve.scaling import replicas_for
+from service.ray_serve.scaling import POSITIONS, PositionsPolicy, replicas_for, scaling_options
 from service.service import Service
 from service.settings import load_settings
 from testing.artifacts import write_id_artifact
@@ -140,3 +142,20 @@ def test_what_is_no_loss_is_raised_at_once_and_patience_ends() -> None:
 @pytest.mark.parametrize(("positions", "replicas"), [(0, 1), (1280, 1), (1281, 2), (12_800, 10)])
 def test_replicas_follow_the_positions_that_wait(positions: int, replicas: int) -> None:
     assert replicas_for(positions, 1280) == replicas
+    reported = {"replica 1": float(positions), "replica 2": positions / 2}  # one of them was not told by all ingresses
+    context = SimpleNamespace(aggregated_metrics={POSITIONS: reported})
+    assert PositionsPolicy(per_replica=1280.0)(context) == (replicas, {})
+
+
+def test_without_a_report_one_replica_is_wanted_and_senders_that_are_gone_count_nothing() -> None:
+    policy = PositionsPolicy(per_replica=100.0)
+    assert [policy(SimpleNamespace(aggregated_metrics=each))[0] for each in (None, {}, {POSITIONS: {}})] == [1, 1, 1]
+    assert positions_of({"here": (300, 99.0), "also here": (50, 99.5), "gone": (4000, 0.0)}, 100.0) == 350
+
+
+@pytest.mark.parametrize(("grow_s", "mean_over_s"), [(0.0, 5.0), (12.0, 12.0), (300.0, 30.0)])
+def test_the_number_of_replicas_changes_as_late_as_is_said(grow_s: float, mean_over_s: float) -> None:
+    assert scaling_options(2, 6, grow_s, 600.0) == {
+        "min_replicas": 2, "max_replicas": 6, "upscale_delay_s": grow_s, "downscale_delay_s": 600.0,
+        "look_back_period_s": mean_over_s,
+    }  # fmt: skip
