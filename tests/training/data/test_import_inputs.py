@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -34,6 +35,7 @@ from testing.sources.import_files import (
     zstandard,
 )
 from training.data.importing import ImportOptions, import_data
+from training.data.importing.times import read_times
 
 quoted = ITEMS.replace("Red Kettle", '"Red Kettle"')
 READ: dict[str, Files] = {
@@ -223,6 +225,29 @@ def test_what_is_known_about_items_is_kept(tmp_path: Path) -> None:
     assert row["categories"] == ["Home", "Pots"]
     assert (row["brand"], row["description"], row["price"]) == ("Oriel", "A fine thing. By hand.", "$12.99")
     assert row["attributes"] == "Colour: red; Weight: 2"
+
+
+@pytest.mark.parametrize(
+    ("texts", "first", "doubt"),
+    [
+        (["24/03/05", "24/03/31"], "2024-03-05 00:00", ""),
+        (["24-03-05 10:20", "24-03-30 11:00"], "2024-03-05 10:20", ""),
+        (["24.03.05", "24.03.31"], "2024-03-05 00:00", ""),
+        (["05/03/24", "31/03/24"], "2024-03-05 00:00", ""),
+        (["24/03/05", "24/03/06"], None, "day/month or year/month/day; say which with --time-format '%d/%m/%y' or"),
+        (["05/03/2024", "06/03/2024 10:00"], None, "may be month/day or day/month"),
+        (["2024030517", "2024030609"], "2024-03-05 17:00", ""),
+        (["202403051730", "202403060900"], "2024-03-05 17:30", ""),
+        ([20240305, 20240306], "2024-03-05 00:00", ""),
+        (["1700000000", "1700000100"], "2023-11-14 22:13", ""),
+    ],
+)
+def test_the_order_of_day_month_and_year_is_known_or_asked(texts: list[object], first: str | None, doubt: str) -> None:
+    """Of two digits for the year too; a reading that leads into the future is no other reading."""
+    found = read_times(pl.Series("time", texts), None)
+    assert doubt in found.doubt and bool(found.doubt) == bool(doubt)
+    if first is not None:
+        assert datetime.fromtimestamp(found.values[0], UTC).strftime("%Y-%m-%d %H:%M") == first
 
 
 @pytest.mark.parametrize(

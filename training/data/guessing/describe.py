@@ -13,7 +13,8 @@ from training.data.report import shown
 def describe(guess: Guess) -> str:
     """One paragraph on a table: how it was read, what it is taken for, and examples of what is in its columns."""
     table = guess.table
-    lines = [f"{table.name} ({table.form}): {table.frame.height:,} rows, {guess.kind} by {guess.by}"]
+    kind = "neither interactions nor items" if guess.kind == "other" else guess.kind
+    lines = [f"{table.name} ({table.form}): {table.frame.height:,} rows, {kind} by {guess.by}"]
     first = table.frame.head(1).to_dicts()[0] if table.frame.height else {}
     for role, column in guess.columns.items() if guess.kind != "other" else ():
         lines.append(f"  {role:<12} {column}   e.g. {shown(first.get(column))}")

@@ -6,6 +6,7 @@ Numbers stay as they are unless units are mixed: then all become seconds. Dates 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from training.data.report import DataError, shown
 
 _MICROSECONDS = 1_000_000
 _LOOKED_AT = 1000
+_DAY = 86_400
 _ENDS = ("", " %H:%M:%S%.f", " %H:%M", " %H", " %I:%M:%S %p", " %I:%M %p", " %I %p")
 _ZONED = (" %H:%M:%S%.f%z", " %H:%M:%S%.f %z")
 _WORDS = (
@@ -27,11 +29,14 @@ _WORDS = (
 _DIGITS = {
     r"^(19|20)\d{2}[01]\d[0-3]\d$": "%Y%m%d",
     r"^(19|20)\d{2}[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d$": "%Y%m%d%H%M%S",
+    r"^(19|20)\d{2}[01]\d[0-3]\d[0-2]\d[0-5]\d$": "%Y%m%d%H%M",
+    # As seconds since 1970 these are times from 2033 on.
+    r"^20\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])$": "%Y%m%d%H",
 }
 _LOOKS_DATED = (
     r"^(\d{1,4}[-/.年]\d|[A-Z][a-z]{2,8},? .*\d{4}|\d{1,2}[- /][A-Z][a-z]{2}|(19|20)\d{6}([0-2]\d[0-5]\d[0-5]\d)?$)"
 )
-_DAY_FIRST, _MONTH_FIRST = "day/month", "month/day"
+_ORDERS = {"%m/%d": "month/day", "%d/%m": "day/month", "%y/%m": "year/month/day", "%y.%m": "year.month.day"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def read_times(column: pl.Series, form: str | None) -> Times:
     """
     if isinstance(column.dtype, pl.Datetime | pl.Date):
         return Times(_seconds(column), _none(column), "dates")
+    if column.dtype.is_integer() and (compact := _compact(column.cast(pl.String))):
+        return _dates(column.cast(pl.String), compact)
     if column.dtype.is_integer() or column.dtype.is_float():
         return _numbers(column, column.cast(pl.Float64) if column.dtype.is_float() else column)
     texts = column.cast(pl.String).str.strip_chars()
@@ -69,7 +76,7 @@ def read_times(column: pl.Series, form: str | None) -> Times:
     whole = texts.cast(pl.Int64, strict=False)
     numbers = whole if whole.null_count() == texts.null_count() else texts.cast(pl.Float64, strict=False)
     if numbers.null_count() - texts.null_count() <= 0.5 * (len(texts) - texts.null_count()):
-        compact = next((form for pattern, form in _DIGITS.items() if share(texts, pattern) == 1), None)
+        compact = _compact(texts)
         return _dates(texts, compact) if compact else _numbers(texts, numbers)
     return _best_dates(texts)
 
@@ -85,6 +92,11 @@ def are_dates(column: pl.Series) -> bool:
     except DataError:
         return False
     return read.form.startswith("dates") and not read.wrong.any()
+
+
+def _compact(texts: pl.Series) -> str | None:
+    """The form of dates that are written in digits alone; None where the cells are other numbers."""
+    return next((form for pattern, form in _DIGITS.items() if share(texts, pattern) == 1), None)
 
 
 def _numbers(given: pl.Series, numbers: pl.Series) -> Times:
@@ -131,7 +143,7 @@ def _best_dates(texts: pl.Series) -> Times:
     plain = _plain(texts)
     sample = plain.drop_nulls().unique(maintain_order=True).head(_LOOKED_AT)
     parsed = {form: sample.len() - _parse(sample, form).null_count() for form in _forms(sample)}
-    best = max(parsed, key=lambda form: parsed[form], default=None)
+    best = max(parsed, key=lambda form: (parsed[form], -_in_future(sample, form)), default=None)
     if best is None or parsed[best] * 2 < len(sample):
         example = shown(sample[0]) if len(sample) else "nothing"
         raise DataError(
@@ -144,7 +156,7 @@ def _best_dates(texts: pl.Series) -> Times:
             break
         if _order(form) == _order(best):
             values = values.fill_null(_parse(plain, form))
-    doubt = _doubt(plain, best, values)
+    doubt = _doubt(plain, best)
     return Times(_seconds(values), values.is_null() & texts.is_not_null(), f"dates, {best}", doubt)
 
 
@@ -165,28 +177,41 @@ def _forms(sample: pl.Series) -> Iterator[str]:
     elif share(sample, r"^\d{1,2}[/.]\d{1,2}[/.]\d{2,4}") > 0.5:
         sign = "." if share(sample, r"^\d{1,2}\.") > 0.5 else "/"
         year = "%Y" if share(sample, r"^\d{1,2}[/.]\d{1,2}[/.]\d{4}") > 0.5 else "%y"
-        months = ("%d.%m.",) if sign == "." else ("%m/%d/", "%d/%m/")
-        yield from (month + year + end for month in months for end in (*_ENDS, *_ZONED))
+        days = [f"{day}{year}" for day in (("%d.%m.",) if sign == "." else ("%m/%d/", "%d/%m/"))]
+        days += [f"%y{sign}%m{sign}%d"] if year == "%y" else []
+        yield from (day + end for day in days for end in (*_ENDS, *_ZONED))
     else:
         yield from _WORDS
 
 
 def _order(form: str) -> str:
-    return {"%d/%m": _DAY_FIRST, "%m/%d": _MONTH_FIRST}.get(form[:5], "")
+    return _ORDERS.get(form[:5], "")
 
 
-def _doubt(plain: pl.Series, best: str, values: pl.Series) -> str:
-    """Said where day and month could as well change places."""
-    order = _order(best)
-    if not order:
+def _in_future(texts: pl.Series, form: str) -> int:
+    """Number of times that lie in the future, where a form with two digits for the year is taken; else 0."""
+    if "%y" not in form:
+        return 0
+    return int((_parse(texts, form).dt.epoch("s") > time.time() + _DAY).sum())
+
+
+def _doubt(plain: pl.Series, best: str) -> str:
+    """Said where day, month and year could as well change places."""
+    end, late, unread = best[8:], _in_future(plain, best), _parse(plain, best).null_count()
+    others = [
+        form
+        for form in _forms(plain)
+        if form[8:] == end
+        and form != best
+        and _order(form) != _order(best)
+        and _parse(plain, form).null_count() <= unread
+        and _in_future(plain, form) <= late
+    ]
+    if not others:
         return ""
-    swapped = best.replace("%m", "%_").replace("%d", "%m").replace("%_", "%d")
-    if _parse(plain, swapped).null_count() > values.null_count():
-        return ""
-    return (
-        f"dates such as {shown(plain.drop_nulls()[0])} may be day/month or month/day; say which with "
-        f"--time-format {best!r} or {swapped!r}"
-    )
+    orders = " or ".join(_order(form) or "day.month.year" for form in (best, *others))
+    forms = " or ".join(repr(form) for form in (best, *others))
+    return f"dates such as {shown(plain.drop_nulls()[0])} may be {orders}; say which with --time-format {forms}"
 
 
 def _parse(texts: pl.Series, form: str) -> pl.Series:
