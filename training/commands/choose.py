@@ -56,7 +56,6 @@ def choose(
     with errors_as_one_line(console):
         check_out(out, data)
         from training.choosing.candidates import candidates_for
-        from training.choosing.choose import METRIC
         from training.choosing.choose import choose as chosen_of
         from training.run import RunOptions
 
@@ -70,6 +69,6 @@ def choose(
         table.add_row(each.name, "–" if each.figure is None else f"{each.figure:.4f}", each.reason)
     console.print(table)
     if as_json:
-        tried = [{"name": each.name, METRIC: each.figure, "reason": each.reason} for each in choice.tried]
-        found = {"artifact": str(out), "version": choice.manifest.version, "chosen": choice.chosen, "tried": tried}
-        print(json.dumps(found))
+        print(
+            json.dumps({"artifact": str(out), "version": choice.manifest.version, **choice.manifest.training["choice"]})
+        )

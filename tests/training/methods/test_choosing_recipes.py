@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from modeling.artifact.manifest import read_manifest
+from modeling.artifact.manifest import MANIFEST, read_manifest, seal
 from modeling.methods import load
 from testing.datasets import SMALL, ring_dataset
 from training.choosing import candidates as rules
@@ -46,7 +46,18 @@ def test_titles_decide_which_networks_are_tried(ring: Dataset) -> None:
     assert names(japanese) == [*COUNTS, "sasrec-titles", "anyo-tiny"]
     assert candidates_for(japanese)[3].recipe.items.text_source == "tiny"
     nameless = titled(ring, ring.item_ids)
-    assert names(nameless) == [*COUNTS, "sasrec", "sasrec-recent"]
+    alike = titled(ring, ["Product"] * ring.n_items)
+    imported = titled(ring, [f"Unnamed item {row}" for row in range(ring.n_items)])
+    imported = replace(imported, items=imported.items.with_columns(title_missing=pl.lit(value=True)))
+    for untitled in (nameless, alike, imported):
+        assert names(untitled) == [*COUNTS, "sasrec", "sasrec-recent"]
+
+
+def test_the_reason_names_what_reads_the_titles(ring: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules.importlib.util, "find_spec", lambda name: None)
+    assert "tiny reads the titles: minilm is not installed (" in candidates_for(ring)[3].why
+    japanese = titled(ring, [f"赤い椅子 {row}" for row in range(ring.n_items)])
+    assert candidates_for(japanese)[3].why == "tiny reads the titles: 100% of them are Chinese, Japanese or Korean"
 
 
 def test_size_decides_too(ring: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +120,59 @@ def test_it_goes_on_after_a_kill(ring: Dataset, tmp_path: Path, monkeypatch: pyt
     assert began == ["popularity", "markov", "markov"]
 
 
+def test_another_time_budget_goes_on_with_what_no_budget_cut(
+    ring: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[tuple[str, float | None]] = []
+    real = choosing.run
+
+    def run(recipe: Any, dataset: Dataset, options: RunOptions, console: Console) -> Any:
+        began.append((recipe.name, options.time_budget))
+        if len(began) == 4:
+            raise KeyboardInterrupt
+        result = real(recipe, dataset, options, console)
+        if began == [*counted, ("sasrec", 1.0)]:  # as a budget that ends in a later epoch leaves it
+            manifest = read_manifest(options.out)
+            (options.out / MANIFEST).unlink()
+            training = {**manifest.training, "stopped_by": "time budget"}
+            seal(options.out, manifest.model_copy(update={"training": training}))
+        return result
+
+    counted: list[tuple[str, float | None]] = [("popularity", None), ("markov", None)]
+    monkeypatch.setattr(choosing, "run", run)
+    networks = [network(0.5), replace(network(0.5), name="other")]
+    options = RunOptions(out=tmp_path / "shop")
+    with pytest.raises(KeyboardInterrupt):
+        choosing.choose(few(*networks), ring, options, 2, QUIET)
+    choosing.choose(few(*networks), ring, options, 4, QUIET)
+    assert began == [*counted, *[("sasrec", 1.0)] * 2, *[("sasrec", 2.0)] * 2], "what counts is not made again"
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"], "nothing of the first budget is left"
+
+
+def test_a_second_process_at_the_same_choice_is_refused(
+    ring: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = RunOptions(out=tmp_path / "shop")
+
+    def run(*_: object) -> None:
+        choosing.choose(few(), ring, options, 5, QUIET)
+
+    monkeypatch.setattr(choosing, "_tried", run)
+    with pytest.raises(RecipeError, match=r"another process makes .*shop in the same way"):
+        choosing.choose(few(), ring, options, 5, QUIET)
+
+
+def test_what_no_candidate_can_use_is_said_once_and_before(
+    ring: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match=r"^split 'bogus' not found"):
+        choosing.choose(few(), ring, RunOptions(out=tmp_path / "shop", split="bogus"), 5, QUIET)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="one process: started in 2"):
+        choosing.choose(few(), ring, RunOptions(out=tmp_path / "shop"), 5, QUIET)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_the_command_prints_one_object(ring: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
@@ -121,3 +185,4 @@ def test_the_command_prints_one_object(ring: Dataset, tmp_path: Path, monkeypatc
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["chosen"] in ("popularity", "markov") and len(found["tried"]) == 2
+    assert found["targets"] == 40 and "validation has 40 targets" in result.stderr
