@@ -68,6 +68,8 @@ def choose(
     for each in choice.tried:
         table.add_row(each.name, "–" if each.figure is None else f"{each.figure:.4f}", each.reason)
     console.print(table)
+    if choice.manifest.method.kind == "counts":
+        console.print("a recipe that only counts is served at POST /recommend/generative", highlight=False)
     if as_json:
         print(
             json.dumps({"artifact": str(out), "version": choice.manifest.version, **choice.manifest.training["choice"]})

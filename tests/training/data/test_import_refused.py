@@ -142,6 +142,13 @@ CURED: dict[str, tuple[Files, dict[str, object]]] = {
 }
 
 
+@pytest.mark.parametrize("file", ["", "log.csv:"])
+def test_one_column_is_not_the_user_and_the_item(file: str) -> None:
+    with pytest.raises(DataError, match="one column cannot be the user and the item"):
+        parse_map([f"{file}user=a,item=a"])
+    assert parse_map([f"{file}user=1,item=2,item=1"])[f"{file}item"] == ("2", "1"), "the latter in the items' file"
+
+
 @pytest.mark.parametrize("name", CURED)
 def test_what_it_says_helps(name: str, tmp_path: Path) -> None:
     given, options = CURED[name]

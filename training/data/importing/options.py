@@ -57,7 +57,18 @@ def parse_map(given: Iterable[str]) -> dict[str, tuple[str, ...]]:
             if column == NONE and role not in MAY_BE_NONE:
                 raise DataError(f"--map {role}=none is not allowed; a {role} is needed")
             found[file + role] = (*found.get(file + role, ()), column)
+    _check_apart(found)
     return found
+
+
+def _check_apart(found: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse one column as both the user and the item."""
+    for key, columns in found.items():
+        file = key.removesuffix("user")
+        if file != key and columns == found.get(f"{file}item"):
+            raise DataError(
+                f"--map {file}user={columns[0]},item={columns[0]}: one column cannot be the user and the item"
+            )
 
 
 def parse_events(given: str | None) -> dict[str, float] | None:
