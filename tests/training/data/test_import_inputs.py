@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -248,6 +249,15 @@ def test_the_order_of_day_month_and_year_is_known_or_asked(texts: list[object], 
     assert doubt in found.doubt and bool(found.doubt) == bool(doubt)
     if first is not None:
         assert datetime.fromtimestamp(found.values[0], UTC).strftime("%Y-%m-%d %H:%M") == first
+
+
+@pytest.mark.parametrize("texts", [["05-03-24", "06-03-24"], ["05/03/2024", "06/03/2024 10:00"]])
+def test_the_form_that_a_doubt_names_reads_the_times(texts: list[str]) -> None:
+    column = pl.Series("time", texts)
+    forms = re.findall(r"'(%[^']*)'", read_times(column, None).doubt)
+    read = [read_times(column, form) for form in forms]
+    assert len(forms) >= 2 and not any(times.wrong.any() for times in read)
+    assert len({times.values[0] for times in read}) == len(forms)
 
 
 @pytest.mark.parametrize(

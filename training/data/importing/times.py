@@ -36,6 +36,7 @@ _DIGITS = {
 _LOOKS_DATED = (
     r"^(\d{1,4}[-/.年]\d|[A-Z][a-z]{2,8},? .*\d{4}|\d{1,2}[- /][A-Z][a-z]{2}|(19|20)\d{6}([0-2]\d[0-5]\d[0-5]\d)?$)"
 )
+_DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%y/%m/%d", "%y.%m.%d")
 _ORDERS = {"%m/%d": "month/day", "%d/%m": "day/month", "%y/%m": "year/month/day", "%y.%m": "year.month.day"}
 
 
@@ -145,7 +146,7 @@ def _best_dates(texts: pl.Series) -> Times:
     parsed = {form: sample.len() - _parse(sample, form).null_count() for form in _forms(sample)}
     best = max(parsed, key=lambda form: (parsed[form], -_in_future(sample, form)), default=None)
     if best is None or parsed[best] * 2 < len(sample):
-        example = shown(sample[0]) if len(sample) else "nothing"
+        example = shown(texts.drop_nulls()[0]) if len(sample) else "nothing"
         raise DataError(
             f"times such as {example} are of no known form; give it as --time-format, e.g. '%d.%m.%Y %H:%M', or map "
             "another column: --map time=COLUMN"
@@ -225,7 +226,11 @@ def _parse(texts: pl.Series, form: str) -> pl.Series:
 
 
 def _dates(texts: pl.Series, form: str) -> Times:
-    values = _parse(texts, form)
+    plain = _plain(texts)
+    values = _parse(texts, form).fill_null(_parse(plain, form))
+    for other in _forms(plain) if form[:8] in _DAYS else ():  # days with and without a time of day
+        if values.null_count() > plain.null_count() and other[:8] == form[:8]:
+            values = values.fill_null(_parse(plain, other))
     if values.null_count() == len(values) and len(texts.drop_nulls()):
         raise DataError(f"times such as {shown(texts.drop_nulls()[0])} are not of the form {form!r} (--time-format)")
     return Times(_seconds(values), values.is_null() & texts.is_not_null(), f"dates, {form}")
