@@ -54,7 +54,7 @@ def test_titles_decide_which_networks_are_tried(ring: Dataset) -> None:
 
 
 def test_the_reason_names_what_reads_the_titles(ring: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "tiny reads the titles: minilm is not installed (" in candidates_for(ring)[3].why
     japanese = titled(ring, [f"赤い椅子 {row}" for row in range(ring.n_items)])
     assert candidates_for(japanese)[3].why == "tiny reads the titles: 100% of them are Chinese, Japanese or Korean"
