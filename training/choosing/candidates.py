@@ -23,6 +23,8 @@ NAMED = 0.5
 WIDE = 0.2
 RECENT = ("projector.residual=true", "projector.recent=10", "optimizer.average_epochs=1")
 """The user's vector includes a weighted sum of the vectors of the last ten items."""
+NEWEST = ("projector.kind=none", "projector.residual=true", "projector.recent=10")
+"""The user's vector is that sum alone."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Candidate:
     Attributes:
         name: of its folder, and in the report.
         recipe: with all settings.
-        share: of the minutes that there are; 0 for what only counts.
+        share: of the minutes that there are; 0 for a baseline that only counts, which `POST /recommend` does not serve.
         why: the rule, for the report.
     """
 
@@ -50,20 +52,23 @@ def candidates_for(dataset: Dataset) -> list[Candidate]:
     ids = get_recipe("sasrec", sampled)
     if not named:
         why = "fewer than half of the items have a title of their own"
-        recent = get_recipe("sasrec", (*RECENT, *sampled))
         return [
             *found,
-            Candidate("sasrec", ids, 0.5, why),
-            Candidate("sasrec-recent", recent, 0.5, why),
+            Candidate("newest-items", get_recipe("sasrec", (*NEWEST, *sampled)), 0.1, why),
+            Candidate("sasrec", ids, 0.45, why),
+            Candidate("sasrec-recent", get_recipe("sasrec", (*RECENT, *sampled)), 0.45, why),
         ]
     source, reason = text_source(dataset)
     why = f"{source} reads the titles: {reason}"
     text = ("items.tower=both", f"items.text_source={source}", "history.form=compressed")
-    titled = Candidate("sasrec-titles", get_recipe("sasrec", (*text, *RECENT, *sampled)), 0.4, why)
+    found += [
+        Candidate("newest-items", get_recipe("sasrec", (*text, *NEWEST, *sampled)), 0.1, why),
+        Candidate("sasrec-titles", get_recipe("sasrec", (*text, *RECENT, *sampled)), 0.3, why),
+    ]
     if large:
-        return [*found, titled, Candidate("sasrec", ids, 0.6, f"more than {LARGE:,} interactions")]
+        return [*found, Candidate("sasrec", ids, 0.6, f"more than {LARGE:,} interactions")]
     anyo = get_recipe("anyo", sampled, backbone=source)
-    return [*found, titled, Candidate(f"anyo-{source}", anyo, 0.6, why)]
+    return [*found, Candidate(f"anyo-{source}", anyo, 0.6, why)]
 
 
 def share_named(dataset: Dataset) -> float:

@@ -89,12 +89,28 @@ def choose(
         if not able:
             reasons = "; ".join(f"{each.name}: {each.reason}" for each in tried)
             raise RecipeError(f"no candidate gave a model: {reasons}")
-        best = max(able, key=lambda each: each.figure or 0.0)
+        best = _best(able, candidates, console)
         record = {"chosen": best.name, "targets": targets, "tried": _as_data(tried)}
         manifest = _taken_over(folder / best.name, options.out, record)
         if not options.keep_work:
             shutil.rmtree(folder, ignore_errors=True)
     return Choice(manifest, tried)
+
+
+def _best(able: Sequence[Tried], candidates: Sequence[Candidate], console: Console) -> Tried:
+    """The best of those that `POST /recommend` serves; what only counts is chosen where there is nothing else."""
+    trained = {each.name for each in candidates if each.share}
+    figure = lambda each: each.figure or 0.0  # noqa: E731
+    first = max(able, key=figure)
+    best = max((each for each in able if each.name in trained), key=figure, default=first)
+    if first.name != best.name:
+        console.print(
+            f"note: {first.name}, which only counts, is better on validation ({figure(first):.4f} against "
+            f"{figure(best):.4f} of {best.name}); give more time, or train it by name and serve it at "
+            "POST /recommend/generative",
+            highlight=False,
+        )
+    return best
 
 
 def _all_tried(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,16 +42,16 @@ def titled(dataset: Dataset, titles: Sequence[str]) -> Dataset:
 
 
 def test_titles_decide_which_networks_are_tried(ring: Dataset) -> None:
-    assert names(ring) == [*COUNTS, "sasrec-titles", "anyo-minilm"]
+    assert names(ring) == [*COUNTS, "newest-items", "sasrec-titles", "anyo-minilm"]
     japanese = titled(ring, [f"赤い椅子 {row}" for row in range(ring.n_items)])
-    assert names(japanese) == [*COUNTS, "sasrec-titles", "anyo-tiny"]
-    assert candidates_for(japanese)[3].recipe.items.text_source == "tiny"
+    assert names(japanese) == [*COUNTS, "newest-items", "sasrec-titles", "anyo-tiny"]
+    assert candidates_for(japanese)[4].recipe.items.text_source == "tiny"
     nameless = titled(ring, ring.item_ids)
     alike = titled(ring, ["Product"] * ring.n_items)
     imported = titled(ring, [f"Unnamed item {row}" for row in range(ring.n_items)])
     imported = replace(imported, items=imported.items.with_columns(title_missing=pl.lit(value=True)))
     for untitled in (nameless, alike, imported):
-        assert names(untitled) == [*COUNTS, "sasrec", "sasrec-recent"]
+        assert names(untitled) == [*COUNTS, "newest-items", "sasrec", "sasrec-recent"]
 
 
 def test_the_reason_names_what_reads_the_titles(ring: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,15 +63,17 @@ def test_the_reason_names_what_reads_the_titles(ring: Dataset, monkeypatch: pyte
 
 def test_size_decides_too(ring: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "LARGE", ring.n_interactions - 1)
-    assert names(ring) == [*COUNTS, "sasrec-titles", "sasrec"], "a language model would not end an epoch"
+    assert names(ring) == [*COUNTS, "newest-items", "sasrec-titles", "sasrec"], (
+        "a language model would not end an epoch"
+    )
     monkeypatch.setattr(rules, "MANY_ITEMS", ring.n_items - 1)
     objectives = [each.recipe.method.objective.kind for each in candidates_for(ring)[3:]]
-    assert objectives == ["sampled", "sampled"]
+    assert objectives == ["sampled"] * 3
 
 
 def test_minutes_are_shared_by_what_trains(ring: Dataset) -> None:
     found = rules.shares_of(candidates_for(ring), 30)
-    assert found == {**dict.fromkeys(COUNTS, None), "sasrec-titles": 12.0, "anyo-minilm": 18.0}
+    assert found == {**dict.fromkeys(COUNTS, None), "newest-items": 3.0, "sasrec-titles": 9.0, "anyo-minilm": 18.0}
 
 
 def few(*more: Candidate) -> list[Candidate]:
@@ -84,14 +87,26 @@ def network(share: float) -> Candidate:
 
 def test_the_best_on_validation_is_written_and_says_what_else_was_tried(ring: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "shop"
-    choice = choosing.choose(few(network(1.0)), ring, RunOptions(out=out), 5, QUIET)
+    other = replace(
+        network(0.5), name="newest", recipe=get_recipe("sasrec", [*rules.NEWEST, "items.dim=32", "optimizer.epochs=2"])
+    )
+    choice = choosing.choose(few(network(0.5), other), ring, RunOptions(out=out), 5, QUIET)
     figures = {each.name: each.figure for each in choice.tried}
-    assert len(figures) == 3 and choice.chosen == max(figures, key=lambda name: figures[name] or 0)
+    assert len(figures) == 4 and choice.chosen == max(("network", "newest"), key=lambda name: figures[name] or 0)
     manifest = read_manifest(out)
     assert manifest.name == "shop" and manifest.metrics[choosing.METRIC] == figures[choice.chosen]
     assert {each["name"]: each[choosing.METRIC] for each in manifest.training["choice"]["tried"]} == figures
     assert load(out) is not None, "its files are those that the manifest names"
     assert [path.name for path in tmp_path.iterdir() if "candidates" in path.name] == []
+
+
+def test_what_only_counts_is_a_baseline(ring: Dataset, tmp_path: Path) -> None:
+    """`POST /recommend` does not serve it: it is chosen where there is nothing else, and named where it is better."""
+    console = Console(record=True, width=300, file=io.StringIO())
+    weak = replace(network(1.0), recipe=get_recipe("sasrec", [*SMALL, "optimizer.epochs=1", "optimizer.rate=1e-9"]))
+    choice = choosing.choose(few(weak), ring, RunOptions(out=tmp_path / "shop"), 5, console)
+    assert choice.chosen == "network" and read_manifest(tmp_path / "shop").method.kind == "dense"
+    assert "note: markov, which only counts, is better on validation" in console.export_text()
 
 
 def test_a_candidate_without_a_model_is_left_out_with_its_reason(ring: Dataset, tmp_path: Path) -> None:
