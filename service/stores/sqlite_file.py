@@ -18,6 +18,7 @@ from service.settings.store_kinds.sqlite import MEMORY
 log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT_S = 5.0  # for another process that holds the file, a backup for instance
+AGAIN_S = 0.01  # between two tries
 PRIVATE = 0o600
 CHECK_S = 10.0  # a check that takes longer is left off, and the log says so
 CHECK_STEPS = 100_000  # of SQLite's machine, between two looks at the clock
@@ -36,7 +37,7 @@ def connect(path: str, schema: str, version: int) -> sqlite3.Connection:
     try:
         # Before anything is set: a file of something else stays as it is.
         empty = _checked(connection, schema, version)
-        connection.execute("PRAGMA journal_mode=WAL")
+        _log_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
         if empty:
@@ -97,6 +98,19 @@ def _checked(connection: sqlite3.Connection, schema: str, version: int) -> bool:
     finally:
         if connection.in_transaction:
             connection.execute("COMMIT")
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; SQLite does not wait for others there, as it does elsewhere."""
+    end = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(AGAIN_S)
 
 
 def _fill(connection: sqlite3.Connection, schema: str, version: int) -> None:

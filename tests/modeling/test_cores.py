@@ -24,6 +24,7 @@ ALLOWED = {
     "malloc_trim": {"service/artifacts/memory.py"},
     "mallopt": {"service/engine/cpu.py"},
     "/proc/": {
+        "benchmarks/engine/mapped_artifact.py",
         "benchmarks/engine/memory.py",
         "benchmarks/lib/results.py",
         "service/artifacts/trial.py",
@@ -78,13 +79,13 @@ def test_a_load_is_tried_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch,
     limits: dict[int, int] = {}
     monkeypatch.setattr(trial.resource, "setrlimit", lambda what, pair: limits.update({what: pair[0]}))
     with warnings.catch_warnings():
-        trial._limit(1 << 30, 2)
+        trial._limit(1 << 30, 0, 2)
     assert {trial.resource.RLIMIT_AS, trial.resource.RLIMIT_CPU} <= limits.keys()
     limits.clear()
     monkeypatch.setattr(trial, "STATM", tmp_path / "statm")
     monkeypatch.setattr(trial, "MEMINFO", tmp_path / "meminfo")
     with warnings.catch_warnings():
-        trial._limit(1 << 30, 2)
+        trial._limit(1 << 30, 0, 2)
     assert trial.resource.RLIMIT_AS not in limits and trial.resource.RLIMIT_CPU in limits
     assert trial.available_memory() > 0
 

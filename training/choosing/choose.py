@@ -100,17 +100,20 @@ def choose(
 def _best(able: Sequence[Tried], candidates: Sequence[Candidate], console: Console) -> Tried:
     """The best of those that `POST /recommend` serves; what only counts is chosen where there is nothing else."""
     trained = {each.name for each in candidates if each.share}
-    figure = lambda each: each.figure or 0.0  # noqa: E731
-    first = max(able, key=figure)
-    best = max((each for each in able if each.name in trained), key=figure, default=first)
+    first = max(able, key=_figure)
+    best = max((each for each in able if each.name in trained), key=_figure, default=first)
     if first.name != best.name:
         console.print(
-            f"note: {first.name}, which only counts, is better on validation ({figure(first):.4f} against "
-            f"{figure(best):.4f} of {best.name}); give more time, or train it by name and serve it at "
+            f"note: {first.name}, which only counts, is better on validation ({_figure(first):.4f} against "
+            f"{_figure(best):.4f} of {best.name}); give more time, or train it by name and serve it at "
             "POST /recommend/generative",
             highlight=False,
         )
     return best
+
+
+def _figure(tried: Tried) -> float:
+    return tried.figure or 0.0
 
 
 def _all_tried(
