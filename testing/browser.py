@@ -25,6 +25,12 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 PATIENCE_S = 30.0
+NAVIGATED = ("navigated or closed", "context was destroyed", "Cannot find context")
+"""Parts of the messages about a page that goes to another address while it is asked."""
+
+
+class Navigated(RuntimeError):
+    """The page went to another address before it answered."""
 
 
 def count(selector: str) -> str:
@@ -104,6 +110,8 @@ class Browser:
             answer = json.loads(self._connection.recv(timeout=PATIENCE_S))
             if answer.get("id") == self._number:
                 if "error" in answer:
+                    if any(each in answer["error"].get("message", "") for each in NAVIGATED):
+                        raise Navigated(answer["error"]["message"])
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return dict(answer["result"])
             self._note(answer)
@@ -140,11 +148,17 @@ class Browser:
 
     def wait_for(self, expression: str, what: str) -> Any:
         end = time.monotonic() + PATIENCE_S
-        while not (value := self.evaluate(expression)):
+        while not (value := self._now(expression)):
             if time.monotonic() > end:
                 raise AssertionError(f"waited in vain for {what}; the page logged {self.log}")
             time.sleep(0.05)
         return value
+
+    def _now(self, expression: str) -> Any:
+        """The value of an expression; None while the page goes to another address."""
+        with contextlib.suppress(Navigated):
+            return self.evaluate(expression)
+        return None
 
     def click(self, selector: str) -> None:
         """Click the middle of an element as a person would, so that something lying over it is noticed."""
