@@ -29,6 +29,21 @@ NAVIGATED = ("navigated or closed", "context was destroyed", "Cannot find contex
 """Parts of the messages about a page that goes to another address while it is asked."""
 
 
+STILL = """(async () => {
+  const element = document.querySelector(%s);
+  if (!element) return null;
+  element.scrollIntoView({ block: "center", behavior: "instant" });
+  const place = () => { const box = element.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
+  const before = place();
+  await new Promise(done => setTimeout(done, 50));
+  if (String(before) !== String(place())) return null;
+  window.metByTest = false;
+  element.addEventListener("click", () => { window.metByTest = true; }, { once: true, capture: true });
+  return before;
+})()"""
+"""The middle of an element that has not moved for 50 ms, or null; `metByTest` tells whether it was clicked since."""
+
+
 class Navigated(RuntimeError):
     """The page went to another address before it answered."""
 
@@ -161,15 +176,22 @@ class Browser:
         return None
 
     def click(self, selector: str) -> None:
-        """Click the middle of an element as a person would, so that something lying over it is noticed."""
-        box = self.wait_for(
-            f"""(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;
-            e.scrollIntoView({{block: "center"}}); const b = e.getBoundingClientRect();
-            return [b.x + b.width / 2, b.y + b.height / 2]; }})()""",
-            selector,
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+        """Click the middle of an element as a person would, so that something lying over it is noticed.
+
+        What arrives late may move the element between the look and the click, so that the click meets something else:
+        the element waits until it stands still, and a click that it did not get is made again.
+
+        Raises AssertionError where the element is not there, or gets no click.
+        """
+        name = json.dumps(selector)
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            box = self.wait_for(STILL % name, f"{selector}, standing still")
+            for kind in ("mousePressed", "mouseReleased"):
+                self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            if self._now("window.metByTest !== false") is not False:  # None: the click led to another page
+                return
+        raise AssertionError(f"{selector} got no click: something lies over it; the page logged {self.log}")
 
     def type(self, selector: str, text: str) -> None:
         self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
