@@ -66,11 +66,11 @@ def histories(artifact: Path, count: int) -> list[dict[str, Any]]:
 class Program:
     """One of the two services, in a tree of processes."""
 
-    def __init__(self, module: str, artifact: Path, folder: str) -> None:
+    def __init__(self, module: str, artifact: Path, folder: str, options: Sequence[str] = ()) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         variables = {"ANYO_USER_CACHE_ENTRIES": "0", "ANYO_STORE": f"sqlite:///{folder}/{port}.sqlite"}
-        command = [sys.executable, "-m", module, str(artifact.absolute()), "--port", str(port)]
+        command = [sys.executable, "-m", module, str(artifact.absolute()), "--port", str(port), *options]
         self.tree = ProcessTree(command, cwd=ROOT, variables={**variables, "ANYO_LOG_LEVEL": "warning"})
 
     def __enter__(self) -> Program:
@@ -101,13 +101,24 @@ class Program:
             time.sleep(0.1)
         return found[1]
 
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """Return the processes of the replicas of a deployment."""
+        children = psutil.Process(self.tree.process.pid).children(recursive=True)
+        return [each for each in children if _is_replica(each, deployment)]
+
     def replica(self, deployment: str) -> psutil.Process:
         """Return the process of a replica of a deployment."""
-        for process in psutil.Process(self.tree.process.pid).children(recursive=True):
-            line = " ".join(process.cmdline())
-            if "ServeReplica" in line and f":{deployment}" in line:
-                return process
+        if found := self.replicas(deployment):
+            return found[0]
         raise SystemExit(f"no process of a replica of {deployment} is found")
+
+
+def _is_replica(process: psutil.Process, deployment: str) -> bool:
+    try:
+        line = " ".join(process.cmdline())
+    except psutil.Error:  # it has ended since it was listed
+        return False
+    return "ServeReplica" in line and f":{deployment}" in line
 
 
 async def answers(url: str, bodies: Sequence[dict[str, Any]], clients: int) -> Answers:

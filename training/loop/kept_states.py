@@ -3,19 +3,23 @@
 A folder holds the states of a set of texts one after the other (``states.npy``, fp16 or fp32), and where each begins
 (``texts.safetensors``). It is named by everything that decides the states: the weights of the base, the cut, the
 tokenizer, the precision and the texts themselves; so what is found there is right, and other runs on the same texts
-use it again.
+use it again. A process that is ended leaves what it has computed to the next one.
 
 Shape legend: P positions of all texts, H width, B texts of a batch, T tokens.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,6 +32,10 @@ from modeling.artifact.tensor_files import save_arrays
 from training.recipe import RecipeError
 
 STATES, TEXTS = "states.npy", "texts.safetensors"
+PASSES, LOCK = "passes", "lock"
+"""Of unfinished states: a byte for each pass, 1 where its states are on the disk; and what only one process holds."""
+FLUSH_S = 30.0
+"""Between two times at which states go to the disk."""
 POSITIONS = 2048
 """Read in one pass."""
 SPARE = 1 << 30
@@ -37,6 +45,10 @@ LARGEST = float(np.finfo(np.float16).max)
 Kept = Literal["fp16", "fp32"]
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 Ids = NDArray[np.int64]
+
+
+class TooLarge(RecipeError):
+    """A state does not fit into the precision on disk."""
 
 
 class KeptStates:
@@ -95,22 +107,92 @@ def keep_states(
         lengths = np.array([len(known[key]) for key in keys], np.int64)
         starts, dtype = np.cumsum(lengths) - lengths, DTYPES[kept]
         _check_room(cache, int(lengths.sum()) * width * np.dtype(dtype).itemsize)
-        with replaced_folder(folder, "new") as work:
-            states_PH = np.lib.format.open_memmap(work / STATES, "w+", dtype, (int(lengths.sum()), width))
-            for places in _passes(lengths):
-                ids_BT = torch.from_numpy(np.stack([known[keys[place]] for place in places]))
-                with torch.no_grad():
-                    found_BTH = lower(ids_BT).float().cpu().numpy()
-                if kept == "fp16" and not float(np.abs(found_BTH).max()) <= LARGEST:
-                    raise RecipeError("a state is too large for fp16: set method.kept_states=fp32")
-                for place, found_TH in zip(places, found_BTH, strict=True):
-                    states_PH[starts[place] : starts[place] + lengths[place]] = found_TH
-                progress(ids_BT.numel())
-            states_PH.flush()
+
+        passes = list(_passes(lengths))
+        with _work(folder) as work:
+            states_PH = _opened(work / STATES, dtype, (int(lengths.sum()), width))
+            with contextlib.closing(_Done(work / PASSES, states_PH, len(passes))) as done:
+                for number, places in enumerate(passes):
+                    if number not in done:
+                        ids_BT = torch.from_numpy(np.stack([known[keys[place]] for place in places]))
+                        for place, found_TH in zip(places, _read(lower, ids_BT, kept), strict=True):
+                            states_PH[starts[place] : starts[place] + lengths[place]] = found_TH
+                        done.add(number)
+                    progress(int(lengths[places].sum()))
             del states_PH
             keys_N16 = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
             save_arrays({"keys": keys_N16, "starts": starts}, work / TEXTS)
     return KeptStates(folder)
+
+
+def _read(lower: Callable[[Tensor], Tensor], ids_BT: Tensor, kept: Kept) -> NDArray[np.float32]:
+    with torch.no_grad():
+        found_BTH: NDArray[np.float32] = lower(ids_BT).float().cpu().numpy()
+    if kept == "fp16" and not float(np.abs(found_BTH).max()) <= LARGEST:
+        raise TooLarge("a state is too large for fp16: set method.kept_states=fp32")
+    return found_BTH
+
+
+class _Done:
+    """The passes whose states are in the file; states go to the disk before the passes are said to be done."""
+
+    def __init__(self, path: Path, states_PH: NDArray[Any], count: int) -> None:
+        self._path, self._states_PH, self._flushed = path, states_PH, time.monotonic()
+        known = path.read_bytes() if path.exists() else b""
+        self._done = bytearray(known if len(known) == count else bytes(count))
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._done[number])
+
+    def add(self, number: int) -> None:
+        self._done[number] = 1
+        if time.monotonic() - self._flushed > FLUSH_S:
+            self.close()
+
+    def close(self) -> None:
+        """Write what was computed."""
+        cast(Any, self._states_PH).flush()
+        new = self._path.with_suffix(".new")
+        new.write_bytes(self._done)
+        os.replace(new, self._path)
+        self._flushed = time.monotonic()
+
+
+@contextlib.contextmanager
+def _work(folder: Path) -> Iterator[Path]:
+    """The folder in which states are written until they take ``folder``'s place: that of a process that was ended, or
+    a new one. While another process writes in it, a folder of this process alone, which is not kept."""
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with (part / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with replaced_folder(folder, "new") as work:
+                yield work
+            return
+        try:
+            yield part
+        except TooLarge:
+            shutil.rmtree(part)
+            raise
+        for name in (PASSES, LOCK):
+            (part / name).unlink()
+        if folder.exists():  # another process was faster
+            shutil.rmtree(part)
+        else:
+            part.rename(folder)
+
+
+def _opened(path: Path, dtype: type[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """The file of the states, as it was left, or a new one."""
+    if path.exists():
+        with contextlib.suppress(ValueError, EOFError):  # cut short while it was made
+            found: NDArray[Any] = np.load(path, mmap_mode="r+")
+            if found.shape == shape and found.dtype == dtype:
+                return found
+    path.with_name(PASSES).unlink(missing_ok=True)
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
 
 
 def _key(text: Ids) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@ frozen layers once."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from training.data.dataset import Dataset
 from training.data.splits import leave_one_out
 from training.item_ids.assign import load_writer
 from training.loop.fit import FitOptions, windows_for
-from training.loop.kept_states import keep_states
+from training.loop.kept_states import KeptStates, keep_states
 from training.methods.base import Job
 from training.methods.base_generative import UNTRAINED, GenerativeTraining
 from training.methods.next_token import NextTokenModule
@@ -238,6 +239,34 @@ def test_states_are_computed_once_and_known_by_what_decides_them(tmp_path: Path)
         states.batch([np.array([1])])
     with pytest.raises(RecipeError, match="too large for fp16"):
         keep_states(tmp_path, [np.array([70000])], lower, decides=[], width=2, kept="fp16")
+
+
+def test_states_of_an_ended_process_are_not_computed_again(tmp_path: Path) -> None:
+    calls, ended = list[list[int]](), True
+
+    def lower(ids_BT: Tensor) -> Tensor:
+        if ended and calls:
+            raise KeyboardInterrupt
+        calls.extend(ids_BT.tolist())
+        return ids_BT[..., None].float() * torch.tensor([1.0, 0.5])
+
+    def keep(texts: list[np.ndarray]) -> KeptStates:
+        return keep_states(tmp_path, texts, lower, decides=[], width=2, kept="fp32")
+
+    texts = [np.array([5, 6, 7]), np.array([8, 9]), np.array([1])]
+    with pytest.raises(KeyboardInterrupt):
+        keep(texts)
+    (part,) = tmp_path.glob("*.part")
+    ended = False
+    with (part / "lock").open("w") as file:  # another process goes on with them
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert keep(texts).batch(texts)[..., 0].tolist() == [[5, 6, 7], [8, 9, 0], [1, 0, 0]]
+        assert sorted(calls) == [[1], [1], [5, 6, 7], [8, 9]], "all of them, in a folder of its own"
+    shutil.rmtree(tmp_path / part.stem)
+    calls.clear()
+    assert keep(texts).batch(texts)[..., 1].tolist() == [[2.5, 3, 3.5], [4, 4.5, 0], [0.5, 0, 0]]
+    assert sorted(calls) == [[5, 6, 7], [8, 9]], "the first was there"
+    assert not part.exists()
 
 
 @pytest.mark.parametrize(("architecture", "message"), [("gpt2", "no list of layers"), ("llama", "2 of 2 layers")])
