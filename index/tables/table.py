@@ -97,7 +97,8 @@ class TableIndex(ItemIndex):
         columns_F = _joined([columns for (columns, _), _ in found])
         values_F = _joined([weight * values.astype(np.float64) for (_, values), weight in found])
         rows_T, places_F = np.unique(columns_F, return_inverse=True)
-        return rows_T.astype(np.int64), np.bincount(places_F, values_F, len(rows_T))
+        sums_T: npt.NDArray[np.float64] = np.bincount(places_F, values_F, len(rows_T)).astype(np.float64)
+        return rows_T.astype(np.int64), sums_T
 
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         found = [self._best(query_D, k, open_N) for query_D in queries_BD]

@@ -103,7 +103,7 @@ async def test_a_batch_a_ranking_and_a_second_stage(served: Served, folders: dic
     plain = await served.recommend(HISTORY, k=20)
     assert ids(unlike)[0] == ids(plain)[0] and set(ids(unlike)) < set(ids(plain)) and ids(unlike) != ids(plain)[:5]
     title = await served.rank([{"title": "a lamp"}], HISTORY)
-    assert title.status_code == 409 and "a title has none" in title.json()["error"]["message"]
+    assert title.status_code == 409 and "reads ids only" in title.json()["error"]["message"]
     written = await served.client.post("/recommend/generative", json={"history": history, "artifact": "markov"})
     assert written.json()["error"]["code"] == "wrong_kind"
 
@@ -115,9 +115,7 @@ async def test_similar_items_are_those_of_the_table(served: Served, folders: dic
         wanted = sorted(zip((-values).tolist(), columns.tolist(), strict=True))
         assert ids(answer.json()) == served.named([column for _, column in wanted])
         assert bool(wanted) == some
-    (shown,) = [
-        each for each in (await served.client.get("/artifacts")).json()["artifacts"] if each["name"] == "markov"
-    ]
+    (shown,) = [each for each in (await served.client.get("/artifacts")).json()["items"] if each["name"] == "markov"]
     assert (shown["kind"], shown["dim"], shown["ranks"]) == ("dense", None, True)
 
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from modeling.artifact.manifest import Manifest
 from modeling.artifact.verified import Files
 from modeling.generation.api import ListQuery
-from modeling.methods import load
+from modeling.methods import load, method_of
 from modeling.methods.base import HistoryEncoder
 from modeling.methods.base_prompted import PromptRanker
-from modeling.methods.base_ranking import CandidateRanker, best_rows
+from modeling.methods.base_ranking import CandidateRanker, VectorRanker, best_rows
 from modeling.methods.bigrec import BigRecGenerator
 from training.data.report import DataError
 from training.data.splits import Split
@@ -111,18 +111,20 @@ def ask_teacher(
     asked = Asked.of(split, newest, artifact.name, shared, console)
     loaded = load(artifact, popular_N)
     model, manifest, dataset = loaded.model, loaded.manifest, split.dataset
+    # Scores of a table are those that it is asked for; inner products are logits over all items.
+    ranker = VectorRanker(model) if method_of(manifest, artifact.name)[0].own_index else model
     facts = {
         "artifact": artifact.name, "version": manifest.version, "recipe": manifest.recipe, "data": dataset.name,
         "data_sha256": dataset.sha256, "split": split.name, "ties": dataset.ties, "fitted_on": manifest.fitted_on,
         "items": dataset.n_items, "top": top,
     }  # fmt: skip
     facts |= {"shared_passes": SHARE} if shared else {}
-    _check_teacher(model, artifact.name, top, given=candidates is not None)
+    _check_teacher(ranker, artifact.name, top, given=candidates is not None)
     if candidates is not None:
         retriever = load(candidates, popular_N, shape="vector")
         found_by = retriever.manifest
         facts["candidates"] = {"artifact": candidates.name, "version": found_by.version, "recipe": found_by.recipe}
-        rows_RK, scores_RK, vectors_RD = _ranked(model, retriever.model, asked, top)
+        rows_RK, scores_RK, vectors_RD = _ranked(ranker, retriever.model, asked, top)
     elif hasattr(model, "write"):
         if shared:
             raise DataError(f"artifact {artifact.name} writes its lists one history at a time: no pass can be shared")
