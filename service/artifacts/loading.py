@@ -173,11 +173,7 @@ def _open_dense(
     if device == "cpu" and artifact.precision == "fp32":
         BACKBONES.update(model.bodies)
     catalog = _looked_up(catalog_piece.value, model.reads)
-    # An index of its own is made of the arrays that are shared by now.
-    index: ItemIndex = model.index() if index_piece is None else index_piece.value
-    if device != "cpu" and index.exact and isinstance(index, StoredIndex):
-        # Beside the model: no way to the host and back between the two.
-        index = TorchIndex(index.vectors(), device)
+    index = _index_of(model, index_piece, device)
     if not len(catalog) == index.size == manifest.catalog_size:
         raise ArtifactError(
             f"artifact {files.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
@@ -202,6 +198,15 @@ def _open_dense(
         embed=model.title_vectors if "text" in model.reads else None,
         facts=facts_of(manifest),
     )
+
+
+def _index_of(model: VectorMethod, piece: SharedBlock | None, device: str) -> ItemIndex:
+    """The index that was opened, or the model's own, which is made of the arrays that are shared by now."""
+    index: ItemIndex = model.index() if piece is None else piece.value
+    if device != "cpu" and index.exact and isinstance(index, StoredIndex):
+        # Beside the model: no way to the host and back between the two.
+        return TorchIndex(index.vectors(), device)
+    return index
 
 
 def _whole_index(mapped: bool, files: Files, manifest: Manifest) -> SharedBlock:
