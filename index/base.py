@@ -134,7 +134,7 @@ class ItemIndex(ABC):
     def query_of(self, keys_RW: Keys) -> FloatArray:
         """Queries [R, D] whose best items are those that are most similar to each of these."""
 
-    def over(self, keys_MW: Keys) -> ItemIndex:
+    def over_keys(self, keys_MW: Keys) -> ItemIndex:
         """An exact index over items with these keys, of which it takes queries as this one does."""
         raise NotImplementedError
 

@@ -234,4 +234,4 @@ def _in_added(
 
 def _exact(main: ItemIndex, keys_MW: Keys) -> ItemIndex:
     """An exact index over items that are added to ``main``."""
-    return FlatIndex.build(keys_MW) if isinstance(main, VectorIndex) else main.over(keys_MW)
+    return FlatIndex.build(keys_MW) if isinstance(main, VectorIndex) else main.over_keys(keys_MW)

@@ -160,8 +160,8 @@ class TableIndex(ItemIndex):
         """See `ItemIndex.query_of`: a history of the item alone, without the prior."""
         return self.queries(list(keys_RW), prior=0)
 
-    def over(self, keys_MW: Keys) -> ItemIndex:
-        """See `ItemIndex.over`."""
+    def over_keys(self, keys_MW: Keys) -> ItemIndex:
+        """See `ItemIndex.over_keys`."""
         return _Part(self, keys_MW)
 
 
