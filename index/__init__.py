@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from index.base import IndexFolderError, IndexSpec, SearchError, StoredIndex, VectorIndex
+    from index.base import IndexFolderError, IndexSpec, ItemIndex, SearchError, StoredIndex, VectorIndex
     from index.build import build_index
     from index.catalog import Catalog, CatalogError
     from index.kinds.flat import FlatIndex
@@ -24,6 +24,7 @@ __all__ = [
     "FlatIndex",
     "IndexFolderError",
     "IndexSpec",
+    "ItemIndex",
     "SearchError",
     "StoredIndex",
     "VectorIndex",
@@ -34,7 +35,7 @@ __all__ = [
     "spec_of",
 ]
 _MODULES = {
-    "base": ("IndexFolderError", "IndexSpec", "SearchError", "StoredIndex", "VectorIndex"),
+    "base": ("IndexFolderError", "IndexSpec", "ItemIndex", "SearchError", "StoredIndex", "VectorIndex"),
     "build": ("build_index",),
     "catalog": ("Catalog", "CatalogError"),
     "kinds.flat": ("FlatIndex",),

@@ -1,15 +1,16 @@
-"""The contract of a vector index and the behaviour that all of them share.
+"""The contract of an index over items and the behaviour that all of them share.
 
-An index holds one vector per catalog row and answers with rows, never with item ids: see `index.catalog`. Argument
-checks, allowed rows, exclusion and the order of equal scores are here, once; a kind of index (`index/kinds`) adds how
-the best rows are found.
+An index scores every catalog row for a query and answers with rows, never with item ids: see `index.catalog`. Most hold
+one vector per row (`VectorIndex`); a table of counts (`index.tables.table`) does not. Argument checks, allowed rows,
+exclusion and the order of equal scores are here, once; a kind of index (`index/kinds`) adds how the best rows are
+found.
 """
 
 from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 FloatArray = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Keys = npt.NDArray[Any]
 
 UNFINISHED = ".building"
 """Folder inside an index folder that a build in parts keeps its work in."""
@@ -79,28 +81,33 @@ class FolderEntry:
     sha256: str = ""
 
 
-class VectorIndex(ABC):
-    """Top-k by inner product over N item vectors of width D.
+class ItemIndex(ABC):
+    """Top-k over N items by the score that each has for a query of width D.
 
-    A subclass implements `_top`, or `_search` where it rules rows out in its own way.
+    An item is known to an index by its key, an array of width W: its vector, or whatever else the scores are computed
+    from. A subclass implements `_top`, or `_search` where it rules rows out in its own way.
 
     Attributes:
         exact: whether the k best rows are always found.
-        recall_at_10: the share of the exact 10 best rows that is found, measured at build; 1 for exact search.
+        recall_at_10: the share of the exact 10 best items that is found, measured at build; 1 for exact search.
+        takes_vectors: whether a key is a vector, so that whoever has one can add an item.
+        unrelated: score of items that have nothing to do with an item that `similar` is asked for; they are left out.
     """
 
     exact: ClassVar[bool] = True
     recall_at_10: float = 1.0
+    takes_vectors: ClassVar[bool] = False
+    unrelated: float = -np.inf
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """N, the number of item vectors."""
+        """N, the number of items."""
 
     @property
     @abstractmethod
     def dim(self) -> int:
-        """D, the width of a vector."""
+        """D, the width of a query."""
 
     @property
     @abstractmethod
@@ -108,8 +115,35 @@ class VectorIndex(ABC):
         """Bytes of memory that the index takes, about."""
 
     @abstractmethod
-    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
-        """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
+    def keys(self, rows_R: RowArray) -> Keys:
+        """Keys of some rows, [R, W]; raises `SearchError` for a row outside the index."""
+
+    @abstractmethod
+    def scores(self, queries_BD: FloatArray, keys_RW: Keys) -> FloatArray:
+        """Scores [B, R] of items for queries, each computed by itself: it does not depend on the others."""
+
+    @abstractmethod
+    def cosines(self, keys_AW: Keys, keys_BW: Keys) -> FloatArray:
+        """How alike items are, [A, B], from -1 to 1; 0 where nothing is known of one."""
+
+    def alike_to(self, keys_RW: Keys) -> Callable[[int], FloatArray]:
+        """Gives the cosines [R] of all these items with one of them, by its place."""
+        return lambda place: self.cosines(keys_RW[place : place + 1], keys_RW)[0]
+
+    @abstractmethod
+    def query_of(self, keys_RW: Keys) -> FloatArray:
+        """Queries [R, D] whose best items are those that are most similar to each of these."""
+
+    def over_keys(self, keys_MW: Keys) -> ItemIndex:
+        """An exact index over items with these keys, of which it takes queries as this one does."""
+        raise NotImplementedError
+
+    def similar(self, row: int, k: int, allowed: npt.NDArray[np.integer] | None = None) -> tuple[FloatArray, RowArray]:
+        """Up to k items that are most similar to that of a row, and their scores; raises as `search`."""
+        rows = np.array([row], np.int64)
+        (scores_K,), (rows_K,) = self.search(self.query_of(self.keys(rows)), k, exclude=[rows], allowed=allowed)
+        kept_K = scores_K > self.unrelated
+        return scores_K[kept_K], rows_K[kept_K]
 
     def search(
         self,
@@ -245,6 +279,38 @@ class VectorIndex(ABC):
         return [self._checked_rows(rows, f"exclude[{query}]") for query, rows in enumerate(lists)]
 
 
+class VectorIndex(ItemIndex):
+    """An index of one vector per item. A query is a vector too, and the score their inner product."""
+
+    takes_vectors: ClassVar[bool] = True
+
+    @abstractmethod
+    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
+        """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
+
+    def keys(self, rows_R: RowArray) -> FloatArray:
+        """See `ItemIndex.keys`: the vectors."""
+        return self.vectors(rows_R) if len(rows_R) else np.empty((0, self.dim), np.float32)
+
+    def scores(self, queries_BD: FloatArray, keys_RW: Keys) -> FloatArray:
+        """See `ItemIndex.scores`: each inner product is summed separately."""
+        return np.stack([np.einsum("rd,d->r", keys_RW, query_D, optimize=False) for query_D in queries_BD])
+
+    def cosines(self, keys_AW: Keys, keys_BW: Keys) -> FloatArray:
+        """See `ItemIndex.cosines`."""
+        found: FloatArray = _unit(keys_AW) @ _unit(keys_BW).T
+        return found
+
+    def alike_to(self, keys_RW: Keys) -> Callable[[int], FloatArray]:
+        """See `ItemIndex.alike_to`."""
+        unit_RD = _unit(keys_RW)
+        return lambda place: unit_RD @ unit_RD[place]
+
+    def query_of(self, keys_RW: Keys) -> FloatArray:
+        """See `ItemIndex.query_of`: the vectors themselves."""
+        return keys_RW
+
+
 class StoredIndex(VectorIndex):
     """An index that is built from a spec and kept in a folder: what a file of ``index/kinds`` defines as ``INDEX``.
 
@@ -306,3 +372,10 @@ def in_order(scores_BW: FloatArray, rows_BW: RowArray, k: int) -> tuple[FloatArr
         return scores_BW[:, :k], rows_BW[:, :k]
     order = np.lexsort((rows_BW, -scores_BW), axis=1)[:, :k]
     return np.take_along_axis(scores_BW, order, axis=1), np.take_along_axis(rows_BW, order, axis=1)
+
+
+def _unit(vectors_RD: FloatArray) -> FloatArray:
+    """Vectors of length 1; a zero vector stays."""
+    lengths_R1 = np.linalg.norm(vectors_RD, axis=1, keepdims=True)
+    found: FloatArray = (vectors_RD / np.where(lengths_R1 > 0, lengths_R1, 1)).astype(np.float32, copy=False)
+    return found

@@ -5,7 +5,7 @@ The programs `python -m training`, `python -m index` and `python -m service` sha
 | status | meaning |
 | --- | --- |
 | 1 | an error of the machine: a full disk, no permission, no memory |
-| 2 | an argument is not allowed, or the time budget is too short |
+| 2 | an argument is not allowed, the time budget is too short, or another process writes the same folder |
 | 70 | an internal error; `ANYO_TRACE=1` shows the traceback |
 | 130 | interrupted |
 | 141 | the reader of the output closed it |
@@ -23,6 +23,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from index.locks.one_writer import BeingWrittenError
 from index.time_limit import OutOfTimeError
 
 FAILED, NOT_ALLOWED, FAULT, INTERRUPTED, READER_GONE = 1, 2, 70, 130, 141
@@ -50,7 +51,7 @@ def border() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
-    except OutOfTimeError as error:
+    except (OutOfTimeError, BeingWrittenError) as error:
         say(f"error: {error}")
         raise typer.Exit(NOT_ALLOWED) from None
     except BrokenPipeError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from index.border import FAILED, BorderedGroup, say
+from index.locks.one_writer import one_writer
 from index.time_limit import TimeBudget, time_limit
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ def build(
 def _build(
     artifact: Path, out: Path | None, kind: str, settings: list[str], memory_mib: int | None, queries: Path | None
 ) -> dict[str, Any]:
-    from index import IndexFolderError, SearchError, build_index, save_index
-    from index.building.in_parts import build_streamed
+    from index import IndexFolderError
     from index.storage import check_index_target
 
     folder = out or artifact / "index"
@@ -79,8 +79,19 @@ def _build(
     except (IndexFolderError, ValueError) as error:
         _fail(str(error))
     source = artifact / VECTORS_FILE
+    if not source.is_file():
+        _fail(f"{source} cannot be read: there is no such file")
     if out is None:
         _check_manifest(artifact, folder, spec)
+    with one_writer(out or artifact):
+        _write(source, folder, spec, memory_mib, queries)
+    return {"folder": str(folder), **_describe(folder)}
+
+
+def _write(source: Path, folder: Path, spec: IndexSpec, memory_mib: int | None, queries: Path | None) -> None:
+    from index import IndexFolderError, SearchError, build_index, save_index
+    from index.building.in_parts import build_streamed
+
     try:
         if memory_mib is not None:
             given = None if queries is None else _read_vectors(queries)
@@ -91,7 +102,6 @@ def _build(
             save_index(build_index(spec, vectors_ND, users), folder)
     except (SearchError, IndexFolderError) as error:
         _fail(f"{source}: {error}")
-    return {"folder": str(folder), **_describe(folder)}
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A vector index whose items change: an immutable main index, what was added since, and rows that are closed.
+"""An index whose items change: an immutable main index, what was added since, and rows that are closed.
 
 Rows of added items have numbers of their own above those of the main index; they are given by whoever adds them, rise
 with every change and are never used twice, so that a row means the same item in every state of the index. Each state
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from index.base import FloatArray, Mask, RowArray, SearchError, VectorIndex
+from index.base import FloatArray, ItemIndex, Keys, Mask, RowArray, SearchError, VectorIndex
 from index.kinds.flat import FlatIndex
 
 MOST_DELTA = 256
@@ -22,33 +22,33 @@ NONE: RowArray = np.empty(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class Added:
-    """Vectors of added rows, searched exactly.
+    """Added rows by their keys, searched exactly.
 
     Attributes:
         rows: ascending [M].
-        vectors: [M, D].
+        keys: [M, W].
         index: over them; None without any.
         open: rows that have not been closed since [M].
     """
 
     rows: RowArray
-    vectors: FloatArray
-    index: FlatIndex | None
+    keys: Keys
+    index: ItemIndex | None
     open: Mask
 
     @classmethod
-    def of(cls, rows: RowArray, vectors: FloatArray) -> Added:
-        """All of them open."""
-        return cls(rows, vectors, FlatIndex.build(vectors) if len(rows) else None, np.ones(len(rows), bool))
+    def of(cls, main: ItemIndex, rows: RowArray, keys: Keys) -> Added:
+        """All of them open; ``main`` is the index that they are added to."""
+        return cls(rows, keys, _exact(main, keys) if len(rows) else None, np.ones(len(rows), bool))
 
     def closed(self, rows: Sequence[int]) -> Added:
         """Without some rows; those that it does not hold are passed over."""
         here = np.isin(self.rows, rows)
         return replace(self, open=self.open & ~here) if here.any() else self
 
-    def kept(self) -> tuple[RowArray, FloatArray]:
-        """Open rows and their vectors."""
-        return self.rows[self.open], self.vectors[self.open]
+    def kept(self) -> tuple[RowArray, Keys]:
+        """Open rows and their keys."""
+        return self.rows[self.open], self.keys[self.open]
 
     def places(self, rows: RowArray) -> RowArray:
         """Places of those of ``rows`` that it holds."""
@@ -61,18 +61,20 @@ class Added:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Input of a merge: the states whose rows it joins."""
+    """Input of a merge: the main index, and the states whose rows it joins."""
 
+    main: ItemIndex
     merged: Added
     delta: Added
 
     def run(self) -> Added:
         """The rows of both that are open. Takes as long as copying them; for a thread of its own."""
         parts = [self.merged.kept(), self.delta.kept()]
-        return Added.of(np.concatenate([rows for rows, _ in parts]), np.concatenate([vectors for _, vectors in parts]))
+        rows, keys = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return Added.of(self.main, rows, keys)
 
 
-class LiveIndex(VectorIndex):
+class LiveIndex(ItemIndex):
     """One state of an index whose items change.
 
     Equal scores come in ascending row order over all parts. The main index may be of any kind; what was added is
@@ -84,31 +86,33 @@ class LiveIndex(VectorIndex):
 
     def __init__(
         self,
-        main: VectorIndex,
+        main: ItemIndex,
         main_open: Mask | None = None,
         merged: Added | None = None,
         delta: Added | None = None,
     ) -> None:
-        nothing = Added.of(NONE, np.empty((0, main.dim), np.float32))
+        nothing = Added.of(main, NONE, main.keys(NONE))
         self._main, self._main_open = main, main_open
         self._merged, self._delta = merged or nothing, delta or nothing
         self.exact = main.exact  # type: ignore[misc]
-        self.recall_at_10 = main.recall_at_10
+        self.takes_vectors = main.takes_vectors  # type: ignore[misc]
+        self.recall_at_10, self.unrelated = main.recall_at_10, main.unrelated
 
     # -- changes -------------------------------------------------------------------------------------------------
 
-    def changed(self, added: Sequence[tuple[int, FloatArray]], closed: Sequence[int]) -> LiveIndex:
+    def changed(self, added: Sequence[tuple[int, Keys]], closed: Sequence[int]) -> LiveIndex:
         """The next state.
 
         Args:
-            added: rows above all others, ascending, with their vectors [D].
+            added: rows above all others, ascending, with their keys [W].
             closed: rows that are not found any more; unknown ones are passed over.
         """
-        rows, vectors = self._delta.closed(closed).kept()
+        rows, keys = self._delta.closed(closed).kept()
         if added:
             rows = np.concatenate([rows, np.array([row for row, _ in added], np.int64)])
-            vectors = np.concatenate([vectors, np.stack([vector for _, vector in added])])
-        return LiveIndex(self._main, self._closed_main(closed), self._merged.closed(closed), Added.of(rows, vectors))
+            keys = np.concatenate([keys, np.stack([key for _, key in added])])
+        delta = Added.of(self._main, rows, keys)
+        return LiveIndex(self._main, self._closed_main(closed), self._merged.closed(closed), delta)
 
     def _closed_main(self, closed: Sequence[int]) -> Mask | None:
         here = [row for row in closed if row < self._main.size]
@@ -121,16 +125,16 @@ class LiveIndex(VectorIndex):
     def plan(self) -> MergePlan | None:
         """The next merge; None while the delta is small."""
         most = max(MOST_DELTA, len(self._merged.rows) // 16)
-        return MergePlan(self._merged, self._delta) if len(self._delta.rows) > most else None
+        return MergePlan(self._main, self._merged, self._delta) if len(self._delta.rows) > most else None
 
     def after(self, plan: MergePlan, joined: Added) -> LiveIndex:
         """The state with the result of a merge in it: what was added or closed meanwhile stays so."""
         kept = [*self._merged.kept()[0].tolist(), *self._delta.kept()[0].tolist()]
         closed = np.setdiff1d(joined.rows, np.array(kept, np.int64))
-        rows, vectors = self._delta.kept()
+        rows, keys = self._delta.kept()
         later = ~np.isin(rows, joined.rows)
         return LiveIndex(
-            self._main, self._main_open, joined.closed(closed.tolist()), Added.of(rows[later], vectors[later])
+            self._main, self._main_open, joined.closed(closed.tolist()), Added.of(self._main, rows[later], keys[later])
         )
 
     @property
@@ -148,30 +152,38 @@ class LiveIndex(VectorIndex):
 
     @property
     def dim(self) -> int:
-        """D, the width of a vector."""
+        """D, the width of a query."""
         return self._main.dim
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, about; added vectors are held twice."""
-        return self._main.nbytes + 2 * sum(part.vectors.nbytes for part in (self._merged, self._delta))
+        """Bytes of memory, about; keys of added items are held twice."""
+        return self._main.nbytes + 2 * sum(part.keys.nbytes for part in (self._merged, self._delta))
 
-    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
-        """Vectors of rows that are or were of the main index, or are open, [R, D]; None: of all open rows."""
-        if rows_R is None:
-            main = self._main.vectors()
-            main = main if self._main_open is None else main[self._main_open]
-            return np.concatenate([main, self._merged.kept()[1], self._delta.kept()[1]])
-        return np.concatenate([self._vector(int(row)) for row in rows_R])
+    def keys(self, rows_R: RowArray) -> Keys:
+        """Keys of rows that are or were of the main index, or are open, [R, W]."""
+        return np.concatenate([self._key(int(row)) for row in rows_R]) if len(rows_R) else self._main.keys(rows_R)
 
-    def _vector(self, row: int) -> FloatArray:
-        if row < self._main.size:
-            return self._main.vectors(np.array([row]))
+    def _key(self, row: int) -> Keys:
         wanted = np.array([row], np.int64)
+        if row < self._main.size:
+            return self._main.keys(wanted)
         for part in (self._merged, self._delta):
             if len(places := part.places(wanted)):
-                return part.vectors[places]
+                return part.keys[places]
         raise SearchError(f"row {row} is not in the index")
+
+    def scores(self, queries_BD: FloatArray, keys_RW: Keys) -> FloatArray:
+        """See `ItemIndex.scores`."""
+        return self._main.scores(queries_BD, keys_RW)
+
+    def cosines(self, keys_AW: Keys, keys_BW: Keys) -> FloatArray:
+        """See `ItemIndex.cosines`."""
+        return self._main.cosines(keys_AW, keys_BW)
+
+    def query_of(self, keys_RW: Keys) -> FloatArray:
+        """See `ItemIndex.query_of`."""
+        return self._main.query_of(keys_RW)
 
     def _checked_rows(self, rows: np.typing.NDArray[np.integer], name: str) -> RowArray:
         """Rows of any number: one that is gone cannot be answered with, and needs no leaving out."""
@@ -218,3 +230,8 @@ def _in_added(
     lists = None if exclude is None else [part.places(rows) for rows in exclude]
     scores, found = part.index.search(queries_BD, k, lists, places)
     return scores, np.where(found < 0, -1, part.rows[found])
+
+
+def _exact(main: ItemIndex, keys_MW: Keys) -> ItemIndex:
+    """An exact index over items that are added to ``main``."""
+    return FlatIndex.build(keys_MW) if isinstance(main, VectorIndex) else main.over_keys(keys_MW)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from index import Catalog, FlatIndex, VectorIndex, parse_index
-from index.storage import ENTRY_FILE, INDEX_FILE
+from index import Catalog, ItemIndex
+from index.locks.one_writer import one_writer
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
 from modeling.artifact.verified import Files
@@ -34,6 +34,7 @@ from training.methods.base import split_of
 from training.methods.next_token import evaluate_generator
 from training.provenance import require_same_data, require_same_questions, require_same_split
 from training.recipe import training_method
+from training.served_index import served_index
 from training.updating.ancestor import Ancestor, known_rows
 from training.updating.parent import ancestors_of, rows_in
 
@@ -112,7 +113,7 @@ class Opened:
     answer: Callable[..., Evaluation]
     figures: OtherFigures
     rows: Callable[[Sequence[int]], list[int]] = list
-    index: VectorIndex | None = None
+    index: ItemIndex | None = None
 
 
 def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collection[str] = ()) -> Opened:
@@ -139,13 +140,12 @@ def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collecti
         return _ancestor(
             manifest, split, split.targets(part_of(part)), loaded.model, rows_in(catalog, dataset.item_ids)
         )
-    index: VectorIndex | None = None
+    index: ItemIndex | None = None
     if on_list:
         answer: Callable[..., Evaluation] = partial(evaluate_generator, loaded.model)
     else:
-        entry, content = (files.read(f"index/{name}", LARGEST_INDEX) for name in (ENTRY_FILE, INDEX_FILE))
-        index = parse_index(files.folder / "index", entry, content)
-        answer = partial(evaluate, loaded.model.encoder, loaded.model.item_vectors_ND, index)
+        index = served_index(files, loaded)
+        answer = partial(evaluate, loaded.model.encoder, loaded.model.all_scores, index)
     figures = partial(training_method(manifest.method.kind).other_figures, loaded)
     return Opened(manifest, split, split.targets(part_of(part)), loaded.model, on_list, answer, figures, index=index)
 
@@ -153,7 +153,7 @@ def open_artifact(folder: Path, dataset: Dataset, part: str, ancestors: Collecti
 def _ancestor(manifest: Manifest, split: Split, targets: Targets, loaded: Any, rows_N: NDArray[np.int64]) -> Opened:
     """An artifact of earlier data, whose row of each item is in ``rows_N``."""
     model = Ancestor(loaded, rows_N)
-    answer = partial(evaluate, model.encoder, model.item_vectors_ND, FlatIndex.build(model.item_vectors_ND))
+    answer = partial(evaluate, model.encoder, model.all_scores, model.index())
     return Opened(manifest, split, targets, model, False, answer, _no_figures, partial(known_rows, rows_N=rows_N))
 
 
@@ -238,6 +238,7 @@ def export_teacher(
         ArtifactError: it, or the artifact of ``candidates``, was trained on other data, in another order, on another
             split, or on what is asked for on validation.
         DataError: more items of a list are wanted than there are items, or the artifact cannot score ``candidates``.
+        BeingWrittenError: another process writes ``out``.
     """
     files, manifest = open_files(folder)
     split = split_of(dataset, manifest.split)
@@ -249,11 +250,12 @@ def export_teacher(
         require_same_split(f"artifact {candidates.name}", found_by, split.name)
     if top > dataset.n_items:
         raise DataError(f"lists of {top} items are wanted, and {dataset.name} has {dataset.n_items} items")
-    teacher = ask_teacher(
-        files, split, catalog.popular(), top=top, newest=newest, console=console, candidates=finder, shared=shared
-    )
-    with replaced_folder(out, kind="new") as work:
-        teacher.write(work)
+    with one_writer(out):
+        teacher = ask_teacher(
+            files, split, catalog.popular(), top=top, newest=newest, console=console, candidates=finder, shared=shared
+        )
+        with replaced_folder(out, kind="new") as work:
+            teacher.write(work)
     return teacher
 
 

@@ -17,7 +17,7 @@ from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import write_golden
 from modeling.artifact.manifest import Manifest
 from modeling.methods import get_method, save
-from modeling.methods.base import HistoryEncoder, ListMethod
+from modeling.methods.base import HistoryEncoder, ListMethod, VectorMethod
 from modeling.methods.dense import write_manifest, write_model
 from training.data.splits import FittedOn, Split
 from training.evaluation.full_ranking import encode_users
@@ -68,6 +68,24 @@ def write_artifact(
         return write_manifest(
             work,
             model,
+            **_facts(folder, recipe, split),
+            **facts,
+        )
+
+
+def write_counted_artifact(
+    folder: Path, recipe: Recipe, split: Split, model: VectorMethod, **facts: Unpack[RunFacts]
+) -> Manifest:
+    """As `write_artifact`, for a `VectorMethod` with an index of its own."""
+    with replaced_folder(folder) as work:
+        catalog = _write_catalog(work, split, facts["fitted_on"])
+        histories = _histories(split, model.encoder.history_limit, GOLDEN_CASES)
+        return save(
+            work,
+            get_method(recipe.method.kind),
+            model,
+            golden_cases(model.encoder, model.index(), catalog, histories),
+            catalog_size=len(catalog),
             **_facts(folder, recipe, split),
             **facts,
         )

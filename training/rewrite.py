@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index import Catalog, FlatIndex, open_index
+from index import Catalog, open_index
+from index.locks.one_writer import one_writer
 from index.spec import changed
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import AnyCase, GoldenCase, write_golden
@@ -42,8 +43,9 @@ def rewrite(
 
     Raises:
         ArtifactError: ``folder`` cannot be loaded, does not answer its golden histories, or cannot have this index.
+        BeingWrittenError: another process writes ``out``.
     """
-    with replaced_folder(out) as work:
+    with one_writer(out), replaced_folder(out) as work:
         shutil.copytree(folder, work, dirs_exist_ok=True)
         return _rewritten(folder, work, sources or Sources(), index)
 
@@ -51,9 +53,11 @@ def rewrite(
 def _rewritten(folder: Path, work: Path, sources: Sources, index: Mapping[str, Any] | None = None) -> Manifest:
     """Bring ``work``, a copy of ``folder``, into the form of this version."""
     manifest = read_manifest(folder)
-    on_list = method_of(manifest, folder.name)[0].shape == "list"
-    if on_list and index:
-        raise ArtifactError(f"artifact {folder.name} is generative ({manifest.recipe}): it has no vector index")
+    method, _ = method_of(manifest, folder.name)
+    on_list = method.shape == "list"
+    if index and (on_list or method.own_index):
+        kind = "is generative" if on_list else "counts interactions"
+        raise ArtifactError(f"artifact {folder.name} {kind} ({manifest.recipe}): it has no vector index")
     catalog = Catalog.read(folder / "catalog.parquet")
     if (inside := work / COLLABORATIVE).is_dir():
         _rewritten(folder / COLLABORATIVE, inside, Sources())
@@ -77,7 +81,7 @@ def _rewritten(folder: Path, work: Path, sources: Sources, index: Mapping[str, A
 def _answers(model: Any, on_list: bool, catalog: Catalog, histories: Sequence[History]) -> Sequence[AnyCase]:
     if on_list:
         return written_cases(model, catalog, histories)
-    return golden_cases(model.encoder, FlatIndex.build(model.item_vectors_ND), catalog, histories)
+    return golden_cases(model.encoder, model.index(), catalog, histories)
 
 
 def _with_index(

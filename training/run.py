@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from index.locks.one_writer import one_writer
 from modeling.artifact.manifest import Manifest, read_manifest
 from modeling.encoder.build import Sources
 from modeling.inference.precision_choice import PrecisionAsked, Settled, settle
@@ -71,7 +73,16 @@ def run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console)
 
     A run that was killed goes on from its last checkpoint when it is started again with the same recipe, data and
     seed; it then ends as it would have without the kill.
+
+    Raises:
+        BeingWrittenError: another run writes the same artifact.
     """
+    # Of several processes of one run, the first holds the folder.
+    with contextlib.nullcontext() if int(os.environ.get("RANK", "0")) else one_writer(options.out):
+        return _run(recipe, dataset, options, console)
+
+
+def _run(recipe: Recipe, dataset: Dataset, options: RunOptions, console: Console) -> RunResult:
     method: type[TrainingMethod[Any]] = training_method(recipe.method.kind)
     method.check_processes(recipe)
     if options.refit and not recipe.optimizer.epochs:

@@ -1,4 +1,4 @@
-"""The index that an artifact is served with: built from its spec, and held to the artifact's golden lists."""
+"""The index that an artifact is served with: built from its spec and held to the artifact's golden lists, and read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from index import Catalog, IndexSpec, StoredIndex, build_index, save_index
+from index import Catalog, IndexSpec, ItemIndex, StoredIndex, build_index, parse_index, save_index
 from index.base import FloatArray, RowArray
 from index.build import reaching
+from index.storage import ENTRY_FILE, INDEX_FILE
 from modeling.artifact.golden import GoldenCase
+from modeling.artifact.verified import Files
+from modeling.methods import Loaded, method_of
+from modeling.methods.base import VectorMethod
+
+LARGEST = 256 << 30
+"""Bytes of the file of an index."""
 
 
 def write_index(
@@ -45,6 +52,14 @@ def write_index(
     )
     save_index(index, folder)
     return index
+
+
+def served_index(files: Files, loaded: Loaded[VectorMethod]) -> ItemIndex:
+    """The index that the artifact in ``files`` is served with; raises `ArtifactError` or `IndexFolderError`."""
+    if method_of(loaded.manifest, files.name)[0].own_index:
+        return loaded.model.index()
+    entry, content = (files.read(f"index/{name}", LARGEST) for name in (ENTRY_FILE, INDEX_FILE))
+    return parse_index(files.folder / "index", entry, content)
 
 
 def _rows(items: Sequence[str], catalog: Catalog) -> RowArray:

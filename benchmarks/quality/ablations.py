@@ -56,7 +56,12 @@ def answer(artifact: Artifact, split: Split, part: Part) -> Evaluation:
     items.freeze()
     vectors = items.vectors().numpy()
     return evaluate(
-        artifact.encoder, vectors, FlatIndex.build(vectors), split.targets(part), split.popularity(), seed=0
+        artifact.encoder,
+        lambda users_BD: users_BD @ vectors.T,
+        FlatIndex.build(vectors),
+        split.targets(part),
+        split.popularity(),
+        seed=0,
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from index import Catalog
+from index import Catalog, ItemIndex
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import AnyCase, GoldenCase
 from modeling.artifact.manifest import MANIFEST, Manifest
@@ -162,7 +162,8 @@ class _Networks(Protocol):
 
 
 class VectorMethod(_Networks, Protocol):
-    """A loaded method that returns a user vector, which is used to search an index of item vectors."""
+    """A loaded method that returns a user vector, with which an index is searched: one of item vectors, or the model's
+    own (`Method.own_index`)."""
 
     @property
     def encoder(self) -> HistoryEncoder:
@@ -170,8 +171,16 @@ class VectorMethod(_Networks, Protocol):
         ...
 
     @property
-    def item_vectors_ND(self) -> NDArray[np.float32]:
-        """Item vectors [N, D] in catalog row order."""
+    def dim(self) -> int:
+        """D, the width of a user vector."""
+        ...
+
+    def index(self) -> ItemIndex:
+        """An exact index over the items in catalog row order."""
+        ...
+
+    def all_scores(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores [B, N] of all items for user vectors, as the exact index has them up to rounding."""
         ...
 
     def compile(self) -> str:
@@ -179,7 +188,7 @@ class VectorMethod(_Networks, Protocol):
         return ""
 
     def title_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
-        """Item vectors [F, D] of titles outside the catalog, in the space of ``item_vectors_ND``.
+        """Item vectors [F, D] of titles outside the catalog, in the space of the index.
 
         Raises:
             CannotReadText: this model makes no item vectors of text.
@@ -205,12 +214,14 @@ class Method(ABC, Generic[R]):
     Attributes:
         kind: name of the module.
         shape: of the loaded model: ``vector`` (`VectorMethod`) or ``list`` (`ListMethod`).
+        own_index: whether the index of a `VectorMethod` is part of the model; else it is in the artifact's ``index/``.
         Record: class of the method's part of the manifest.
         Case: class of its golden histories.
     """
 
     kind: ClassVar[str]
     shape: ClassVar[Shape]
+    own_index: ClassVar[bool] = False
     Record: type[R]
     Case: ClassVar[type[AnyCase]] = GoldenCase
 

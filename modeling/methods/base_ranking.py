@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from index import FlatIndex, VectorIndex
+from index import ItemIndex
+from index.base import Keys
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
@@ -164,27 +165,30 @@ class VectorRanker(Ranker):
     def __init__(self, method: VectorMethod) -> None:
         self._method, encoder = method, method.encoder
         self.reads, self.history_limit = method.reads, encoder.history_limit
-        self.catalog_size = len(method.item_vectors_ND)
+        self._index = method.index()
+        self.catalog_size = self._index.size
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """See `CandidateRanker.read_titles`."""
         return self._method.encoder.read_titles(titles)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
-        """Inner products of each user's vector with those of the candidates."""
+        """Scores of the candidates for each user's vector."""
         encoder = self._method.encoder
         with turn():
             user_BD = encoder.encode([encoder.prepare(list(prompt.history)) for prompt in prompts])
             return [
-                inner_products(user_D, self._vectors(prompt.candidates))
+                self._index.scores(user_D[None], self._keys(prompt.candidates))[0]
                 for user_D, prompt in zip(user_BD, prompts, strict=True)
             ]
 
-    def _vectors(self, candidates: Sequence[Item]) -> NDArray[np.float32]:
+    def _keys(self, candidates: Sequence[Item]) -> Keys:
         free = [item for item in candidates if isinstance(item, FreeItem)]
         found = iter(self._method.encoder.free_vectors(free) if free else ())
-        items_ND = self._method.item_vectors_ND
-        return np.stack([next(found) if isinstance(item, FreeItem) else items_ND[item] for item in candidates])
+        known = iter(
+            self._index.keys(np.array([item for item in candidates if not isinstance(item, FreeItem)], np.int64))
+        )
+        return np.stack([next(found if isinstance(item, FreeItem) else known) for item in candidates])
 
 
 class Rerank(Ranker):
@@ -194,7 +198,7 @@ class Rerank(Ranker):
         retriever: finds candidates among all items.
         ranker: scores these candidates only.
         candidates: number of items to retrieve; raised to the length of the requested list if that is longer.
-        index: over the retriever's item vectors, as it is served; None: exact search.
+        index: of the retriever, as it is served; None: exact search.
     """
 
     def __init__(
@@ -202,13 +206,13 @@ class Rerank(Ranker):
         retriever: VectorMethod,
         ranker: CandidateRanker,
         candidates: int,
-        index: VectorIndex | None = None,
+        index: ItemIndex | None = None,
     ) -> None:
         self.retriever, self.ranker, self.candidates = retriever, ranker, candidates
-        self.index = FlatIndex.build(retriever.item_vectors_ND) if index is None else index
+        self.index = retriever.index() if index is None else index
         self.reads = tuple(name for name in retriever.reads if name in ranker.reads)
         self.history_limit = max(retriever.encoder.history_limit, ranker.history_limit)
-        self.catalog_size, self.pointwise = len(retriever.item_vectors_ND), ranker.pointwise
+        self.catalog_size, self.pointwise = self.index.size, ranker.pointwise
 
     @property
     def networks(self) -> Mapping[Part, nn.Module]:
@@ -248,13 +252,7 @@ def ranker_of(model: Any) -> CandidateRanker | None:
     """The ranker of a loaded model: the model itself, or a `VectorRanker` of a vector method; None for other models."""
     if isinstance(model, CandidateRanker):
         return model
-    return VectorRanker(model) if hasattr(model, "item_vectors_ND") else None
-
-
-def inner_products(user_D: NDArray[np.float32], vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Inner products [C], each summed separately, so that a score does not depend on the other candidates."""
-    scores_C: NDArray[np.float32] = np.einsum("cd,d->c", vectors_CD, user_D, optimize=False)
-    return scores_C
+    return VectorRanker(model) if hasattr(model, "all_scores") else None
 
 
 def eligible_rows(size: int, wanted: ListQuery) -> NDArray[np.int64]:

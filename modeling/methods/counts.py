@@ -1,7 +1,8 @@
-"""Rankers counted from interactions: popularity, first-order Markov transitions, and item-to-item similarity.
+"""Recommenders counted from interactions: popularity, first-order Markov transitions, and item-to-item similarity.
 
 All three have the same form. The score of an item is its prior plus the weighted entries of an N × N table, in the rows
-of the newest items of the history. There is no gradient training and no network.
+of the newest items of the history. There is no gradient training and no network. The "user vector" names those items,
+and the index is the table (`index.tables.table`), so that they are served as artifacts with item vectors are.
 
 Shape legend: N items, E entries of the table.
 """
@@ -9,7 +10,6 @@ Shape legend: N items, E entries of the table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from index.tables.table import MOST_ITEMS, TableIndex
 from modeling.artifact.folders import ArtifactError
-from modeling.artifact.golden import WrittenCase
 from modeling.artifact.part_names import Part
 from modeling.artifact.sizes import NUMBER, check_history, check_holds
 from modeling.artifact.tensor_files import save_tensors
 from modeling.artifact.verified import Files
-from modeling.generation.api import ListQuery, Turn
+from modeling.encoder.prompt import ID, FreeItem, Prompt
+from modeling.encoder.user_encoder import CannotReadText
 from modeling.inference.int8_linear import Precision
-from modeling.methods.base import LoadContext, Method, Record
-from modeling.methods.base_ranking import Ranker, RankPrompt, best_rows
+from modeling.methods.base import HistoryEncoder, LoadContext, Method, Record, VectorMethod
 
 COUNTS = "counts.safetensors"
 Rule = Literal["popularity", "markov", "item-knn"]
@@ -51,7 +51,7 @@ class CountsRecord(Record):
 
 
 class CountsTable(nn.Module):
-    """The prior and the table, as buffers: counted and shared like the weights of other methods.
+    """The prior and the table, as buffers: their memory is counted and shared like the weights of other methods.
 
     Args:
         prior_N: score of every item, whatever the history.
@@ -78,14 +78,44 @@ class CountsTable(nn.Module):
         self.register_buffer("columns_E", torch.tensor(columns_E, dtype=torch.int32))
         self.register_buffer("values_E", torch.tensor(values_E, dtype=torch.float32))
 
-    def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Columns and values of the entries of one row."""
-        begin, end = self.offsets_N1[row : row + 2].tolist()
-        return self.columns_E[begin:end].numpy(), self.values_E[begin:end].numpy()
+
+class CountsEncoder(HistoryEncoder):
+    """Histories as queries of a table: the newest items, and no network.
+
+    Args:
+        table: that is asked.
+    """
+
+    exact = True
+
+    def __init__(self, table: TableIndex) -> None:
+        self._table = table
+
+    @property
+    def history_limit(self) -> int:
+        """See `HistoryEncoder.history_limit`."""
+        return self._table.dim - 1
+
+    def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
+        """Raises `CannotReadText`."""
+        raise CannotReadText("this model reads item ids only; leave out free titles")
+
+    def prepare(self, history: Sequence[int | FreeItem]) -> Prompt:
+        """See `HistoryEncoder.prepare`: one position an item."""
+        rows = np.array([item for item in history if not isinstance(item, FreeItem)], np.int64)[-self.history_limit :]
+        return Prompt(np.full(len(rows), ID, np.int8), rows, np.arange(len(rows)))
+
+    def encode(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Queries [B, D], see `index.tables.table`."""
+        return self._table.queries([prompt.values_T for prompt in prompts])
+
+    def free_vectors(self, items: Sequence[FreeItem]) -> NDArray[np.float32]:
+        """Raises `CannotReadText`."""
+        raise CannotReadText("interactions are counted, and a title has none")
 
 
-class CountsModel(Ranker):
-    """Ranks by a table of counts or similarities.
+class CountsModel(VectorMethod):
+    """Scores items by a table of counts or similarities.
 
     Args:
         table: see `CountsTable`.
@@ -93,46 +123,48 @@ class CountsModel(Ranker):
         last, decay: see `CountsRecord`.
     """
 
+    reads = ("ids",)
+
     def __init__(self, table: CountsTable, rule: Rule, *, last: int = 1, decay: float = 1.0) -> None:
         self.table, self.last, self.decay = table, last, decay
         self.rule: Rule = rule
-        self.history_limit, self.catalog_size = last, len(table.prior_N)
 
     @property
     def networks(self) -> Mapping[Part, nn.Module]:
         """The table."""
         return {Part.WEIGHTS: self.table}
 
+    @property
+    def encoder(self) -> CountsEncoder:
+        """See `VectorMethod.encoder`."""
+        return CountsEncoder(self.index())
+
+    @property
+    def dim(self) -> int:
+        """See `VectorMethod.dim`."""
+        return self.last + 1
+
+    def index(self) -> TableIndex:
+        """See `VectorMethod.index`: over the arrays that the table has now, which several artifacts may share."""
+        arrays = (self.table.prior_N, self.table.offsets_N1, self.table.columns_E, self.table.values_E)
+        return TableIndex(*(each.numpy() for each in arrays), last=self.last, decay=self.decay)
+
+    def all_scores(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `VectorMethod.all_scores`."""
+        index = self.index()
+        return np.stack([index.all_scores(user_D).astype(np.float32) for user_D in users_BD])
+
     def scores(self, rows: Sequence[int] | NDArray[np.int32]) -> NDArray[np.float64]:
         """Scores of all items [N] for a history of catalog rows, oldest first; it may be empty."""
-        scores_N: NDArray[np.float64] = self.table.prior_N.numpy().copy()
-        for age, row in enumerate(reversed(rows[-self.last :])):
-            columns_E, values_E = self.table.row(int(row))
-            scores_N[columns_E] += self.decay**age * values_E.astype(np.float64)
-        return scores_N
-
-    def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
-        """See `Ranker.score`."""
-        with turn():
-            return [
-                self.scores([item for item in prompt.history if isinstance(item, int)])[
-                    np.array(prompt.candidates, np.int64)
-                ].astype(np.float32)
-                for prompt in prompts
-            ]
-
-    def rank(
-        self, rows: Sequence[int], wanted: ListQuery, *, turn: Turn = nullcontext
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """See `Ranker.rank`; all items are scored at once."""
-        with turn():
-            return best_rows(self.scores(rows).astype(np.float32), wanted)
+        index = self.index()
+        return index.all_scores(index.queries([rows])[0])
 
 
 class Counts(Method[CountsRecord]):
     """One file: the prior and the table, row by row."""
 
-    kind, shape, Record, Case = "counts", "list", CountsRecord, WrittenCase
+    kind, shape, Record = "counts", "vector", CountsRecord
+    own_index = True
 
     def save(self, folder: Path, model: CountsModel) -> CountsRecord:
         """Write prior and table."""
@@ -152,6 +184,11 @@ class Counts(Method[CountsRecord]):
         inside = not len(columns_E) or (columns_E.min() >= 0 and columns_E.max() < size)
         if not rising or not inside:
             raise ArtifactError(f"{COUNTS} of {name} is no table of {size} items: its entries lie outside")
+        for key in ("prior_N", "values_E"):
+            if (arrays[key] < 0).any():
+                raise ArtifactError(f"{COUNTS} of {name} holds a number below 0 in {key}")
+        if size > MOST_ITEMS:
+            raise ArtifactError(f"{COUNTS} of {name} is a table of {size:,} items; at most {MOST_ITEMS:,} are allowed")
         table = CountsTable(arrays["prior_N"], offsets_N1, columns_E, arrays["values_E"])
         return CountsModel(table, record.rule, last=record.last, decay=record.decay)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from index import FlatIndex
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import GOLDEN, GoldenCase, GoldenTitle, tolerance_of, write_golden
 from modeling.artifact.manifest import Manifest, one_line, read_manifest
@@ -88,6 +89,20 @@ class DenseModel(VectorMethod):
     def item_vectors_ND(self) -> NDArray[np.float32]:
         """Vectors of the items in row order."""
         return self._vectors_ND
+
+    @property
+    def dim(self) -> int:
+        """See `VectorMethod.dim`."""
+        return int(self._vectors_ND.shape[1])
+
+    def index(self) -> FlatIndex:
+        """See `VectorMethod.index`: over a copy of the item vectors."""
+        return FlatIndex.build(self._vectors_ND)
+
+    def all_scores(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `VectorMethod.all_scores`: inner products."""
+        found_BN: NDArray[np.float32] = users_BD @ self._vectors_ND.T
+        return found_BN
 
     @property
     def networks(self) -> Mapping[Part, nn.Module]:

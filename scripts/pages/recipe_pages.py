@@ -60,7 +60,7 @@ def _page(recipe: Recipe) -> str:
     module = importlib.import_module(f"training.recipes.{recipe.name}")
     shape = "a user vector, searched in an index" if recipe.method.encodes else "a ranked list, generated"
     if not recipe.method.learns:
-        shape = "a ranked list, counted from the interactions; no network is trained"
+        shape = "scores counted from the interactions, searched in a table; no network is trained"
     elif isinstance(recipe.method, PromptedSettings):
         shape = "scores of given candidates, and a ranked list of candidates that it finds"
     elif isinstance(recipe.method, LlaraSettings):

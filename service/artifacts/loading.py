@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 from torch import nn
 
-from index import Catalog, IndexFolderError, VectorIndex, parse_index
+from index import Catalog, IndexFolderError, ItemIndex, parse_index
 from index.base import StoredIndex
 from index.storage import ENTRY_FILE, INDEX_FILE, can_map, parse_entry
 from modeling.artifact.folders import ArtifactError
@@ -73,7 +73,7 @@ class LoadedArtifact(Loaded):
     """An artifact that gives vectors; row n of `catalog` and `index` is the same item."""
 
     encoder: HistoryEncoder
-    index: VectorIndex
+    index: ItemIndex
     golden: tuple[GoldenCase, ...]
     embed: Embed | None = None  # vectors [F, D] of titles that the catalog does not have; raises CannotReadText
     kind: Literal["dense"] = "dense"
@@ -159,25 +159,30 @@ def _open_dense(
 ) -> LoadedArtifact:
     manifest, model = artifact.manifest, artifact.model
     catalog_piece = _catalog_piece(files, manifest)
-    index_piece = open_index(files, manifest)
+    own = method_of(manifest, files.name)[0].own_index
+    index_piece = None if own else open_index(files, manifest)
     if reason := model.compile():
         log.info("plain_forward", artifact=files.name, reason=reason)
-    pieces = (catalog_piece, index_piece, *_share_model(model, manifest, catalog_piece.value.titles))
+    pieces = (
+        catalog_piece,
+        *([index_piece] if index_piece else []),
+        *_share_model(model, manifest, catalog_piece.value.titles),
+    )
     if reason := model.record_launches(batch_positions):  # sharing moves weights: after it
         log.warning("launches_not_recorded", artifact=files.name, reason=reason)
     if device == "cpu" and artifact.precision == "fp32":
         BACKBONES.update(model.bodies)
-    catalog, index = _looked_up(catalog_piece.value, model.reads), index_piece.value
-    if device != "cpu" and index.exact and isinstance(index, StoredIndex):
-        # Beside the model: no way to the host and back between the two.
-        index = TorchIndex(index.vectors(), device)
+    catalog = _looked_up(catalog_piece.value, model.reads)
+    index = _index_of(model, index_piece, device)
     if not len(catalog) == index.size == manifest.catalog_size:
         raise ArtifactError(
             f"artifact {files.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
             f"and manifest.json expects {manifest.catalog_size}"
         )
-    if index.dim != (dim := model.item_vectors_ND.shape[1]):
-        raise ArtifactError(f"artifact {files.name}: index/ has width {index.dim}, and manifest.json expects {dim}")
+    if index.dim != model.dim:
+        raise ArtifactError(
+            f"artifact {files.name}: index/ has width {index.dim}, and manifest.json expects {model.dim}"
+        )
     return LoadedArtifact(
         name=manifest.name,
         version=manifest.version,
@@ -195,11 +200,20 @@ def _open_dense(
     )
 
 
+def _index_of(model: VectorMethod, piece: SharedBlock | None, device: str) -> ItemIndex:
+    """The index that was opened, or the model's own, which is made of the arrays that are shared by now."""
+    index: ItemIndex = model.index() if piece is None else piece.value
+    if device != "cpu" and index.exact and isinstance(index, StoredIndex):
+        # Beside the model: no way to the host and back between the two.
+        return TorchIndex(index.vectors(), device)
+    return index
+
+
 def _whole_index(mapped: bool, files: Files, manifest: Manifest) -> SharedBlock:
     return share_index(POOL, _hashes(manifest, INDEX), lambda: _read_index(files, mapped))
 
 
-def _read_index(files: Files, mapped: bool) -> VectorIndex:
+def _read_index(files: Files, mapped: bool) -> StoredIndex:
     folder, entry = files.folder / "index", files.read(INDEX + ENTRY_FILE)
     if mapped and can_map(parse_entry(entry, folder / ENTRY_FILE)):
         return parse_index(folder, entry, files.mapped(INDEX + INDEX_FILE))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from index import Catalog, VectorIndex
+from index import Catalog, ItemIndex
 from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import TitleTokens
 from modeling.torch_private import tensor_tables
@@ -104,7 +104,7 @@ def share_catalog(pool: Pool, files: Hashable, read: Callable[[], Catalog]) -> S
     return pool.share(("catalog", files), make)
 
 
-def share_index(pool: Pool, files: Hashable, open_it: Callable[[], VectorIndex]) -> SharedBlock:
+def share_index(pool: Pool, files: Hashable, open_it: Callable[[], ItemIndex]) -> SharedBlock:
     """Return the piece of an index (searching changes nothing in it, and may happen on several threads)."""
 
     def make() -> SharedBlock:

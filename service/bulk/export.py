@@ -20,6 +20,7 @@ import polars as pl
 
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
+from index.locks.one_writer import one_writer
 from service.bulk.histories import Histories
 from service.errors import AnyoError, StartError
 from service.recommend.base import Recommendation
@@ -60,7 +61,13 @@ async def export(service: Service, histories: Histories | None, out: Path, optio
     Raises:
         StartError: another export was begun there, or a user cannot be answered; the message names it. What was written
             stays.
+        BeingWrittenError: another process writes ``out``.
     """
+    with one_writer(out):
+        return await _export(service, histories, out, options, say)
+
+
+async def _export(service: Service, histories: Histories | None, out: Path, options: ExportOptions, say: Say) -> int:
     recommender = service.recommender(None)
     users = await _begin(service, recommender, histories, out, options, say)
     count = -(-len(users) // options.part_users)

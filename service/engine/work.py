@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from index.base import VectorIndex
+from index.base import ItemIndex, Keys
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
 from modeling.generation.sentence import Sentence, SentencePrompt
@@ -42,8 +42,8 @@ class Candidates:
     was when they were looked up, so that no later change of an item takes them away."""
 
     rows_C: NDArray[np.int64]
-    free_FD: NDArray[np.float32]
-    index: VectorIndex | None = None
+    free_FW: Keys
+    index: ItemIndex
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from index.base import FloatArray, VectorIndex
+from index.base import ItemIndex, Keys
 from index.live_catalog import ChangedItem, LiveCatalog
 from index.live_index import LiveIndex
 from modeling.encoder.prompt import FreeItem
@@ -30,9 +30,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Data that an artifact needs to recommend an item: its vector (None: none is needed), or why it cannot."""
+    """Data that an artifact needs to recommend an item: its key in the index (None: none is needed), or why it
+    cannot."""
 
-    vector_D: FloatArray | None = None
+    key_W: Keys | None = None
     refusal: str | None = None
 
 
@@ -44,7 +45,7 @@ class ArtifactItems:
 
     def __init__(self, parts: AnyLoaded, settings: Settings, metrics: Metrics) -> None:
         self.catalog = LiveCatalog(parts.catalog)
-        self.index: VectorIndex | None = parts.index if parts.kind == "dense" else None
+        self.index: ItemIndex | None = parts.index if parts.kind == "dense" else None
         self.refusals: dict[str, str] = {}
         """Items that this artifact cannot recommend, and why."""
         self._parts, self._metrics = parts, metrics
@@ -86,12 +87,15 @@ class ArtifactItems:
             return NOTHING_NEEDED
         if self._parts.kind == "generative":
             return Prepared(refusal=self._unwritable(item_id, content.title))
+        index = self._parts.index
         given_here = content.vector is not None and content.vector_of == self._parts.version
-        if given_here and len(content.vector or ()) == self._parts.index.dim:
+        if given_here and index.takes_vectors and len(content.vector or ()) == index.dim:
             return Prepared(np.array(content.vector, np.float32))
         row = self.catalog.trained_row(item_id)
         if row is not None:
-            return Prepared(self._parts.index.vectors(np.array([row]))[0])
+            return Prepared(index.keys(np.array([row]))[0])
+        if not index.takes_vectors:
+            return Prepared(refusal=self._uncounted())
         return await self._embedded(content.title, deadline)
 
     def _unwritable(self, item_id: str, title: str) -> str | None:
@@ -99,6 +103,12 @@ class ArtifactItems:
         if self.catalog.trained_row(item_id) is not None:
             return None
         return self._parts.model.item_refusal(title)
+
+    def _uncounted(self) -> str:
+        return (
+            f"artifact {self.name!r} (recipe {self._parts.recipe!r}) counts interactions, and a new item has none; "
+            "train an artifact on data that has it"
+        )
 
     async def _embedded(self, title: str, deadline: float) -> Prepared:
         if self._embedder is None:
@@ -123,7 +133,7 @@ class ArtifactItems:
 
     def apply(self, changes: Sequence[tuple[StoredItem, Prepared]]) -> None:
         """Make changes the state that the next request finds; older ones than those applied are passed over."""
-        added: list[tuple[int, FloatArray]] = []
+        added: list[tuple[int, Keys]] = []
         closed: list[int] = []
         size = len(self.catalog.trained)
         for item, prepared in changes:
@@ -135,8 +145,8 @@ class ArtifactItems:
             self.refusals.pop(item.item_id, None)
             if prepared.refusal is not None:
                 self.refusals[item.item_id] = prepared.refusal
-            elif item.content.state == "live" and prepared.vector_D is not None:
-                added.append((row, prepared.vector_D))
+            elif item.content.state == "live" and prepared.key_W is not None:
+                added.append((row, prepared.key_W))
         if self._parts.kind == "dense":
             self._change_index(added, closed)
 
@@ -152,7 +162,7 @@ class ArtifactItems:
             item.item_id, content.title, content.categories, content.attributes, may, trained, popularity
         )
 
-    def _change_index(self, added: Sequence[tuple[int, FloatArray]], closed: Sequence[int]) -> None:
+    def _change_index(self, added: Sequence[tuple[int, Keys]], closed: Sequence[int]) -> None:
         if not added and not closed:
             return
         assert self._parts.kind == "dense"

@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
 from index.storage import ENTRY_FILE
-from modeling.artifact.manifest import read_manifest
+from modeling.artifact.manifest import ArtifactError, read_manifest
 from service.ray_serve.encoder import EncoderReplica
 from service.ray_serve.ingress import IngressReplica
 from service.ray_serve.remote import PREFIX, Backend, DeployError
@@ -73,7 +73,12 @@ class Layout:
     def backend(self, folder: Path) -> tuple[Backend, serve.Application]:
         """Return the application that serves the artifact in ``folder``, and where it is; raises `ArtifactError`."""
         manifest = read_manifest(folder)
-        entry = manifest.files[f"index/{ENTRY_FILE}"]
+        entry = manifest.files.get(f"index/{ENTRY_FILE}")
+        if entry is None:
+            raise ArtifactError(
+                f"artifact {folder.name} (recipe {manifest.recipe}) has no item vectors to divide among shards; serve "
+                "it with `python -m service`"
+            )
         place = str(folder.absolute())
         shards = [
             serve.deployment(ShardReplica, name=f"shard-{number}")

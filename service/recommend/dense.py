@@ -14,11 +14,11 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from index.base import Keys
 from modeling.encoder.prompt import FreeItem, Prompt
 from modeling.encoder.user_encoder import CannotReadText
 from modeling.inference.encoder_forward import EncoderForward
 from modeling.inference.prefix_cache import PrefixCache
-from modeling.methods.base_ranking import inner_products
 from service.artifacts.loading import LoadedArtifact
 from service.caches.local import VectorCache, history_key
 from service.caches.shared import ArtifactCache, CacheHit, CacheKeys
@@ -128,8 +128,8 @@ class DenseRecommender(BaseRecommender):
             return await self._recommend(query, deadline, cached)
 
     async def rank(self, query: RankQuery, deadline: float) -> Ranking:
-        """Order the candidates of one request by the inner products with the user's vector, before `deadline`; raises
-        as `recommend`."""
+        """Order the candidates of one request by their scores for the user's vector, before `deadline`; raises as
+        `recommend`."""
         with self._answering():
             return await self._rank(query, deadline)
 
@@ -165,14 +165,15 @@ class DenseRecommender(BaseRecommender):
         history = await self.histories.of(query)
         found, index = resolve_candidates(query, self.catalog), self.items.index  # of one moment
         started = time.monotonic()
-        free_FD = await self._free_vectors(found.titles, deadline)
+        free_FW = await self._free_keys(found.titles, deadline)
         if not history.parts:
             return ranked_by_popularity(found, self.catalog, history)
         vector_key, vector_D, question, _ = await self._look_up(
             history, True, lambda shared: shared.vector_question(history.parts)
         )
         prompt, positions = await self._prompt(history, deadline) if vector_D is None else (None, 0)
-        candidates = Candidates(np.array(found.rows, np.int64), free_FD, index)
+        assert index is not None, "a dense artifact has an index"
+        candidates = Candidates(np.array(found.rows, np.int64), free_FW, index)
         work = Work(prompt, len(found.parts), NO_ROWS, None, vector_D, positions, candidates)
         seconds = history.seconds | {"assemble": time.monotonic() - started}
         scored = await self._run(work, (vector_key, tuple(found.parts)), vector_key, deadline)
@@ -181,10 +182,10 @@ class DenseRecommender(BaseRecommender):
         source: Source = "model" if vector_D is None else "cache"
         return ranked(found, scored.scores_K, source, history, seconds | scored.seconds)
 
-    async def _free_vectors(self, titles: Sequence[str], deadline: float) -> NDArray[np.float32]:
+    async def _free_keys(self, titles: Sequence[str], deadline: float) -> Keys:
         """Return item vectors [F, D] of free titles among the candidates; raises Conflict where there are none."""
         if not titles:
-            return np.empty((0, self.parts.index.dim), np.float32)
+            return self.parts.index.keys(NO_ROWS)
         items = cast("Sequence[FreeItem]", await self.histories.read(titles, deadline, "candidates"))
         try:
             return await self.histories.aside(partial(self.parts.encoder.free_vectors, items))
@@ -302,8 +303,7 @@ def _answer(found: Found, history: History, seconds: dict[str, float], source: S
 
 
 def _score(user_D: NDArray[np.float32], candidates: Candidates) -> NDArray[np.float32]:
-    rows_C, vectors_CD = candidates.rows_C, candidates.free_FD
-    if len(rows_C):
-        assert candidates.index is not None
-        vectors_CD = np.concatenate([candidates.index.vectors(rows_C), vectors_CD])
-    return inner_products(user_D, vectors_CD)
+    index, rows_C = candidates.index, candidates.rows_C
+    keys_CW = np.concatenate([index.keys(rows_C), candidates.free_FW])
+    found_C: NDArray[np.float32] = index.scores(user_D[None], keys_CW)[0]
+    return found_C

@@ -28,7 +28,7 @@ def choose(
     categories: Sequence[Sequence[str]],
     k: int,
     wanted: Diversity,
-    vectors: Callable[[], NDArray[np.float32]],
+    alike: Callable[[], Callable[[int], NDArray[np.float32]]],
 ) -> list[int]:
     """Return the places of at most k items of a ranked list, in the order they are chosen.
 
@@ -41,17 +41,18 @@ def choose(
         categories: of each item.
         k: how many.
         wanted: weight and limit.
-        vectors: gives the item vectors [C, D]; called only where the weight is above 0.
+        alike: returns what gives the cosines [C] of all items with that of a place; called only where the weight is
+            above 0.
     """
     relevance_C = _scaled(np.asarray(scores, np.float64))
-    unit_CD = _unit(vectors()) if wanted.mmr and len(scores) else None
+    cosines_of = alike() if wanted.mmr and len(scores) else None
     nearest_C = np.full(len(scores), -1.0)  # cosine with the most similar chosen item
     open_C = np.ones(len(scores), dtype=bool)
     taken: Counter[str] = Counter()
     chosen: list[int] = []
     while len(chosen) < k and open_C.any():
-        worth_C = relevance_C if unit_CD is None else (1 - wanted.mmr) * relevance_C - wanted.mmr * nearest_C
-        place = int(np.argmax(np.where(open_C, worth_C, -np.inf))) if unit_CD is not None else int(np.argmax(open_C))
+        worth_C = relevance_C if cosines_of is None else (1 - wanted.mmr) * relevance_C - wanted.mmr * nearest_C
+        place = int(np.argmax(np.where(open_C, worth_C, -np.inf))) if cosines_of is not None else int(np.argmax(open_C))
         open_C[place] = False
         if wanted.per_category is not None:
             names = set(categories[place])
@@ -59,8 +60,8 @@ def choose(
                 continue
             taken.update(names)
         chosen.append(place)
-        if unit_CD is not None:
-            nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[place])
+        if cosines_of is not None:
+            nearest_C = np.maximum(nearest_C, cosines_of(place))
     return chosen
 
 
@@ -70,10 +71,3 @@ def _scaled(scores_C: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.ones_like(scores_C)
     scaled: NDArray[np.float64] = (scores_C - scores_C.min()) / (scores_C.max() - scores_C.min())
     return scaled
-
-
-def _unit(vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors of length 1; a zero vector stays, and is unlike everything."""
-    lengths_C1 = np.linalg.norm(vectors_CD, axis=1, keepdims=True)
-    unit_CD: NDArray[np.float32] = (vectors_CD / np.where(lengths_C1 > 0, lengths_C1, 1)).astype(np.float32, copy=False)
-    return unit_CD

@@ -1,11 +1,12 @@
 """Why an item was recommended: what each item of the history adds to its score, and which of them is most like it.
 
-Both are computed from the model's own vectors, not made up after the fact:
+Both are computed from the model's own scores, not made up after the fact:
 
 * leaving one out: the score minus the score for the same history without that item, read as if it had been sent so (an
   older item may come into the window). One vector for each item of the history, computed with the other requests of
   the engine and kept, so that other answers to the same history cost a product;
-* the nearest item of the history: the one whose item vector has the largest cosine with that of the recommended item.
+* the nearest item of the history: the one that has the largest cosine with the recommended item, of their vectors or,
+  where items are counted, of their rows in the table of counts.
 
 Shape legend: H items of the history that the model reads, K recommended items, D item dimension.
 """
@@ -19,7 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from index.base import VectorIndex
+from index.base import ItemIndex
 from modeling.encoder.prompt import Prompt
 from service.artifacts.loading import LoadedArtifact
 from service.caches.local import ArrayCache, VectorCache, history_key
@@ -112,31 +113,27 @@ class Explainer:
         known_D = self._vectors.get(key)
         if known_D is not None:
             return known_D
-        nothing = Candidates(NO_ROWS, np.empty((0, self._parts.index.dim), np.float32))
+        index = self._parts.index
+        nothing = Candidates(NO_ROWS, index.keys(NO_ROWS), index)
         work = Work(prompt, 0, NO_ROWS, candidates=nothing)
         return (await self._engine.run(work, (key, "vector"), deadline)).vector_D
 
 
 def explained(
-    index: VectorIndex,
+    index: ItemIndex,
     history: list[int | str],
     rows_K: NDArray[np.int64],
     scores_K: NDArray[np.float32],
     without_HD: NDArray[np.float32] | None,
 ) -> Explanation:
     """Return the explanation of rows with these scores. Blocks."""
-    items_KD = index.vectors(rows_K)
-    influence_KH = None if without_HD is None else scores_K[:, None] - items_KD @ without_HD.T
+    keys_KW = index.keys(rows_K)
+    influence_KH = None if without_HD is None else scores_K[:, None] - index.scores(without_HD, keys_KW).T
     places = [place for place, part in enumerate(history) if not isinstance(part, str)]
     nearest_K, cosine_K = np.full(len(rows_K), -1), np.zeros(len(rows_K), np.float32)
     if places:
-        read_PD = index.vectors(np.array([history[place] for place in places], np.int64))
-        cosine_KP = _unit(items_KD) @ _unit(read_PD).T
+        read_PW = index.keys(np.array([history[place] for place in places], np.int64))
+        cosine_KP = index.cosines(keys_KW, read_PW)
         best_K = cosine_KP.argmax(1)
         nearest_K, cosine_K = np.array(places)[best_K], cosine_KP[np.arange(len(rows_K)), best_K]
     return Explanation(history, influence_KH, nearest_K, cosine_K)
-
-
-def _unit(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    found_ND: NDArray[np.float32] = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
-    return found_ND

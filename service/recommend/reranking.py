@@ -210,8 +210,9 @@ async def _diversified(dense: DenseRecommender, answer: Recommendation, k: int, 
     kept = [(row, score) for row, score in zip(answer.rows, answer.scores, strict=True) if catalog.is_open(row)]
     rows, scores = [row for row, _ in kept], [score for _, score in kept]
     categories = [catalog.categories[row] for row in rows]
-    vectors = partial(index.vectors, np.asarray(rows, np.int64))
-    places = await dense.histories.aside(partial(choose, scores, categories, k, wanted, vectors))
+    places = await dense.histories.aside(
+        partial(choose, scores, categories, k, wanted, lambda: index.alike_to(index.keys(np.array(rows, np.int64))))
+    )
     seconds = answer.seconds | {DIVERSIFY: time.monotonic() - started}
     return replace(
         answer, rows=[rows[place] for place in places], scores=[scores[place] for place in places], seconds=seconds

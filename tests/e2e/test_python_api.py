@@ -29,6 +29,7 @@ SHORT = ["optimizer.epochs=1", "optimizer.positions=200"]
 RECIPES = {
     "sasrec": [*SHORT, "items.dim=16", "backbone.width=16"],
     "anyo": [*SHORT, "items.dim=16", "history.limit=8"],
+    "item_knn": [],
     "genre": [*SHORT, "history.title_tokens=6", "history.limit=5", "method.beams=6", "method.validation_users=8"],
 }
 READS_TEXT = ("anyo", "genre")
@@ -42,7 +43,7 @@ def artifact(
 ) -> Path:
     folder, name = tmp_path_factory.mktemp("api"), request.param
     data = write_dataset(folder / "ring", users=40, items=ITEMS)
-    backbone = None if name == "sasrec" else str(backbone_folder("qwen3"))
+    backbone = None if name in ("sasrec", "item_knn") else str(backbone_folder("qwen3"))
     run(
         get_recipe(name, RECIPES[name], backbone=backbone),
         read_dataset(data),
@@ -110,7 +111,7 @@ def test_a_question_that_cannot_be_answered_is_a_value_error_with_one_sentence(a
         with pytest.raises(ValueError, match=message):
             model.recommend(**given)  # type: ignore[arg-type]
     if artifact.name not in READS_TEXT:
-        with pytest.raises(ValueError, match=r"holds a free title, and artifact 'sasrec' .* reads ids only"):
+        with pytest.raises(ValueError, match=r"holds a free title, and artifact .* reads ids only"):
             model.recommend([{"title": "lamp"}])
 
 

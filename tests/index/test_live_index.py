@@ -49,7 +49,7 @@ def test_changes_and_merges_equal_a_search_over_what_there_is(kind: str) -> None
             assert rows_BK.tolist() == [brute(part, query_D, 5, set()) for query_D in queries_BD]
     assert merges >= 1 and live.size == len(now)
     for row in now:
-        assert (live.vectors(np.array([row]))[0] == now[row]).all()
+        assert (live.keys(np.array([row]))[0] == now[row]).all()
 
 
 def test_rows_that_are_gone_need_no_care_and_have_no_vector() -> None:
@@ -57,7 +57,7 @@ def test_rows_that_are_gone_need_no_care_and_have_no_vector() -> None:
     scores, rows = live.search(np.ones((1, 3), np.float32), 3, exclude=[np.array([99])])
     assert rows.tolist() == [[2, -1, -1]] and np.isneginf(scores[0, 1:]).all()
     with pytest.raises(SearchError, match="row 99"):
-        live.vectors(np.array([99]))
+        live.keys(np.array([99]))
 
 
 def catalog() -> LiveCatalog:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from index.locks.one_writer import one_writer
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import MANIFEST, Manifest, read_manifest, seal
 from modeling.backbone.loading import BackboneError
@@ -74,7 +73,8 @@ def choose(
         console: for progress.
 
     Raises:
-        RecipeError: no candidate gave a model; several processes were started; another process is at the same choice.
+        RecipeError: no candidate gave a model; several processes were started.
+        BeingWrittenError: another process writes ``options.out``.
         DataError: the split leaves a part without targets.
     """
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -82,34 +82,20 @@ def choose(
     targets = len(split_of(dataset, options.split).validation)
     if targets < FEW:
         console.print(f"note: validation has {targets} targets; the best of so few may be best by chance")
-    folder = _folder(candidates, dataset, options)
-    with _alone(folder, options.out):
+    folder = _folder(dataset, options)
+    with one_writer(options.out):
         tried = _all_tried(candidates, dataset, folder, options, shares_of(candidates, minutes), console)
         able = [each for each in tried if each.figure is not None]
         if not able:
             reasons = "; ".join(f"{each.name}: {each.reason}" for each in tried)
             raise RecipeError(f"no candidate gave a model: {reasons}")
-        best = _best(able, candidates, console)
+        best = max(able, key=_figure)
         record = {"chosen": best.name, "targets": targets, "tried": _as_data(tried)}
-        manifest = _taken_over(folder / best.name, options.out, record)
+        (place,) = [_place(folder, each) for each in candidates if each.name == best.name]
+        manifest = _taken_over(place, options.out, record)
         if not options.keep_work:
             shutil.rmtree(folder, ignore_errors=True)
     return Choice(manifest, tried)
-
-
-def _best(able: Sequence[Tried], candidates: Sequence[Candidate], console: Console) -> Tried:
-    """The best of those that `POST /recommend` serves; what only counts is chosen where there is nothing else."""
-    trained = {each.name for each in candidates if each.share}
-    first = max(able, key=_figure)
-    best = max((each for each in able if each.name in trained), key=_figure, default=first)
-    if first.name != best.name:
-        console.print(
-            f"note: {first.name}, which only counts, is better on validation ({_figure(first):.4f} against "
-            f"{_figure(best):.4f} of {best.name}); give more time, or train it by name and serve it at "
-            "POST /recommend/generative",
-            highlight=False,
-        )
-    return best
 
 
 def _figure(tried: Tried) -> float:
@@ -129,40 +115,35 @@ def _all_tried(
         budget = budgets[each.name]
         limit = "" if budget is None else f", at most {budget:.3g} min"
         console.print(f"candidate {number} of {len(candidates)}: {each.name}{limit} ({each.why})", highlight=False)
-        own = replace(options, out=folder / each.name, time_budget=budget)
+        own = replace(options, out=_place(folder, each), time_budget=budget)
         tried.append(_tried(each, dataset, own, console))
     return tried
 
 
-@contextlib.contextmanager
-def _alone(folder: Path, out: Path) -> Iterator[None]:
-    """Hold the folder of the candidates; raises `RecipeError` where another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecipeError(f"another process makes {out} in the same way; wait until it ends") from None
-        yield
+def _folder(dataset: Dataset, options: RunOptions) -> Path:
+    """Folder of the candidates' artifacts, named by all that affects each of them but its recipe and the time."""
+    decides = [dataset.sha256, dataset.ties, options.seed, options.precision, options.split, options.refit]
+    return options.out.absolute().parent / f".{options.out.name}.candidates-{_digest(decides)}"
 
 
-def _folder(candidates: Sequence[Candidate], dataset: Dataset, options: RunOptions) -> Path:
-    """Folder of the candidates' artifacts, named by all that affects them but the time, so that an equal choice goes
-    on."""
-    decides = [
-        [[each.name, each.recipe.model_dump(mode="json")] for each in candidates],
-        [dataset.sha256, dataset.ties, options.seed, options.precision, options.split, options.refit],
-    ]
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    return options.out.absolute().parent / f".{options.out.name}.candidates-{digest}"
+def _place(folder: Path, candidate: Candidate) -> Path:
+    """Folder of a candidate's artifact, so that an equal recipe goes on, whatever else is tried."""
+    return folder / f"{candidate.name}-{_digest(candidate.recipe.model_dump(mode='json'))}"
+
+
+def _digest(decides: Any) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def _tried(candidate: Candidate, dataset: Dataset, options: RunOptions, console: Console) -> Tried:
     try:
         manifest = _earlier(options) or run(candidate.recipe, dataset, options, console).manifest
     except (RecipeError, OutOfTime, DataError, BackboneError, FloatingPointError) as error:
-        console.print(f"{candidate.name} gives no model: {error}", markup=False, highlight=False)
-        return Tried(candidate.name, None, str(error))
+        reason = str(error)
+        if isinstance(error, OutOfTime):
+            reason += f", of which this candidate has {candidate.share:.0%}"
+        console.print(f"{candidate.name} gives no model: {reason}", markup=False, highlight=False)
+        return Tried(candidate.name, None, reason)
     figure = manifest.metrics[METRIC]
     console.print(f"{candidate.name}: validation NDCG@10 {figure:.4f}", markup=False, highlight=False)
     return Tried(candidate.name, figure, candidate.why)

@@ -51,11 +51,12 @@ def choose(
 ) -> None:
     """Try the recipes that suit the data, and write the one with the best NDCG@10 on validation.
 
-    Rules look at the number of items and interactions and at the titles. Started again, it goes on where it was ended.
+    Rules look at the number of items and interactions, at the titles and at the time. Started again, it goes on where
+    it was ended.
     """
     with errors_as_one_line(console):
         check_out(out, data)
-        from training.choosing.candidates import candidates_for
+        from training.choosing.candidates import Speed, candidates_for
         from training.choosing.choose import choose as chosen_of
         from training.run import RunOptions
 
@@ -63,13 +64,12 @@ def choose(
         dataset = open_dataset(data, ties=ties, seed=seed, strict=strict, allow=allow, console=console)
         use_cores()
         options = RunOptions(out=out, seed=seed, precision=precision, split=split, keep_work=keep_work)  # type: ignore[arg-type]
-        choice = chosen_of(candidates_for(dataset), dataset, options, time_budget, console)
+        candidates = candidates_for(dataset, Speed.here(time_budget))
+        choice = chosen_of(candidates, dataset, options, time_budget, console)
     table = Table("candidate", "validation NDCG@10", "reason", title=f"{out}: {choice.chosen}")
     for each in choice.tried:
         table.add_row(each.name, "–" if each.figure is None else f"{each.figure:.4f}", each.reason)
     console.print(table)
-    if choice.manifest.method.kind == "counts":
-        console.print("a recipe that only counts is served at POST /recommend/generative", highlight=False)
     if as_json:
         print(
             json.dumps({"artifact": str(out), "version": choice.manifest.version, **choice.manifest.training["choice"]})

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from index import Catalog, VectorIndex, parse_index
-from index.storage import ENTRY_FILE, INDEX_FILE
+from index import Catalog, ItemIndex
 from modeling.artifact.manifest import open_files
 from modeling.cores import asked_threads, available_cores
 from modeling.generation.api import ListQuery
 from modeling.methods import load, method_of
 from modeling.methods.base_ranking import Rerank, ranker_of
+from training.served_index import served_index
 
 TOP = 10
 Answer = Callable[[Sequence[int]], Any]
@@ -92,18 +92,17 @@ def measure(folder: Path, histories: Sequence[Sequence[int]], second: SecondStag
     }
 
 
-def _loaded(folder: Path) -> tuple[Any, VectorIndex | None]:
+def _loaded(folder: Path) -> tuple[Any, ItemIndex | None]:
     """The model of an artifact, and its index where it gives vectors."""
     files, manifest = open_files(folder)
     catalog = Catalog.parse(files.read("catalog.parquet"), folder / "catalog.parquet", manifest.catalog_size)
-    model = load(files, catalog.popular()).model
+    loaded = load(files, catalog.popular())
     if method_of(manifest, files.name)[0].shape == "list":
-        return model, None
-    entry, content = (files.read(f"index/{name}", 256 << 30) for name in (ENTRY_FILE, INDEX_FILE))
-    return model, parse_index(folder / "index", entry, content)
+        return loaded.model, None
+    return loaded.model, served_index(files, loaded)
 
 
-def _answering(model: Any, index: VectorIndex | None) -> Answer:
+def _answering(model: Any, index: ItemIndex | None) -> Answer:
     """One request: by search where there is an index, else by the list that the model gives."""
     if index is None:
         return lambda rows: model.write([model.prepare(list(rows), None)], [ListQuery(TOP, np.asarray(rows, np.int64))])

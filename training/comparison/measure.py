@@ -22,7 +22,7 @@ from training.comparison.footprint import footprint_of
 from training.data.dataset import Dataset
 from training.data.splits import Part, Split, Targets
 from training.evaluation.baselines import FLOORS, measure_baseline
-from training.evaluation.full_ranking import Evaluation, encode_users, rank_all
+from training.evaluation.full_ranking import Evaluation, encode_users, ranks_of
 from training.evaluation.ledger import append_entry
 from training.evaluation.metrics import rank_report
 
@@ -214,7 +214,7 @@ def _shuffled(opened: Opened, targets: Targets, how: How) -> dict[str, Any]:
     rng = np.random.default_rng([how.seed, 19])
     histories = [history.astype(np.int64) for history in chosen.histories()]
     users_TD = encode_users(opened.model.encoder, [rng.permutation(history) for history in histories])
-    ranks_T = rank_all(users_TD, opened.model.item_vectors_ND, chosen.rows_T, histories, seed=how.seed)
+    ranks_T = ranks_of(users_TD, opened.model.all_scores, chosen.rows_T, histories, seed=how.seed)
     asked = asked_text(len(chosen), len(targets), how.seed)
     return {"asked": asked, **rank_report(ranks_T, cuts=(10,), seed=how.seed).to_dict()}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from index.locks.one_writer import one_writer
 from modeling.artifact.manifest import read_manifest
 from modeling.artifact.targets import COMPARISON
 from training.comparison.entrants import Entrant, require_same_dataset, train_missing
@@ -57,7 +58,21 @@ def compare(
         DataError: ``out`` is about other data, an artifact was trained on other data, or one that should rank does not.
         RecipeError: a recipe cannot be trained on the data.
         ArtifactError: an artifact cannot be asked what the others are asked.
+        BeingWrittenError: another comparison writes the same folder.
     """
+    with one_writer(out):
+        return _compare(entrants, dataset, out, how, training, console, stages)
+
+
+def _compare(
+    entrants: Sequence[Entrant],
+    dataset: Dataset,
+    out: Path,
+    how: How,
+    training: Training,
+    console: Console,
+    stages: Sequence[Stages],
+) -> dict[str, Any]:
     how = replace(how, ancestors=require_same_dataset(entrants, dataset))
     _claim(out, dataset)
     train_missing(

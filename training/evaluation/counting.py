@@ -17,6 +17,8 @@ from training.evaluation.metrics import Floats
 
 LAST = 10
 DECAY = 0.8
+BLOCK = 1024
+"""Items whose similarities are computed at a time where the nearest alone are kept."""
 
 
 def popularity_counts(split: Split, fitted_on: FittedOn = "train") -> CountsModel:
@@ -62,12 +64,21 @@ def item_knn_counts(
     taken_UN.data[:] = 1.0  # an item taken twice counts once
     unit_UN = sp.diags_array(inverse(lengths(taken_UN, axis=1))) @ taken_UN
     unit_UN = unit_UN @ sp.diags_array(inverse(lengths(unit_UN, axis=0)))
-    similar_NN = sp.csr_array(unit_UN.T @ unit_UN)
-    similar_NN.setdiag(0)
-    similar_NN.eliminate_zeros()
-    if neighbours is not None:
-        similar_NN = _nearest(similar_NN, neighbours)
+    unit_UN = sp.csc_array(unit_UN)
+    if neighbours is None:
+        similar_NN = _similar(unit_UN, slice(0, split.dataset.n_items))
+    else:  # in blocks, so that no more than what is kept, and a block, is in memory
+        blocks = [slice(first, first + BLOCK) for first in range(0, split.dataset.n_items, BLOCK)]
+        similar_NN = sp.csr_array(sp.vstack([_nearest(_similar(unit_UN, block), neighbours) for block in blocks]))
     return _model("item-knn", np.zeros(split.dataset.n_items), similar_NN, last=last, decay=decay)
+
+
+def _similar(unit_UN: Any, rows: slice) -> Any:
+    """Similarities [R, N] of some items to all others, none to themselves."""
+    found_RN = sp.csr_array(unit_UN[:, rows].T @ unit_UN)
+    found_RN.setdiag(0, k=rows.start)
+    found_RN.eliminate_zeros()
+    return found_RN
 
 
 def _nearest(similar_NN: Any, count: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index import VectorIndex
+from index import ItemIndex
 from modeling.encoder.prompt import Prompt
 from modeling.methods.base import HistoryEncoder
 from training.data.splits import Targets
@@ -17,6 +17,8 @@ from training.evaluation.metrics import Metrics, rank_report, target_ranks
 
 BATCH_POSITIONS = 4096
 SCORE_BLOCK = 512
+Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Scores [B, N] of all items for user vectors [B, D]."""
 SHOWN = 20
 """Length of the top lists behind coverage, novelty and popularity lift."""
 
@@ -77,18 +79,30 @@ def rank_all(
     *,
     seed: int,
 ) -> NDArray[np.int64]:
+    """As `ranks_of`, by inner products with item vectors [N, D]."""
+    return ranks_of(users_TD, lambda users_BD: users_BD @ items_ND.T, targets_T, seen, seed=seed)
+
+
+def ranks_of(
+    users_TD: NDArray[np.float32],
+    score: Score,
+    targets_T: NDArray[np.int64],
+    seen: Sequence[NDArray[Any]],
+    *,
+    seed: int,
+) -> NDArray[np.int64]:
     """Rank of each target (1 is best) over the whole catalog, seen items left out, ties broken at random."""
     rng = np.random.default_rng([seed, 4])
     blocks = [slice(start, start + SCORE_BLOCK) for start in range(0, len(users_TD), SCORE_BLOCK)]
     return np.concatenate(
-        [target_ranks(users_TD[block] @ items_ND.T, targets_T[block], seen[block], rng) for block in blocks]
+        [target_ranks(score(users_TD[block]), targets_T[block], seen[block], rng) for block in blocks]
     )
 
 
 def evaluate(
     encoder: HistoryEncoder,
-    items_ND: NDArray[np.float32],
-    index: VectorIndex,
+    score: Score,
+    index: ItemIndex,
     targets: Targets,
     popularity_N: NDArray[np.int64],
     *,
@@ -96,16 +110,17 @@ def evaluate(
     kept: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Evaluation:
-    """Answer every question of ``targets``, exactly and through the served index; ``kept``: rank seen items too."""
+    """Answer every question of ``targets``, exactly by ``score`` and through the served index; ``kept``: rank seen
+    items too."""
     histories = [history.astype(np.int64) for history in targets.histories()]
     users_TD = encode_users(encoder, histories, progress=progress)
-    ranks_T = rank_all(users_TD, items_ND, targets.rows_T, histories, seed=seed)
+    ranks_T = ranks_of(users_TD, score, targets.rows_T, histories, seed=seed)
     _, top_rows_TK = index.search(users_TD, SHOWN, exclude=histories)
     found = evaluation_of(ranks_T, top_rows_TK, targets, histories, popularity_N, seed=seed)
     if not kept:
         return found
     nothing = [np.empty(0, np.int64)] * len(targets)
-    return replace(found, kept_ranks_T=rank_all(users_TD, items_ND, targets.rows_T, nothing, seed=seed))
+    return replace(found, kept_ranks_T=ranks_of(users_TD, score, targets.rows_T, nothing, seed=seed))
 
 
 def evaluation_of(

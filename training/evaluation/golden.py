@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index import Catalog, VectorIndex
+from index import Catalog, ItemIndex
 from modeling.artifact.golden import GoldenCase, GoldenItem, GoldenTitle, WrittenCase
 from modeling.encoder.user_encoder import read_history
 from modeling.generation.api import ListQuery
@@ -41,7 +41,7 @@ def with_titles(histories: Sequence[Sequence[int]], catalog: Catalog, reads_text
 
 
 def golden_cases(
-    encoder: HistoryEncoder, index: VectorIndex, catalog: Catalog, histories: Sequence[History]
+    encoder: HistoryEncoder, index: ItemIndex, catalog: Catalog, histories: Sequence[History]
 ) -> list[GoldenCase]:
     """Answers of this very process, as the service gives them: items given by their ids are left out."""
     vectors = encoder.encode([encoder.prepare(read_history(history, encoder.read_titles)) for history in histories])

@@ -1,4 +1,4 @@
-"""Builds count-based rankers from the training part: popularity, Markov transitions, item-to-item similarity."""
+"""Builds count-based recommenders from the training part: popularity, Markov transitions, item-to-item similarity."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from modeling.methods.counts import CountsModel, Rule
 from training.data.splits import FittedOn
 from training.effects import Effect
 from training.evaluation.counting import DECAY, LAST, item_knn_counts, markov_counts, popularity_counts
+from training.evaluation.full_ranking import evaluate
 from training.evaluation.metrics import Metrics
-from training.export import write_list_artifact
+from training.export import write_counted_artifact
 from training.loop.fit import FitOptions, Trained
 from training.methods.base import Job, TrainingMethod
-from training.methods.next_token import evaluate_generator
 from training.recipe import MethodSettings, Recipe, RecipeError
 
 
 class CountsSettings(MethodSettings):
-    """Settings of count-based rankers; ``rule``: kind of counts."""
+    """Settings of count-based recommenders; ``rule``: kind of counts."""
 
     kind: Literal["counts"] = "counts"
     rule: Rule = "popularity"
@@ -80,12 +80,15 @@ class CountsTraining(TrainingMethod[CountsSettings]):
     def validate(self, seed: int) -> Metrics:
         """See `TrainingMethod.validate`."""
         assert self.model is not None
-        return evaluate_generator(self.model, self.split.validation, self.split.popularity(), seed=seed).metrics
+        model = self.model
+        return evaluate(
+            model.encoder, model.all_scores, model.index(), self.split.validation, self.split.popularity(), seed=seed
+        ).metrics
 
     def write(self, folder: Path, **facts: Any) -> Manifest:
-        """See `training.export.write_list_artifact`."""
+        """See `training.export.write_counted_artifact`."""
         assert self.model is not None
-        return write_list_artifact(folder, self.recipe, self.split, self.model, **facts)
+        return write_counted_artifact(folder, self.recipe, self.split, self.model, **facts)
 
 
 METHOD = CountsTraining

@@ -288,7 +288,7 @@ class DenseTraining(TrainingMethod[DenseSettings]):
         with self.console.status("ranking the catalog for all validation users"):
             return evaluate(
                 encoder,
-                vectors_ND,
+                lambda users_BD: users_BD @ vectors_ND.T,
                 FlatIndex.build(vectors_ND),
                 self.split.validation,
                 self.split.popularity(),

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from index.locks.one_writer import one_writer
 from modeling.artifact.targets import SEARCH
 from training.data.dataset import Dataset
 from training.data.report import DataError
@@ -56,7 +57,15 @@ def tune(
     Raises:
         DataError: the folder holds a search of other data or another recipe.
         RecipeError: Optuna is missing, or no trial gave a figure.
+        BeingWrittenError: another search writes the same folder.
     """
+    with one_writer(options.out):
+        return _tune(recipe, space, dataset, options, limits, console)
+
+
+def _tune(
+    recipe: Recipe, space: Space, dataset: Dataset, options: RunOptions, limits: Limits, console: Console
+) -> dict[str, Any]:
     out = options.out
     _claim(out, recipe, space, dataset, options)
     study = _study(out, options.seed)

@@ -14,8 +14,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from index import FlatIndex
 from modeling.encoder.prompt import FreeItem, Prompt
-from modeling.methods.base import HistoryEncoder, VectorMethod
+from modeling.methods.base import HistoryEncoder
+from modeling.methods.dense import DenseModel
 
 BEHIND = -1e4
 """Score that an unknown item has beside every user vector; those of known items are cosines or logits."""
@@ -74,10 +76,19 @@ def known_rows(history: Sequence[int], rows_N: NDArray[np.int64]) -> list[int]:
 class Ancestor:
     """An older artifact in a comparison: its encoder, and its vectors for the items of the newer catalog [N, D + 1]."""
 
-    def __init__(self, model: VectorMethod, rows_N: NDArray[np.int64]) -> None:
+    def __init__(self, model: DenseModel, rows_N: NDArray[np.int64]) -> None:
         own_ND = model.item_vectors_ND
         reader = AncestorEncoder(model.encoder, rows_N, own_ND.shape[1])
         self.encoder = cast(HistoryEncoder, reader)  # a comparison has no free titles
         self.item_vectors_ND = np.zeros((len(rows_N), own_ND.shape[1] + 1), np.float32)
         self.item_vectors_ND[rows_N >= 0, :-1] = own_ND[rows_N[rows_N >= 0]]
         self.item_vectors_ND[rows_N < 0, -1] = BEHIND
+
+    def index(self) -> FlatIndex:
+        """See `modeling.methods.base.VectorMethod.index`."""
+        return FlatIndex.build(self.item_vectors_ND)
+
+    def all_scores(self, users_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `modeling.methods.base.VectorMethod.all_scores`."""
+        found_BN: NDArray[np.float32] = users_BD @ self.item_vectors_ND.T
+        return found_BN

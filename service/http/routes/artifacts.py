@@ -150,7 +150,7 @@ async def _artifact(recommender: AnyRecommender, service: Service) -> dict[str, 
     attributes = await service.searches.run(lambda: recommender.catalog.known_attributes)
     others = {each.parts.name: each.parts.pieces for each in service.recommenders.values() if each is not recommender}
     mine = [piece for piece in parts.pieces if not any(piece in pieces for pieces in others.values())]
-    writes = None
+    writes, index = None, recommender.parts.index if recommender.kind == "dense" else None
     if recommender.kind == "generative":
         writes = {"default": asdict(recommender.default), "limit": asdict(recommender.limit)}
     return {
@@ -165,7 +165,7 @@ async def _artifact(recommender: AnyRecommender, service: Service) -> dict[str, 
         "shares": _shares(parts.pieces, others),
         "reads": parts.reads,
         "items": len(recommender.catalog),
-        "dim": recommender.parts.index.dim if recommender.kind == "dense" else None,
+        "dim": index.dim if index is not None and index.takes_vectors else None,
         "writes": writes,
         "ranks": recommender.ranks,
         "history_limit": parts.reader.history_limit,

@@ -172,6 +172,11 @@ def _space_of(service: Service, name: str | None, vector: Sequence[float] | None
     if vector is None:
         return None
     parts = service.recommender(name).parts
+    if not parts.index.takes_vectors:
+        raise InvalidInput(
+            f"artifact {parts.name!r} (recipe {parts.recipe!r}) counts interactions: leave vector out",
+            field="vector",
+        )
     if len(vector) != parts.index.dim:
         raise InvalidInput(
             f"vector has {len(vector)} numbers, and those of artifact {parts.name!r} have {parts.index.dim}",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from index.base import RowArray, SearchError, VectorIndex
+from index.base import ItemIndex, RowArray, SearchError
 from index.filters.body import FILTER_OF, FilterBody
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
@@ -132,7 +131,8 @@ async def item(
 async def similar(
     request: Request, item_id: Annotated[str, Path()], query: Annotated[SimilarQuery, Query()]
 ) -> Response:
-    """The items whose vectors are closest to that of an item."""
+    """The items whose vectors are closest to that of an item; of an artifact that counts interactions those that its
+    table has for the item, which may be none."""
     service = service_of(request)
     recommender = service.recommender(query.artifact)
     catalog, index = recommender.catalog, recommender.items.index
@@ -157,10 +157,9 @@ async def similar(
     return json_answer({"item_id": item_id, "items": items})
 
 
-def _closest(index: VectorIndex, row: int, k: int, allowed: RowArray | None) -> tuple[list[int], list[float]]:
-    rows = np.array([row], np.int64)
-    scores_1K, rows_1K = index.search(index.vectors(rows), k, exclude=[rows], allowed=allowed)
-    return rows_1K[0].tolist(), scores_1K[0].tolist()
+def _closest(index: ItemIndex, row: int, k: int, allowed: RowArray | None) -> tuple[list[int], list[float]]:
+    scores_K, rows_K = index.similar(row, k, allowed)
+    return rows_K.tolist(), scores_K.tolist()
 
 
 def unknown(name: str, catalog: LiveCatalog, item_id: str) -> AnyoError:

@@ -20,7 +20,7 @@ import anyo
 import modeling.methods
 import training.methods
 import training.recipes
-from index import Catalog, FlatIndex
+from index import Catalog
 from modeling.artifact.folders import ArtifactError
 from modeling.encoder.user_encoder import CannotReadText, read_history
 from modeling.generation.api import ListQuery
@@ -116,8 +116,7 @@ def answers(loaded: Loaded[Any], histories: Sequence[History], **wanted: Any) ->
         return [each.rows_K.tolist() for each in model.write(prompts, [query] * len(prompts))]
     encoder = model.encoder
     vectors = encoder.encode([encoder.prepare(read_history(history, encoder.read_titles)) for history in histories])
-    index = FlatIndex.build(model.item_vectors_ND)
-    _, rows_BK = index.search(vectors, query.k, exclude=[query.exclude] * len(histories), allowed=query.allowed)
+    _, rows_BK = model.index().search(vectors, query.k, exclude=[query.exclude] * len(histories), allowed=query.allowed)
     return [[row for row in rows_K.tolist() if row >= 0] for rows_K in rows_BK]
 
 

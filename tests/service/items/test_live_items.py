@@ -247,7 +247,7 @@ async def test_an_artifact_that_is_loaded_has_all_changes_before_it_answers(tmp_
         vector_D = make_parts().embed([NEW])[0]  # type: ignore[misc]
         index: Any = anyo.service.recommender("second").items.index
         catalog = anyo.service.recommender("second").catalog
-        assert (index.vectors(np.array([catalog.row("given")]))[0] == vector_D).all()
+        assert (index.keys(np.array([catalog.row("given")]))[0] == vector_D).all()
 
 
 async def test_replicas_on_one_store_see_each_others_changes_within_a_second(tmp_path: Path) -> None:

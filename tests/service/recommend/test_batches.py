@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index import FlatIndex
 from service.errors import DeadlineExceeded, Overloaded
 from service.observability.metrics import Metrics
 from service.recommend.batches import Batches
@@ -141,6 +142,6 @@ def test_the_choice_is_the_one_of_the_formula() -> None:
     while len(chosen) < 10:
         rest = [place for place in range(30) if place not in chosen]
         chosen.append(max(rest, key=lambda place: 0.4 * relevance[place] - 0.6 * (unit[chosen] @ unit[place]).max()))
-    wanted = Diversity(mmr=0.6)
-    assert choose(scores.tolist(), [()] * 30, 10, wanted, lambda: vectors) == chosen
-    assert choose([], [], 10, wanted, lambda: vectors[:0]) == NOTHING
+    wanted, index = Diversity(mmr=0.6), FlatIndex.build(vectors)
+    assert choose(scores.tolist(), [()] * 30, 10, wanted, lambda: index.alike_to(vectors)) == chosen
+    assert choose([], [], 10, wanted, lambda: index.alike_to(vectors[:0])) == NOTHING

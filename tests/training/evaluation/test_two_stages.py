@@ -147,7 +147,7 @@ def test_two_stages_are_timed_beside_the_first_alone(place: Path) -> None:
         ("dense", ["--rerank", "dense:nowhere"], "'nowhere' neither takes part nor is an artifact's folder"),
         ("dense", ["--rerank", "dense:dense", "--rerank", "dense:dense"], "'dense + dense' takes part twice"),
         ("dense", ["--candidates", "20"], "--candidates is for --rerank"),
-        ("counted", ["--rerank", "counted:counted"], "recipe markov) cannot retrieve for --rerank: it returns lists"),
+        ("asked", ["--rerank", "asked:asked"], "recipe tallrec) cannot retrieve for --rerank: it returns lists"),
     ],
     ids=["form", "unknown", "nowhere", "twice", "alone", "lists"],
 )

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from modeling.artifact.manifest import ArtifactError
 from modeling.encoder.build import build_model
 from modeling.methods import load
 from modeling.methods.dense import load_artifact
@@ -78,14 +77,14 @@ def test_a_ranker_scores_the_unseen_candidates_of_a_dense_artifact(made: Path, r
         scores_N[history] = -np.inf
         found = np.argsort(-scores_N, kind="stable")[:6]
         assert sorted(teacher.rows_RK[number]) == sorted(found)
-        (expected,) = ranker.score([ranker.prepare_candidates(history, teacher.rows_RK[number].tolist())])
+        expected = ranker.scores(history)[teacher.rows_RK[number]].astype(np.float32)
         np.testing.assert_array_equal(teacher.scores_RK[number], expected)
         assert (np.diff(teacher.scores_RK[number]) <= 0).all()
     assert teacher.facts["candidates"]["recipe"] == "sasrec"
     with pytest.raises(DataError, match="artifact a does not score candidates"):
         export_teacher(made / "a", ring, tmp_path / "x", top=6, newest=2, console=console, candidates=made / "a")
-    with pytest.raises(ArtifactError, match="is needed here"):
-        export_teacher(made / "m", ring, tmp_path / "x", top=6, newest=2, console=console, candidates=made / "m")
+    own = export_teacher(made / "m", ring, tmp_path / "own", top=6, newest=2, console=console, candidates=made / "m")
+    assert own.facts["candidates"]["recipe"] == "markov" and (np.diff(own.scores_RK) <= 0).all()
 
 
 def test_a_dense_recipe_learns_from_a_ranker_s_scores(made: Path, ring: Dataset, tmp_path: Path) -> None:

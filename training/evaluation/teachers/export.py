@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from index import FlatIndex
 from modeling.artifact.manifest import Manifest
 from modeling.artifact.verified import Files
 from modeling.generation.api import ListQuery
-from modeling.methods import load
+from modeling.methods import load, method_of
 from modeling.methods.base import HistoryEncoder
 from modeling.methods.base_prompted import PromptRanker
-from modeling.methods.base_ranking import CandidateRanker, best_rows
+from modeling.methods.base_ranking import CandidateRanker, VectorRanker, best_rows
 from modeling.methods.bigrec import BigRecGenerator
 from training.data.report import DataError
 from training.data.splits import Split
@@ -112,18 +111,20 @@ def ask_teacher(
     asked = Asked.of(split, newest, artifact.name, shared, console)
     loaded = load(artifact, popular_N)
     model, manifest, dataset = loaded.model, loaded.manifest, split.dataset
+    # Scores of a table are those that it is asked for; inner products are logits over all items.
+    ranker = VectorRanker(model) if method_of(manifest, artifact.name)[0].own_index else model
     facts = {
         "artifact": artifact.name, "version": manifest.version, "recipe": manifest.recipe, "data": dataset.name,
         "data_sha256": dataset.sha256, "split": split.name, "ties": dataset.ties, "fitted_on": manifest.fitted_on,
         "items": dataset.n_items, "top": top,
     }  # fmt: skip
     facts |= {"shared_passes": SHARE} if shared else {}
-    _check_teacher(model, artifact.name, top, given=candidates is not None)
+    _check_teacher(ranker, artifact.name, top, given=candidates is not None)
     if candidates is not None:
         retriever = load(candidates, popular_N, shape="vector")
         found_by = retriever.manifest
         facts["candidates"] = {"artifact": candidates.name, "version": found_by.version, "recipe": found_by.recipe}
-        rows_RK, scores_RK, vectors_RD = _ranked(model, retriever.model, asked, top)
+        rows_RK, scores_RK, vectors_RD = _ranked(ranker, retriever.model, asked, top)
     elif hasattr(model, "write"):
         if shared:
             raise DataError(f"artifact {artifact.name} writes its lists one history at a time: no pass can be shared")
@@ -150,7 +151,7 @@ def _check_teacher(model: Any, name: str, top: int, *, given: bool) -> None:
 def _vectors(model: Any, manifest: Manifest, asked: Asked, top: int) -> Lists:
     """By search among item vectors; scores are logits of the softmax that the model was trained with."""
     vectors_RD = _encoded(model.encoder, asked)
-    scores_RK, rows_RK = FlatIndex.build(model.item_vectors_ND).search(vectors_RD, top)
+    scores_RK, rows_RK = model.index().search(vectors_RD, top)
     temperature = float(manifest.method.record.get("temperature", 1.0))
     return rows_RK.astype(np.int64), (scores_RK / temperature).astype(np.float32), vectors_RD
 
@@ -177,13 +178,14 @@ def _lists(model: Any, asked: Asked, top: int) -> Lists:
 
 def _ranked(ranker: CandidateRanker, retriever: Any, asked: Asked, top: int) -> Lists:
     """The best unseen items of ``retriever`` in the order of ``ranker``, with its scores."""
-    count, items_ND, vectors_RD = len(asked.users_R), retriever.item_vectors_ND, _encoded(retriever.encoder, asked)
+    count, vectors_RD = len(asked.users_R), _encoded(retriever.encoder, asked)
     rows_RK, scores_RK = np.full((count, top), -1, np.int64), np.zeros((count, top), np.float32)
     for numbers in asked.batches(RANKED, ranker.history_limit):
         prompts = []
         for number in numbers:
             history = asked.history(number)
-            found_C, _ = best_rows(items_ND @ vectors_RD[number], ListQuery(top, history))
+            (scores_N,) = retriever.all_scores(vectors_RD[number : number + 1])
+            found_C, _ = best_rows(scores_N, ListQuery(top, history))
             prompts.append(ranker.prepare_candidates(history[-ranker.history_limit :].tolist(), found_C.tolist()))
         for number, prompt, scores_C in zip(numbers, prompts, ranker.score(prompts), strict=True):
             found_C = np.array(prompt.candidates, np.int64)

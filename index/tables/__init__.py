@@ -1,0 +1,1 @@
+"""Indexes over tables instead of vectors."""
