@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -78,6 +78,7 @@ class Engine:
         self._filler = Filler(self._client, self._replicas, indexes=not address.embedded)
         self._held: dict[str, Held] = {}
         self._uses: Counter[str] = Counter()
+        self._released: deque[str] = deque()
         self._books = threading.Lock()
         self._away: str | None = None
         self._not_before = self._renewed_at = 0.0
@@ -116,16 +117,22 @@ class Engine:
     def release(self, name: str) -> None:
         """Look after a collection once less; the last time it is removed, unless another replica uses it. Returns at
         once."""
-        self._uses[name] -= 1
+        self._released.append(name)  # no lock: what collects garbage may call this at any time
         self._wake.set()
 
     def sweep(self) -> None:
         """Remove the collections of artifacts that no replica uses; a failure leaves them for the next time."""
         with contextlib.suppress(SearchUnavailable), self._asking():
-            for name in [name for name, count in list(self._uses.items()) if count <= 0]:
+            with self._books:
+                while self._released:
+                    self._uses[self._released.popleft()] -= 1
+                left = [name for name, count in self._uses.items() if count <= 0]
+            for name in left:
                 self._replicas.leave(name)
                 with self._books:
-                    if self._uses[name] <= 0:
+                    if self._uses[name] > 0:
+                        self._replicas.use([name])  # opened again meanwhile
+                    else:
                         del self._uses[name]
                         self._held.pop(name, None)
             self._replicas.forget_gone()

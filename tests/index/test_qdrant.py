@@ -230,7 +230,7 @@ def test_who_follows_a_filler_that_died_fills_what_is_missing(monkeypatch: pytes
             refuse_after(deadline, what, count)
 
         monkeypatch.setattr(filling, "refuse_after", dies)
-        with pytest.raises(SearchUnavailable, match="killed"):
+        with pytest.raises(SearchUnavailable, match=r"fails \(RuntimeError\)"):
             dead.open(held(), 30)
         assert client.count("anyo-index-a").count == 150
         monkeypatch.setattr(filling, "refuse_after", refuse_after)
