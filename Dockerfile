@@ -33,8 +33,10 @@ RUN mkdir index modeling service training \
 
 # What serving never imports (a test holds this list to the imports), and the tools that installed the rest.
 FROM build AS serving
+ARG EXTRAS="--extra otel"
 RUN python -m pip uninstall --quiet --yes \
-      editables grpcio hatchling markdown scipy tensorboard tensorboard-data-server tomlkit trove-classifiers uv werkzeug \
+      editables hatchling markdown scipy tensorboard tensorboard-data-server tomlkit trove-classifiers uv werkzeug \
+    && case "$EXTRAS" in *qdrant*) ;; *) python -m pip uninstall --quiet --yes grpcio ;; esac \
     && python -m pip uninstall --quiet --yes setuptools pip
 
 FROM base AS service

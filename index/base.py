@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,18 @@ class IndexFolderError(Exception):
 
 class SearchError(ValueError):
     """A search was asked for what it cannot answer: a NaN query, a wrong width, a row outside the index."""
+
+
+class SearchUnavailable(Exception):
+    """What answers searches elsewhere does not answer now; the message is for whoever asked.
+
+    Attributes:
+        detail: where it is and what it said, for whoever runs it; nothing secret.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail or message
 
 
 class IndexSpec(BaseModel):
@@ -138,10 +150,12 @@ class ItemIndex(ABC):
         """An exact index over items with these keys, of which it takes queries as this one does."""
         raise NotImplementedError
 
-    def similar(self, row: int, k: int, allowed: npt.NDArray[np.integer] | None = None) -> tuple[FloatArray, RowArray]:
-        """Up to k items that are most similar to that of a row, and their scores; raises as `search`."""
+    def similar(
+        self, row: int, k: int, allowed: npt.NDArray[np.integer] | None = None, wanted: Hashable | None = None
+    ) -> tuple[FloatArray, RowArray]:
+        """Up to k items that are most similar to that of a row, and their scores; arguments and errors of `search`."""
         rows = np.array([row], np.int64)
-        (scores_K,), (rows_K,) = self.search(self.query_of(self.keys(rows)), k, exclude=[rows], allowed=allowed)
+        (scores_K,), (rows_K,) = self.search(self.query_of(self.keys(rows)), k, [rows], allowed, wanted)
         kept_K = scores_K > self.unrelated
         return scores_K[kept_K], rows_K[kept_K]
 
@@ -151,6 +165,7 @@ class ItemIndex(ABC):
         k: int,
         exclude: Sequence[npt.NDArray[np.integer]] | None = None,
         allowed: npt.NDArray[np.integer] | None = None,
+        wanted: Hashable | None = None,
     ) -> tuple[FloatArray, RowArray]:
         """The k best eligible rows of every query and their inner products, sorted by (-score, row).
 
@@ -159,12 +174,15 @@ class ItemIndex(ABC):
             k: rows asked for, 1 or more.
             exclude: for every query, rows that it is never answered with; None: none.
             allowed: the only rows that any query may be answered with (a category filter); None: all.
+            wanted: a filter (`index.filters.language`) that all ``allowed`` rows pass, for an index that lets an engine
+                search by it; ``allowed`` alone says what may be answered with.
 
         Returns:
             Scores float32 [B, k] and rows int64 [B, k]; row -1 with score -inf where fewer than k rows are eligible.
 
         Raises:
             SearchError: k below 1, queries of another width or not finite, a row outside the index, or an overflow.
+            SearchUnavailable: what answers searches elsewhere is away.
         """
         checked_BD = self._checked_queries(queries_BD, k)
         if exclude is not None and len(exclude) != len(checked_BD):
@@ -172,9 +190,25 @@ class ItemIndex(ABC):
                 f"exclude holds {len(exclude)} lists for {len(checked_BD)} queries; give one list of rows per query"
             )
         lists = None if exclude is None else self._checked_lists(exclude)
-        return self._search(checked_BD, k, lists, None if allowed is None else self._checked_rows(allowed, "allowed"))
+        rows = None if allowed is None else self._checked_rows(allowed, "allowed")
+        return self._search_filtered(checked_BD, k, lists, rows, wanted)
+
+    def trouble(self) -> str | None:
+        """Why searches fail until something outside this process comes back; None while they do not."""
+        return None
 
     # -- for subclasses ------------------------------------------------------------------------------------------
+
+    def _search_filtered(
+        self,
+        queries_BD: FloatArray,
+        k: int,
+        exclude: Sequence[RowArray] | None,
+        allowed: RowArray | None,
+        wanted: Hashable | None,
+    ) -> tuple[FloatArray, RowArray]:
+        """`search` with arguments that have been checked, for what has a use for the filter itself."""
+        return self._search(queries_BD, k, exclude, allowed)
 
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         """The k best of the ``eligible`` >= k rows that are set in ``open_N`` (None: all), sorted by (-score, row)."""

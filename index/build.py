@@ -59,7 +59,7 @@ def queries_from(vectors_ND: FloatArray, most: int = MOST_QUERIES) -> FloatArray
     return found
 
 
-def recall_of(index: StoredIndex, queries_QD: FloatArray, exact: VectorIndex) -> float:
+def recall_of(index: VectorIndex, queries_QD: FloatArray, exact: VectorIndex) -> float:
     """The mean share of the exact ten best rows that the index finds."""
     _, wanted = exact.search(queries_QD, TOP)
     _, found = index.search(queries_QD, TOP)

@@ -7,7 +7,7 @@ is a value: a change makes a new one, and whoever searches an older one goes on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -189,10 +189,19 @@ class LiveIndex(ItemIndex):
         """Rows of any number: one that is gone cannot be answered with, and needs no leaving out."""
         return np.asarray(rows, np.int64).ravel()
 
-    def _search(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
+    def trouble(self) -> str | None:
+        """Why the main index cannot be searched; None while it can."""
+        return self._main.trouble()
+
+    def _search_filtered(
+        self,
+        queries_BD: FloatArray,
+        k: int,
+        exclude: Sequence[RowArray] | None,
+        allowed: RowArray | None,
+        wanted: Hashable | None,
     ) -> tuple[FloatArray, RowArray]:
-        found = [self._in_main(queries_BD, k, exclude, allowed)]
+        found = [self._in_main(queries_BD, k, exclude, allowed, wanted)]
         found += [
             _in_added(part, queries_BD, k, exclude, allowed) for part in (self._merged, self._delta) if part.index
         ]
@@ -204,7 +213,12 @@ class LiveIndex(ItemIndex):
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def _in_main(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
+        self,
+        queries_BD: FloatArray,
+        k: int,
+        exclude: Sequence[RowArray] | None,
+        allowed: RowArray | None,
+        wanted: Hashable | None,
     ) -> tuple[FloatArray, RowArray]:
         size, open_N = self._main.size, self._main_open
         if exclude is not None:
@@ -214,7 +228,7 @@ class LiveIndex(ItemIndex):
             allowed = allowed if open_N is None else allowed[open_N[allowed]]
         elif open_N is not None:
             allowed = np.flatnonzero(open_N)
-        return self._main.search(queries_BD, k, exclude, allowed)
+        return self._main.search(queries_BD, k, exclude, allowed, wanted)
 
 
 def _in_added(

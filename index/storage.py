@@ -13,7 +13,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from index.base import UNFINISHED, Content, FolderEntry, IndexFolderError, IndexSpec, StoredIndex
+from index.ivf.cells import MAPPED_BLOCK
+from index.ivf.on_disk import DiskVectors
 from index.kinds import index_class
 from index.spec import spec_of
 
@@ -23,6 +27,7 @@ METRIC = "inner_product"
 SCHEMA = 2
 """Of what is written. Before 2 there was exact search alone, called ``"factory": "Flat"``."""
 READABLE = (1, 2)
+FLOAT_BYTES = 4
 HASHED = 16 << 20  # bytes of a mapped file that are hashed at a time, a multiple of the page size
 FIELDS: dict[str, tuple[type, ...]] = {
     "metric": (str,), "size": (int,), "dim": (int,), "recall_at_10": (int, float), "bytes": (int,), "sha256": (str,),
@@ -100,6 +105,18 @@ def parse_index(folder: Path, entry: bytes, content: Content) -> StoredIndex:
     """The index in the bytes of both files, which were read from ``folder`` before, or mapped (only where `can_map`);
     raises as `open_index`."""
     return _parse(content, folder / INDEX_FILE, parse_entry(entry, folder / ENTRY_FILE))
+
+
+def mapped_vectors(entry: FolderEntry, content: mmap.mmap, path: Path) -> DiskVectors:
+    """Exact search over the item vectors of an index alone, in its mapped file, whose hash has been compared: the file
+    of every kind ends with them. Raises `IndexFolderError`."""
+    length = entry.size * entry.dim
+    if length * FLOAT_BYTES > len(content):
+        raise IndexFolderError(
+            f"{path} holds {len(content):,} bytes; {ENTRY_FILE} says {entry.size:,} vectors of width {entry.dim}"
+        )
+    vectors_ND = np.frombuffer(content, "<f4", length, len(content) - length * FLOAT_BYTES).reshape(entry.size, -1)
+    return DiskVectors.over(vectors_ND, MAPPED_BLOCK // (FLOAT_BYTES * entry.dim))
 
 
 def _parse(content: Content, path: Path, entry: FolderEntry) -> StoredIndex:

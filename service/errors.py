@@ -11,6 +11,7 @@ AnyoError
   ModelError            the model failed on this very request
   NotReady              loading, draining or broken; carries the reason
   StoreUnavailable      the store of histories did not answer
+  IndexUnavailable      the engine that finds items did not answer
   DeadlineExceeded      the request took longer than it may
 
 Which HTTP status each is answered with, and the errors that only HTTP has, are in `service/http/errors.py`.
@@ -122,6 +123,12 @@ class StoreUnavailable(AnyoError):
     """The store of histories failed or did not answer in time."""
 
     code = "store_unavailable"
+
+
+class IndexUnavailable(AnyoError):
+    """The engine that finds items did not answer, and nothing else is to."""
+
+    code = "index_unavailable"
 
 
 class DeadlineExceeded(AnyoError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,11 +32,27 @@ from service.settings.store_kinds import shown
 from service.stores import open_store
 from service.stores.guarded import GuardedStore
 
+if TYPE_CHECKING:
+    from service.artifacts.qdrant import ServedEngine
+
 log = structlog.get_logger(__name__)
 
 LAG_INTERVAL_S = 0.25
 GC_ALLOCATIONS = 20_000
 BATCHES_AHEAD = 2  # full forward passes of batch entries in the engine: one runs while the next is put together
+
+
+def _index_engine(settings: Settings, metrics: Metrics) -> ServedEngine | None:
+    """Return the engine that finds items, where one is set; raises StartError."""
+    if not settings.qdrant_url:
+        return None
+    try:
+        from service.artifacts.qdrant import ServedEngine
+    except ImportError as error:
+        raise StartError(
+            f"ANYO_QDRANT_URL is set, and its client is not installed ({error}); `pip install 'anyo[qdrant]'` brings it"
+        ) from None
+    return ServedEngine(settings, metrics)
 
 
 class Service:
@@ -61,6 +78,7 @@ class Service:
             write_timeout_s=settings.deadline_ms / 1000,
         )
         self._cache = open_cache(settings, self.metrics)
+        self.index_engine = _index_engine(settings, self.metrics) if open_artifact is None else None
         opener = open_artifact or partial(
             read_parts,
             precision=settings.precision,
@@ -69,6 +87,7 @@ class Service:
             precision_forced=settings.precision_forced,
             download=settings.allow_downloads,
             map_index=settings.map_index,
+            open_index=None if self.index_engine is None else self.index_engine.open_index,
         )
         trial = try_out if open_artifact is None else None
         item_store = open_item_store(settings.item_store, settings, self.metrics) if settings.item_store else None
@@ -165,7 +184,12 @@ class Service:
 
     def not_ready(self) -> str | None:
         """Return why no traffic should come here now, or None: the answer of readiness."""
-        return self._not_ready or self.broken()
+        return self._not_ready or self.broken() or self._search_trouble()
+
+    def _search_trouble(self) -> str | None:
+        """Return why items cannot be found now; whoever finds them looks again by itself."""
+        indexes = (recommender.items.index for recommender in self.recommenders.values())
+        return next((reason for index in indexes if index is not None and (reason := index.trouble())), None)
 
     async def metrics_page(self) -> bytes:
         """Return the page of metrics; who asks while one is being written gets that one.
@@ -218,6 +242,8 @@ class Service:
         await self.items.close()
         if self._cache is not None:
             await self._cache.close()
+        if self.index_engine is not None:
+            await asyncio.to_thread(self.index_engine.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
 

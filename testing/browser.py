@@ -33,7 +33,10 @@ STILL = """(async () => {
   const element = document.querySelector(%s);
   if (!element) return null;
   element.scrollIntoView({ block: "center", behavior: "instant" });
-  const place = () => { const box = element.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
+  const place = () => {
+    const box = element.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
   const before = place();
   await new Promise(done => setTimeout(done, 50));
   if (String(before) !== String(place())) return null;

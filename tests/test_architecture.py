@@ -79,9 +79,9 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
             "spec", "text text_template cores torch_private transformers_private", "",
         ),
         "index": (
-            "__main__", "cli", "", "building", "build storage live_index live_catalog sharded", "spec",
-            "kinds catalog trie tables",
-            "ivf", "approximate faiss_calls filters", "base border text", "time_limit locks",
+             "__main__", "cli", "", "building", "build storage live_index live_catalog sharded qdrant", "spec",
+             "kinds catalog trie tables",
+             "ivf", "approximate faiss_calls filters", "base border text", "time_limit locks",
         ),
     }.items()
 }  # fmt: skip
@@ -112,6 +112,7 @@ LATE_IMPORTS = {
     "service.engine.cpu": (1, "torch is read after the variables that it looks at are set"),
     "service.http.server": (1, "uvloop is not there on every system"),
     "service.observability.tracing": (6, "the extra otel may be missing"),
+    "service.service": (1, "the extra qdrant may be missing"),
     "service.ray_serve.__main__": (10, "the command line answers before libraries are read; Ray may be missing"),
     "training.cli": (11, "the command line answers before torch is read"),
     "training.cli_common": (6, "the command line answers before torch is read"),

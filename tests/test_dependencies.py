@@ -51,7 +51,8 @@ def test_every_import_is_a_declared_dependency_and_every_dependency_is_pinned_an
     pinned = {_normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
 
     imported = _external(SOURCES)
-    used_here = [name for extra in ("cpu", "minilm", "mlflow", "otel", "ray", "s3", "tune") for name in extras[extra]]
+    used = ("cpu", "minilm", "mlflow", "otel", "qdrant", "ray", "s3", "tune")
+    used_here = [name for extra in used for name in extras[extra]]
     by_who_uses_it = {"wandb"}  # imported late, with an error that says what to install
     assert imported - base - {_normal(name) for name in used_here} - by_who_uses_it == set()
     assert _external(TEST_SOURCES) - base - optional == set(), "the extra dev must name what tests import"

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from index import Catalog, IndexFolderError, ItemIndex, parse_index
-from index.base import StoredIndex
-from index.storage import ENTRY_FILE, INDEX_FILE, can_map, parse_entry
+from index.base import FolderEntry, StoredIndex
+from index.storage import ENTRY_FILE, INDEX_FILE, can_map, mapped_vectors, parse_entry
 from modeling.artifact.folders import ArtifactError
 from modeling.artifact.golden import GoldenCase, WrittenCase
 from modeling.artifact.manifest import Manifest, one_line, open_files, read_manifest, refusing
+from modeling.artifact.part_names import Part
 from modeling.artifact.sizes import NUMBER
 from modeling.artifact.verified import Files
 from modeling.backbone.loading import BackboneError, resolve_source
@@ -99,7 +100,29 @@ class LoadedGenerative(Loaded):
 
 
 AnyLoaded = LoadedArtifact | LoadedGenerative
-OpenIndex = Callable[[Files, Manifest], SharedBlock]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexSource:
+    """What an index of an artifact can be opened from: its files, its catalog, and user vectors [Q, D] of its golden
+    histories."""
+
+    files: Files
+    manifest: Manifest
+    catalog: Catalog
+    users_QD: NDArray[np.float32]
+
+    def entry(self) -> FolderEntry:
+        """Return what index.json says; raises ArtifactError, IndexFolderError."""
+        return parse_entry(self.files.read(INDEX + ENTRY_FILE), self.files.folder / INDEX / ENTRY_FILE)
+
+    def hashes(self, *prefixes: str) -> tuple[tuple[str, str], ...]:
+        """Return names and hashes of the files whose names begin so."""
+        found = {name: sha256 for name, sha256 in self.manifest.files.items() if name.startswith(prefixes)}
+        return tuple(sorted(found.items()))
+
+
+OpenIndex = Callable[[IndexSource], SharedBlock]
 
 
 def open_artifact(
@@ -160,7 +183,10 @@ def _open_dense(
     manifest, model = artifact.manifest, artifact.model
     catalog_piece = _catalog_piece(files, manifest)
     own = method_of(manifest, files.name)[0].own_index
-    index_piece = None if own else open_index(files, manifest)
+    index_piece = None
+    if not own:
+        users_QD = np.array([case.vector for case in artifact.golden], np.float32)
+        index_piece = open_index(IndexSource(files, manifest, catalog_piece.value, users_QD))
     if reason := model.compile():
         log.info("plain_forward", artifact=files.name, reason=reason)
     pieces = (
@@ -209,8 +235,16 @@ def _index_of(model: VectorMethod, piece: SharedBlock | None, device: str) -> It
     return index
 
 
-def _whole_index(mapped: bool, files: Files, manifest: Manifest) -> SharedBlock:
-    return share_index(POOL, _hashes(manifest, INDEX), lambda: _read_index(files, mapped))
+def _whole_index(mapped: bool, source: IndexSource) -> SharedBlock:
+    return share_index(POOL, source.hashes(INDEX), lambda: _read_index(source.files, mapped))
+
+
+def only_vectors(source: IndexSource) -> SharedBlock:
+    """Return exact search over the mapped item vectors, whatever the kind of the index; raises ArtifactError,
+    IndexFolderError."""
+    files = source.files
+    found = mapped_vectors(source.entry(), files.mapped(INDEX + INDEX_FILE), files.folder / INDEX / INDEX_FILE)
+    return SharedBlock(Part.INDEX, found, found.nbytes)
 
 
 def _read_index(files: Files, mapped: bool) -> StoredIndex:
@@ -287,19 +321,23 @@ def version_on_disk(folder: Path) -> str | None:
         return None
 
 
-def expected_bytes(folder: Path, known: frozenset[str], map_index: bool = False, device: str = "cpu") -> int:
+def expected_bytes(
+    folder: Path, known: frozenset[str], map_index: bool = False, device: str = "cpu", engine: bool = False
+) -> int:
     """Return about how much memory the artifact in `folder` will need, from the sizes of its files.
 
     Files and backbones whose hash is in `known` are in memory already and count nothing. 0 where the folder holds no
-    artifact: loading it will say so. With `map_index` what stays on disk counts nothing. An estimate before the fact;
-    what it really takes is measured when it is loaded.
+    artifact: loading it will say so. With `map_index` what stays on disk counts nothing, with `engine` no index. An
+    estimate before the fact; what it really takes is measured when it is loaded.
     """
     try:
         manifest = read_manifest(folder)
         files = Files(folder)
         sizes = {name: files.size(name) for name in manifest.files}
         method, record = method_of(manifest, files.name)
-        if map_index and INDEX + ENTRY_FILE in sizes:
+        if engine:
+            sizes.pop(INDEX + INDEX_FILE, None)
+        elif map_index and INDEX + ENTRY_FILE in sizes:
             entry = parse_entry(files.read(INDEX + ENTRY_FILE), files.folder / ENTRY_FILE)
             sizes[INDEX + INDEX_FILE] -= NUMBER * entry.size * entry.dim if can_map(entry) else 0
         if map_index and device == "cpu":

@@ -41,13 +41,15 @@ class Limits:
     download: bool = False
     precision: str = "fp32"
     map_index: bool = False
+    engine: bool = False  # finds items: the index is not read
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
         """Of a service; without a setting, half of the memory that is free now."""
         memory = settings.load_memory_bytes or available_memory() // 2
         precision = settings.precision if settings.device == "cpu" and settings.precision != "auto" else "fp32"
-        return cls(memory, settings.load_seconds, settings.allow_downloads, precision, settings.map_index)
+        engine = bool(settings.qdrant_url)
+        return cls(memory, settings.load_seconds, settings.allow_downloads, precision, settings.map_index, engine)
 
 
 def available_memory() -> int:
@@ -107,7 +109,7 @@ def _version(folder: Path, limits: Limits, code: int, output: bytes) -> str:
 
 def _mapped(asked: dict[str, Any]) -> int:
     """Addresses that mapped files take beside memory, at most."""
-    if not asked["map_index"]:
+    if not asked["map_index"] and not asked["engine"]:
         return 0
     try:
         return sum(path.stat().st_size for path in files_in(Path(asked["folder"])).values())
@@ -127,6 +129,7 @@ def main() -> None:
         parts = service.artifacts.loading.open_artifact(
             Path(asked["folder"]), "cpu", asked["precision"], share_backbone=False, precision_forced=True,
             download=asked["download"], map_index=asked["map_index"],
+            open_index=service.artifacts.loading.only_vectors if asked["engine"] else None,
         )  # fmt: skip
         answer = {"version": parts.version, "seconds": round(time.monotonic() - started, 3)}
     except StartError as error:

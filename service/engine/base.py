@@ -17,8 +17,9 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from index.base import SearchUnavailable
 from service.engine.batcher import Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
-from service.errors import AnyoError, DeadlineExceeded, ModelError, NotReady, Overloaded, TooLarge
+from service.errors import AnyoError, DeadlineExceeded, IndexUnavailable, ModelError, NotReady, Overloaded, TooLarge
 from service.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -244,8 +245,10 @@ class QueuedEngine(Generic[P, R]):
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def failed(error: Exception) -> ModelError:
-    """Return what a waiter is told whose own request made the model fail."""
+def failed(error: Exception) -> AnyoError:
+    """Return what a waiter is told whose own request made the model fail, or that could not be searched for."""
+    if isinstance(error, SearchUnavailable):
+        return IndexUnavailable(f"{error}; send the request again", retry_after=1)
     answer = ModelError("the model failed on this request; others are not affected")
     answer.__cause__ = error
     return answer

@@ -11,6 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from index.base import ItemIndex, Keys
+from index.filters.language import Filter
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
 from modeling.generation.sentence import Sentence, SentencePrompt
@@ -23,7 +24,8 @@ log = structlog.get_logger(__name__)
 class Work:
     """Work of one request on the device: a prompt (or the vector it gave before) and what to search for.
 
-    `exclude` holds rows never to return, `allowed` the only rows to return (None: all). `positions` are those that
+    `exclude` holds rows never to return, `allowed` the only rows to return (None: all), which are those that pass
+    `wanted`. `positions` are those that
     will have to be read (0: all of the prompt). With `candidates` nothing is searched: these are scored.
     """
 
@@ -34,6 +36,7 @@ class Work:
     vector_D: NDArray[np.float32] | None = None
     positions: int = 0
     candidates: Candidates | None = None
+    wanted: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

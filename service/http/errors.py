@@ -18,6 +18,7 @@ from service.errors import (
     AnyoError,
     Conflict,
     DeadlineExceeded,
+    IndexUnavailable,
     InvalidInput,
     ModelError,
     NotReady,
@@ -38,6 +39,7 @@ STATUS: dict[type[AnyoError], int] = {
     ModelError: 500,
     NotReady: 503,
     StoreUnavailable: 503,
+    IndexUnavailable: 503,
     DeadlineExceeded: 504,
     AnyoError: 500,
 }

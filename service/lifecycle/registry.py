@@ -298,8 +298,9 @@ class Registry(ArtifactLookup):
         """Refuse before anything is read what cannot fit by the sizes of its files."""
         if self._settings.max_artifact_bytes:
             known = frozenset().union(*(each.parts.files for each in self.recommenders.values()))
-            mapped, device = self._settings.map_index, self._settings.device
-            self._refuse_beyond(await asyncio.to_thread(expected_bytes, folder, known, mapped, device), folder.name)
+            mapped, device, engine = self._settings.map_index, self._settings.device, bool(self._settings.qdrant_url)
+            expected = await asyncio.to_thread(expected_bytes, folder, known, mapped, device, engine)
+            self._refuse_beyond(expected, folder.name)
 
     def _refuse_beyond(self, more: int, name: str) -> None:
         limit, used = self._settings.max_artifact_bytes, self.bytes()

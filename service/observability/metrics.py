@@ -211,6 +211,19 @@ class Metrics:
         self.index_recall = self._gauge(
             "index_recall", "Recall at 10 that the index of the default artifact states; 1 for exact search."
         )
+        self.index_engine_up = self._gauge(
+            "index_engine_up", "1 while the engine that finds items answers, 0 after a failure; 1 without one."
+        )
+        self.index_engine_up.set(1)
+        self.index_engine_seconds = self._histogram(
+            "index_engine_seconds", "Seconds of one call of the engine that finds items.", STAGE_SECONDS
+        )
+        self.index_engine_failures = self._counter(
+            "index_engine_failures_total", "Searches that the engine did not answer."
+        )
+        self.index_engine_fallbacks = self._counter(
+            "index_engine_fallbacks_total", "Searches that were answered by exact search here instead."
+        )
         self.artifact_info = self._gauge("artifact_info", "1 for every loaded artifact.", "name", "version", "recipe")
         self.default_artifact_info = self._gauge(
             "default_artifact_info", "1 for the artifact that answers where none is named.", "kind", "name", "version"

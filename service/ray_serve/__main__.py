@@ -117,6 +117,8 @@ def _settings(artifact: Path, host: str | None, port: int | None, ingresses: int
         _stop(str(error), NOT_ALLOWED)
     if settings.reuse_mib:
         _stop("ANYO_REUSE_MIB keeps states of histories in one process; it cannot be used on Ray Serve", NOT_ALLOWED)
+    if settings.qdrant_url:
+        _stop("ANYO_QDRANT_URL is set; on Ray Serve shards find the items: unset it", NOT_ALLOWED)
     if settings.port == 0:
         _stop("ANYO_PORT is 0; Ray Serve needs the number of a port", NOT_ALLOWED)
     if ingresses > 1 and any(url.startswith("sqlite") for url in (settings.store, settings.item_store)):

@@ -13,12 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.sharded import ShardedIndex
-from index.storage import ENTRY_FILE, parse_entry
-from modeling.artifact.manifest import Manifest
 from modeling.artifact.part_names import Part
-from modeling.artifact.verified import Files
 from modeling.encoder.prompt import Prompt
-from service.artifacts.loading import open_artifact
+from service.artifacts.loading import IndexSource, open_artifact
 from service.artifacts.memory import SharedBlock
 from service.engine.cpu import set_model_threads
 from service.ray_serve.remote import EncoderFacts
@@ -82,9 +79,9 @@ def positions_of(said: dict[str, tuple[int, float]], now: float) -> int:
     return sum(positions for positions, when in said.values() if now - when <= FORGOTTEN_S)
 
 
-def _no_index(files: Files, manifest: Manifest) -> SharedBlock:
+def _no_index(source: IndexSource) -> SharedBlock:
     """Return an index of the right size and width that cannot be searched: an encoder searches nothing."""
-    entry = parse_entry(files.read(f"index/{ENTRY_FILE}"), files.folder / "index" / ENTRY_FILE)
+    entry = source.entry()
 
     def refused(asked: Any) -> Any:
         raise RuntimeError("a replica that encodes has no index")

@@ -13,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.sharded import ShardAnswer, ShardCall, ShardedIndex
-from index.storage import ENTRY_FILE, parse_entry
-from modeling.artifact.manifest import Manifest
 from modeling.artifact.part_names import Part
-from modeling.artifact.verified import Files
 from modeling.encoder.prompt import FreeItem, Prompt
 from modeling.methods.base import HistoryEncoder
-from service.artifacts.loading import AnyLoaded, LoadedArtifact, open_artifact
+from service.artifacts.loading import AnyLoaded, IndexSource, LoadedArtifact, open_artifact
 from service.artifacts.memory import SharedBlock
 from service.errors import StartError
 from service.ray_serve.calls import Calls
@@ -161,8 +158,8 @@ def open_remote(
     return replace(parts, encoder=encoder, precision=facts.precision)
 
 
-def _sharded(shards: int, replicas: Replicas, calls: Calls, files: Files, manifest: Manifest) -> SharedBlock:
-    entry = parse_entry(files.read(f"index/{ENTRY_FILE}"), files.folder / "index" / ENTRY_FILE)
+def _sharded(shards: int, replicas: Replicas, calls: Calls, source: IndexSource) -> SharedBlock:
+    entry = source.entry()
 
     def scatter(asked: Mapping[int, ShardCall]) -> Mapping[int, ShardAnswer]:
         return calls.all({shard: partial(replicas.ask, shard, call) for shard, call in asked.items()})

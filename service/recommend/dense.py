@@ -235,7 +235,8 @@ class DenseRecommender(BaseRecommender):
         for places in groups.values():
             k = max(works[place].k for place in places)
             exclude = [works[place].exclude for place in places]
-            scores_BK, rows_BK = index.search(user_BD[places], k, exclude=exclude, allowed=works[places[0]].allowed)
+            first = works[places[0]]
+            scores_BK, rows_BK = index.search(user_BD[places], k, exclude, first.allowed, first.wanted)
             for place, scores_K, rows_K in zip(places, scores_BK, rows_BK, strict=True):
                 eligible = min(works[place].k, int(np.count_nonzero(rows_K >= 0)))
                 hits[place] = rows_K[:eligible], scores_K[:eligible]
@@ -262,7 +263,8 @@ class DenseRecommender(BaseRecommender):
         )
         unread = vector_D is None and known.result is None
         prompt, positions = await self._prompt(history, deadline) if unread else (None, 0)
-        work = Work(prompt, k, exclude, await self.histories.allowed(wanted), vector_D, positions)
+        allowed = await self.histories.allowed(wanted)
+        work = Work(prompt, k, exclude, allowed, vector_D, positions, wanted=wanted)
         return work, (vector_key, k, exclude.tobytes(), wanted, changes), vector_key, question, known
 
     async def _look_up(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-SECRETS = ("store", "cache", "api_keys", "admin_keys")
+SECRETS = ("store", "cache", "api_keys", "admin_keys", "qdrant_api_key")
 """The settings that have such a variable: URLs may hold a password, and hashes of keys say who has one."""
 SUFFIX = "_FILE"
 LARGEST = 65_536

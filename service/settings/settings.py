@@ -21,11 +21,12 @@ from service.settings.history_store import HistoryStoreSettings
 from service.settings.http import HttpSettings
 from service.settings.items import ItemSettings
 from service.settings.observability import ObservabilitySettings
+from service.settings.qdrant import QdrantSettings
 from service.settings.secret_files import file_variables, read_setting_files
 from service.settings.shared_cache import SharedCacheSettings
 from service.settings.store_kinds import sections
 
-UNSHOWN = ("store", "cache", "item_store", "otlp_endpoint")  # may hold a password
+UNSHOWN = ("store", "cache", "item_store", "otlp_endpoint", "qdrant_url", "qdrant_api_key")  # may hold a password
 LISTS = ("artifacts", "api_keys", "admin_keys", "allowed_hosts", "cors_origins")
 S = TypeVar("S", bound=Section)
 
@@ -41,6 +42,7 @@ class Settings(
     SharedCacheSettings,
     ItemSettings,
     DenseSettings,
+    QdrantSettings,
     GenerativeSettings,
     ObservabilitySettings,
     *sections(),  # type: ignore[misc]  # read with `section`

@@ -152,6 +152,21 @@ def test_every_container_is_confined() -> None:
         assert re.search(r":\d+\.\d+\.\d+-", line)
 
 
+def test_qdrant_is_confined_and_reached_by_the_service_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = compose("docker-compose.yml", "docker-compose.qdrant.yml")
+    engine, service = services["qdrant"], services["service"]
+    assert engine["read_only"] is True and engine["cap_drop"] == ["ALL"] and not engine.get("ports")
+    assert engine["networks"] == ["back"] and "back" in service["networks"]
+    assert {"mem_limit", "cpus", "pids_limit"} <= engine.keys()
+    assert re.search(r":v\d+\.\d+\.\d+", defaults(engine["image"]))
+    assert service["depends_on"]["qdrant"] == {"condition": "service_healthy"}
+    monkeypatch.setenv("ANYO_QDRANT_URL", service["environment"]["ANYO_QDRANT_URL"])
+    assert load_settings().qdrant_url == "http://qdrant:6333"
+    assert "--extra qdrant" in service["build"]["args"]["EXTRAS"]
+    (kept,) = (line for line in stage("serving") if "grpcio" in line)
+    assert 'case "$EXTRAS" in *qdrant*) ;;' in kept, "the client needs gRPC"
+
+
 def test_only_the_service_reaches_redis_and_with_a_password(tmp_path: Path) -> None:
     whole = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     assert whole["networks"]["back"] == {"internal": True}
@@ -216,7 +231,11 @@ def test_prometheus_scrapes_what_compose_calls_the_service() -> None:
 def test_docker_compose_reads_the_files() -> None:
     if shutil.which("docker-compose") is None:
         pytest.skip("no docker-compose; the Debian package docker-compose has it")
-    for files in (["docker-compose.yml"], ["docker-compose.yml", "docker-compose.gpu.yml"]):
+    for files in (
+        [base := "docker-compose.yml"],
+        [base, "docker-compose.gpu.yml"],
+        [base, "docker-compose.qdrant.yml"],
+    ):
         command = ["docker-compose", *(word for file in files for word in ("-f", file)), "config", "-q"]
         finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert finished.returncode == 0, finished.stderr

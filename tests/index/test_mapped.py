@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from index import IndexFolderError, build_index, open_index, save_index, spec_of
-from index.storage import INDEX_FILE, can_map, read_entry
+from index.kinds import kind_names
+from index.storage import INDEX_FILE, can_map, mapped_vectors, read_entry
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, DIM = 60_000, 256
@@ -99,3 +101,16 @@ def test_a_file_that_is_replaced_changes_nothing_and_other_kinds_are_read(tmp_pa
     np.testing.assert_array_equal(index.search(vectors_ND[:3], 5)[1], before)
     assert not can_map(read_entry(tmp_path / "index"))
     assert open_index(tmp_path / "index", mapped=True).exact
+
+
+@pytest.mark.parametrize("kind", kind_names())
+def test_the_vectors_alone_are_read_from_the_file_of_every_kind(kind: str, tmp_path: Path) -> None:
+    vectors_ND = np.random.default_rng(3).standard_normal((200, 12)).astype(np.float32)
+    save_index(build_index(spec_of(kind), vectors_ND), tmp_path / "index")
+    path = tmp_path / "index" / INDEX_FILE
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    found = mapped_vectors(read_entry(tmp_path / "index"), content, path)
+    np.testing.assert_array_equal(found.vectors(), vectors_ND)
+    _, expected = open_index(tmp_path / "index").search(vectors_ND[:3], 4, allowed=np.arange(0, 200, 20))
+    np.testing.assert_array_equal(found.search(vectors_ND[:3], 4, allowed=np.arange(0, 200, 20))[1], expected)

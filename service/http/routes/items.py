@@ -9,10 +9,11 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from index.base import ItemIndex, RowArray, SearchError
+from index.base import ItemIndex, RowArray, SearchError, SearchUnavailable
 from index.filters.body import FILTER_OF, FilterBody
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
+from service.engine.base import failed
 from service.errors import AnyoError, Conflict, InvalidInput, UnknownName, shown
 from service.http.middleware import request_info
 from service.http.openapi import answers
@@ -144,7 +145,9 @@ async def similar(
         recommender.histories.filters.check(wanted)
     allowed = await recommender.histories.allowed(wanted)
     try:
-        rows, scores = await service.searches.run(partial(_closest, index, row, query.k, allowed))
+        rows, scores = await service.searches.run(partial(_closest, index, row, query.k, allowed, wanted))
+    except SearchUnavailable as error:
+        raise failed(error) from error
     except SearchError:
         reason = recommender.items.refusals.get(item_id, "it is hidden")
         raise Conflict(f"item {shown(item_id)} has no vector here: {reason}", code="no_vector") from None
@@ -157,8 +160,10 @@ async def similar(
     return json_answer({"item_id": item_id, "items": items})
 
 
-def _closest(index: ItemIndex, row: int, k: int, allowed: RowArray | None) -> tuple[list[int], list[float]]:
-    scores_K, rows_K = index.similar(row, k, allowed)
+def _closest(
+    index: ItemIndex, row: int, k: int, allowed: RowArray | None, wanted: Filter | None
+) -> tuple[list[int], list[float]]:
+    scores_K, rows_K = index.similar(row, k, allowed, wanted)
     return rows_K.tolist(), scores_K.tolist()
 
 

@@ -14,6 +14,7 @@ VALUES = {
     "cache": "redis://:pass-word@redis:6379/1",
     "api_keys": "shop:" + "a" * 64,
     "admin_keys": "b" * 64,
+    "qdrant_api_key": "pass-word",
 }
 
 
