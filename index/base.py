@@ -31,8 +31,7 @@ UNFINISHED = ".building"
 Content = bytes | mmap.mmap
 """The bytes of a file: read, or mapped read-only."""
 
-FEW = 64
-"""Excluded rows of a query up to which it shares a scan with others."""
+FEW = 64  # excluded rows of a query up to which it shares a scan with others
 
 
 class IndexFolderError(Exception):
@@ -41,18 +40,6 @@ class IndexFolderError(Exception):
 
 class SearchError(ValueError):
     """A search was asked for what it cannot answer: a NaN query, a wrong width, a row outside the index."""
-
-
-class SearchUnavailable(Exception):
-    """What answers searches elsewhere does not answer now; the message is for whoever asked.
-
-    Attributes:
-        detail: where it is and what it said, for whoever runs it; nothing secret.
-    """
-
-    def __init__(self, message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.detail = detail or message
 
 
 class IndexSpec(BaseModel):
@@ -174,15 +161,14 @@ class ItemIndex(ABC):
             k: rows asked for, 1 or more.
             exclude: for every query, rows that it is never answered with; None: none.
             allowed: the only rows that any query may be answered with (a category filter); None: all.
-            wanted: a filter (`index.filters.language`) that all ``allowed`` rows pass, for an index that lets an engine
-                search by it; ``allowed`` alone says what may be answered with.
+            wanted: a filter (`index.filters.language`) that gave ``allowed``, for an index that lets an engine search.
 
         Returns:
             Scores float32 [B, k] and rows int64 [B, k]; row -1 with score -inf where fewer than k rows are eligible.
 
         Raises:
             SearchError: k below 1, queries of another width or not finite, a row outside the index, or an overflow.
-            SearchUnavailable: what answers searches elsewhere is away.
+            index.unavailable.SearchUnavailable: what answers searches elsewhere is away.
         """
         checked_BD = self._checked_queries(queries_BD, k)
         if exclude is not None and len(exclude) != len(checked_BD):
@@ -287,9 +273,8 @@ class ItemIndex(ABC):
             raise SearchError(f"queries have shape {queries_BD.shape}; this index takes [batch, {self.dim}]")
         finite_B = np.isfinite(queries_BD).all(axis=1)
         if not finite_B.all():
-            raise SearchError(
-                f"query {int(np.flatnonzero(~finite_B)[0])} holds NaN or infinity; it cannot rank anything"
-            )
+            query = int(np.flatnonzero(~finite_B)[0])
+            raise SearchError(f"query {query} holds NaN or infinity; it cannot rank anything")
         return queries_BD
 
     def _checked_rows(self, rows: npt.NDArray[np.integer], name: str) -> RowArray:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from index.border import FAILED, BorderedGroup, say
-from index.locks.one_writer import one_writer
-from index.time_limit import TimeBudget, time_limit
+from index.command_line.border import FAILED, BorderedGroup, say
+from index.command_line.one_writer import one_writer
+from index.command_line.time_limit import TimeBudget, time_limit
 
 if TYPE_CHECKING:
     from index import Catalog, IndexSpec, StoredIndex

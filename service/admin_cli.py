@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from index.border import BorderedGroup
+from index.command_line.border import BorderedGroup
 from service import bulk_cli
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from index.border import FAILED, NOT_ALLOWED, say
+from index.command_line.border import FAILED, NOT_ALLOWED, say
 from modeling.artifact.targets import TargetError, check_file, check_target
 from service.settings import Settings, SettingsError, load_settings
 

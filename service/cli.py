@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from index.border import BorderedCommand
+from index.command_line.border import BorderedCommand
 
 if TYPE_CHECKING:
     from service.settings import Settings

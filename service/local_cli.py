@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from index.border import BorderedGroup
+from index.command_line.border import BorderedGroup
 
 if TYPE_CHECKING:
     from service.recommend.local import Item, LocalRecommender, RecommendedItem

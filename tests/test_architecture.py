@@ -81,7 +81,7 @@ FLOORS: dict[str, tuple[frozenset[str], ...]] = {
         "index": (
              "__main__", "cli", "", "building", "build storage live_index live_catalog sharded qdrant", "spec",
              "kinds catalog trie tables",
-             "ivf", "approximate faiss_calls filters", "base border text", "time_limit locks",
+             "ivf", "approximate faiss_calls filters", "base text", "command_line unavailable",
         ),
     }.items()
 }  # fmt: skip

@@ -22,7 +22,7 @@ import service.local_cli
 import service.ray_serve.__main__
 import training.cli
 import training.cli_data
-from index.border import FAILED, FAULT, INTERRUPTED, READER_GONE, BorderedGroup, printable
+from index.command_line.border import FAILED, FAULT, INTERRUPTED, READER_GONE, BorderedGroup, printable
 
 ROOT = Path(__file__).resolve().parent.parent
 APPS = {

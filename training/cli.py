@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from index.border import BorderedGroup
-from index.time_limit import TimeBudget, time_limit
+from index.command_line.border import BorderedGroup
+from index.command_line.time_limit import TimeBudget, time_limit
 from modeling.artifact.targets import check_target
 from training import cli_data
 from training.cli_common import (

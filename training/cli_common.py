@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from index.border import NOT_ALLOWED, printable
-from index.time_limit import minutes
+from index.command_line.border import NOT_ALLOWED, printable
+from index.command_line.time_limit import minutes
 from modeling.artifact.targets import Kind, TargetError, check_file, check_target
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def our_errors() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def errors_as_one_line(console: Console) -> Iterator[None]:
-    """Our own errors end a command with one line and status 2; the rest is for `index.border`."""
+    """Our own errors end a command with one line and status 2; the rest is for `index.command_line.border`."""
     try:
         yield
     except Exception as error:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from index.border import NOT_ALLOWED, BorderedGroup, printable
-from index.time_limit import TimeBudget, time_limit
+from index.command_line.border import NOT_ALLOWED, BorderedGroup, printable
+from index.command_line.time_limit import TimeBudget, time_limit
 from modeling.artifact.targets import check_target
 from training.cli_common import (
     CACHE,

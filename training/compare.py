@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from index import Catalog, ItemIndex
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import ArtifactError, Manifest, open_files, read_manifest
 from modeling.artifact.verified import Files

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import Catalog, open_index
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 from index.spec import changed
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.golden import AnyCase, GoldenCase, write_golden

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 from modeling.artifact.manifest import Manifest, read_manifest
 from modeling.encoder.build import Sources
 from modeling.inference.precision_choice import PrecisionAsked, Settled, settle

@@ -16,9 +16,10 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from index.base import RowArray, SearchUnavailable
+from index.base import RowArray
 from index.qdrant.filling import NOT_FOUND, Filler, Held
 from index.qdrant.replicas import RENEWED_S, Replicas
+from index.unavailable import SearchUnavailable
 
 COLLECTIONS = "anyo-index-"
 """How the names of artifacts' collections begin; others are left alone."""

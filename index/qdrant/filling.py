@@ -13,9 +13,10 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from index.base import SearchUnavailable, VectorIndex
+from index.base import VectorIndex
 from index.qdrant.payload import Payload
 from index.qdrant.replicas import Replicas, create
+from index.unavailable import SearchUnavailable
 
 POINTS, NUMBERS = 1000, 400_000
 """Points, and numbers in their vectors, of one request: some 8 MB of JSON, and an engine takes 32."""

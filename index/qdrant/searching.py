@@ -9,10 +9,11 @@ from typing import cast
 import numpy as np
 from qdrant_client import models
 
-from index.base import FEW, FloatArray, Mask, RowArray, SearchError, SearchUnavailable, VectorIndex, in_order
+from index.base import FEW, FloatArray, Mask, RowArray, SearchError, VectorIndex, in_order
 from index.filters.language import Filter
 from index.qdrant.engine import Engine
 from index.qdrant.filling import Held
+from index.unavailable import SearchUnavailable
 
 NARROW_ROWS = 1000
 """Rows that a filter leaves up to which reading their vectors is as quick as asking the engine."""

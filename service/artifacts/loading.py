@@ -200,15 +200,7 @@ def _open_dense(
         BACKBONES.update(model.bodies)
     catalog = _looked_up(catalog_piece.value, model.reads)
     index = _index_of(model, index_piece, device)
-    if not len(catalog) == index.size == manifest.catalog_size:
-        raise ArtifactError(
-            f"artifact {files.name}: catalog.parquet holds {len(catalog)} items and index/ {index.size}, "
-            f"and manifest.json expects {manifest.catalog_size}"
-        )
-    if index.dim != model.dim:
-        raise ArtifactError(
-            f"artifact {files.name}: index/ has width {index.dim}, and manifest.json expects {model.dim}"
-        )
+    _check_sizes(files.name, manifest, len(catalog), index, model.dim)
     return LoadedArtifact(
         name=manifest.name,
         version=manifest.version,
@@ -224,6 +216,16 @@ def _open_dense(
         embed=model.title_vectors if "text" in model.reads else None,
         facts=facts_of(manifest),
     )
+
+
+def _check_sizes(name: str, manifest: Manifest, items: int, index: ItemIndex, dim: int) -> None:
+    if not items == index.size == manifest.catalog_size:
+        raise ArtifactError(
+            f"artifact {name}: catalog.parquet holds {items} items and index/ {index.size}, "
+            f"and manifest.json expects {manifest.catalog_size}"
+        )
+    if index.dim != dim:
+        raise ArtifactError(f"artifact {name}: index/ has width {index.dim}, and manifest.json expects {dim}")
 
 
 def _index_of(model: VectorMethod, piece: SharedBlock | None, device: str) -> ItemIndex:

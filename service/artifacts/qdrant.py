@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import structlog
 
-from index.base import SearchUnavailable
 from index.build import recall_of
 from index.qdrant.engine import COLLECTIONS, Address, Engine, Report
 from index.qdrant.filling import Held
 from index.qdrant.payload import Payload
 from index.qdrant.searching import QdrantIndex, SearchOptions
+from index.unavailable import SearchUnavailable
 from modeling.artifact.part_names import Part
 from service.artifacts.loading import CATALOG, INDEX, POOL, IndexSource, only_vectors
 from service.artifacts.memory import SharedBlock

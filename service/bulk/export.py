@@ -18,9 +18,9 @@ from typing import Any
 
 import polars as pl
 
+from index.command_line.one_writer import one_writer
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
-from index.locks.one_writer import one_writer
 from service.bulk.histories import Histories
 from service.errors import AnyoError, StartError
 from service.recommend.base import Recommendation

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from index.base import SearchUnavailable
+from index.unavailable import SearchUnavailable
 from service.engine.batcher import Batcher, Entry, EntryTooLong, Limits, QueueFull, Waiter
 from service.errors import AnyoError, DeadlineExceeded, IndexUnavailable, ModelError, NotReady, Overloaded, TooLarge
 from service.observability.metrics import Metrics

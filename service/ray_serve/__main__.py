@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from index.border import FAILED, NOT_ALLOWED, BorderedCommand, say
+from index.command_line.border import FAILED, NOT_ALLOWED, BorderedCommand, say
 
 if TYPE_CHECKING:
     from service.ray_serve.application import Layout

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError, model_validator
 
-from index.border import TRACE
+from index.command_line.border import TRACE
 from service.settings.artifacts import ArtifactSettings
 from service.settings.base import PREFIX, Section
 from service.settings.dense import DenseSettings

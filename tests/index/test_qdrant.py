@@ -16,7 +16,6 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from index import Catalog, FlatIndex
-from index.base import SearchUnavailable
 from index.filters.language import CATEGORIES, Condition, Filter, every, matches, some, typed
 from index.filters.stored import attributes_text
 from index.live_index import LiveIndex
@@ -25,6 +24,7 @@ from index.qdrant.engine import Address, Engine, Report, connect
 from index.qdrant.filling import Held
 from index.qdrant.payload import Payload
 from index.qdrant.searching import QdrantIndex, SearchOptions
+from index.unavailable import SearchUnavailable
 
 N, D = 300, 6
 MEMORY = Address(":memory:")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import index.cli
 import training.cli
-from index.locks.one_writer import BeingWrittenError, one_writer
+from index.command_line.one_writer import BeingWrittenError, one_writer
 from testing.datasets import ring_dataset, write_dataset
 from training.compare import export_teacher
 from training.data.dataset import Dataset
@@ -29,7 +29,7 @@ QUIET = Console(quiet=True)
 HOLD = """
 import sys, time
 from pathlib import Path
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 with one_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.manifest import MANIFEST, Manifest, read_manifest, seal
 from modeling.backbone.loading import BackboneError

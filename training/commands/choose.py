@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from index.time_limit import minutes as checked_minutes
+from index.command_line.time_limit import minutes as checked_minutes
 from training.cli_common import (
     LARGEST_SEED,
     Allow,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from index.time_limit import TimeBudget, minutes, time_limit
+from index.command_line.time_limit import TimeBudget, minutes, time_limit
 from training.cli_common import (
     LARGEST_SEED,
     RANKING,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from index.time_limit import minutes
+from index.command_line.time_limit import minutes
 from training.cli_common import (
     LARGEST_SEED,
     Allow,

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 from modeling.artifact.manifest import read_manifest
 from modeling.artifact.targets import COMPARISON
 from training.comparison.entrants import Entrant, require_same_dataset, train_missing

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from index.locks.one_writer import one_writer
+from index.command_line.one_writer import one_writer
 from modeling.artifact.targets import SEARCH
 from training.data.dataset import Dataset
 from training.data.report import DataError

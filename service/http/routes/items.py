@@ -9,10 +9,11 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from index.base import ItemIndex, RowArray, SearchError, SearchUnavailable
+from index.base import ItemIndex, RowArray, SearchError
 from index.filters.body import FILTER_OF, FilterBody
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
+from index.unavailable import SearchUnavailable
 from service.engine.base import failed
 from service.errors import AnyoError, Conflict, InvalidInput, UnknownName, shown
 from service.http.middleware import request_info

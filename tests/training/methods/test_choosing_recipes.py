@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import anyo
-from index.locks.one_writer import BeingWrittenError
+from index.command_line.one_writer import BeingWrittenError
 from modeling.artifact.manifest import MANIFEST, read_manifest, seal
 from modeling.methods import load
 from testing.datasets import SMALL, ring_dataset

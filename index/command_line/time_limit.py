@@ -39,7 +39,7 @@ def time_limit(budget: float | None) -> Iterator[None]:
         budget: minutes, over 0; None: no limit.
 
     Raises:
-        OutOfTimeError: the block took longer. `index.border` makes it one sentence.
+        OutOfTimeError: the block took longer. `index.command_line.border` makes it one sentence.
     """
     if budget is None:
         yield

@@ -23,8 +23,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from index.locks.one_writer import BeingWrittenError
-from index.time_limit import OutOfTimeError
+from index.command_line.one_writer import BeingWrittenError
+from index.command_line.time_limit import OutOfTimeError
 
 FAILED, NOT_ALLOWED, FAULT, INTERRUPTED, READER_GONE = 1, 2, 70, 130, 141
 TRACE = "ANYO_TRACE"
