@@ -15,7 +15,7 @@ from index.filters.language import Filter
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
 from modeling.generation.sentence import Sentence, SentencePrompt
-from modeling.methods.base_ranking import RankPrompt
+from modeling.methods.base_ranking import RankPart, RankPrompt
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +88,19 @@ class RankWork:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DivisionWork:
+    """Candidates of one request, to be divided into parts of at most `most` positions, each a `RankWork`."""
+
+    prompt: RankPrompt
+    most: int
+
+    @property
+    def positions(self) -> int:
+        """Positions on the device: an id model may read the history."""
+        return 1 + len(self.prompt.history)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SentenceWork:
     """The sentence of one request, to be decoded among those that are allowed."""
 
@@ -104,6 +117,14 @@ class Said:
     """The sentence of one request, and seconds by stage, waiting included."""
 
     sentence: Sentence
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The parts of one request's candidates, and seconds by stage, waiting included."""
+
+    parts: Sequence[RankPart]
     seconds: dict[str, float]
 
 

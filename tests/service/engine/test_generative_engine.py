@@ -133,13 +133,16 @@ async def test_the_deadline_ends_the_writing() -> None:
 class PassByPass:
     """A ranker that takes two hundred passes for any candidates; `passes` counts those that began."""
 
-    reads, history_limit, pointwise, passes = ("ids",), 5, True, 0
+    reads, history_limit, passes = ("ids",), 5, 0
 
     def read_titles(self, titles: Any) -> Any:
         raise NotImplementedError
 
     def prepare_candidates(self, history: Any, candidates: Any, user_id: str | None = None) -> RankPrompt:
         return RankPrompt(tuple(history), tuple(candidates))
+
+    def divide(self, prompt: Any, most: int, *, turn: Any) -> Any:
+        raise NotImplementedError
 
     def score(self, prompts: Any, *, turn: Any) -> Any:
         for _ in range(200):
