@@ -1,10 +1,10 @@
 """The generative engine: from prompts to written and grounded items, in batches, on one thread of its own.
 
-Requests with the same beams and length are written together, and so are those whose candidates a ranker scores, and
-those that want a sentence. More candidates than a batch holds are divided first and scored in several batches. The
-device is held for one pass at a time (`device.py`), so dense requests wait for one pass at most. After every step, and
-while it waits for the device, the writing looks whether anyone still wants it: when all clients of a batch have left or
-run out of time, it ends there.
+Requests with the same beams and length are written together. Those whose candidates a ranker scores, and those that
+want a sentence, are computed and answered one after the other. More candidates than a batch holds are divided first and
+scored in several batches. The device is held for one pass at a time (`device_lock.py`), so dense requests wait for one
+pass at most. After every step, and while it waits for the device, the writing looks whether anyone still wants it: when
+all clients of a batch have left or run out of time, it ends there.
 
 A failing batch is written again request by request, so that only the request at fault sees the error.
 """
@@ -122,7 +122,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
     def _admit(
         self, work: AnyWork, key: Hashable, group: Hashable, waiter: Waiter[PendingResult[AnyResult]]
     ) -> AnyEntry:
-        if (waiting := self._device.dense_waiting()) > self._max_dense_waiting:
+        if (waiting := self._device.dense_requests()) > self._max_dense_waiting:
             self._metrics.rejected("generative_after_dense").inc()
             raise Overloaded(
                 f"{waiting} dense requests wait for the device, and beyond {self._max_dense_waiting} no generative one "
@@ -275,7 +275,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
                 self._count(result)
                 answer = Writing(result, {"queue": queued, **result.seconds})
             elif isinstance(result, list):
-                answer = Divided(result, {"queue": queued, "rank": finished - started})
+                answer = Divided(result, {"queue": queued, "divide": finished - started})
             elif isinstance(result, Sentence):
                 answer = Said(result, {"queue": queued, "sentence": finished - started})
             else:

@@ -25,8 +25,9 @@ class Work:
     """Work of one request on the device: a prompt (or the vector it gave before) and what to search for.
 
     `exclude` holds rows never to return, `allowed` the only rows to return (None: all), which are those that pass
-    `wanted`. `positions` are those that
-    will have to be read (0: all of the prompt). With `candidates` nothing is searched: these are scored.
+    `wanted`. `positions` are those that will have to be read (0: all of the prompt). With `candidates` nothing is
+    searched: these are scored. `further`: not the first entry of its request, so that it does not count as another
+    request that waits.
     """
 
     prompt: Prompt | None
@@ -37,6 +38,7 @@ class Work:
     positions: int = 0
     candidates: Candidates | None = None
     wanted: Filter | None = None
+    further: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -145,11 +145,12 @@ class GenerativeRecommender(BaseRecommender):
         self, prompt: RankPrompt, key: Hashable, deadline: float
     ) -> tuple[NDArray[np.float32], dict[str, float]]:
         """Return the scores of all candidates of a prompt, and seconds by stage; raises TooLarge."""
-        parts, before = [RankPart(tuple(range(len(prompt.candidates))), prompt)], dict[str, float]()
+        parts = [RankPart(tuple(range(len(prompt.candidates))), prompt)]
+        started, queued = time.monotonic(), 0.0
         if prompt.length > (most := self._limits.max_batch_tokens):
             self._refuse_more_than_the_queue_holds(prompt)
             divided = await self.engine.divide(DivisionWork(prompt, most), ("divided", key), deadline)
-            parts, before = list(divided.parts), divided.seconds
+            parts, queued = list(divided.parts), divided.seconds["queue"]
             self._refuse_what_no_batch_holds(parts)
         scored = await together(
             self.engine.score(RankWork(part.prompt), (key, number), deadline) for number, part in enumerate(parts)
@@ -157,9 +158,8 @@ class GenerativeRecommender(BaseRecommender):
         scores_C = np.empty(len(prompt.candidates), np.float32)
         for part, each in zip(parts, scored, strict=True):
             scores_C[list(part.places)] = each.scores_C
-        names = {name for each in scored for name in each.seconds}
-        longest = {name: max(each.seconds.get(name, 0.0) for each in scored) for name in names}
-        return scores_C, {name: before.get(name, 0.0) + taken for name, taken in longest.items()}
+        queued += min(each.seconds["queue"] for each in scored)  # the other parts wait for parts of this request
+        return scores_C, {"queue": queued, "rank": time.monotonic() - started - queued}
 
     def _refuse_more_than_the_queue_holds(self, prompt: RankPrompt) -> None:
         if prompt.length > (most := self._limits.max_queued_tokens):

@@ -42,7 +42,7 @@ class GenerativeSettings(Section):
         ge=0,
         le=1_000_000,
         description="Dense requests that may wait for the device while generative ones are still accepted; beyond them "
-        "these get 429: under load they are the first to be refused.",
+        "these get 429: under load they are the first to be refused. One that is explained counts once.",
     )
     generative_deadline_ms: int = Field(
         default=30_000,

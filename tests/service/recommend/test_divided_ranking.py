@@ -87,6 +87,8 @@ async def test_scores_are_those_of_one_batch_and_what_is_shared_is_read_once(
     np.testing.assert_allclose([others[item] for item in scores], list(scores.values()), atol=1e-5)
     assert np.ptp(list(scores.values())) > 1e-3
     assert sum(often) == sum(once) > SMALL_BATCH
+    timings = found.json()["timings_ms"]
+    assert timings["queue"] + timings["rank"] <= timings["total"]
     turned = await small.rank(candidates[::-1], HISTORY, artifact=name)
     assert turned.json()["items"] == found.json()["items"]
 
