@@ -139,16 +139,22 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
 
     def _write_loop(self) -> None:
         while (batch := self._take()) is not None:
-            started = time.monotonic()
-            others: dict[type, Callable[[Sequence[AnyEntry]], Sequence[object]]]
-            others = {DivisionWork: self._divide, RankWork: self._score, SentenceWork: self._say}
-            compute = others.get(type(batch.entries[0].work), self._write)
-            results = one_by_one_on_failure(compute, batch.entries)
-            self._forward_since = None
-            rate = batch.tokens / max(time.monotonic() - started, 1e-6)
-            self._tokens_per_second = smoothed(self._tokens_per_second, rate)
-            self._metrics.generative_batch_requests.observe(len(batch.entries))
-            self._on_loop(self._deliver, batch, results, started)
+            written = isinstance(batch.entries[0].work, WriteWork)
+            for part in [batch] if written else [Batch((entry,)) for entry in batch.entries]:
+                self._compute(part)
+
+    def _compute(self, batch: AnyBatch) -> None:
+        """Compute and deliver; what is not written has passes of its own, so nobody waits for another's."""
+        started = time.monotonic()
+        others: dict[type, Callable[[Sequence[AnyEntry]], Sequence[object]]]
+        others = {DivisionWork: self._divide, RankWork: self._score, SentenceWork: self._say}
+        compute = others.get(type(batch.entries[0].work), self._write)
+        results = one_by_one_on_failure(compute, batch.entries)
+        self._forward_since = None
+        rate = batch.tokens / max(time.monotonic() - started, 1e-6)
+        self._tokens_per_second = smoothed(self._tokens_per_second, rate)
+        self._metrics.generative_batch_requests.observe(len(batch.entries))
+        self._on_loop(self._deliver, batch, results, started)
 
     def _take(self) -> AnyBatch | None:
         with self._wake:
