@@ -6,7 +6,8 @@ passes of a bounded size, each sees the common beginning and itself only (a bloc
 where the common beginning ends. The logits are those of every text read alone.
 
 `SharedPrefixScorer.likelihoods` scores whole texts instead, by their log probability under the model, and
-`SharedPrefixScorer.choose` decodes along the trie of some texts; both read the prompt once too.
+`SharedPrefixScorer.choose` decodes along the trie of some texts; both read the prompt once too. With a `KeptPrompt` it
+is read once for several calls.
 
 Shape legend: C continuations, A asked tokens, T tokens of a pass, S entries of the cache, P states, V vocabulary, H
 width.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +28,9 @@ from torch.nn.functional import cross_entropy
 
 from modeling.generation.api import Turn
 from modeling.generation.beam_search import GenerationError, Sees
+from modeling.generation.consecutive import consecutive
 from modeling.generation.factory import beam_search_for
+from modeling.generation.search.decoder import KeysValues
 from modeling.generation.token_inputs import TokenInputs
 from modeling.inference.prepacked_linear import padded_length
 
@@ -34,6 +38,17 @@ OFFLINE_POSITIONS, SERVED_POSITIONS = 512, 64
 """Positions of one pass: alone, and where a dense request may wait for its end."""
 
 Tokens = Sequence[int]
+
+
+@dataclass(eq=False)
+class KeptPrompt:
+    """Keys and values of one prompt for several calls of a `SharedPrefixScorer`: the first call stores them.
+
+    Attributes:
+        layers: of the prefix and the prompt, by layer; empty before the first call.
+    """
+
+    layers: list[KeysValues] = field(default_factory=list, repr=False)
 
 
 class SharedPrefixScorer:
@@ -57,7 +72,12 @@ class SharedPrefixScorer:
 
     @torch.inference_mode()
     def logits(
-        self, prompt: Tokens, continuations: Sequence[Tokens], *, turn: Turn = nullcontext
+        self,
+        prompt: Tokens,
+        continuations: Sequence[Tokens],
+        *,
+        turn: Turn = nullcontext,
+        kept: KeptPrompt | None = None,
     ) -> NDArray[np.float32]:
         """Logits [C, A] behind the last token of each continuation.
 
@@ -65,6 +85,7 @@ class SharedPrefixScorer:
             prompt: what follows the prefix and all continuations share.
             continuations: at least one token each.
             turn: held around every pass over the model.
+            kept: of this prompt, whose keys and values further calls need; None: no further call.
 
         Raises:
             GenerationError: an empty continuation, or more positions than the model has.
@@ -72,8 +93,7 @@ class SharedPrefixScorer:
         self._check(prompt, continuations)
         most = OFFLINE_POSITIONS if turn is nullcontext else SERVED_POSITIONS
         longest = max(most, max(map(len, continuations))) + self._search.multiple
-        cache = self._search.new_cache(1, len(prompt) + longest)
-        self._read(prompt, cache, most, turn)
+        cache = self._begun(prompt, longest, most, turn, kept)
         shared, found = int(cache.get_seq_length()), []
         for together in _passes(continuations, most):
             if len(together) == 1:
@@ -89,7 +109,12 @@ class SharedPrefixScorer:
 
     @torch.inference_mode()
     def likelihoods(
-        self, prompt: Tokens, branches: Sequence[tuple[Tokens, Sequence[Tokens]]], *, turn: Turn = nullcontext
+        self,
+        prompt: Tokens,
+        branches: Sequence[tuple[Tokens, Sequence[Tokens]]],
+        *,
+        turn: Turn = nullcontext,
+        kept: KeptPrompt | None = None,
     ) -> list[NDArray[np.float64]]:
         """Log probability [C] of each text in natural logarithms, summed over its tokens, for each branch.
 
@@ -98,6 +123,7 @@ class SharedPrefixScorer:
             branches: what follows the prompt, at least one token, and the texts that may follow it, at least two
                 tokens each (an item's name and its end).
             turn: held around every pass over the model.
+            kept: see `logits`.
 
         Raises:
             GenerationError: an empty branch, a text that is too short, or more positions than the model has.
@@ -107,8 +133,7 @@ class SharedPrefixScorer:
             self._check([*prompt, *begin], [text[:-1] for text in texts])
         most = OFFLINE_POSITIONS if turn is nullcontext else SERVED_POSITIONS
         longest = max(len(begin) + max(most, max(map(len, texts))) for begin, texts in branches)
-        cache = self._search.new_cache(1, len(prompt) + longest + self._search.multiple)
-        self._read(prompt, cache, most, turn)
+        cache = self._begun(prompt, longest + self._search.multiple, most, turn, kept)
         shared, found = int(cache.get_seq_length()), []
         for begin, texts in branches:
             found.append(self._text_scores(self._read(begin, cache, most, turn, last=True), texts, cache, most, turn))
@@ -157,6 +182,16 @@ class SharedPrefixScorer:
                 f"a history with a candidate takes {longest} positions and the model has {self.limit}: shorten the "
                 "history, or give fewer candidates"
             )
+
+    def _begun(self, prompt: Tokens, behind: int, most: int, turn: Turn, kept: KeptPrompt | None) -> Any:
+        """A cache that holds the prompt, with room for ``behind`` positions behind it."""
+        if kept is not None and kept.layers:
+            return self._search.new_cache(1, len(prompt) + behind, kept.layers)
+        cache = self._search.new_cache(1, len(prompt) + behind)
+        self._read(prompt, cache, most, turn)
+        if kept is not None and cache.get_seq_length():
+            kept.layers = [(layer.keys.clone(), layer.values.clone()) for layer in cast(list[Any], cache.layers)]
+        return cache
 
     def _text_scores(
         self, state_1H: Tensor, texts: Sequence[Tokens], cache: Any, most: int, turn: Turn
@@ -216,13 +251,8 @@ class SharedPrefixScorer:
 
 def _passes(continuations: Sequence[Tokens], most: int) -> Iterator[list[Tokens]]:
     """Continuations that are read together, in order: at most so many positions, or one alone."""
-    together: list[Tokens] = []
-    for each in continuations:
-        if together and sum(map(len, together)) + len(each) > most:
-            yield together
-            together = []
-        together.append(each)
-    yield together
+    for places in consecutive([len(each) for each in continuations], most):
+        yield list(continuations[places.start : places.stop])
 
 
 def _cut(cache: Any, positions: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,7 @@ from modeling.artifact.part_names import Part
 from modeling.encoder.prompt import FreeItem
 from modeling.encoder.user_encoder import CannotReadText
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery, OnWriting, Turn
+from modeling.generation.consecutive import consecutive
 from modeling.methods.base import ListMethod, VectorMethod
 
 Item = int | FreeItem
@@ -48,6 +49,19 @@ class RankPrompt:
     length: int = 1
 
 
+@dataclass(frozen=True)
+class RankPart:
+    """Candidates of a prompt that are scored in a batch of their own.
+
+    Attributes:
+        places: their indices among the candidates of the whole prompt, in the order of ``prompt.candidates``.
+        prompt: to be scored. Its length is the number of positions that are read for it if parts are scored in order.
+    """
+
+    places: tuple[int, ...]
+    prompt: RankPrompt
+
+
 @runtime_checkable
 class CandidateRanker(Protocol):
     """Scores given candidates. Not thread-safe."""
@@ -56,8 +70,6 @@ class CandidateRanker(Protocol):
     """Accepted inputs: ``ids``, and ``text`` if titles outside the catalog can be in histories and among candidates."""
     history_limit: int
     """Maximum number of items read, counted from the newest."""
-    pointwise: bool
-    """Whether the score of a candidate is independent of the other candidates, so that they may be scored in parts."""
 
     def read_titles(self, titles: Sequence[str]) -> list[FreeItem]:
         """Free titles as items; raises `CannotReadText` if the ranker reads item ids only."""
@@ -67,6 +79,14 @@ class CandidateRanker(Protocol):
         self, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None = None
     ) -> RankPrompt:
         """The prompt for one history, oldest item first, and one or more distinct candidates."""
+        ...
+
+    def divide(self, prompt: RankPrompt, most: int, *, turn: Turn = nullcontext) -> list[RankPart]:
+        """Parts that hold each candidate once and, scored in separate batches, give the scores of the whole prompt.
+
+        What all parts read is read once. A part takes at most ``most`` positions, or it cannot be divided further: one
+        candidate, or candidates that are compared with each other. ``turn``: see `score`.
+        """
         ...
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
@@ -89,7 +109,6 @@ class Ranker(ListMethod):
     reads: tuple[str, ...] = ("ids",)
     history_limit: int
     catalog_size: int
-    pointwise: bool = True
     default: GenerationSettings = NOTHING_WRITTEN
     limit: GenerationSettings = NOTHING_WRITTEN
 
@@ -112,6 +131,18 @@ class Ranker(ListMethod):
         """See `CandidateRanker.prepare_candidates`; every item counts as one position."""
         newest = tuple(history[-self.history_limit :])
         return RankPrompt(newest, tuple(candidates), len(newest) + len(candidates))
+
+    def divide(self, prompt: RankPrompt, most: int, *, turn: Turn = nullcontext) -> list[RankPart]:
+        """See `CandidateRanker.divide`: for a score that is independent of the other candidates, each of which is one
+        position."""
+        before = prompt.length - len(prompt.candidates)
+        return [
+            RankPart(
+                tuple(places),
+                replace(prompt, candidates=prompt.candidates[places.start : places.stop], length=before + len(places)),
+            )
+            for places in consecutive([1] * len(prompt.candidates), most - before)
+        ]
 
     def retrieve(self, rows: Sequence[int], wanted: ListQuery) -> NDArray[np.int64]:
         """The rows [C] to score for a list: at least ``wanted.k`` eligible rows, or all if there are fewer."""
@@ -212,7 +243,7 @@ class Rerank(Ranker):
         self.index = retriever.index() if index is None else index
         self.reads = tuple(name for name in retriever.reads if name in ranker.reads)
         self.history_limit = max(retriever.encoder.history_limit, ranker.history_limit)
-        self.catalog_size, self.pointwise = self.index.size, ranker.pointwise
+        self.catalog_size = self.index.size
 
     @property
     def networks(self) -> Mapping[Part, nn.Module]:
@@ -225,6 +256,10 @@ class Rerank(Ranker):
     ) -> RankPrompt:
         """See `CandidateRanker.prepare_candidates`; the ranker gets as much of the history as it reads."""
         return self.ranker.prepare_candidates(history[-self.ranker.history_limit :], candidates, user_id)
+
+    def divide(self, prompt: RankPrompt, most: int, *, turn: Turn = nullcontext) -> list[RankPart]:
+        """Parts of the ranker, see `CandidateRanker.divide`."""
+        return self.ranker.divide(prompt, most, turn=turn)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
         """Scores of the ranker, see `CandidateRanker.score`."""

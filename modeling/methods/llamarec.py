@@ -40,7 +40,7 @@ from modeling.encoder.prompt import FreeItem
 from modeling.generation.api import Turn
 from modeling.generation.base import ItemIdentifiers
 from modeling.methods.base import LoadContext
-from modeling.methods.base_listing import ListedCandidates, window_scores, windows_of
+from modeling.methods.base_listing import ListedCandidates, ListingRanker, window_scores, windows_of
 from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
 from modeling.methods.base_ranking import Item, RankPrompt
 
@@ -111,7 +111,7 @@ class LetterPrompt:
         return history + self.most_candidate_positions(candidates, title_tokens) + 1
 
 
-class LlamarecRanker(PromptRanker):
+class LlamarecRanker(ListingRanker, PromptRanker):
     """Scores candidates against each other.
 
     Args:
@@ -119,8 +119,6 @@ class LlamarecRanker(PromptRanker):
         prompt: builds the prompt of a history and its candidates.
         window: maximum number of candidates in one prompt; at most the number of labels.
     """
-
-    pointwise = False
 
     def __init__(
         self, model: nn.Module, names: ItemIdentifiers, *, prompt: LetterPrompt, window: int, **rest: Any
@@ -132,6 +130,17 @@ class LlamarecRanker(PromptRanker):
         """See `PromptRanker.shared`."""
         return self.prompt.shared([self.name(item) for item in history])
 
+    @property
+    def most_listed(self) -> int:
+        """See `ListingRanker.most_listed`."""
+        return self.window
+
+    def listed_positions(self, candidates: Sequence[Item], windows: int) -> int:
+        """See `ListingRanker.listed_positions`."""
+        line = max(map(len, self.prompt.lines))
+        each = sum(len(self.name(item)) + line for item in candidates)
+        return windows * self.prompt.most_candidate_positions(0, 0) + each
+
     def most_positions(self, title_tokens: int) -> int:
         """See `PromptRanker.most_positions`."""
         windows = -(-self.candidates // self.window)
@@ -142,20 +151,14 @@ class LlamarecRanker(PromptRanker):
     ) -> ListedCandidates:
         """See `CandidateRanker.prepare_candidates`."""
         newest = tuple(history[-self.titles :])
-        windows, line = -(-len(candidates) // self.window), max(map(len, self.prompt.lines))
-        each = sum(len(self.name(item)) + line for item in candidates)
-        length = len(self.shared(newest)) + windows * self.prompt.most_candidate_positions(0, 0) + each
+        windows = -(-len(candidates) // self.window)
+        length = len(self.shared(newest)) + self.listed_positions(candidates, windows)
         rows = tuple(item for item in history if not isinstance(item, FreeItem))
         return ListedCandidates(newest, tuple(candidates), length, rows)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
         """See `CandidateRanker.score`; one forward pass for each prompt of at most ``window`` candidates."""
-        found = []
-        for prompt in prompts:
-            with turn():
-                order_C = self.order(prompt)
-            found.append(self.score_in_order(prompt, order_C, turn=turn))
-        return found
+        return [self._score_windows(prompt, self.windows(prompt, turn), turn) for prompt in prompts]
 
     def order(self, prompt: RankPrompt) -> NDArray[np.int64]:
         """Indices [C] of the candidates in prompt order: by the dense artifact's score if there is one and the history
@@ -168,9 +171,14 @@ class LlamarecRanker(PromptRanker):
         self, prompt: RankPrompt, order_C: NDArray[np.int64], *, turn: Turn = nullcontext
     ) -> NDArray[np.float32]:
         """Scores [C] of the candidates in a given prompt order; used to measure the model's bias towards letters."""
-        windows = windows_of(order_C, self.window)
+        return self._score_windows(prompt, windows_of(order_C, self.window), turn)
+
+    def _score_windows(
+        self, prompt: RankPrompt, windows: Sequence[NDArray[np.int64]], turn: Turn
+    ) -> NDArray[np.float32]:
+        assert isinstance(prompt, ListedCandidates)
         texts = [self.prompt.candidates([self.name(prompt.candidates[place]) for place in each]) for each in windows]
-        logits_WA = self.scorer.logits(self.shared(prompt.history), texts, turn=turn)
+        logits_WA = self.scorer.logits(self.shared(prompt.history), texts, turn=turn, kept=prompt.kept)
         shown = [logits_A[: len(places)] for places, logits_A in zip(windows, logits_WA, strict=True)]
         return window_scores(windows, shown)
 

@@ -57,7 +57,7 @@ from modeling.generation.shared_prefix import SharedPrefixScorer
 from modeling.generation.token_inputs import SlotInputs
 from modeling.methods.base import LoadContext
 from modeling.methods.base_generative import GenerativeMethod, GeneratorRecord, title_end
-from modeling.methods.base_listing import ListedCandidates, window_scores, windows_of
+from modeling.methods.base_listing import ListedCandidates, ListingRanker, window_scores
 from modeling.methods.base_ranking import Item, RankPrompt
 from modeling.methods.dense_scores import COLLABORATIVE, CollaborativeModel
 from modeling.methods.llara_prompt import PLACEHOLDER, AssignedIdentifiers, ChoicePrompt, exact_title, held_titles
@@ -96,7 +96,7 @@ class ItemVectorProjector(nn.Module):
         return torch.cat([self.placeholder_H[None].float(), self.map(self.vectors_ND).float()])
 
 
-class LlaraGenerator(ItemGenerator):
+class LlaraGenerator(ListingRanker, ItemGenerator):
     """Generates the title of one of the candidates that an id model retrieves, and scores given candidates.
 
     Args:
@@ -109,8 +109,6 @@ class LlaraGenerator(ItemGenerator):
         history_limit: maximum number of items read, counted from the newest.
         default: decoding settings of the evaluation.
     """
-
-    pointwise = False
 
     def __init__(
         self,
@@ -172,27 +170,41 @@ class LlaraGenerator(ItemGenerator):
     ) -> ListedCandidates:
         """See `CandidateRanker.prepare_candidates`. A title is read twice: in the list of candidates and as answer."""
         newest = tuple(history[-self.history_limit :])
-        lists, line = -(-len(candidates) // self.candidates), len(self.prompt.line)
-        each = sum(2 * len(self.name(item)) + 1 + line for item in candidates)
-        fixed = lists * (self.prompt.most_candidate_positions(0, 0) - line)
-        length = len(self.prompt.items(self._with_slots(newest))) + fixed + each
+        listed = self.listed_positions(candidates, -(-len(candidates) // self.candidates))
+        length = len(self.prompt.items(self._with_slots(newest))) + listed
         rows = tuple(item for item in history if not isinstance(item, FreeItem))
         return ListedCandidates(newest, tuple(candidates), length, rows)
+
+    @property
+    def most_listed(self) -> int:
+        """See `ListingRanker.most_listed`."""
+        return self.candidates
+
+    def listed_positions(self, candidates: Sequence[Item], windows: int) -> int:
+        """See `ListingRanker.listed_positions`."""
+        line = len(self.prompt.line)
+        each = sum(2 * len(self.name(item)) + 1 + line for item in candidates)
+        return windows * (self.prompt.most_candidate_positions(0, 0) - line) + each
+
+    def order(self, prompt: RankPrompt) -> NDArray[np.int64]:
+        """See `ListingRanker.order`: by the id model's score, by popularity for a history without catalog items; free
+        titles last, by title."""
+        assert isinstance(prompt, ListedCandidates)
+        return prompt.order(self.retriever(prompt.rows) if prompt.rows else -self._place_N)
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
         """See `CandidateRanker.score`; the history is read once, and each list of at most ``candidates`` once."""
         found = []
         for prompt in prompts:
             assert isinstance(prompt, ListedCandidates)
-            with turn():
-                order_C = prompt.order(self.retriever(prompt.rows) if prompt.rows else -self._place_N)
-            windows = windows_of(order_C, self.candidates)
+            windows = self.windows(prompt, turn)
             lists = [self._with_slots([prompt.candidates[place] for place in places_C]) for places_C in windows]
             branches = [
                 (self.prompt.candidates(items), [self.prompt.answer(name) for name, _ in items]) for items in lists
             ]
             history = self.prompt.items(self._with_slots(prompt.history))
-            found.append(window_scores(windows, self.scorer.likelihoods(history, branches, turn=turn)))
+            logs = self.scorer.likelihoods(history, branches, turn=turn, kept=prompt.kept)
+            found.append(window_scores(windows, logs))
         return found
 
     def _with_slots(self, items: Sequence[Item]) -> list[AssignedIdentifiers]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,11 @@ from torch import nn
 from modeling.backbone.loading import TextTokenizer
 from modeling.generation.api import Turn
 from modeling.generation.base import ItemIdentifiers
+from modeling.generation.consecutive import consecutive
+from modeling.generation.shared_prefix import KeptPrompt
 from modeling.methods.base import LoadContext
 from modeling.methods.base_prompted import PromptedMethod, PromptedRecord, PromptRanker, label_tokens
-from modeling.methods.base_ranking import Item, RankPrompt
+from modeling.methods.base_ranking import Item, RankPart, RankPrompt
 
 LIKED, DISLIKED, BETWEEN = "\nLiked:", "\nDisliked:", ";"
 TARGET, RESPOND = "\nTarget:", "\nAnswer:"
@@ -108,9 +110,10 @@ class YesNoPrompt:
 
 @dataclass(frozen=True)
 class YesNoQuestions(RankPrompt):
-    """Adds the tokens that all candidates share."""
+    """Adds the tokens that all candidates share, and, of a part, the same as they were read for another part."""
 
     shared: tuple[int, ...] = ()
+    kept: KeptPrompt | None = None
 
 
 class TallrecRanker(PromptRanker):
@@ -120,8 +123,6 @@ class TallrecRanker(PromptRanker):
         model, names, rest: see `PromptRanker`.
         prompt: builds the prompt of a history and a candidate.
     """
-
-    pointwise = True
 
     def __init__(self, model: nn.Module, names: ItemIdentifiers, *, prompt: YesNoPrompt, **rest: Any) -> None:
         super().__init__(model, names, prefix=prompt.prefix, labels=prompt.answers, **rest)
@@ -149,8 +150,20 @@ class TallrecRanker(PromptRanker):
         """As `prepare_candidates`, with a flag ``disliked`` for each item of the history; empty: all are liked."""
         newest = tuple(history[-self.titles :])
         shared = tuple(self.shared(newest, disliked[-self.titles :]))
-        each = sum(len(self.name(item)) + len(self.prompt.respond) for item in candidates)
+        each = sum(self._positions(item) for item in candidates)
         return YesNoQuestions(newest, tuple(candidates), len(shared) + each, shared)
+
+    def divide(self, prompt: RankPrompt, most: int, *, turn: Turn = nullcontext) -> list[RankPart]:
+        """See `CandidateRanker.divide`."""
+        assert isinstance(prompt, YesNoQuestions)
+        lengths = [self._positions(item) for item in prompt.candidates]
+        shared, kept, parts = len(prompt.shared), KeptPrompt(), []
+        for places in consecutive(lengths, most - shared):
+            length = sum(lengths[places.start : places.stop]) + (0 if parts else shared)
+            candidates = prompt.candidates[places.start : places.stop]
+            part = replace(prompt, candidates=candidates, length=length, kept=kept)
+            parts.append(RankPart(tuple(places), part))
+        return parts
 
     def score(self, prompts: Sequence[RankPrompt], *, turn: Turn = nullcontext) -> list[NDArray[np.float32]]:
         """See `CandidateRanker.score`: the logit of yes minus the logit of no."""
@@ -158,9 +171,12 @@ class TallrecRanker(PromptRanker):
         for prompt in prompts:
             assert isinstance(prompt, YesNoQuestions)
             texts = [self.prompt.candidate(self.name(item)) for item in prompt.candidates]
-            logits_C2 = self.scorer.logits(prompt.shared, texts, turn=turn)
+            logits_C2 = self.scorer.logits(prompt.shared, texts, turn=turn, kept=prompt.kept)
             found.append(logits_C2[:, 0] - logits_C2[:, 1])
         return found
+
+    def _positions(self, item: Item) -> int:
+        return len(self.name(item)) + len(self.prompt.respond)
 
 
 class Tallrec(PromptedMethod[PromptedRecord]):

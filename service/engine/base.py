@@ -90,11 +90,6 @@ class QueuedEngine(Generic[P, R]):
             return f"{self.running_what} has been running for more than {self._stall_seconds:g} s"
         return None
 
-    @property
-    def batch_positions(self) -> int:
-        """The most positions that a batch, and so one entry, may have."""
-        return self._batcher.limits.max_batch_tokens
-
     def load(self) -> tuple[int, int]:
         """Return the entries and the positions that wait for the device."""
         return self._batcher.depth, self._batcher.queued_tokens

@@ -106,7 +106,7 @@ class Engine(QueuedEngine[Work, Found]):
 
     def start(self) -> None:
         """Start the threads; call it from the event loop that will call `run`."""
-        self._device.watch(self._waiting)
+        self._device.watch(self._waiting, self._requests_waiting)
         super().start()
 
     async def run(self, work: Work, key: Hashable, deadline: float) -> Found:
@@ -144,6 +144,10 @@ class Engine(QueuedEngine[Work, Found]):
     def _waiting(self) -> int:
         # In this order: a batch is marked as taken before its entries leave the queue.
         return self._batcher.depth + self._taken
+
+    def _requests_waiting(self) -> int:
+        with self._wake:
+            return sum(not entry.running and not entry.work.further for entry in self._batcher.entries())
 
     def _admit(self, work: Work, key: Hashable, waiter: Waiter[PendingResult[Found]]) -> WorkEntry:
         assert work.prompt is not None

@@ -22,22 +22,27 @@ class DeviceLock:
         self._free = threading.Condition()
         self._dense = 0  # passes that run or want to
         self._generating = False
-        self._queues: set[Callable[[], int]] = set()
+        self._queues: dict[Callable[[], int], Callable[[], int]] = {}
 
-    def watch(self, waiting: Callable[[], int]) -> None:
-        """Count the requests that `waiting` returns as dense ones that come before generation."""
+    def watch(self, waiting: Callable[[], int], requests: Callable[[], int] | None = None) -> None:
+        """Count what `waiting` returns as dense work that comes before generation, and what `requests` returns as the
+        requests that it belongs to (None: as many)."""
         with self._free:
-            self._queues.add(waiting)
+            self._queues[waiting] = requests or waiting
 
     def unwatch(self, waiting: Callable[[], int]) -> None:
         """Forget a queue, and whatever it belongs to."""
         with self._free:
-            self._queues.discard(waiting)
+            self._queues.pop(waiting, None)
             self._free.notify_all()
 
     def dense_waiting(self) -> int:
-        """Return how many dense requests wait for the device."""
+        """Return how many entries of dense queues wait for the device."""
         return sum(waiting() for waiting in tuple(self._queues))
+
+    def dense_requests(self) -> int:
+        """Return how many dense requests wait for the device; one with many entries counts once."""
+        return sum(requests() for requests in tuple(self._queues.values()))
 
     @contextlib.contextmanager
     def dense(self) -> Iterator[None]:

@@ -1,10 +1,10 @@
 """The generative engine: from prompts to written and grounded items, in batches, on one thread of its own.
 
-Requests with the same beams and length are written together, and so are those whose candidates a ranker scores, and
-those that want a sentence. The
-device is held for one pass at a time (`device.py`), so dense requests wait for one pass at most. After every step, and
-while it waits for the device, the writing looks whether anyone still wants it: when all clients of a batch have left or
-run out of time, it ends there.
+Requests with the same beams and length are written together. Those whose candidates a ranker scores, and those that
+want a sentence, are computed and answered one after the other. More candidates than a batch holds are divided first and
+scored in several batches. The device is held for one pass at a time (`device_lock.py`), so dense requests wait for one
+pass at most. After every step, and while it waits for the device, the writing looks whether anyone still wants it: when
+all clients of a batch have left or run out of time, it ends there.
 
 A failing batch is written again request by request, so that only the request at fault sees the error.
 """
@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from modeling.generation.api import GeneratedList, GenerativeModel, ListQuery
 from modeling.generation.beam_search import GenerationError
 from modeling.generation.sentence import Sentence, sentence_writer
-from modeling.methods.base_ranking import CandidateRanker
+from modeling.methods.base_ranking import CandidateRanker, RankPart
 from service.engine.base import OnStep, PendingResult, QueuedEngine, failed, smoothed
 from service.engine.batcher import Batch, Entry, Limits, QueueFull, Waiter
 from service.engine.device_lock import DeviceLock
 from service.engine.work import (
+    Divided,
+    DivisionWork,
     RankWork,
     Said,
     Scored,
@@ -37,12 +39,12 @@ from service.engine.work import (
 from service.errors import AnyoError, InvalidInput, Overloaded
 from service.observability.metrics import Metrics
 
-AnyWork = WriteWork | RankWork | SentenceWork
-AnyResult = Writing | Scored | Said
+AnyWork = WriteWork | DivisionWork | RankWork | SentenceWork
+AnyResult = Writing | Divided | Scored | Said
 AnyEntry = Entry[AnyWork, PendingResult[AnyResult]]
 AnyBatch = Batch[AnyWork, PendingResult[AnyResult]]
-RANKING, SAYING = "ranking", "saying"
-"""The groups of what is scored, and of sentences; what is written is grouped by its settings."""
+DIVIDING, RANKING, SAYING = "dividing", "ranking", "saying"
+"""The groups of what is divided, of what is scored, and of sentences; what is written is grouped by its settings."""
 
 
 class GenerationCancelled(Exception):
@@ -91,6 +93,12 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
         assert isinstance(answer, Writing)
         return answer
 
+    async def divide(self, work: DivisionWork, key: Hashable, deadline: float) -> Divided:
+        """Divide the candidates of one request, by a model that is a `CandidateRanker`; otherwise as `run`."""
+        answer = await self._answer_to(lambda waiter: self._admit(work, key, DIVIDING, waiter), deadline)
+        assert isinstance(answer, Divided)
+        return answer
+
     async def score(self, work: RankWork, key: Hashable, deadline: float) -> Scored:
         """Score candidates for one request, by a model that is a `CandidateRanker`; otherwise as `run`."""
         answer = await self._answer_to(lambda waiter: self._admit(work, key, RANKING, waiter), deadline)
@@ -114,7 +122,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
     def _admit(
         self, work: AnyWork, key: Hashable, group: Hashable, waiter: Waiter[PendingResult[AnyResult]]
     ) -> AnyEntry:
-        if (waiting := self._device.dense_waiting()) > self._max_dense_waiting:
+        if (waiting := self._device.dense_requests()) > self._max_dense_waiting:
             self._metrics.rejected("generative_after_dense").inc()
             raise Overloaded(
                 f"{waiting} dense requests wait for the device, and beyond {self._max_dense_waiting} no generative one "
@@ -131,16 +139,22 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
 
     def _write_loop(self) -> None:
         while (batch := self._take()) is not None:
-            started = time.monotonic()
-            others: dict[type, Callable[[Sequence[AnyEntry]], Sequence[object]]]
-            others = {RankWork: self._score, SentenceWork: self._say}
-            compute = others.get(type(batch.entries[0].work), self._write)
-            results = one_by_one_on_failure(compute, batch.entries)
-            self._forward_since = None
-            rate = batch.tokens / max(time.monotonic() - started, 1e-6)
-            self._tokens_per_second = smoothed(self._tokens_per_second, rate)
-            self._metrics.generative_batch_requests.observe(len(batch.entries))
-            self._on_loop(self._deliver, batch, results, started)
+            written = isinstance(batch.entries[0].work, WriteWork)
+            for part in [batch] if written else [Batch((entry,)) for entry in batch.entries]:
+                self._compute(part)
+
+    def _compute(self, batch: AnyBatch) -> None:
+        """Compute and deliver; what is not written has passes of its own, so nobody waits for another's."""
+        started = time.monotonic()
+        others: dict[type, Callable[[Sequence[AnyEntry]], Sequence[object]]]
+        others = {DivisionWork: self._divide, RankWork: self._score, SentenceWork: self._say}
+        compute = others.get(type(batch.entries[0].work), self._write)
+        results = one_by_one_on_failure(compute, batch.entries)
+        self._forward_since = None
+        rate = batch.tokens / max(time.monotonic() - started, 1e-6)
+        self._tokens_per_second = smoothed(self._tokens_per_second, rate)
+        self._metrics.generative_batch_requests.observe(len(batch.entries))
+        self._on_loop(self._deliver, batch, results, started)
 
     def _take(self) -> AnyBatch | None:
         with self._wake:
@@ -149,6 +163,22 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
                     return batch
                 self._wake.wait()
         return None
+
+    def _divide(self, entries: Sequence[AnyEntry]) -> list[list[RankPart] | None]:
+        """Return the parts of each; None for all where the request was cancelled."""
+        works = [entry.work for entry in entries if isinstance(entry.work, DivisionWork)]
+        model: object = self._model
+        assert isinstance(model, CandidateRanker)
+        try:
+            self._refuse_if_abandoned(entries)
+            divided = [model.divide(work.prompt, work.most, turn=lambda: self._turn(entries)) for work in works]
+        except GenerationCancelled:
+            return [None] * len(entries)
+        for work, parts in zip(works, divided, strict=True):
+            places = sorted(place for part in parts for place in part.places)
+            if places != list(range(len(work.prompt.candidates))):
+                raise RuntimeError(f"the ranker divided {len(work.prompt.candidates)} candidates into {len(places)}")
+        return list(divided)
 
     def _score(self, entries: Sequence[AnyEntry]) -> list[NDArray[np.float32] | None]:
         """Return the scores of each; None for all where the request was cancelled."""
@@ -231,7 +261,7 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
     def _deliver(
         self,
         batch: AnyBatch,
-        results: Sequence[GeneratedList | NDArray[np.float32] | Sentence | Exception | None],
+        results: Sequence[GeneratedList | list[RankPart] | NDArray[np.float32] | Sentence | Exception | None],
         started: float,
     ) -> None:
         finished = time.monotonic()
@@ -250,6 +280,8 @@ class GenerativeEngine(QueuedEngine[AnyWork, AnyResult]):
             elif isinstance(result, GeneratedList):
                 self._count(result)
                 answer = Writing(result, {"queue": queued, **result.seconds})
+            elif isinstance(result, list):
+                answer = Divided(result, {"queue": queued, "divide": finished - started})
             elif isinstance(result, Sentence):
                 answer = Said(result, {"queue": queued, "sentence": finished - started})
             else:

@@ -15,7 +15,7 @@ from index.filters.language import Filter
 from modeling.encoder.prompt import Prompt
 from modeling.generation.api import GeneratedList, GenerationPrompt, GenerationSettings, ListQuery
 from modeling.generation.sentence import Sentence, SentencePrompt
-from modeling.methods.base_ranking import RankPrompt
+from modeling.methods.base_ranking import RankPart, RankPrompt
 
 log = structlog.get_logger(__name__)
 
@@ -25,8 +25,9 @@ class Work:
     """Work of one request on the device: a prompt (or the vector it gave before) and what to search for.
 
     `exclude` holds rows never to return, `allowed` the only rows to return (None: all), which are those that pass
-    `wanted`. `positions` are those that
-    will have to be read (0: all of the prompt). With `candidates` nothing is searched: these are scored.
+    `wanted`. `positions` are those that will have to be read (0: all of the prompt). With `candidates` nothing is
+    searched: these are scored. `further`: not the first entry of its request, so that it does not count as another
+    request that waits.
     """
 
     prompt: Prompt | None
@@ -37,6 +38,7 @@ class Work:
     positions: int = 0
     candidates: Candidates | None = None
     wanted: Filter | None = None
+    further: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +90,19 @@ class RankWork:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DivisionWork:
+    """Candidates of one request, to be divided into parts of at most `most` positions, each a `RankWork`."""
+
+    prompt: RankPrompt
+    most: int
+
+    @property
+    def positions(self) -> int:
+        """Positions on the device: an id model may read the history."""
+        return 1 + len(self.prompt.history)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SentenceWork:
     """The sentence of one request, to be decoded among those that are allowed."""
 
@@ -104,6 +119,14 @@ class Said:
     """The sentence of one request, and seconds by stage, waiting included."""
 
     sentence: Sentence
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The parts of one request's candidates, and seconds by stage, waiting included."""
+
+    parts: Sequence[RankPart]
     seconds: dict[str, float]
 
 

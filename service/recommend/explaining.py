@@ -103,19 +103,21 @@ class Explainer:
         def left(place: int) -> tuple[bytes, Prompt]:
             return history_key(later[:place] + later[place + 1 :]), prepare([*read[:place], *read[place + 1 :]])
 
-        found = await together(self._vector(*left(place), deadline) for place in range(first, len(later)))
+        found = await together(
+            self._vector(*left(place), deadline, further=place > first) for place in range(first, len(later))
+        )
         without_HD = np.stack(found)
         self._kept.put(key, without_HD)
         self._metrics.explanations("computed").inc()
         return without_HD
 
-    async def _vector(self, key: bytes, prompt: Prompt, deadline: float) -> NDArray[np.float32]:
+    async def _vector(self, key: bytes, prompt: Prompt, deadline: float, *, further: bool) -> NDArray[np.float32]:
         known_D = self._vectors.get(key)
         if known_D is not None:
             return known_D
         index = self._parts.index
         nothing = Candidates(NO_ROWS, index.keys(NO_ROWS), index)
-        work = Work(prompt, 0, NO_ROWS, candidates=nothing)
+        work = Work(prompt, 0, NO_ROWS, candidates=nothing, further=further)
         return (await self._engine.run(work, (key, "vector"), deadline)).vector_D
 
 

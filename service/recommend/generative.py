@@ -6,7 +6,7 @@ Knows neither HTTP nor JSON. One recommender serves one artifact. Nothing is cac
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from modeling.generation.api import GeneratedList, GenerationSettings, ListQuery
 from modeling.generation.beam_search import GenerationError
 from modeling.generation.sentence import Sentence
-from modeling.methods.base_ranking import CandidateRanker, Item, RankPrompt
+from modeling.methods.base_ranking import CandidateRanker, RankPart, RankPrompt
 from service.artifacts.loading import LoadedGenerative
 from service.engine.base import OnStep
 from service.engine.batcher import Limits
 from service.engine.device_lock import DeviceLock
 from service.engine.generative import GenerativeEngine
-from service.engine.work import RankWork, SentenceWork, WriteWork
+from service.engine.work import DivisionWork, RankWork, SentenceWork, WriteWork
 from service.errors import Conflict, InvalidInput, NotReady, TooLarge
 from service.items.artifact_items import ArtifactItems
 from service.observability.metrics import Metrics
@@ -58,7 +58,7 @@ class GenerativeRecommender(BaseRecommender):
         if self.ranks:
             metrics.rank_candidates(parts.recipe)
         self.default = _smaller(parts.model.default, self.limit)
-        limits = Limits(
+        self._limits = limits = Limits(
             settings.generative_batch_tokens,
             settings.generative_batch_requests,
             settings.generative_queued_tokens,
@@ -135,32 +135,53 @@ class GenerativeRecommender(BaseRecommender):
         started = time.monotonic()
         readable = await self.histories.readable(history, deadline)
         candidates = await self.histories.read(asked, deadline, "candidates")
-        prompts = list(self._pieces(model, readable, candidates, query.user_id))
-        seconds = history.seconds | {"assemble": time.monotonic() - started}
+        prompt = model.prepare_candidates(readable, candidates, query.user_id)
+        assembled = time.monotonic() - started
         key = (tuple(history.parts), query.user_id, tuple(found.parts))
-        scored = await together(
-            self.engine.score(RankWork(prompt), (*key, place), deadline) for place, prompt in enumerate(prompts)
-        )
-        for each in scored:
-            seconds |= {name: max(taken, seconds.get(name, 0.0)) for name, taken in each.seconds.items()}
-        scores_C = np.concatenate([each.scores_C for each in scored])
-        return ranked(found, scores_C, "model", history, seconds)
+        scores_C, taken = await self._scores(prompt, key, deadline)
+        return ranked(found, scores_C, "model", history, history.seconds | {"assemble": assembled} | taken)
 
-    def _pieces(
-        self, model: CandidateRanker, history: Sequence[Item], candidates: Sequence[Item], user_id: str | None
-    ) -> Iterator[RankPrompt]:
-        """Yield all candidates as one prompt, or as several where a batch cannot hold it; raises TooLarge."""
-        prompt, limit = model.prepare_candidates(history, candidates, user_id), self.engine.batch_positions
-        if prompt.length <= limit:
-            yield prompt
-        elif model.pointwise and len(candidates) > 1:
-            middle = len(candidates) // 2
-            yield from self._pieces(model, history, candidates[:middle], user_id)
-            yield from self._pieces(model, history, candidates[middle:], user_id)
-        else:
+    async def _scores(
+        self, prompt: RankPrompt, key: Hashable, deadline: float
+    ) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """Return the scores of all candidates of a prompt, and seconds by stage; raises TooLarge."""
+        parts = [RankPart(tuple(range(len(prompt.candidates))), prompt)]
+        started, queued = time.monotonic(), 0.0
+        if prompt.length > (most := self._limits.max_batch_tokens):
+            self._refuse_more_than_the_queue_holds(prompt)
+            divided = await self.engine.divide(DivisionWork(prompt, most), ("divided", key), deadline)
+            parts, queued = list(divided.parts), divided.seconds["queue"]
+            self._refuse_what_no_batch_holds(parts)
+        scored = await together(
+            self.engine.score(RankWork(part.prompt), (key, number), deadline) for number, part in enumerate(parts)
+        )
+        scores_C = np.empty(len(prompt.candidates), np.float32)
+        for part, each in zip(parts, scored, strict=True):
+            scores_C[list(part.places)] = each.scores_C
+        queued += min(each.seconds["queue"] for each in scored)  # the other parts wait for parts of this request
+        return scores_C, {"queue": queued, "rank": time.monotonic() - started - queued}
+
+    def _refuse_more_than_the_queue_holds(self, prompt: RankPrompt) -> None:
+        if prompt.length > (most := self._limits.max_queued_tokens):
             raise TooLarge(
-                f"{len(candidates)} candidates with this history take {prompt.length} positions, and a batch may hold "
-                f"{limit}; send fewer candidates or a shorter history, or raise ANYO_GENERATIVE_BATCH_TOKENS",
+                f"{len(prompt.candidates)} candidates with this history take {prompt.length} positions, and the queue "
+                f"may hold {most}; send fewer candidates or a shorter history, or raise ANYO_GENERATIVE_QUEUED_TOKENS",
+                field="candidates",
+            )
+
+    def _refuse_what_no_batch_holds(self, parts: Sequence[RankPart]) -> None:
+        longest = max(parts, key=lambda part: part.prompt.length)
+        if longest.prompt.length > (most := self._limits.max_batch_tokens):
+            raise TooLarge(
+                f"a prompt with this history and {len(longest.places)} of the candidates takes {longest.prompt.length} "
+                f"positions, and a batch may hold {most}; send a shorter history or fewer candidates, or raise "
+                "ANYO_GENERATIVE_BATCH_TOKENS",
+                field="candidates",
+            )
+        if len(parts) > (entries := self._limits.max_queued_requests or len(parts)):
+            raise TooLarge(
+                f"the candidates are scored in {len(parts)} batches, and the queue may hold {entries} entries; send "
+                "fewer candidates, or raise ANYO_GENERATIVE_BATCH_TOKENS or ANYO_GENERATIVE_QUEUED_REQUESTS",
                 field="candidates",
             )
 

@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 
 from index.live_catalog import LiveCatalog
-from service.errors import AnyoError, DeadlineExceeded, ModelError, NothingUsable, NotReady, Overloaded
+from service.errors import AnyoError, DeadlineExceeded, ModelError, NothingUsable, NotReady, Overloaded, TooLarge
 from service.observability.metrics import Metrics
 from service.recommend.base import NamedArtifact, Recommendation
 from service.recommend.dense import DenseRecommender
@@ -132,6 +132,8 @@ class Stages:
             ranking = await second.ranker.rank(asked, self._until(deadline))
             if ranking.source == "popular" or ranking.candidates.unknown:
                 raise NothingUsable(f"its catalog lacks {len(ranking.candidates.unknown)} candidates, or all history")
+        except TooLarge as error:
+            raise TooLarge(error.message, field="rerank.candidates") from error
         except PASSING as error:
             self._metrics.reranks("degraded").inc()
             self._note(RERANK, second.ranker.parts.name, error)

@@ -22,13 +22,14 @@ class GenerativeSettings(Section):
         ge=1,
         le=1_048_576,
         description="Positions of a batch that is written: prompts, and what all beams may write. A request that takes "
-        "more is refused with 413.",
+        "more is refused with 413; candidates of `POST /rank` and `rerank` are scored in several batches instead.",
     )
     generative_queued_requests: int = Field(
         default=64,
         ge=1,
         le=1_000_000,
-        description="Generative requests that may wait; beyond them one gets 429 with Retry-After at once.",
+        description="Generative requests that may wait; beyond them one gets 429 with Retry-After at once. Candidates "
+        "that are scored in several batches count once for each.",
     )
     generative_queued_tokens: int = Field(
         default=131_072,
@@ -41,7 +42,7 @@ class GenerativeSettings(Section):
         ge=0,
         le=1_000_000,
         description="Dense requests that may wait for the device while generative ones are still accepted; beyond them "
-        "these get 429: under load they are the first to be refused.",
+        "these get 429: under load they are the first to be refused. One that is explained counts once.",
     )
     generative_deadline_ms: int = Field(
         default=30_000,

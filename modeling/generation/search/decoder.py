@@ -34,6 +34,10 @@ class Sees:
     places_BS: Tensor
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer, [1, heads, T, width] each."""
+
+
 class BeamDecoder:
     """A causal language model that reads prompts and continues the beams of a search.
 
@@ -83,7 +87,7 @@ class BeamDecoder:
         return nn.functional.linear(states_PH, self.head_VH[tokens_A], bias_A).float()
 
     @torch.inference_mode()
-    def _read_prefix(self) -> list[tuple[Tensor, Tensor]]:
+    def _read_prefix(self) -> list[KeysValues]:
         if not self.prefix:
             return []
         cache = new_cache(self._layers, len(self.prefix))
@@ -98,10 +102,16 @@ class BeamDecoder:
         prompts themselves, and none."""
         return prompts, []
 
-    def new_cache(self, rows: int, positions: int) -> Any:
-        """A cache that begins with the prefix and has room for ``positions`` more."""
+    def new_cache(self, rows: int, positions: int, begin: Sequence[KeysValues] = ()) -> Any:
+        """A cache with room for ``positions`` behind the prefix.
+
+        Args:
+            rows, positions: size of the cache.
+            begin: keys and values, by layer, of the prefix and what is behind it already; empty: of the prefix.
+        """
         cache = new_cache(self._layers, len(self.prefix) + positions)
-        for layer, (keys, values) in zip(cast(list[GrowingLayer], cache.layers), self._prefix_kv, strict=False):
+        held = begin or self._prefix_kv
+        for layer, (keys, values) in zip(cast(list[GrowingLayer], cache.layers), held, strict=False):
             layer.preset(keys, values, rows)
         return cache
 

@@ -13,7 +13,7 @@ MEANING = {
     404: "What is named does not exist.",
     409: "Not possible for this artifact, or against what is stored.",
     412: "The item has another version than If-Match or If-None-Match expects.",
-    413: "The body or the history is too large.",
+    413: "The body is too large, or history and candidates take more positions than a batch or the queue holds.",
     415: "The body is in an encoding or a character set that is not read.",
     422: "A field is wrong, or nothing usable is left of the history.",
     429: "The queue is full, or this key sends too fast; see Retry-After.",

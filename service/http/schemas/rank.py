@@ -32,7 +32,8 @@ class RankRequest(Body):
         min_length=1,
         max_length=MAX_CANDIDATES,
         description='Items to order, in any order: ids of the catalog, or {"title": …} for free text where the '
-        "artifact can score it. Unknown ids are left out and listed in `unknown_candidates`, repeated ones count once.",
+        "artifact can score it. Unknown ids are left out and listed in `unknown_candidates`, repeated ones count once. "
+        "What a batch of the ranker does not hold is scored in several batches, with the same scores.",
     )
     history: Annotated[list[str | FreeTitle], FailFast()] = Field(
         default_factory=list,

@@ -203,6 +203,24 @@ def test_a_ranker_scores_in_a_batch_as_alone_whatever_the_order_of_candidates(lo
         np.testing.assert_allclose(turned_C[::-1], scores_C, atol=1e-5)
 
 
+def test_a_ranker_scores_in_parts_as_at_once(loaded: Loaded[Any]) -> None:
+    """Whatever a part may hold; no candidate is lost, and what all parts read counts once."""
+    model = ranker_of(loaded.model)
+    if model is None:
+        return
+    prompt = model.prepare_candidates([8, 4, 6][-model.history_limit :], list(range(ITEMS)))
+    (scores_C,) = model.score([prompt])
+    numbers = []
+    for most in (1, prompt.length // 2, prompt.length):
+        parts = model.divide(prompt, most)
+        numbers.append(len(parts))
+        places = [place for part in parts for place in part.places]
+        assert sorted(places) == list(range(ITEMS)) and all(part.prompt.length >= 1 for part in parts)
+        found_C = np.concatenate([model.score([part.prompt])[0] for part in parts])
+        np.testing.assert_allclose(found_C, scores_C[places], atol=1e-5)
+    assert numbers[0] > numbers[1] > 1 and numbers[2] == 1
+
+
 def test_it_is_served_as_it_answers(loaded: Loaded[Any]) -> None:
     served = anyo.load(loaded.folder)
     catalog = Catalog.read(loaded.folder / "catalog.parquet")

@@ -81,3 +81,18 @@ def test_equal_titles_have_equal_scores_and_nothing_needs_to_be_known(ranker: Ll
     first, second = ranker.read_titles(["old lamp", "old  lamp"])
     (scores_C,) = ranker.score([ranker.prepare_candidates([], [3, first, second])])
     assert scores_C[1] == pytest.approx(scores_C[2], abs=1e-5) and np.isfinite(scores_C).all()
+
+
+def test_the_id_model_orders_the_candidates_of_all_parts_once(
+    ranker: LlaraGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, retriever, asked = ranker.prepare_candidates(HISTORY, list(range(len(TITLES)))), ranker.retriever, []
+
+    def counted(rows: Any) -> Any:
+        asked.append(rows)
+        return retriever(rows)
+
+    monkeypatch.setattr(ranker, "retriever", counted)
+    parts = ranker.divide(prompt, 1)
+    sizes = [len(ranker.score([part.prompt])[0]) for part in parts]
+    assert sizes == [CANDIDATES] * (len(TITLES) // CANDIDATES) and len(asked) == 1

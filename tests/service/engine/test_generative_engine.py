@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -133,13 +134,16 @@ async def test_the_deadline_ends_the_writing() -> None:
 class PassByPass:
     """A ranker that takes two hundred passes for any candidates; `passes` counts those that began."""
 
-    reads, history_limit, pointwise, passes = ("ids",), 5, True, 0
+    reads, history_limit, passes = ("ids",), 5, 0
 
     def read_titles(self, titles: Any) -> Any:
         raise NotImplementedError
 
     def prepare_candidates(self, history: Any, candidates: Any, user_id: str | None = None) -> RankPrompt:
         return RankPrompt(tuple(history), tuple(candidates))
+
+    def divide(self, prompt: Any, most: int, *, turn: Any) -> Any:
+        raise NotImplementedError
 
     def score(self, prompts: Any, *, turn: Any) -> Any:
         for _ in range(200):
@@ -159,6 +163,42 @@ async def test_the_deadline_ends_a_ranking_before_its_next_pass_though_the_devic
         await engine.score(RankWork(model.prepare_candidates([1], [2, 3])), "key", time.monotonic() + 0.1)
     await engine.close(10)
     assert model.passes < 15, "ten fit into its time, and one may just have begun"
+
+
+class OneByOne(PassByPass):
+    """A ranker that needs one pass for each candidate; `asked` has the first candidates of the prompts."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.held = threading.Event()
+
+    def score(self, prompts: Any, *, turn: Any) -> Any:
+        for prompt in prompts:
+            with turn():
+                self.asked.append(prompt.candidates[0])
+                if prompt.candidates[0] > 1:
+                    self.held.wait(10)
+        return [np.zeros(len(prompt.candidates), np.float32) for prompt in prompts]
+
+
+async def test_a_ranking_is_answered_when_it_is_scored_and_not_when_those_behind_it_are() -> None:
+    """Though they were taken from the queue together; and one that nobody waits for any more is not scored."""
+    model: Any = OneByOne()
+    engine = GenerativeEngine(
+        model, Limits(64, 4, 64), Metrics(), recipe="slow", catalog_size=9, device=DeviceLock(), max_dense_waiting=4
+    )
+    works = [RankWork(model.prepare_candidates([1], [number])) for number in (1, 2, 3)]
+    engine.start()
+    first, second, third = (
+        asyncio.create_task(engine.score(work, number, time.monotonic() + 30)) for number, work in enumerate(works)
+    )
+    await asyncio.wait_for(first, 10)
+    third.cancel()
+    await asyncio.gather(third, return_exceptions=True)
+    model.held.set()
+    await asyncio.wait_for(second, 10)
+    await engine.close(10)
+    assert model.asked == [1, 2]
 
 
 class Leaver:

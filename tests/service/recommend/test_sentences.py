@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
@@ -117,3 +118,22 @@ async def test_a_sentence_without_something_to_name_and_about_what_was_withdrawn
     found = await write_sentence(Silent(), 5, "b", ["a"], 0.0)
     assert found.of([5, 6]) == found and found.text == "a text"
     assert found.of([6]) == WrittenSentence(5, reason="withdrawn")
+
+
+async def test_the_rows_of_an_explanation_do_not_keep_its_own_sentence_out(artifacts: tuple[Path, Path]) -> None:
+    """While 29 histories with one item left out wait for the device, with one more than the dense requests allowed."""
+    async with serving(*artifacts, second_stage_ms=20_000, deadline_ms=30_000, generative_dense_waiting=1) as served:
+        history = [row % 40 for row in range(30)]
+        await served.recommend(history)  # its vector is kept, so the next request begins with the explanation
+        dense, device = served.service.recommender(None).engine, served.service.registry.device
+        with device.turn():
+            asked = asyncio.create_task(served.recommend(history, explain=True))
+            for _ in range(500):
+                if device.dense_waiting() >= 10:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert dense.load()[0] > 1 >= device.dense_requests()
+        answer = await asked
+        assert len(answer["explanation"]["influence"]["values"][0]) > 10
+        assert answer["explanation"]["sentence"]["reason"] is None and answer["degraded"] == []
