@@ -277,18 +277,23 @@ class IvfIndex(ApproximateIndex):
 
     def _best(self, queries_BD: FloatArray, rows_BW: RowArray, k: int) -> tuple[FloatArray, RowArray]:
         """The true inner products of found rows (-1: none), and of every query the k best or all that tie with them."""
-        scores_BW = np.full(rows_BW.shape, -np.inf, np.float32)
-        for scores_W, rows_W, query_D in zip(scores_BW, rows_BW, queries_BD, strict=True):
-            found = np.flatnonzero(rows_W >= 0)
-            scores_W[found] = self._vectors.products(query_D, rows_W[found])
-        width = rows_BW.shape[1]
-        if width <= k:
-            return scores_BW, rows_BW
-        least_B1 = np.partition(scores_BW, width - k, axis=1)[:, [width - k]]
-        kept_BW = ~(scores_BW < least_B1)  # NaN is kept, and refused later
-        most = int(kept_BW.sum(axis=1).max())
-        order_BM = np.argsort(~kept_BW, axis=1, kind="stable")[:, :most]
-        return np.take_along_axis(scores_BW, order_BM, axis=1), np.take_along_axis(rows_BW, order_BM, axis=1)
+        found = [
+            self._best_of(query_D, rows_W[rows_W >= 0], k) for query_D, rows_W in zip(queries_BD, rows_BW, strict=True)
+        ]
+        width = max(k, *(len(rows) for _, rows in found))
+        scores_BM = np.full((len(found), width), -np.inf, np.float32)
+        rows_BM = np.full((len(found), width), -1, np.int64)
+        for query, (scores, rows) in enumerate(found):
+            scores_BM[query, : len(rows)], rows_BM[query, : len(rows)] = scores, rows
+        return scores_BM, rows_BM
+
+    def _best_of(self, query_D: FloatArray, rows_R: RowArray, k: int) -> tuple[FloatArray, RowArray]:
+        scores_R = self._vectors.products(query_D, rows_R)
+        if len(rows_R) <= k:
+            return scores_R, rows_R
+        least = np.partition(scores_R, len(rows_R) - k)[len(rows_R) - k]
+        kept = np.flatnonzero(~(scores_R < least))  # NaN is kept, and refused later
+        return scores_R[kept], rows_R[kept]
 
     def _exact(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         return self._vectors._top(queries_BD, k, eligible, open_N)

@@ -50,8 +50,11 @@ class DiskVectors(VectorIndex):
 
     def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
         """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
-        chosen = self._array_ND if rows_R is None else self._array_ND[rows_R]
-        found: FloatArray = np.array(chosen, np.float32)
+        found: FloatArray
+        if rows_R is None:
+            found = np.array(self._array_ND, np.float32)
+        else:
+            found = self._array_ND[rows_R].astype(np.float32, copy=False)  # copied by its rows
         return found
 
     def products(self, query_D: FloatArray, rows_R: RowArray) -> FloatArray:

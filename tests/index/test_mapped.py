@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZE, DIM = 60_000, 256
 SHARE = 0.45
 """Of the file: what opening may take. Codes and rows take .15 of it here; a copy of the vectors alone .85."""
-BUILT_SHARE = 0.6
-"""Of the vectors: what a build in parts may take with 4 MiB for its shards; queries are made of a third of them."""
+BUILT_SHARE = 0.8
+"""Of the vectors: what a build in parts may take with 4 MiB for its shards; queries are made of copies of a third."""
 OPEN = """
 import resource, sys
 from pathlib import Path
