@@ -37,7 +37,7 @@ def products(query_D: FloatArray, vectors: Any, rows_R: RowArray) -> FloatArray:
     found_R = np.empty(len(rows_R), np.float32)
     query_D, rows_R = np.ascontiguousarray(query_D), np.ascontiguousarray(rows_R, np.int64)
     pointers = map(faiss.swig_ptr, (found_R, query_D, vectors, rows_R))
-    faiss.fvec_inner_products_by_idx(*pointers, len(query_D), 1, len(rows_R))
+    faiss.fvec_inner_products_by_idx(*pointers, len(query_D), 1, len(rows_R))  # type: ignore[attr-defined]
     return found_R
 
 

@@ -31,7 +31,7 @@ from index.base import (
 )
 from index.faiss_calls import one_thread, selector
 from index.ivf.file import Arrays, Trained, write_file
-from index.ivf.on_disk import DiskVectors
+from index.ivf.on_disk import DiskVectors, ExactVectors
 
 SAMPLES_A_CELL = 64
 """Training vectors for each cell; faiss takes no more of them either way."""
@@ -67,7 +67,7 @@ class IvfIndex(ApproximateIndex):
     """Class of the index over the stored vectors in memory."""
     spec: IvfSpec
 
-    def __init__(self, coded: Any, centres_CD: FloatArray, exact: Any, spec: IvfSpec) -> None:
+    def __init__(self, coded: Any, centres_CD: FloatArray, exact: ExactVectors, spec: IvfSpec) -> None:
         """Wrap an inverted file of faiss and the vectors it was made of; use `index.build_index` instead."""
         self._coded, self._centres_CD, self._vectors, self.spec = coded, centres_CD, exact, spec
 
@@ -222,7 +222,7 @@ class IvfIndex(ApproximateIndex):
             raise stored.file.error(f"tables of {len(stored.tables)} numbers")
         codes_NB, vectors_ND = stored.rest(coded.code_size)
         cls.add(coded, stored.cells_N, codes_NB, 0)
-        exact: Any
+        exact: ExactVectors
         if isinstance(content, mmap.mmap):
             exact = DiskVectors.over(vectors_ND, content, MAPPED_BLOCK // (4 * entry.dim))
         else:

@@ -6,7 +6,7 @@ import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import faiss
 import numpy as np
@@ -16,6 +16,37 @@ from index.faiss_calls import products
 
 TYPES = {"F32": "<f4", "F16": "<f2"}
 LONGEST_HEADER = 1 << 20
+
+
+class ExactVectors(Protocol):
+    """Methods of the item vectors behind an inverted file: in memory, or on disk."""
+
+    @property
+    def size(self) -> int:
+        """N, the number of item vectors."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a vector."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that they take."""
+        ...
+
+    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
+        """A copy of all [N, D], or of those of some rows [R, D]."""
+        ...
+
+    def products(self, query_D: FloatArray, rows_R: RowArray) -> FloatArray:
+        """Inner products of a query with the vectors of some rows [R], which must be there."""
+        ...
+
+    def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
+        """As `VectorIndex._top`."""
+        ...
 
 
 class DiskVectors(VectorIndex):

@@ -47,7 +47,7 @@ class IvfFastScanIndex(IvfPqIndex):
     @classmethod
     def searched(cls, coded: Any) -> Any:
         """The same codes in the order of registers."""
-        found = faiss.IndexIVFPQFastScan(coded, TOGETHER)
+        found: Any = faiss.IndexIVFPQFastScan(coded, TOGETHER)
         found.referenced_objects = coded.referenced_objects  # the quantizer, and no longer the codes as they were
         return found
 
