@@ -54,7 +54,7 @@ def build(
         typer.Option(
             min=1,
             max=1 << 24,
-            help="Build ivf-pq or ivf-sq in shards read from disk within this much memory; resumable.",
+            help="Build an inverted file in shards read from disk within this much memory; resumable.",
         ),
     ] = None,
     queries: Queries = None,
@@ -85,7 +85,7 @@ def _build(
         _check_manifest(artifact, folder, spec)
     with one_writer(out or artifact):
         _write(source, folder, spec, memory_mib, queries)
-    return {"folder": str(folder), **_describe(folder)}
+    return {"folder": str(folder), **_describe(folder, mapped=memory_mib is not None)}
 
 
 def _write(source: Path, folder: Path, spec: IndexSpec, memory_mib: int | None, queries: Path | None) -> None:
@@ -262,19 +262,19 @@ def _index_folder(folder: Path) -> Path:
     return folder if (folder / ENTRY_FILE).exists() or not (folder / "index").is_dir() else folder / "index"
 
 
-def _open(folder: Path) -> StoredIndex:
+def _open(folder: Path, mapped: bool = False) -> StoredIndex:
     from index import IndexFolderError, open_index
 
     try:
-        return open_index(folder)
+        return open_index(folder, mapped=mapped)
     except IndexFolderError as error:
         _fail(str(error))
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def _describe(folder: Path, mapped: bool = False) -> dict[str, Any]:
     from index.storage import read_entry
 
-    index = _open(folder)
+    index = _open(folder, mapped)
     entry = read_entry(folder)
     return {
         "kind": entry.spec.kind,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
-from index.base import Content, FolderEntry, IndexFolderError, Mask
+from index.base import Content, FloatArray, FolderEntry, IndexFolderError, Mask, RowArray
 
 HEADER = struct.Struct("<4siqqq?i")  # kind, dim, size, two unused, trained, metric
 COUNT = struct.Struct("<q")  # of the elements of an array that follows
@@ -21,6 +21,24 @@ FLAT_KINDS = (b"IxFI", b"IxF2", b"IxFl")
 def selector(open_N: Mask) -> Any:
     """A filter of faiss that lets only the rows set in ``open_N`` through."""
     return faiss.IDSelectorBitmap(np.packbits(open_N, bitorder="little"))  # type: ignore[call-arg, arg-type]
+
+
+def products(query_D: FloatArray, vectors: Any, rows_R: RowArray) -> FloatArray:
+    """Inner products of a query with some rows of vectors that lie in one array of float32, read where they are.
+
+    Args:
+        query_D: the query.
+        vectors: array of N times D numbers, contiguous.
+        rows_R: rows, all from 0 to N - 1.
+
+    Returns:
+        Inner products [R], the same for a row whatever other rows are asked for.
+    """
+    found_R = np.empty(len(rows_R), np.float32)
+    query_D, rows_R = np.ascontiguousarray(query_D), np.ascontiguousarray(rows_R, np.int64)
+    pointers = map(faiss.swig_ptr, (found_R, query_D, vectors, rows_R))
+    faiss.fvec_inner_products_by_idx(*pointers, len(query_D), 1, len(rows_R))  # type: ignore[attr-defined]
+    return found_R
 
 
 def write_array(file: BinaryIO, numbers: Any, length: int | None = None) -> None:

@@ -51,8 +51,26 @@ def check_index_target(folder: Path) -> None:
 def save_index(index: StoredIndex, folder: Path) -> FolderEntry:
     """Write both files, each under another name first; returns the entry."""
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / (INDEX_FILE + ".part")
-    index.write(unfinished)
+    index.write(unfinished_file(folder))
+    return put_in_place(index, folder)
+
+
+def unfinished_file(folder: Path) -> Path:
+    """The name of the file of an index until its entry is known."""
+    return folder / (INDEX_FILE + ".part")
+
+
+def map_unfinished(path: Path, spec: IndexSpec, size: int, dim: int) -> StoredIndex:
+    """The index in a file that this process has written, with its item vectors left there; of a kind that maps."""
+    entry = FolderEntry(spec, METRIC, size, dim, recall_at_10=0.0, bytes=path.stat().st_size)
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _settled(index_class(spec.kind).parse(content, path, entry), content)
+
+
+def put_in_place(index: StoredIndex, folder: Path) -> FolderEntry:
+    """Give the unfinished file of an index its name and write its entry, which is returned."""
+    unfinished = unfinished_file(folder)
     entry = FolderEntry(
         spec=index.spec,
         metric=METRIC,
@@ -128,9 +146,13 @@ def _parse(content: Content, path: Path, entry: FolderEntry) -> StoredIndex:
         raise IndexFolderError(f"{path} has sha256 {found[:12]}…; {ENTRY_FILE} says {entry.sha256[:12]}…")
     index = index_class(entry.spec.kind).parse(content, path, entry)
     index.recall_at_10, index.recall_queries = entry.recall_at_10, entry.recall_queries
-    if isinstance(content, mmap.mmap):
-        _release(content, 0, len(content))
-        content.madvise(mmap.MADV_RANDOM)  # a search reads single vectors
+    return _settled(index, content) if isinstance(content, mmap.mmap) else index
+
+
+def _settled(index: StoredIndex, content: mmap.mmap) -> StoredIndex:
+    """The index, the pages of whose file are no longer in memory."""
+    _release(content, 0, len(content))
+    content.madvise(mmap.MADV_RANDOM)  # a search reads single vectors
     return index
 
 

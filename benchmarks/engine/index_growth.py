@@ -8,8 +8,9 @@ Levina and Bickel 2004) of both is printed. Queries are user vectors of the arti
 
 Vectors are made in a file, inverted files are built from it in parts and opened with their vectors mapped, so that
 nothing but ``flat``, ``hnsw`` and the peer holds all vectors in memory; ``--limit-gib`` bounds the memory that the
-process writes to (RLIMIT_DATA). What has been made and measured is kept in ``--state``: started again, it goes on. The
-peer ``usearch`` (HNSW) needs its package.
+process writes to (RLIMIT_DATA). Where ``flat`` is among the kinds, a search of every other one is timed in turns with
+an exact search of the same query. What has been made and measured is kept in ``--state``: started again, it goes on.
+The peer ``usearch`` (HNSW) needs its package, and is left out of sizes above 100,000, which it takes hours to build.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import argparse
 import importlib
 import json
 import resource
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,15 @@ from service.bulk.histories import read_histories
 
 NEIGHBOURS, QUERIES, TOP, TIMED, BLOCK = 8, 1000, 100, 200, 50_000
 LID_NEIGHBOURS, LID_POINTS, LID_SAMPLE = 20, 500, 100_000
-SPECS: dict[str, dict[str, Any]] = {"flat": {}, "ivf-sq": {}, "ivf-pq": {}, "hnsw": {"build_effort": 100}}
+SPECS: dict[str, dict[str, Any]] = {
+    "flat": {},
+    "ivf-fastscan": {},
+    "ivf-sq": {},
+    "ivf-pq": {},
+    "hnsw": {"build_effort": 100},
+}
 PEER, PEER_LINKS, PEER_EFFORT = "usearch", 16, 128
+PEER_MOST = 100_000
 PEER_SEARCH = (100, 200, 400, 800, 1600)
 ENOUGH = 0.999
 
@@ -103,14 +112,15 @@ def user_vectors(artifact: Path, data: Path) -> np.ndarray:
     return np.concatenate([loaded.encoder.encode(prompts[first : first + 32]) for first in range(0, len(prompts), 32)])
 
 
-def timed(search: Search, queries_QD: np.ndarray) -> float:
-    """Median milliseconds of one query for `TOP` items."""
-    seconds = []
+def timed(searches: Sequence[Search], queries_QD: np.ndarray) -> list[float]:
+    """Median milliseconds of one query for `TOP` items, of searches that take turns."""
+    seconds: list[list[float]] = [[] for _ in searches]
     for query_D in queries_QD[:TIMED]:
-        started = time.perf_counter()
-        search(query_D[None])
-        seconds.append(time.perf_counter() - started)
-    return 1e3 * float(np.median(seconds))
+        for search, each in zip(searches, seconds, strict=True):
+            started = time.perf_counter()
+            search(query_D[None])
+            each.append(time.perf_counter() - started)
+    return [1e3 * statistics.median(each) for each in seconds]
 
 
 def _fills(index: IvfIndex, queries_QD: np.ndarray) -> bool:
@@ -164,9 +174,16 @@ def peer(source: Path, folder: Path) -> Iterator[tuple[int, Search]]:
 
 
 def rows_of(
-    kind: str, source: Path, queries_QD: np.ndarray, exact_QK: np.ndarray, state: Path, memory_mib: int
+    kind: str,
+    source: Path,
+    queries_QD: np.ndarray,
+    exact_QK: np.ndarray,
+    state: Path,
+    memory_mib: int,
+    beside: Sequence[Search],
 ) -> list[dict[str, Any]]:
-    """A row of results for every effort up to recall .999, from its file where they were measured before."""
+    """A row of results for every effort up to recall .999, from its file where they were measured before; ``beside``
+    may hold the exact search that takes turns with it."""
     folder = state / f"{source.stem}-{kind}"
     file = state / f"{source.stem}-{kind}.json"
     if file.exists():
@@ -177,9 +194,12 @@ def rows_of(
         peer(source, folder) if kind == PEER else stored(kind, source, folder, memory_mib, queries_QD)
     ):
         recall = float(np.mean(overlaps(search(queries_QD), exact_QK)))
+        p50, *exact_p50 = timed((search, *beside), queries_QD)
         found.append({
             "items": DiskVectors(source, 1).size, "kind": kind, "effort": effort or None,
-            "recall@100": round(recall, 4), "p50": round(timed(search, queries_QD), 3),
+            "recall@100": round(recall, 4), "p50": round(p50, 3),
+            "exact_p50": round(exact_p50[0], 3) if exact_p50 else None,
+            "times_faster": round(exact_p50[0] / p50, 1) if exact_p50 else None,
             "build": round(float((folder / "seconds").read_text()), 1),
         })  # fmt: skip
         print(json.dumps(found[-1]), flush=True)
@@ -195,7 +215,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--kinds", nargs="+", default=["flat", "ivf-sq", "ivf-pq"], choices=[*SPECS, PEER])
+    parser.add_argument("--kinds", nargs="+", default=["flat", "ivf-fastscan", "ivf-sq"], choices=[*SPECS, PEER])
     parser.add_argument("--state", type=Path, default=Path("artifacts/.growth"), help="vectors, indexes and rows")
     parser.add_argument("--memory-mib", type=int, default=1024, help="of builds in parts")
     parser.add_argument("--limit-gib", type=float, help="memory that the process may write to")
@@ -222,8 +242,14 @@ def main() -> None:
         answers = given.state / f"exact-{size}.npy"
         if not answers.exists():
             np.save(answers, vectors.search(queries_QD, TOP)[1])
-        for kind in given.kinds:
-            found += rows_of(kind, source, queries_QD, np.load(answers), given.state, given.memory_mib)
+        beside: list[Search] = []
+        for kind in sorted(given.kinds, key=lambda kind: kind != "flat"):
+            if kind != PEER or size <= PEER_MOST:
+                exact_QK = np.load(answers)
+                found += rows_of(kind, source, queries_QD, exact_QK, given.state, given.memory_mib, beside)
+            if kind == "flat":
+                ((_, exact),) = stored(kind, source, given.state / f"{source.stem}-{kind}", 0, queries_QD)
+                beside.append(exact)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     RESULT.publish({"peak_mib": peak_mib}, given.result, found)
 

@@ -113,15 +113,18 @@ class Loop:
         ordered: list[list[int]] = []
         for start in range(0, len(histories), WINDOW):
             window = histories[start : start + WINDOW]
-            ordered += sorted(window, key=lambda rows: self._encoder.prepare(rows).length)
+            ordered += sorted(window, key=lambda rows: self._prompt(rows).length)
         cut = [ordered[start : start + batch] for start in range(0, len(ordered) - batch + 1, batch)]
         return itertools.cycle(cut)
+
+    def _prompt(self, rows: list[int]) -> Any:
+        """What the encoder reads of a history: its end, where it is long."""
+        return self._encoder.prepare(rows[-self._encoder.history_limit :])
 
     def _answer(self, histories: list[list[int]]) -> None:
         import numpy as np
 
-        encoder = self._encoder
-        user_BD = encoder.encode([encoder.prepare(rows) for rows in histories])
+        user_BD = self._encoder.encode([self._prompt(rows) for rows in histories])
         self._index.search(user_BD, K, exclude=[np.asarray(rows) for rows in histories])
 
 

@@ -12,7 +12,7 @@ from index.build import queries_from, recall_of
 from index.ivf.cells import IvfIndex, IvfSpec
 from index.ivf.streamed import StreamedBuild
 from index.kinds import index_class
-from index.storage import save_index
+from index.storage import map_unfinished, put_in_place, unfinished_file
 
 MOST_SAMPLED = 20_000  # vectors on disk that queries are made of
 
@@ -28,10 +28,11 @@ def build_streamed(
     """Build an inverted file over the vectors of a safetensors file, in shards and within a memory limit, and write it.
 
     Args:
-        spec: of a kind that is built in parts (``ivf-pq``, ``ivf-sq``).
+        spec: of a kind that is built in parts (``ivf-fastscan``, ``ivf-pq``, ``ivf-sq``).
         source: one tensor [N, D].
         folder: where it goes; a build that was killed there goes on.
-        memory_mib: limit on training sample and shards; all codes come on top of it.
+        memory_mib: limit on training sample and shards. Codes and rows come on top of it once, while the recall is
+            measured; the vectors stay on disk.
         queries_QD: user vectors to measure the recall with; None: item vectors with noise.
         say: is told of the progress.
 
@@ -41,10 +42,15 @@ def build_streamed(
     """
     kind = index_class(spec.kind)
     if not issubclass(kind, IvfIndex) or not isinstance(spec, IvfSpec):
-        raise SearchError(f"kind {spec.kind!r} is not built in parts; ivf-pq and ivf-sq are. Leave the limit out")
+        raise SearchError(
+            f"kind {spec.kind!r} is not built in parts; ivf-fastscan, ivf-pq and ivf-sq are. Leave the limit out"
+        )
     build = StreamedBuild(kind, spec, source, folder, memory_mib)
-    index = build.run(say)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_file(folder)
+    build.run(unfinished, say)
     say("measuring recall")
+    index = map_unfinished(unfinished, spec, build.vectors.size, build.vectors.dim)
     if queries_QD is None:
         sample = np.random.default_rng(1).permutation(index.size)[:MOST_SAMPLED]
         queries_QD = queries_from(build.vectors.vectors(np.sort(sample)))
@@ -52,6 +58,6 @@ def build_streamed(
     else:
         index.recall_queries = "users"
     index.recall_at_10 = recall_of(index, queries_QD, build.vectors)
-    entry = save_index(index, folder)
+    entry = put_in_place(index, folder)
     build.finish()
     return entry

@@ -1,4 +1,4 @@
-"""Common part of the kinds ``ivf-pq`` and ``ivf-sq``: cells, codes, the exact second look, the file.
+"""Common part of the kinds ``ivf-pq``, ``ivf-sq`` and ``ivf-fastscan``: cells, codes, the exact second look.
 
 Cells are those of k-means by Euclidean distance. An item lies in the cell whose centre is nearest, and its code holds
 the difference. A search reads the cells whose centres have the largest inner products with the query, and the best of
@@ -28,14 +28,13 @@ from index.base import (
     Mask,
     RowArray,
     SearchError,
-    VectorIndex,
 )
-from index.faiss_calls import HEADER, Bytes, one_thread, selector, write_array
-from index.ivf.on_disk import DiskVectors
+from index.faiss_calls import one_thread, selector
+from index.ivf.file import Arrays, Trained, write_file
+from index.ivf.on_disk import DiskVectors, ExactVectors
 
 SAMPLES_A_CELL = 64
 """Training vectors for each cell; faiss takes no more of them either way."""
-CELLS_FACTOR = 4  # cells = 4 sqrt(N), the usual number (faiss, guidelines to choose an index)
 LEAST_A_CELL = 16  # items of a cell on average, at least
 LEAST_TRAINING = 256  # vectors that codes are trained on; fewer are repeated
 ITERATIONS = 10
@@ -46,13 +45,15 @@ MAPPED_BLOCK = 32 << 20  # bytes of vectors on disk that an exact search reads a
 class IvfSpec(IndexSpec):
     """Parameters of all inverted files."""
 
+    cells_factor: ClassVar[int] = 4  # times sqrt(N), the usual number (faiss, guidelines to choose an index)
+
     cells: int = Field(0, ge=0, le=1 << 20, description="cells; 0: 4 √N, with 16 items or more in one on average")
     effort: int = Field(16, ge=1, le=1 << 20, description="cells that a search reads (nprobe)")
     rerank: int = Field(10, ge=1, le=1000, description="items scored exactly for every item asked for")
 
     def cells_for(self, size: int) -> int:
         """The number of cells of an index over so many items."""
-        wanted = self.cells or round(CELLS_FACTOR * math.sqrt(size))
+        wanted = self.cells or round(self.cells_factor * math.sqrt(size))
         most = size if self.cells else size // LEAST_A_CELL
         return max(1, min(wanted, most))
 
@@ -66,7 +67,7 @@ class IvfIndex(ApproximateIndex):
     """Class of the index over the stored vectors in memory."""
     spec: IvfSpec
 
-    def __init__(self, coded: Any, centres_CD: FloatArray, exact: VectorIndex, spec: IvfSpec) -> None:
+    def __init__(self, coded: Any, centres_CD: FloatArray, exact: ExactVectors, spec: IvfSpec) -> None:
         """Wrap an inverted file of faiss and the vectors it was made of; use `index.build_index` instead."""
         self._coded, self._centres_CD, self._vectors, self.spec = coded, centres_CD, exact, spec
 
@@ -87,6 +88,16 @@ class IvfIndex(ApproximateIndex):
     def storage(cls, coded: Any) -> tuple[Any, int]:
         """The vector of faiss that holds the tables of the codes, and its length after training."""
 
+    @classmethod
+    def searched(cls, coded: Any) -> Any:
+        """What is searched, made of an inverted file of faiss that holds all codes."""
+        return coded
+
+    @classmethod
+    def lists(cls, coded: Any) -> Any:
+        """The lists of faiss with rows and codes, of what is searched."""
+        return coded.invlists
+
     # -- building ------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -98,7 +109,7 @@ class IvfIndex(ApproximateIndex):
             for first in range(0, size, BLOCK):
                 block = vectors_ND[first : first + BLOCK]
                 cls.add(coded, *cls.encoded(coded, centres_CD, block), first)
-        return cls(coded, centres_CD, cls.Exact.make(cls.Exact.Spec(), vectors_ND), spec)
+        return cls(cls.searched(coded), centres_CD, cls.Exact.make(cls.Exact.Spec(), vectors_ND), spec)
 
     @classmethod
     def trained(cls, spec: Any, sample_SD: FloatArray, size: int) -> tuple[FloatArray, Any, FloatArray]:
@@ -160,14 +171,9 @@ class IvfIndex(ApproximateIndex):
 
     def write(self, path: Path) -> None:
         """Write the file of the index; vectors are written in blocks."""
-        cells, codes_NB = self._contents()
-        with path.open("wb") as file:
-            file.write(HEADER.pack(self.MAGIC, self.dim, self.size, 0, 0, True, 0))
-            write_array(file, self._centres_CD)
-            write_array(file, self.tables(self._coded))
-            write_array(file, cells)
-            write_array(file, codes_NB)
-            write_array(file, self._blocks(), length=self.size * self.dim)
+        cells_N, codes_NB = self._contents()
+        trained = Trained(self.MAGIC, self._centres_CD, self.tables(self._coded))
+        write_file(path, trained, self.size, codes_NB.shape[1], [cells_N], [codes_NB], self._blocks())
 
     @classmethod
     def tables(cls, coded: Any) -> FloatArray:
@@ -186,7 +192,7 @@ class IvfIndex(ApproximateIndex):
 
     def _contents(self) -> tuple[Any, Any]:
         """The cell of every row, int32 [N], and its code [N, bytes]."""
-        lists = self._coded.invlists
+        lists = self.lists(self._coded)
         cells_N = np.empty(self.size, np.int32)
         codes_NB = np.empty((self.size, self._coded.code_size), np.uint8)
         for cell in range(lists.nlist):
@@ -205,34 +211,23 @@ class IvfIndex(ApproximateIndex):
     @classmethod
     def parse(cls, content: Content, path: Path, entry: FolderEntry) -> Self:
         """The index in the bytes of its file; raises `IndexFolderError`."""
-        file, spec, size, dim = Bytes(content, path, entry), entry.spec, entry.size, entry.dim
+        spec = entry.spec
         assert isinstance(spec, IvfSpec)
-        file.header(cls.MAGIC)
-        count = spec.cells_for(size)
-        centres_CD = file.array("<f4", count * dim).reshape(count, dim)
-        tables, cells_N = file.array("<f4"), file.array("<i4", size)
-        if not np.isfinite(centres_CD).all() or not np.isfinite(tables).all():
-            raise file.error("a centre or a table that is not finite")
-        if not ((cells_N >= 0) & (cells_N < count)).all():
-            raise file.error("an item in a cell that is not there")
+        stored = Arrays(content, path, entry, cls.MAGIC, spec.cells_for(entry.size))
         try:
-            coded = cls.restored(spec, np.ascontiguousarray(centres_CD), np.ascontiguousarray(tables), size)
+            coded = cls.restored(spec, stored.centres_CD, stored.tables, entry.size)
         except SearchError as error:
             raise IndexFolderError(f"{path}: {error}") from None
         if coded is None:
-            raise file.error(f"tables of {len(tables)} numbers")
-        codes_NB = file.array("<u1", size * coded.code_size).reshape(size, -1)
-        vectors_ND = file.array("<f4", size * dim).reshape(size, dim)
-        mapped = isinstance(content, mmap.mmap)
-        if file.place != len(content):
-            raise file.error(f"{len(content) - file.place} bytes after its vectors")
-        cls.add(coded, cells_N.astype(np.int64), codes_NB, 0)
-        exact: VectorIndex
-        if mapped:
-            exact = DiskVectors.over(vectors_ND, MAPPED_BLOCK // (4 * dim))
+            raise stored.file.error(f"tables of {len(stored.tables)} numbers")
+        codes_NB, vectors_ND = stored.rest(coded.code_size)
+        cls.add(coded, stored.cells_N, codes_NB, 0)
+        exact: ExactVectors
+        if isinstance(content, mmap.mmap):
+            exact = DiskVectors.over(vectors_ND, content, MAPPED_BLOCK // (4 * entry.dim))
         else:
             exact = cls.Exact.make(cls.Exact.Spec(), np.ascontiguousarray(vectors_ND))
-        return cls(coded, np.ascontiguousarray(centres_CD), exact, spec)
+        return cls(cls.searched(coded), stored.centres_CD, exact, spec)
 
     # -- searching -----------------------------------------------------------------------------------------------
 
@@ -278,11 +273,27 @@ class IvfIndex(ApproximateIndex):
         wide = min(max(k, k * self.spec.rerank), self.size)
         with one_thread(len(queries_BD) == 1):
             _, rows_BW = self._coded.search(queries_BD, wide, params=parameters)
-        scores_BW = np.full(rows_BW.shape, -np.inf, np.float32)
-        for scores_W, rows_W, query_D in zip(scores_BW, rows_BW, queries_BD, strict=True):
-            found = rows_W >= 0
-            scores_W[found] = self._vectors.vectors(rows_W[found]) @ query_D
-        return scores_BW, rows_BW
+        return self._best(queries_BD, rows_BW, k)
+
+    def _best(self, queries_BD: FloatArray, rows_BW: RowArray, k: int) -> tuple[FloatArray, RowArray]:
+        """The true inner products of found rows (-1: none), and of every query the k best or all that tie with them."""
+        found = [
+            self._best_of(query_D, rows_W[rows_W >= 0], k) for query_D, rows_W in zip(queries_BD, rows_BW, strict=True)
+        ]
+        width = max(k, *(len(rows) for _, rows in found))
+        scores_BM = np.full((len(found), width), -np.inf, np.float32)
+        rows_BM = np.full((len(found), width), -1, np.int64)
+        for query, (scores, rows) in enumerate(found):
+            scores_BM[query, : len(rows)], rows_BM[query, : len(rows)] = scores, rows
+        return scores_BM, rows_BM
+
+    def _best_of(self, query_D: FloatArray, rows_R: RowArray, k: int) -> tuple[FloatArray, RowArray]:
+        scores_R = self._vectors.products(query_D, rows_R)
+        if len(rows_R) <= k:
+            return scores_R, rows_R
+        least = np.partition(scores_R, len(rows_R) - k)[len(rows_R) - k]
+        kept = np.flatnonzero(~(scores_R < least))  # NaN is kept, and refused later
+        return scores_R[kept], rows_R[kept]
 
     def _exact(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         return self._vectors._top(queries_BD, k, eligible, open_N)

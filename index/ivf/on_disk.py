@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import faiss
 import numpy as np
 
 from index.base import FloatArray, IndexFolderError, Mask, RowArray, SearchError, VectorIndex, in_order
+from index.faiss_calls import products
 
 TYPES = {"F32": "<f4", "F16": "<f2"}
 LONGEST_HEADER = 1 << 20
+
+
+class ExactVectors(Protocol):
+    """Methods of the item vectors behind an inverted file: in memory, or on disk."""
+
+    @property
+    def size(self) -> int:
+        """N, the number of item vectors."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a vector."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that they take."""
+        ...
+
+    def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
+        """A copy of all [N, D], or of those of some rows [R, D]."""
+        ...
+
+    def products(self, query_D: FloatArray, rows_R: RowArray) -> FloatArray:
+        """Inner products of a query with the vectors of some rows [R], which must be there."""
+        ...
+
+    def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
+        """As `VectorIndex._top`."""
+        ...
 
 
 class DiskVectors(VectorIndex):
     """Exact search over vectors on disk; the reference of an index that is built in parts."""
 
     def __init__(self, path: Path, rows_at_a_time: int) -> None:
-        """Open the file, which holds one tensor [N, D]; raises `IndexFolderError`, one sentence."""
-        self._array_ND: Any = _mapped(path)
+        """Map the file, which holds one tensor [N, D]; raises `IndexFolderError`, one sentence."""
+        self._array_ND, self._mapping = _mapped(path)
         self._rows = max(1, rows_at_a_time)
 
     @classmethod
-    def over(cls, array_ND: Any, rows_at_a_time: int) -> Self:
-        """The same over an array that lies in a mapped file, finite or not."""
+    def over(cls, array_ND: Any, mapping: mmap.mmap, rows_at_a_time: int) -> Self:
+        """The same over an array, finite or not, that ends a mapped file."""
         made = object.__new__(cls)
-        made._array_ND, made._rows = array_ND, max(1, rows_at_a_time)
+        made._array_ND, made._mapping, made._rows = array_ND, mapping, max(1, rows_at_a_time)
         return made
 
     @property
@@ -48,9 +81,18 @@ class DiskVectors(VectorIndex):
 
     def vectors(self, rows_R: RowArray | None = None) -> FloatArray:
         """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
-        chosen = self._array_ND if rows_R is None else self._array_ND[rows_R]
-        found: FloatArray = np.array(chosen, np.float32)
+        found: FloatArray
+        if rows_R is None:
+            found = np.array(self._array_ND, np.float32)
+        else:
+            found = self._array_ND[rows_R].astype(np.float32, copy=False)  # copied by its rows
         return found
+
+    def products(self, query_D: FloatArray, rows_R: RowArray) -> FloatArray:
+        """Inner products of a query with the vectors of some rows [R], which must be there."""
+        if self._array_ND.dtype == np.float32:
+            return products(query_D, self._array_ND, rows_R)
+        return products(query_D, self.vectors(rows_R), np.arange(len(rows_R)))
 
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
         """All vectors in order, with the row that a block begins at; raises `SearchError` where one is not finite."""
@@ -60,7 +102,15 @@ class DiskVectors(VectorIndex):
             if not finite.all():
                 row = first + int(np.flatnonzero(~finite)[0])
                 raise SearchError(f"the vector of item row {row} holds NaN or infinity; only finite values are ranked")
+            self._release(first, len(block))
             yield first, block
+
+    def _release(self, first: int, count: int) -> None:
+        """Let go of the pages of rows that were copied, so that a pass over all does not fill the memory."""
+        width = self._array_ND.itemsize * self.dim
+        begin = len(self._mapping) - self._array_ND.nbytes + first * width
+        start = begin - begin % mmap.PAGESIZE
+        self._mapping.madvise(mmap.MADV_DONTNEED, start, begin + count * width - start)
 
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         """The k best rows, block by block; of a filter only the rows that it lets through are read."""
@@ -98,8 +148,8 @@ def _best(queries_BD: FloatArray, part_RD: FloatArray, k: int) -> tuple[FloatArr
         wide = min(2 * wide, len(part_RD))
 
 
-def _mapped(path: Path) -> Any:
-    """The one tensor of a safetensors file, mapped and not read."""
+def _mapped(path: Path) -> tuple[Any, mmap.mmap]:
+    """The one tensor of a safetensors file, mapped and not read, and the mapping, which it ends."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -115,6 +165,10 @@ def _mapped(path: Path) -> Any:
             raise IndexFolderError(
                 f"{path} holds {tensor['dtype']} of shape {list(shape)}; expected F32 or F16 of shape [items, width]"
             )
-        return np.memmap(path, dtype=kind, mode="r", offset=8 + length + begin, shape=shape)
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if tensor["data_offsets"][1] - begin != len(mapping) - 8 - length - begin:
+            raise IndexFolderError(f"{path} has bytes after its tensor, or too few")
+        return np.frombuffer(mapping, kind, offset=8 + length + begin).reshape(shape), mapping
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndexFolderError(f"{path} cannot be read as safetensors: {error}") from None

@@ -1,7 +1,8 @@
 """Builds an inverted file from vectors on disk, shard by shard, within a memory limit; a build that was killed goes on.
 
 The work is kept beside the result in a folder ``.building`` until the index is written: what was trained, and the codes
-of every finished shard. What is in memory are the training sample, one shard, and all codes.
+of every finished shard. The file of the index is written from there. What is in memory are the training sample or one
+shard.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ import numpy as np
 from index.base import UNFINISHED, FloatArray, SearchError
 from index.faiss_calls import one_thread
 from index.ivf.cells import IvfIndex, IvfSpec, training_rows
+from index.ivf.file import Trained, write_file
 from index.ivf.on_disk import DiskVectors
 
 PLAN, TRAINED = "plan.json", "trained"
+PARTS = ("cells", "codes")
 COPIES = 4  # of a shard: as it is read, the differences from the centres, and what faiss makes of them
 Say = Callable[[str], None]
 
@@ -52,17 +56,20 @@ class StreamedBuild:
             "source": [stat.st_size, stat.st_mtime_ns], "format": 1,
         }  # fmt: skip
 
-    def run(self, say: Say) -> IvfIndex:
-        """Train, encode what is not encoded yet, and return the index; ``say`` is told of the progress."""
+    def run(self, path: Path, say: Say) -> None:
+        """Train, encode what is not encoded yet, and write the file of the index; ``say`` is told of the progress."""
         self._begin(say)
         with one_thread():
-            centres_CD, coded = self._trained(say)
+            coded, trained = self._trained(say)
             shards = -(-self.vectors.size // self._shard_rows)
+            names = []
             for number, (first, block) in enumerate(self.vectors.blocks(), 1):
-                cells_N, codes_NB = self._shard(first, block, coded, centres_CD)
-                self._kind.add(coded, cells_N, codes_NB, first)
+                names.append(self._shard(first, block, coded, trained.centres_CD))
                 say(f"shard {number} of {shards}: {first + len(block):,} of {self.vectors.size:,} items")
-        return self._kind(coded, centres_CD, self.vectors, self._spec)
+        say("writing the index")
+        cells, codes = (map(partial(self._part, part=part), names) for part in PARTS)
+        blocks = (block for _, block in self.vectors.blocks())
+        write_file(path, trained, self.vectors.size, int(coded.code_size), cells, codes, blocks)
 
     def finish(self) -> None:
         """Remove the work after the index has been written."""
@@ -79,26 +86,28 @@ class StreamedBuild:
         self._work.mkdir(parents=True)
         _put(plan, json.dumps(self._plan).encode())
 
-    def _trained(self, say: Say) -> tuple[FloatArray, Any]:
+    def _trained(self, say: Say) -> tuple[Any, Trained]:
         kept = self._load(TRAINED, ("centres", "tables"))
         if kept is None:
             say("training cells and codes")
             rows = training_rows(self._spec, self.vectors.size, self._sample_rows)
             centres_CD, coded, tables = self._kind.trained(self._spec, self.vectors.vectors(rows), self.vectors.size)
             self._keep(TRAINED, {"centres": centres_CD, "tables": tables})
-            return centres_CD, coded
+            return coded, Trained(self._kind.MAGIC, centres_CD, tables)
         coded = self._kind.restored(self._spec, kept["centres"], kept["tables"], self.vectors.size)
         assert coded is not None
-        return kept["centres"], coded
+        return coded, Trained(self._kind.MAGIC, kept["centres"], kept["tables"])
 
-    def _shard(self, first: int, block: FloatArray, coded: Any, centres_CD: FloatArray) -> tuple[Any, Any]:
+    def _shard(self, first: int, block: FloatArray, coded: Any, centres_CD: FloatArray) -> str:
+        """Encode a shard, unless it was; its name."""
         name = f"shard-{first:012d}"
-        kept = self._load(name, ("cells", "codes"))
-        if kept is None:
+        if self._load(name, PARTS) is None:
             cells_N, codes_NB = self._kind.encoded(coded, centres_CD, block)
-            kept = {"cells": cells_N.astype(np.int32), "codes": codes_NB}
-            self._keep(name, kept)
-        return kept["cells"].astype(np.int64), kept["codes"]
+            self._keep(name, {"cells": cells_N.astype(np.int32), "codes": codes_NB})
+        return name
+
+    def _part(self, name: str, part: str) -> Any:
+        return np.load(self._work / f"{name}-{part}.npy", allow_pickle=False)
 
     def _keep(self, name: str, arrays: dict[str, Any]) -> None:
         """Write arrays, the file that says so last; a kill in between leaves no file that is read."""
@@ -114,7 +123,7 @@ class StreamedBuild:
         if not done.is_file():
             return None
         try:
-            arrays = {part: np.load(self._work / f"{name}-{part}.npy", allow_pickle=False) for part in parts}
+            arrays = {part: self._part(name, part) for part in parts}
         except (OSError, ValueError):
             return None
         digest = hashlib.sha256()

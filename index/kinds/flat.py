@@ -27,7 +27,7 @@ from index.base import (
     checked_vectors,
     in_order,
 )
-from index.faiss_calls import Bytes, one_thread, selector
+from index.faiss_calls import Bytes, one_thread, products, selector
 
 GATHERED_SHARE, GATHERED_SHARE_OF_MANY, MANY = 0.02, 0.5, 8
 """Share of the rows up to which those that a filter allows are copied out and searched alone, for one query and for
@@ -97,6 +97,10 @@ class FlatIndex(StoredIndex):
         else:
             found = self._index.reconstruct_batch(self._checked_rows(rows_R, "rows"))
         return found
+
+    def products(self, query_D: FloatArray, rows_R: RowArray) -> FloatArray:
+        """Inner products of a query with the vectors of some rows [R], which must be there."""
+        return products(query_D, faiss.rev_swig_ptr(self._index.get_xb(), self.size * self.dim), rows_R)
 
     def _search(
         self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None

@@ -39,12 +39,16 @@ class IvfPqIndex(IvfIndex):
     @classmethod
     def empty(cls, spec: IvfPqSpec, quantizer: Any, size: int) -> Any:
         """An `IndexIVFPQ`; raises `SearchError` where the parts do not divide the width."""
+        return cls.codes_of(spec, quantizer, DIMS_A_BYTE, 8 if size >= ENOUGH_FOR_8_BITS else 4)
+
+    @staticmethod
+    def codes_of(spec: IvfPqSpec, quantizer: Any, dims_a_part: int, bits: int) -> Any:
+        """An `IndexIVFPQ` with parts of so many dimensions, where the spec names no number of parts."""
         dim = int(quantizer.d)
-        most = max(1, dim // DIMS_A_BYTE)
+        most = max(1, dim // dims_a_part)
         parts = spec.subvectors or max(each for each in range(1, most + 1) if dim % each == 0)
         if dim % parts:
             raise SearchError(f"subvectors is {parts}, and a vector has {dim} numbers; give a divisor of that")
-        bits = 8 if size >= ENOUGH_FOR_8_BITS else 4
         return faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, parts, bits, faiss.METRIC_INNER_PRODUCT)
 
     @classmethod

@@ -39,10 +39,10 @@ class DenseSettings(Section):
     )
     map_index: bool = Field(
         default=False,
-        description="Leave the item vectors of an index of kind ivf-pq or ivf-sq on disk, and read those that a search "
-        "scores exactly; with ANYO_DEVICE=cpu also every dense model's tables of items, whose rows are read for a "
-        "history. The files are then mapped: replace artifacts by whole folders, and never write into one that is "
-        "served. Other kinds of index are read into memory as ever.",
+        description="Leave the item vectors of an inverted file (ivf-fastscan, ivf-pq, ivf-sq) on disk, and read those "
+        "that a search scores exactly; with ANYO_DEVICE=cpu also every dense model's tables of items, whose rows are "
+        "read for a history. The files are then mapped: replace artifacts by whole folders, and never write into one "
+        "that is served. Other kinds of index are read into memory as ever.",
     )
     lanes: int = Field(
         default=0,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from index import IndexFolderError, build_index, open_index, save_index, spec_of
 from index.kinds import kind_names
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZE, DIM = 60_000, 256
 SHARE = 0.45
 """Of the file: what opening may take. Codes and rows take .15 of it here; a copy of the vectors alone .85."""
+BUILT_SHARE = 0.8
+"""Of the vectors: what a build in parts may take with 4 MiB for its shards; queries are made of copies of a third."""
 OPEN = """
 import resource, sys
 from pathlib import Path
@@ -34,6 +37,22 @@ found = open_index(folder, mapped=mapped)
 queries = np.load(Path(folder).parent / "queries.npy")
 np.save(Path(folder).parent / f"rows-{sys.argv[2]}.npy", found.search(queries, 20)[1])
 """
+BUILD = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from index import build_index, spec_of
+from index.building.in_parts import build_streamed
+build_index(spec_of("ivf-fastscan"), np.random.default_rng(0).random((2000, 256)))  # BLAS takes its buffers
+place, share = Path(sys.argv[1]), float(sys.argv[2])
+source = place / "vectors.safetensors"
+status = Path("/proc/self/status").read_text()
+used = 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData")))
+limit = used + int(share * source.stat().st_size)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+spec = spec_of("ivf-fastscan", {"cells": 64, "effort": 64})
+print(build_streamed(spec, source, place / "in-parts", 4).recall_at_10)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +64,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kind = type(build_index(spec_of("ivf-sq"), vectors_ND[:100]))
     save_index(kind.make(spec_of("ivf-sq", {"cells": 8, "effort": 8, "bits": 4}), vectors_ND), place / "index")
     np.save(place / "queries.npy", vectors_ND[:4] + 0.1)
+    save_file({"vectors": vectors_ND}, place / "vectors.safetensors")
     return place
 
 
 def opened(place: Path, how: str) -> subprocess.CompletedProcess[str]:
     """In a process that may take `SHARE` of the file's size beyond what it has with the libraries loaded."""
-    words = [sys.executable, "-c", OPEN, str(place / "index"), how, str(SHARE)]
+    return run(OPEN, str(place / "index"), how, str(SHARE))
+
+
+def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, "-c", program, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_opening_takes_a_fraction_of_the_file(place: Path) -> None:
@@ -65,7 +89,15 @@ def test_opening_takes_a_fraction_of_the_file(place: Path) -> None:
     np.testing.assert_array_equal(found, open_index(place / "index").search(np.load(place / "queries.npy"), 20)[1])
 
 
-@pytest.mark.parametrize("kind", ["ivf-sq", "ivf-pq"])
+def test_a_build_in_parts_takes_a_fraction_of_its_vectors(place: Path) -> None:
+    done = run(BUILD, str(place), str(BUILT_SHARE))
+    assert done.returncode == 0, done.stderr[-500:]
+    assert float(done.stdout) > 0.8
+    vectors_ND = open_index(place / "index", mapped=True).vectors()
+    np.testing.assert_array_equal(open_index(place / "in-parts", mapped=True).vectors(), vectors_ND)
+
+
+@pytest.mark.parametrize("kind", ["ivf-fastscan", "ivf-sq", "ivf-pq"])
 def test_answers_are_those_of_an_index_in_memory(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     vectors_ND = np.repeat(rng.standard_normal((1500, 16)).astype(np.float32), 2, axis=0)  # equal scores everywhere

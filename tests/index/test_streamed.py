@@ -41,7 +41,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("kind", ["ivf-pq", "ivf-sq"])
+@pytest.mark.parametrize("kind", ["ivf-fastscan", "ivf-pq", "ivf-sq"])
 def test_a_build_that_was_killed_goes_on_and_gives_the_same_bytes(kind, artifact, vectors, monkeypatch):
     whole, broken = artifact / "whole", artifact / "broken"
     source = artifact / "item_vectors.safetensors"
