@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,11 +31,14 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     hidden_TS = queries.new_full((count, whole), float("-inf")).triu_(whole - count + 1)
     if queries.is_cuda or count <= ROWS:
         return attention(queries, keys, values, attn_mask=hidden_TS)
-    before, mixed = whole - count, []
+    before = whole - count
+    # position by position, as the next map reads it
+    mixed_BTAD = queries.new_empty(len(queries), count, queries.shape[1], values.shape[-1])
+    mixed = mixed_BTAD.transpose(1, 2)
     for start in range(0, count, ROWS):
         end = min(start + ROWS, count)
         seen = slice(before + end)
         part = queries[:, :, start:end]
         mask_TS = hidden_TS[start:end, seen]
-        mixed.append(attention(part, keys[:, :, seen], values[:, :, seen], attn_mask=mask_TS))
-    return torch.cat(mixed, 2)
+        mixed[:, :, start:end] = attention(part, keys[:, :, seen], values[:, :, seen], attn_mask=mask_TS)
+    return mixed

@@ -40,7 +40,7 @@ class DecoderLayers(Protocol):
         ...
 
     def turns(self, places_P: Tensor, like: Tensor) -> Any:
-        """Rotary embeddings of positions (nothing where a model has none), for the dtype and device of ``like``."""
+        """Rotary embeddings [P, ...] of positions, for states such as ``like``; None where a model has none."""
         ...
 
     def keys_values(self, layer: int, states_PH: Tensor, turns: Any) -> tuple[Tensor, Tensor]:
@@ -83,8 +83,8 @@ def pooled_states(
         embeds_PH, places_P = F.pad(embeds_PH, (0, 0, 0, empty)), F.pad(places_P, (0, empty))
     states_PH = stack.begin(embeds_PH, places_P)
     blocks, last = blocks_of(len(states_PH), stack.multiple), stack.layers - 1
-    turns = [stack.turns(places_P[block], states_PH[block]) for block in blocks]
-    parts = list(zip(blocks, turns, strict=True))
+    turns = stack.turns(places_P, states_PH)
+    parts = [(block, _turns_at(turns, block)) for block in blocks]
     for layer in range(last):
         mapped = _joined([stack.mapped(layer, states_PH[block], angles) for block, angles in parts])
         mixed_PAD = _with_empty(attend(layer, *(states[:count] for states in mapped)), empty)
@@ -94,9 +94,14 @@ def pooled_states(
     keys_PAD, values_PAD = (states[:count] for states in read)
     wanted_B = F.pad(wanted_B, (0, unwanted)) if unwanted else wanted_B
     states_BH = states_PH[wanted_B]
-    queries_BAD = stack.queries(last, states_BH, stack.turns(places_P[wanted_B], states_BH))
+    queries_BAD = stack.queries(last, states_BH, _turns_at(turns, wanted_B))
     mixed_BAD = _with_empty(attend(last, queries_BAD[:wanted], keys_PAD, values_PAD), unwanted)
     return stack.end(stack.finish(last, states_BH, mixed_BAD)[:wanted])
+
+
+def _turns_at(turns: Any, positions: slice | Tensor) -> Any:
+    """Rotary embeddings of some of the positions, or nothing where there are none."""
+    return None if turns is None else tuple(each[positions] for each in turns)
 
 
 def _joined(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -159,7 +164,8 @@ class RotaryLayers:
         return embeds_PH
 
     def turns(self, places_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        cos_1PD, sin_1PD = self._body.rotary_emb(like[None], places_P[None])
+        # of `like`, dtype and device are read; on a processor positions are turned in fp32
+        cos_1PD, sin_1PD = self._body.rotary_emb(like[None] if like.is_cuda else like[None].float(), places_P[None])
         half = cos_1PD.shape[-1] // 2
         # both halves of the angles are the same: the sine of the first enters with a minus
         signed_PD = torch.cat([-sin_1PD[0, :, :half], sin_1PD[0, :, half:]], -1)
@@ -183,16 +189,12 @@ class RotaryLayers:
         attention = self._body.layers[layer].self_attn
         keys_PAD = attention.k_proj(normal_PH).unflatten(-1, (-1, self._width))
         values_PAD = attention.v_proj(normal_PH).unflatten(-1, (-1, self._width))
-        if hasattr(attention, "k_norm"):
-            keys_PAD = rms_norm(attention.k_norm, keys_PAD)
-        return _turned(keys_PAD, turns), values_PAD
+        return _placed(keys_PAD, getattr(attention, "k_norm", None), turns), values_PAD
 
     def _queries(self, layer: int, normal_PH: Any, turns: Any) -> Tensor:
         attention = self._body.layers[layer].self_attn
         queries_PAD = attention.q_proj(normal_PH).unflatten(-1, (-1, self._width))
-        if hasattr(attention, "q_norm"):
-            queries_PAD = rms_norm(attention.q_norm, queries_PAD)
-        return _turned(queries_PAD, turns)
+        return _placed(queries_PAD, getattr(attention, "q_norm", None), turns)
 
     def finish(self, layer: int, states_PH: Tensor, mixed_PAD: Tensor) -> Tensor:
         block = self._body.layers[layer]
@@ -369,16 +371,30 @@ def _joint(maps: list[nn.Linear]) -> Tensor:
 
 
 def rms_norm(norm: Any, states: Tensor) -> Tensor:
-    """A root-mean-square norm. One pass for the lengths and one for the product; the library's takes four on a CPU."""
+    """A root-mean-square norm, computed in fp32: one pass for lengths and one a product, fewer than the library's."""
     if states.is_cuda:
         return F.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    factor = _inverse_length(states, norm.variance_epsilon)
+    # a product of two types is slow
+    wide = states * factor if states.dtype == torch.float32 else states.float().mul_(factor)
+    return wide.mul_(norm.weight).to(states.dtype)
+
+
+def _inverse_length(states: Tensor, epsilon: float) -> Tensor:
+    """What a root-mean-square norm multiplies a row with, [..., 1], in fp32."""
     length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
-    factor = length.square_().div_(states.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
-    out: Tensor = (states * factor).mul_(norm.weight).to(states.dtype)
-    return out
+    return length.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
 
 
-def _turned(states_PAD: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions: every pair of elements half a head apart is turned by its angle."""
-    cos_P1D, signed_P1D = turns
-    return torch.addcmul(states_PAD * cos_P1D, states_PAD.roll(states_PAD.shape[-1] // 2, -1), signed_P1D)
+def _placed(states_PAD: Tensor, norm: Any | None, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys, fresh from their map: normalised where the layer has a norm for them, and turned by their
+    positions, every pair of elements half a head apart by its angle. On a processor ``states_PAD`` is written to."""
+    half, (cos_P1D, signed_P1D) = states_PAD.shape[-1] // 2, turns
+    if states_PAD.is_cuda:
+        normal_PAD = states_PAD if norm is None else rms_norm(norm, states_PAD)
+        return torch.addcmul(normal_PAD * cos_P1D, normal_PAD.roll(half, -1), signed_P1D)
+    wide_PAD = states_PAD.float()
+    if norm is not None:
+        wide_PAD.mul_(_inverse_length(wide_PAD, norm.variance_epsilon)).mul_(norm.weight)
+    other_PAD = wide_PAD.roll(half, -1)
+    return wide_PAD.mul_(cos_P1D).addcmul_(other_PAD, signed_P1D).to(states_PAD.dtype)

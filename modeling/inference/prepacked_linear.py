@@ -194,8 +194,13 @@ def multiple_of(backbone: nn.Module) -> int:
 
 
 def filled(count: int, multiple: int) -> int:
-    """The number of positions to compute for so many."""
-    return count + -count % multiple
+    """The number of positions to compute for so many: a quarter or half of the multiple where that is enough, since
+    products of few positions take as long as their weights take to be read."""
+    return next((part for part in _parts(multiple) if count <= part), count + -count % multiple)
+
+
+def _parts(multiple: int) -> tuple[int, ...]:
+    return multiple // 4, multiple // 2
 
 
 def blocks_of(count: int, multiple: int) -> list[slice]:
@@ -208,7 +213,8 @@ def blocks_of(count: int, multiple: int) -> list[slice]:
 
 def all_filled(count: int, multiple: int) -> list[int]:
     """Numbers of positions of the products of up to ``count`` positions."""
-    return list(range(multiple, min(filled(count, multiple), BLOCK * multiple) + 1, multiple))
+    largest = min(filled(count, multiple), BLOCK * multiple)
+    return [*(part for part in _parts(multiple) if 0 < part <= largest), *range(multiple, largest + 1, multiple)]
 
 
 def padded_length(longest: int, rows: int, multiple: int) -> int:

@@ -128,9 +128,6 @@ class _ExactResidual(RotaryLayers):
     def begin(self, embeds_PH: Tensor, places_P: Tensor) -> Tensor:
         return embeds_PH.float()
 
-    def turns(self, places_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        return super().turns(places_P, like.bfloat16())
-
     def _normal(self, layer: int, states_PH: Tensor) -> Any:
         return rms_norm(self._body.layers[layer].input_layernorm, states_PH).bfloat16()
 

@@ -195,7 +195,8 @@ def test_no_history_brings_a_product_that_was_not_met_before(
 
 def test_numbers_of_positions_are_few_and_hardly_larger() -> None:
     found = all_filled(640, 16)
-    assert found == list(range(16, 257, 16)) and all_filled(40, 16) == [16, 32, 48]
+    assert found == [4, 8, *range(16, 257, 16)] and all_filled(40, 16) == [4, 8, 16, 32, 48]
+    assert [filled(count, 16) for count in (1, 4, 5, 8, 9)] == [4, 4, 8, 8, 16] and all_filled(3, 16) == [4]
     for count in range(1, 700):
         filling = filled(count, 16)
         sizes = [block.stop - block.start for block in blocks_of(filling, 16)]

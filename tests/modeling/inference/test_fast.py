@@ -138,7 +138,7 @@ def test_layers_that_are_not_known_stay_as_they_are(architecture: str, small_mod
 
 def test_vectors_that_would_differ_are_noticed(small_model: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = served(small_model("titles").encoder)
-    monkeypatch.setattr(modeling.inference.layers, "_turned", lambda states, turns: states)
+    monkeypatch.setattr(modeling.inference.layers, "_placed", lambda states, norm, turns: states)
     assert "its vectors differ by" in compile_encoder(encoder) and encoder.fast is None
 
 
