@@ -73,8 +73,19 @@ run: ## set up, make the artifact once, serve it (DATA=demo RECIPE=auto|anyo|…
 		echo "[run] the histories of $(DATA) were not loaded: to requests with user_id all users are new"
 	@$(if $(RAY),ANYO_STORE="$(STORE)" exec $(PY) -m service.ray_serve "$(ARTIFACT)",exec $(PY) -m service "$(ARTIFACT)" --store "$(STORE)") --host "$(HOST)" --port "$(PORT)"
 
+# Debian's npm packages, or another Node.js of at least 18, are not everybody's: without them one test is skipped.
+PANELS := .panels/node_modules/.package-lock.json
+$(PANELS): tests/deploy/panels/package-lock.json
+	@command -v npm >/dev/null || { echo "[panels] no npm: the dashboards will not be drawn in tests"; exit 0; }; \
+	mkdir -p .panels && cp tests/deploy/panels/package.json tests/deploy/panels/package-lock.json .panels && \
+	npm ci --prefix .panels --ignore-scripts --no-audit --no-fund --loglevel=error || \
+	{ rm -rf .panels; echo "[panels] npm failed: the dashboards will not be drawn in tests"; }
+
+.PHONY: panels
+panels: $(PANELS) ## install Grafana's components into .panels/, with npm; `make test` does it too
+
 .PHONY: test
-test: setup ## run the tests (ARGS='-k name' picks some; WORKERS=0 runs them in one process)
+test: setup $(PANELS) ## run the tests (ARGS='-k name' picks some; WORKERS=0 runs them in one process)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: lint

@@ -48,6 +48,8 @@ BUILDERS: dict[Kind, Callable[[], Any]] = {
 
 
 REFS = "ABCDEFGH"  # of queries, in their order; limits come after the others
+NEUTRAL = ((None, "text"),)  # the colour of other text
+WIDE = 12  # columns from which a table of the lines has room beside them
 DASHED = {"fill": "dash", "dash": [8, 8]}
 
 
@@ -57,8 +59,9 @@ def build_panel(panel: Panel, number: int) -> Any:
     made = made.datasource(SOURCE).height(panel.height or (4 if panel.kind == "number" else 8)).span(panel.width)
     if panel.kind in ("lines", "stacked"):
         made = drawn(panel, made)
-    if panel.steps:
-        steps = [models.Threshold(value, colour) for value, colour in panel.steps]
+    # Without steps Grafana has its own: everything from 80 on is red.
+    if panel.steps or panel.kind == "number":
+        steps = [models.Threshold(value, colour) for value, colour in panel.steps or NEUTRAL]
         made = made.thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
     if panel.words:
         named = {value: models.ValueMappingResult(text, colour) for value, text, colour in panel.words}
@@ -90,10 +93,15 @@ def drawn(panel: Panel, made: Any) -> Any:
             common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
         )
     for place in range(len(panel.queries), len(panel.queries) + len(panel.limits)):
-        apart = {"custom.axisPlacement": "right", "custom.lineStyle": DASHED, "custom.fillOpacity": 0}
-        changes = [models.DynamicConfigValue(name, value) for name, value in apart.items()]
+        apart = {} if panel.near else {"custom.axisPlacement": "right"}
+        dashed = {"custom.lineStyle": DASHED, "custom.fillOpacity": 0, "color": {"mode": "fixed", "fixedColor": "text"}}
+        changes = [models.DynamicConfigValue(name, value) for name, value in {**apart, **dashed}.items()]
         made = made.override_by_query(REFS[place], changes)
-    if any("{{endpoint}}" in legend for _, legend in panel.queries):
+    if panel.limits:
+        # Lines of two axes may lie upon each other: numbers tell how far the limit is.
+        listed = common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.LIST).show_legend(True)
+        made = made.legend(listed.placement(common_models.LegendPlacement.BOTTOM).calcs(["lastNotNull"]))
+    if panel.width >= WIDE and any("{{endpoint}}" in legend for _, legend in panel.queries):
         table = common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.TABLE).show_legend(True)
         made = made.legend(table.placement(common_models.LegendPlacement.RIGHT).calcs(["lastNotNull", "max"]))
     return made

@@ -21,8 +21,9 @@ HEADER = """\
 anyo itself: Apache-2.0 (`LICENSE` in the repository). The table lists the licence that each package of
 `requirements.lock` declares in its metadata, and the extras that need the package: `base` always, `dev` for development
 and tests, `build` for the editable installation of anyo. Made by `make licences`; `make sbom` writes the same
-with versions as CycloneDX. The CUDA packages of the GPU build are not in the list. Data sets and pretrained backbones
-have licences of their own.
+with versions as CycloneDX. Not in the list: the CUDA packages of the GPU build, and the npm packages with which one
+test draws dashboards (`tests/deploy/panels/package-lock.json` names the licence of each). Data sets and pretrained
+backbones have licences of their own.
 
 | package | licence | for |
 | --- | --- | --- |

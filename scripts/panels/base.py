@@ -38,10 +38,11 @@ def target(record: str) -> float:
 class Panel:
     """One panel: what it shows and why it matters, its unit, and its queries with their legends.
 
-    `limits` are queries of limits: dashed, on an axis of their own at the right, so that a far limit does not flatten
-    the lines. `steps` colour numbers, and are dashed lines where lines are drawn; they do not stretch the axis. `top`
-    is the end of the axis, `soft_top` an end that higher values push up. `words` replace values (of states): value,
-    word, colour. `columns` are the names and units of the values of a table, one for each query.
+    `limits` are queries of limits: dashed, and on an axis of their own at the right, so that a far limit does not
+    flatten the lines, unless they are `near`. `steps` colour numbers, and are dashed lines where lines are drawn; they
+    do not stretch the axis. `top` is the end of the axis, `soft_top` an end that higher values push up. `words` replace
+    values (of states): value, word, colour. `columns` are the names and units of the values of a table, one for each
+    query.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Panel:
     width: int = 8
     kind: Kind = "lines"
     limits: tuple[tuple[str, str], ...] = ()
+    near: bool = False
     steps: Steps = ()
     top: float | None = None
     soft_top: float | None = None
@@ -138,6 +140,9 @@ TAKEN = f'{S},hit="true"'
 OVERLOAD = f'{S},reason!="too_long"'
 FAILED = f'{USERS},status=~"5.."'
 BY_STAGE = "{{endpoint}} {{stage}}"
+
+# Ends of axes on which nothing may happen for days: without one Grafana draws a line of zeros below an axis to 100.
+FEW_A_SECOND, FEW_WAITING, SHORT_TIME = 0.1, 10.0, 0.1
 
 LATENCY_TARGET = target("anyo:latency_target:seconds")
 ERROR_BUDGET = target("anyo:error_budget:ratio")

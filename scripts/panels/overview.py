@@ -41,14 +41,14 @@ OVERVIEW = Board(
     rows=(
         Row("Is it well?", (
             Panel("Replicas not ready", "Of those that are scraped. GET /readyz of the replica says why.", "none",
-                  ((f"count(up{{{S}}}) - sum(anyo_ready{{{S}}})", ""),), 4, "number",
+                  ((f"count(up{{{S}}}) - (sum(anyo_ready{{{S}}}) or vector(0))", ""),), 4, "number",
                   steps=((None, "green"), (1.0, "red"))),
             Panel("Alerts firing", "All of the chosen services; the table below has their names.", "none",
                   (('count(ALERTS{alertstate="firing",job=~"$job"}) or vector(0)', ""),), 4, "number",
                   steps=((None, "green"), (1.0, "red"))),
             Panel("p99 of /recommend", "Red beyond the target that the alert AnyoLatencyHigh holds it to.", "s",
                   ((request_quantile(0.99, RECOMMEND), ""),), 4, "number", steps=LATENCY_STEPS),
-            Panel("Speed of spending the error budget", "Share of 5xx answers over that which the budget allows: at 1 "
+            Panel("Error budget burn rate", "Share of 5xx answers over that which the budget allows: at 1 "
                   "the budget of 30 days lasts 30 days.", "suffix:×",
                   (('max(job:anyo_errors:ratio_rate5m{job=~"$job"}) / scalar(anyo:error_budget:ratio)', ""),), 4,
                   "number", steps=BURN),
