@@ -134,7 +134,7 @@ def mapped_vectors(entry: FolderEntry, content: mmap.mmap, path: Path) -> DiskVe
             f"{path} holds {len(content):,} bytes; {ENTRY_FILE} says {entry.size:,} vectors of width {entry.dim}"
         )
     vectors_ND = np.frombuffer(content, "<f4", length, len(content) - length * FLOAT_BYTES).reshape(entry.size, -1)
-    return DiskVectors.over(vectors_ND, MAPPED_BLOCK // (FLOAT_BYTES * entry.dim))
+    return DiskVectors.over(vectors_ND, content, MAPPED_BLOCK // (FLOAT_BYTES * entry.dim))
 
 
 def _parse(content: Content, path: Path, entry: FolderEntry) -> StoredIndex:

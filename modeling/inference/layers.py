@@ -382,7 +382,7 @@ def rms_norm(norm: Any, states: Tensor) -> Tensor:
 
 def _inverse_length(states: Tensor, epsilon: float) -> Tensor:
     """What a root-mean-square norm multiplies a row with, [..., 1], in fp32."""
-    length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+    length: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
     return length.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
 
 

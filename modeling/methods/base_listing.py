@@ -77,7 +77,8 @@ class ListingRanker:
         assert isinstance(prompt, ListedCandidates)
         windows, given = self.windows(prompt, turn), prompt.candidates
         lengths = [self.listed_positions([given[place] for place in places], 1) for places in windows]
-        shared, kept, parts = prompt.length - sum(lengths), KeptPrompt(), []
+        shared, kept = prompt.length - sum(lengths), KeptPrompt()
+        parts: list[RankPart] = []
         for group in consecutive(lengths, most - shared):
             places = [int(place) for number in group for place in windows[number]]
             length = sum(lengths[number] for number in group) + (0 if parts else shared)

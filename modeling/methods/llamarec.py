@@ -111,7 +111,7 @@ class LetterPrompt:
         return history + self.most_candidate_positions(candidates, title_tokens) + 1
 
 
-class LlamarecRanker(ListingRanker, PromptRanker):
+class LlamarecRanker(ListingRanker, PromptRanker):  # type: ignore[misc]  # as in `PromptRanker`
     """Scores candidates against each other.
 
     Args:

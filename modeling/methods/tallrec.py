@@ -157,7 +157,8 @@ class TallrecRanker(PromptRanker):
         """See `CandidateRanker.divide`."""
         assert isinstance(prompt, YesNoQuestions)
         lengths = [self._positions(item) for item in prompt.candidates]
-        shared, kept, parts = len(prompt.shared), KeptPrompt(), []
+        shared, kept = len(prompt.shared), KeptPrompt()
+        parts: list[RankPart] = []
         for places in consecutive(lengths, most - shared):
             length = sum(lengths[places.start : places.stop]) + (0 if parts else shared)
             candidates = prompt.candidates[places.start : places.stop]
