@@ -376,13 +376,13 @@ def rms_norm(norm: Any, states: Tensor) -> Tensor:
         return F.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
     factor = _inverse_length(states, norm.variance_epsilon)
     # a product of two types is slow
-    wide = states * factor if states.dtype == torch.float32 else states.float().mul_(factor)
+    wide: Tensor = states * factor if states.dtype == torch.float32 else states.float().mul_(factor)
     return wide.mul_(norm.weight).to(states.dtype)
 
 
 def _inverse_length(states: Tensor, epsilon: float) -> Tensor:
     """What a root-mean-square norm multiplies a row with, [..., 1], in fp32."""
-    length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+    length: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
     return length.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
 
 
