@@ -376,7 +376,7 @@ def rms_norm(norm: Any, states: Tensor) -> Tensor:
         return F.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
     factor = _inverse_length(states, norm.variance_epsilon)
     # a product of two types is slow
-    wide = states * factor if states.dtype == torch.float32 else states.float().mul_(factor)
+    wide: Tensor = states * factor if states.dtype == torch.float32 else states.float().mul_(factor)
     return wide.mul_(norm.weight).to(states.dtype)
 
 
