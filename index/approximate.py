@@ -33,6 +33,11 @@ class ApproximateIndex(StoredIndex):
     def _exact(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         """The answer of exact search, as `_top` gives it."""
 
+    def exact_search(self, queries_QD: FloatArray, k: int) -> tuple[FloatArray, RowArray]:
+        """The k best rows of every query, or all where there are fewer, by exact search over the same vectors; raises
+        as `search`."""
+        return self._exact(self._checked_queries(queries_QD, k), min(k, self.size), self.size, None)
+
     def _narrow(self, k: int, eligible: int) -> bool:
         """Whether so few rows are open that an exact search is as quick."""
         return eligible <= max(k, NARROW_ROWS) or eligible < NARROW_SHARE * self.size

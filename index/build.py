@@ -22,6 +22,7 @@ from index.kinds.flat import FlatIndex
 
 TOP = 10
 MOST_QUERIES = 1000
+MOST_SAMPLED = 20_000  # vectors that queries are made of, where not all are read
 NOISE = 0.5
 """Length of the noise on queries made from item vectors, as a share of the vectors' spread."""
 LIST_SLACK = 0.1
@@ -57,6 +58,12 @@ def queries_from(vectors_ND: FloatArray, most: int = MOST_QUERIES) -> FloatArray
     noise = rng.standard_normal((len(chosen), vectors_ND.shape[1])) * vectors_ND.std(axis=0) * NOISE
     found: FloatArray = (vectors_ND[chosen] + noise).astype(np.float32)
     return found
+
+
+def sampled_queries(index: VectorIndex) -> FloatArray:
+    """Queries like the item vectors of an index, made of a sample of them where they are many; see `queries_from`."""
+    rows = np.random.default_rng(1).permutation(index.size)[:MOST_SAMPLED]
+    return queries_from(index.vectors(np.sort(rows)))
 
 
 def recall_of(index: VectorIndex, queries_QD: FloatArray, exact: VectorIndex) -> float:

@@ -151,7 +151,7 @@ def tune(
     if curve is not None:
         _check_curve(curve)
     with time_limit(time_budget):
-        answer = _tune(_open(_index_folder(folder)), k, repeats, recall, milliseconds, queries)
+        answer = _tune(_open(_index_folder(folder), mapped=True), k, repeats, recall, milliseconds, queries)
     if curve is not None:
         curve.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
     _print(answer, as_json)
@@ -160,11 +160,11 @@ def tune(
 def _tune(
     index: StoredIndex, k: int, repeats: int, recall: float, milliseconds: float | None, queries: Path | None
 ) -> dict[str, Any]:
-    from index.build import queries_from
+    from index.build import sampled_queries
     from index.building.tuning import cheapest
     from index.building.tuning import curve as measured
 
-    queries_QD = queries_from(index.vectors()) if queries is None else _read_queries(queries, index.dim)
+    queries_QD = sampled_queries(index) if queries is None else _read_queries(queries, index.dim)
     points = measured(index, queries_QD, k, repeats)
     pick = cheapest(points, recall, milliseconds)
     answer: dict[str, Any] = {

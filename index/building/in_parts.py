@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from index.base import FloatArray, FolderEntry, IndexSpec, SearchError
-from index.build import queries_from, recall_of
+from index.build import recall_of, sampled_queries
 from index.ivf.cells import IvfIndex, IvfSpec
 from index.ivf.streamed import StreamedBuild
 from index.kinds import index_class
 from index.storage import map_unfinished, put_in_place, unfinished_file
-
-MOST_SAMPLED = 20_000  # vectors on disk that queries are made of
 
 
 def build_streamed(
@@ -52,8 +48,7 @@ def build_streamed(
     say("measuring recall")
     index = map_unfinished(unfinished, spec, build.vectors.size, build.vectors.dim)
     if queries_QD is None:
-        sample = np.random.default_rng(1).permutation(index.size)[:MOST_SAMPLED]
-        queries_QD = queries_from(build.vectors.vectors(np.sort(sample)))
+        queries_QD = sampled_queries(build.vectors)
         index.recall_queries = "items"
     else:
         index.recall_queries = "users"

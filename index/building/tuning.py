@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from index.approximate import overlaps
+from index.approximate import ApproximateIndex, overlaps
 from index.base import FloatArray, StoredIndex
-from index.kinds.flat import FlatIndex
 
 MOST_QUERIES = 1000
 
@@ -38,7 +37,8 @@ def curve(index: StoredIndex, queries_QD: FloatArray, k: int, repeats: int) -> l
     """Recall against exact search over all queries, and the time of ``repeats`` of them one by one, for every variant
     of an index, the least effort first; an exact index is its own only variant."""
     queries_QD = queries_QD[:MOST_QUERIES]
-    _, exact_QK = FlatIndex.build(index.vectors()).search(queries_QD, k)
+    exact = index.exact_search if isinstance(index, ApproximateIndex) else index.search
+    _, exact_QK = exact(queries_QD, k)
     points = []
     for variant in index.variants() or (index,):
         _, found_QK = variant.search(queries_QD, k)
