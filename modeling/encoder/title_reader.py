@@ -6,9 +6,11 @@ it better (decision 0050). So the reader can run the first layers alone, which a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 from torch import Tensor, nn
 
+from index.command_line.shared_parts import parts_to_make
 from modeling.artifact.tensor_files import save_arrays
 from modeling.backbone.loading import TextTokenizer
 from modeling.encoder.pooling import Pooling, Spans, pooling_of
@@ -27,6 +30,8 @@ from modeling.spec import PoolingSpec
 
 LAYOUT = 1
 """Part of what vectors are kept under; to be raised when titles are read otherwise."""
+PART = 16_384
+"""Titles that are read, and kept, together."""
 
 
 class TitleReader:
@@ -106,23 +111,54 @@ def read_or_reuse(
     *,
     progress: Callable[[int], object] = lambda done: None,
 ) -> NDArray[np.float32]:
-    """Vectors of ``titles`` [N, C]: those that an earlier run left in ``folder``, else read now and left there."""
+    """Vectors of ``titles`` [N, C]: those that an earlier run left in ``folder``, else read now and left there.
+
+    More than `PART` titles are read in parts. A process that is ended leaves its parts to the next one, and processes
+    that read the same titles at once (`torchrun`, or machines that share the folder) divide them.
+    """
     digest = reader.digest(titles) if folder is not None else None
     if folder is None or digest is None:
         return reader(titles, progress=progress)
     file = folder / f"titles-{digest[:24]}.safetensors"
     if file.is_file():
         progress(len(titles))
-        return np.asarray(load(file.read_bytes())["vectors"], np.float32)
-    vectors_NC = reader(titles, progress=progress)
+        return _saved(file)
     folder.mkdir(parents=True, exist_ok=True)
+    if len(titles) <= PART:
+        vectors_NC = reader(titles, progress=progress)
+        _save(vectors_NC, file)
+        return vectors_NC
+    _read_in_parts(reader, titles, file, progress)
+    return _saved(file)
+
+
+def _read_in_parts(reader: TitleReader, titles: Sequence[str], file: Path, progress: Callable[[int], object]) -> None:
+    parts, read = file.with_suffix(".parts"), 0
+    paths = [parts / f"{first:012d}.safetensors" for first in range(0, len(titles), PART)]
+    with contextlib.closing(parts_to_make(paths, file)) as numbers:
+        for number in numbers:
+            some = titles[number * PART : (number + 1) * PART]
+            _save(reader(some, progress=progress), paths[number])
+            read += len(some)
+    progress(len(titles) - read)
+    for _ in parts_to_make([file]):
+        _save(np.concatenate([_saved(path) for path in paths]), file)
+        shutil.rmtree(parts)
+    with contextlib.suppress(OSError):
+        parts.rmdir()  # made again by a process that was late
+
+
+def _saved(file: Path) -> NDArray[np.float32]:
+    return np.asarray(load(file.read_bytes())["vectors"], np.float32)
+
+
+def _save(vectors_NC: NDArray[np.float32], file: Path) -> None:
     work = file.with_name(f".{file.name}.writing-{os.getpid()}")
     try:
         save_arrays({"vectors": vectors_NC}, work)
         work.replace(file)
     finally:
         work.unlink(missing_ok=True)
-    return vectors_NC
 
 
 def _whole(mask_BT: Tensor) -> Spans:

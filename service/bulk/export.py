@@ -1,12 +1,14 @@
 """Recommendations for all users as parquet files, by the engine that answers requests.
 
 The users are listed once, when an export begins, and cut into parts. A part is written under another name and renamed
-when it is whole, so that an export that was killed goes on with the first part that is missing: no user is left out and
-none comes twice.
+when it is whole, so that an export that was killed goes on with the parts that are missing: no user is left out and
+none comes twice. Several processes, on one machine or on several that share the folder, divide the parts among them.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import time
@@ -18,7 +20,8 @@ from typing import Any
 
 import polars as pl
 
-from index.command_line.one_writer import one_writer
+from index.command_line.one_writer import BeingWrittenError, one_writer
+from index.command_line.shared_parts import LOOK_S, parts_to_make
 from index.filters.language import Filter
 from index.live_catalog import LiveCatalog
 from service.bulk.histories import Histories
@@ -31,6 +34,7 @@ from service.settings.store_kinds import shown
 
 PLAN, USERS, FORMAT = "recommendations.json", "users.parquet", 1
 LONG_S = 7 * 86_400.0  # nobody waits for an answer; what the engine refuses under load is tried again
+LISTING_S = 60.0
 USERS_AT_ONCE = 1000
 Say = Callable[[str], None]
 SCHEMA = {
@@ -54,35 +58,50 @@ async def export(service: Service, histories: Histories | None, out: Path, optio
     Args:
         service: started, its artifact loaded.
         histories: whose; None: the users of the service's store.
-        out: folder of the parts; an export that was begun there with the same artifact, users and options goes on.
+        out: folder of the parts; an export that was begun there with the same artifact, users and options goes on, also
+            while other processes write it: each part is written by one of them.
         options: see `ExportOptions`.
         say: is told of the progress.
 
     Raises:
         StartError: another export was begun there, or a user cannot be answered; the message names it. What was written
             stays.
-        BeingWrittenError: another process writes ``out``.
+        BeingWrittenError: another process lists the users for longer than a minute.
     """
-    with one_writer(out):
-        return await _export(service, histories, out, options, say)
-
-
-async def _export(service: Service, histories: Histories | None, out: Path, options: ExportOptions, say: Say) -> int:
     recommender = service.recommender(None)
-    users = await _begin(service, recommender, histories, out, options, say)
+    users = await _listed(service, recommender, histories, out, options, say)
     count = -(-len(users) // options.part_users)
-    for number in range(count):
-        path = out / f"part-{number:05d}.parquet"
-        if path.is_file():
-            continue
-        started = time.monotonic()
-        first = number * options.part_users
-        table = await _part(service, recommender, histories, users[first : first + options.part_users], first, options)
-        _replace(path, table.write_parquet)
-        done = min(first + options.part_users, len(users))
-        rate = (done - first) / max(time.monotonic() - started, 1e-9)
-        say(f"part {number + 1} of {count}: {done:,} of {len(users):,} users ({rate:,.0f} a second)")
+    paths = [out / f"part-{number:05d}.parquet" for number in range(count)]
+    with contextlib.closing(parts_to_make(paths)) as numbers:
+        while (number := await asyncio.to_thread(next, numbers, None)) is not None:  # it may wait for other processes
+            started, first = time.monotonic(), number * options.part_users
+            these = users[first : first + options.part_users]
+            table = await _part(service, recommender, histories, these, first, options)
+            _replace(paths[number], table.write_parquet)
+            rate = len(these) / max(time.monotonic() - started, 1e-9)
+            span = f"users {first + 1:,} to {first + len(these):,} of {len(users):,}"
+            say(f"part {number + 1} of {count}: {span} ({rate:,.0f} a second)")
     return len(users)
+
+
+async def _listed(
+    service: Service,
+    recommender: DenseRecommender,
+    histories: Histories | None,
+    out: Path,
+    options: ExportOptions,
+    say: Say,
+) -> Sequence[str]:
+    """Return the users, whom one process lists."""
+    end = time.monotonic() + LISTING_S
+    while True:
+        try:
+            with one_writer(out):
+                return await _begin(service, recommender, histories, out, options, say)
+        except BeingWrittenError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(LOOK_S)
 
 
 async def _begin(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from modeling.backbone.loading import BackboneError, TextTokenizer, load_text_model, load_tokenizer
 from modeling.encoder.build import Sources, read_titles, title_reader
-from modeling.encoder.title_reader import TitleReader
+from modeling.encoder.title_reader import TitleReader, read_or_reuse
 from modeling.spec import BackboneSpec, ItemsSpec, ModelSpec
 from testing.models import TITLES
 
@@ -94,3 +96,35 @@ def _counting(call: Any, read: list[int]) -> Any:
         return call(self, titles, **options)
 
     return counted
+
+
+class Counted(TitleReader):
+    """Notes what it reads, and may fail at a title."""
+
+    def __init__(self, reader: TitleReader, fails_at: str | None = None) -> None:
+        self.__dict__.update(vars(reader))
+        self.seen, self.fails_at = list[str](), fails_at
+
+    def __call__(self, titles: Sequence[str], **options: Any) -> NDArray[np.float32]:
+        if self.fails_at in titles:
+            raise KeyboardInterrupt
+        self.seen.extend(titles)
+        return super().__call__(titles, **options)
+
+
+def test_titles_are_read_in_parts_once_by_whoever_comes(
+    tmp_path: Path, backbone_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modeling.encoder.title_reader.PART", 3)
+    titles = [f"{title} {number}" for number in range(3) for title in TITLES[:4]]
+    reader = title_reader(spec_of(backbone_folder("llama")), Sources())
+    ended = Counted(reader, fails_at=titles[7])
+    with pytest.raises(KeyboardInterrupt):
+        read_or_reuse(ended, titles, tmp_path)
+    both = [Counted(reader), Counted(reader)]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda each: read_or_reuse(each, titles, tmp_path), both))
+    assert ended.seen == titles[:6] and sorted(both[0].seen + both[1].seen) == sorted(titles[6:])
+    for vectors_NC in found:
+        np.testing.assert_allclose(vectors_NC, reader(titles), atol=1e-5)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"], "parts are gone"

@@ -121,6 +121,25 @@ async def test_a_killed_export_goes_on_without_a_gap_or_a_repeat(
             await export(anyo.service, histories, out, ExportOptions(6, part_users=10), print)
 
 
+async def test_several_exports_of_one_folder_divide_its_parts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options, made, part = tmp_path / "out", ExportOptions(5, part_users=5), list[int](), exporting._part
+
+    async def counted(*arguments: Any) -> pl.DataFrame:
+        made.append(arguments[4])
+        return await part(*arguments)
+
+    monkeypatch.setattr(exporting, "_part", counted)
+    async with running() as anyo:
+        histories = read_histories(data)
+        both = [export(anyo.service, histories, out, options, print) for _ in range(2)]
+        assert await asyncio.gather(*both) == [USERS, USERS], "each ends when all parts are there"
+        assert sorted(made) == list(range(0, USERS, 5)), "each part is computed once"
+        assert written(out) == await by_requests(anyo, histories, 5)
+    assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
+
+
 async def test_the_users_of_a_store_are_exported(data: Path, tmp_path: Path) -> None:
     async with running(deadline_ms=60_000) as anyo:
         histories = read_histories(data)
