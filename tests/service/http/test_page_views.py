@@ -35,6 +35,10 @@ def is_seen(browser: Browser, selector: str) -> bool:
     return bool(browser.evaluate("{ " + SHOWN.format(selector) + " }"))
 
 
+def is_tall(browser: Browser, selector: str) -> bool:
+    return bool(browser.evaluate(f"document.querySelector({selector!r}).getBoundingClientRect().height > 300"))
+
+
 def violations(browser: Browser) -> list[Any]:
     browser.evaluate(AXE_SCRIPT + "; 0")
     found = browser.evaluate("axe.run().then(found => found.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
@@ -120,7 +124,13 @@ def test_views_show_time_batches_the_artifact_and_the_request_as_code(browser: B
     assert httpx.post(server.url + "/recommend", json=ask).json()["items"] == json.loads(shown)["items"]
     found = browser.evaluate(f"(async () => {{ {script} return answer.items.length; }})()")
     assert found == 10
+    assert not browser.evaluate("document.querySelector('#whole-answer').open"), "long, so folded at first"
     assert violations(browser) == []
+    browser.click("#whole-answer summary")
+    assert is_tall(browser, "#whole-answer pre") and violations(browser) == []
+    browser.evaluate("document.querySelector('#why').click()")
+    browser.wait_for(count("#items .why") + " > 0", "the next answer")
+    assert is_tall(browser, "#whole-answer pre"), "stays unfolded"
     assert browser.log == []
 
 
@@ -199,6 +209,7 @@ def test_the_page_is_in_japanese_where_the_address_or_the_browser_asks_for_it(
     assert english == []
     assert violations(browser) == []
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert browser.evaluate("(tabs => tabs.scrollWidth <= tabs.clientWidth)(document.querySelector('#tabs'))")
     browser.click("#language")
     browser.wait_for("document.documentElement?.lang === 'en' && " + count("#items li") + " == 10", "English again")
     assert browser.evaluate("state.history.length") == 5, "what was asked stays"
