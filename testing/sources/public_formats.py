@@ -1,4 +1,4 @@
-"""Twenty public data sets in small: the shop of `import_files` as each of them lays its files out.
+"""Public data sets in small: the shop of `import_files` as each of them lays its files out.
 
 Layouts (names of files and columns, separators, forms of times, order of rows) are those of the published files; what
 the files hold is invented.
@@ -355,10 +355,36 @@ def globo() -> Layout:
     return Layout(files, str, lambda i: str(157541 + i), False, 1)
 
 
+def amazon_m2() -> Layout:
+    """Amazon-M2 (KDD Cup 2023): a session a row without a user, its items as NumPy prints a list."""
+    took = [[f"B09W9FND7{i}" for user, i, _ in SHOP if user == u] for u in range(1, 21)]
+    rows = [("\"['" + "'\n '".join(items[:-1]) + "']\"", items[-1], "DE") for items in took]
+    names = [
+        (f"B09W9FND7{i}", locale, title, 30.95, "Oriel") for locale in ("DE", "UK") for i, title in enumerate(TITLES)
+    ]
+    files: Files = {
+        "sessions_train.csv": _table(rows, header="prev_items,next_item,locale"),
+        "products_train.csv": _table(names, header="id,locale,title,price,brand"),
+    }
+    return Layout(files, str, lambda i: f"B09W9FND7{i}", asks=2)
+
+
+def adressa() -> Layout:
+    """Adressa news: JSON lines whose `id` is the article's, beside the user and a profile of objects."""
+    profile = [{"item": "sport", "groups": [{"group": "taxonomy", "count": 3, "weight": 1.0}]}]
+    rows = [
+        {"profile": profile, "eventId": 1000 + at, "city": "oslo", "url": f"http://example.org/{i}?x={at}",
+         "id": f"ab{i:06d}", "userId": f"cx:{u:012d}", "publishtime": "2016-12-30T22:21:55.000Z", "time": t,
+         "title": TITLES[i], "category1": "nyheter|sport"}
+        for at, (u, i, t) in enumerate(_shuffled())
+    ]  # fmt: skip
+    return Layout({"20170101": _lines(rows)}, lambda u: f"cx:{u:012d}", lambda i: f"ab{i:06d}", asks=1)
+
+
 LAYOUTS: dict[str, Callable[[], Layout]] = {
     "Yelp": yelp, "Gowalla": gowalla, "Foursquare": foursquare, "Steam": steam, "Food.com": food, "BeerAdvocate": beers,
     "Netflix Prize": netflix, "Million Song": songs, "Goodreads": goodreads, "Steam bundles": steam_bundles,
     "Epinions": epinions, "Last.fm 360K": lastfm, "Rent the Runway": rented, "Google Local": google,
     "Million Playlist": playlists, "XING": xing, "Tianchi mobile": tianchi, "Ta-Feng": tafeng, "Diginetica": diginetica,
-    "Globo.com": globo,
+    "Globo.com": globo, "Amazon-M2": amazon_m2, "Adressa": adressa,
 }  # fmt: skip

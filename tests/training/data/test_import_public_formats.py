@@ -1,4 +1,4 @@
-"""Twenty public data sets, each in small as its files are laid out: imported without a script."""
+"""Public data sets, each in small as its files are laid out: imported without a script."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from testing.sources.public_formats import LAYOUTS, Layout
+from testing.sources.public_formats import LAYOUTS, Layout, amazon_m2
 from training.data import DataError, read_dataset
 from training.data.importing import ImportOptions, import_data, parse_map
+from training.data.importing.cells import as_lists
 
 
 def written(layout: Layout, where: Path) -> Path:
@@ -60,3 +62,21 @@ def test_what_is_asked_can_be_said_by_the_options_that_the_refusal_names(name: s
     options = ImportOptions(**{**layout.options, "columns": columns})  # type: ignore[arg-type]
     import_data([source], tmp_path / "out", options, certain)
     assert taken(tmp_path / "out", layout) == layout.expected()
+
+
+def test_sessions_of_several_files_are_told_apart_by_the_file(tmp_path: Path) -> None:
+    source = written(amazon_m2(), tmp_path / "source")
+    (source / "sessions_more.csv").write_bytes((source / "sessions_train.csv").read_bytes())
+    import_data([source], tmp_path / "out", ImportOptions(), lambda _, doubts: bool(doubts))
+    data = read_dataset(tmp_path / "out")
+    assert len(data.user_ids) == 40
+    assert {"sessions_more.csv", "sessions_train.csv"} == {re.sub(r"^.*/|:\d+$", "", user) for user in data.user_ids}
+
+
+def test_lists_are_read_as_they_are_printed() -> None:
+    printed = ["['a b', 'c']", "['a b'\n 'c']", "['a b']", "[12  3\n 45]", "[12]", "[12, 3]", "(a, b)"]
+    read = as_lists(pl.Series("item", printed))
+    assert read is not None
+    assert read.to_list() == [
+        ["a b", "c"], ["a b", "c"], ["a b"], ["12", "3", "45"], ["12"], ["12", "3"], ["a", "b"],
+    ]  # fmt: skip

@@ -9,8 +9,9 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
-from training.data.guessing.headerless import BY_CONTENT, by_content, is_text
+from training.data.guessing.headerless import by_content, is_text
 from training.data.guessing.nested import lists_taken_apart
+from training.data.guessing.unnamed import id_as_item, is_title, rows_as_sessions
 from training.data.importing.content import is_epoch, mostly_empty
 from training.data.importing.names import LISTS, ONLY_BESIDE_TEXT, by_ending, by_name, folded
 from training.data.importing.table import BY_NAMES, INTERACTION_ROLES, ITEM_ROLES, NONE, Guess, Kind, Table
@@ -18,15 +19,15 @@ from training.data.importing.times import are_dates
 from training.data.sources import recognise
 
 BY_ENDING = "ends of the names of columns"
-_PAIRS_LOOKED_AT, _TIMES_LOOKED_AT = 100_000, 1000
-_MOST_TITLES = 1.5
-"""Different titles for an item in the mean, beyond which a column in interactions is no title of the item."""
+ORDER_SAID = "(--map time=none)"
+"""The end of a doubt about the order in time; the option answers it."""
+_TIMES_LOOKED_AT = 1000
 
 
 def guess(table: Table, mapped: Mapping[str, tuple[str, ...]]) -> Guess:
     """The kind of a table and its columns; the user's mapping overrides what was found."""
     found, given = recognise(table), columns_given(table, mapped)
-    if found is None and (apart := lists_taken_apart(table)) is not None:
+    if found is None and (apart := _taken_apart(table, given)) is not None:
         table, given = apart.table, columns_given(apart.table, mapped)
         found = apart
     if found is None or any(column not in found.table.frame.columns for column in given.values() if column != NONE):
@@ -45,17 +46,26 @@ def guess(table: Table, mapped: Mapping[str, tuple[str, ...]]) -> Guess:
     return _with_item_names(_with_order(found, given))
 
 
+def _taken_apart(table: Table, given: Mapping[str, str]) -> Guess | None:
+    """Interactions out of lists in the rows; None where a row names an item itself."""
+    if table.header and id_as_item(table.frame, by_name(table.frame.columns)) is not None:
+        return None
+    found = lists_taken_apart(table)
+    return rows_as_sessions(table) if found is None and "user" not in given else found
+
+
 def _with_order(found: Guess, given: Mapping[str, str]) -> Guess:
     """The guess with a doubt where a table of interactions has no times and nobody said so."""
     if given.get("time") == NONE:
-        return replace(found, doubts=found.doubts if found.by in (BY_CONTENT, BY_ENDING) else (), ordered=True)
+        left = tuple(doubt for doubt in found.doubts if not doubt.endswith(ORDER_SAID))
+        return replace(found, doubts=left, ordered=True)
     if found.kind != "interactions":
         return found
     if "time" in found.columns:
         return replace(found, ordered=False)
     if found.ordered or found.doubts:
         return found
-    doubt = "no column of times was found; the order of rows is taken as the order in time (--map time=none)"
+    doubt = f"no column of times was found; the order of rows is taken as the order in time {ORDER_SAID}"
     return replace(found, doubts=(doubt,))
 
 
@@ -126,19 +136,24 @@ def _by_names(table: Table, given: Mapping[str, str]) -> Guess:
     if plain is not None and about and not {"item", "user"} & {*roles, *given}:
         roles["item"] = plain
     ends = _missing_by_ending(frame, columns, {**roles, **given})
-    kind = kind_of({**roles, **ends, **given})
     roles |= ends
+    own = id_as_item(frame, {**roles, **given})
+    if own is not None:
+        roles["item"] = own
+    kind = kind_of({**roles, **given})
     if kind == "items" and "event" in roles and "categories" not in roles:
         roles["categories"] = roles.pop("event")  # a "type" of an item is no event
     kept = ITEM_ROLES if kind == "items" else (*INTERACTION_ROLES, *ITEM_ROLES)
     if kind == "interactions" and "title" not in roles and "description" in roles and "review" not in roles:
         roles["title"] = roles.pop("description")  # as receipts name what was bought
     notes = _notes_on_choice(table, roles) if kind != "other" else ()
-    if kind == "interactions" and "title" in roles and not _is_title(table, {**roles, **given}):
+    if kind == "interactions" and "title" in roles and not is_title(frame, {**roles, **given}):
         notes = (*notes, f"{roles.pop('title')} has several values for one item, or one for all, and is no title of it")
     roles = {role: name for role, name in roles.items() if role in (*kept, "item")}
     ordered = kind == "interactions" and "time" not in roles and folded(roles.get("item", "")) in LISTS
     doubts = (f"{_listed(ends)} by the end of the name alone",) if ends else ()
+    if own is not None:
+        doubts = (*doubts, f"{own} is taken as item: it repeats, and has about one {roles['title']} for each")
     return Guess(table, kind, roles, BY_ENDING if ends else BY_NAMES, ordered, doubts=doubts, notes=notes)
 
 
@@ -169,13 +184,3 @@ def _notes_on_choice(table: Table, roles: Mapping[str, str]) -> tuple[str, ...]:
         for role in ("user", "item", "time")
         if role in plain and role in roles and roles[role] != plain[role] and mostly_empty(table.frame[plain[role]])
     )
-
-
-def _is_title(table: Table, roles: Mapping[str, str]) -> bool:
-    """Whether a title that stands beside interactions is one of the item: about one for each, and not one for all."""
-    title, item = roles["title"], roles["item"]
-    if title == NONE or any(table.frame[name].dtype.is_nested() for name in (title, item)):
-        return True
-    pairs = table.frame.select(item, title).head(_PAIRS_LOOKED_AT).drop_nulls().unique()
-    items, titles = pairs[item].n_unique(), pairs[title].n_unique()
-    return pairs.height <= _MOST_TITLES * items and not (titles == 1 and items > 1)

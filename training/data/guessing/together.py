@@ -12,6 +12,7 @@ import polars as pl
 from training.data.guessing.headerless import BY_CONTENT
 from training.data.guessing.item_tables import by_their_ids
 from training.data.guessing.roles import BY_ENDING
+from training.data.guessing.unnamed import BY_ROWS, sessions_told_apart
 from training.data.importing.names import folded
 from training.data.importing.table import Guess
 from training.data.report import DataError, shown
@@ -43,6 +44,7 @@ def interactions_and_items(guesses: list[Guess]) -> tuple[list[Guess], list[Gues
     if {"train", "test"} <= set(split.values()) and "split" not in interactions[0].columns:
         interactions = [_with_part(guess, split[guess.table.name]) for guess in interactions]
     items, other = by_their_ids(interactions, items, other)
+    interactions = sessions_told_apart(interactions)
     return interactions, items, [*passed, *other]
 
 
@@ -50,7 +52,7 @@ def _likelier(interactions: list[Guess]) -> tuple[list[Guess], list[Guess]]:
     """Of tables with different columns those that names or a source speak for, and those with times; and the others."""
     speaks: tuple[Callable[[Guess], bool], ...] = (
         lambda guess: not _words(guess.table.name) & _BETWEEN_USERS,
-        lambda guess: guess.by not in (BY_CONTENT, BY_ENDING),
+        lambda guess: guess.by not in (BY_CONTENT, BY_ENDING, BY_ROWS),
         lambda guess: "time" in guess.columns or guess.ordered,
     )
     left = interactions

@@ -48,10 +48,21 @@ def as_lists(column: pl.Series) -> pl.Series | None:
     """Lists of ids, given as lists or as their text; None where a cell holds one id."""
     if isinstance(column.dtype, pl.List):
         return column.cast(pl.List(pl.String))
-    if share(column.head(_LOOKED_AT), r"^[\[(].*[\])]$") == 1:
-        inner = column.str.strip_chars("[]() ").str.replace_all(r"['\"]", "")
-        return inner.str.split(",").list.eval(pl.element().str.strip_chars())
-    return None
+    if column.dtype != pl.String or share(column.head(_LOOKED_AT), r"(?s)^[\[(].*[\])]$") < 1:
+        return None
+    text = pl.col(column.name)
+    inner = text.str.strip_chars("[]() ").str.replace_all(r"['\"]", "")
+    at_commas = inner.str.split(",").list.eval(pl.element().str.strip_chars())
+    quoted = text.str.extract_all(r"'[^']*'|\"[^\"]*\"").list.eval(
+        pl.element().str.slice(1, pl.element().str.len_chars() - 2)
+    )
+    printed = ~text.str.contains(",", literal=True)  # as NumPy prints arrays
+    lists = (
+        pl.when(printed & text.str.contains(r"^\[\s*['\"]")).then(quoted)
+        .when(printed & text.str.contains(r"^\[\s*\S+\s")).then(inner.str.extract_all(r"\S+"))
+        .otherwise(at_commas)
+    )  # fmt: skip
+    return column.to_frame().select(lists.alias(column.name)).to_series()
 
 
 def categories_separator(column: pl.Series) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 _NAMES: dict[str, str] = {
     "user": (
@@ -105,15 +105,20 @@ def by_name(columns: Iterable[str], is_empty: Callable[[str], bool] | None = Non
 def by_ending(columns: Iterable[str], roles: Iterable[str]) -> dict[str, str]:
     """The first column for each role whose name ends, from a word on, with a name for it: `click_article_id`."""
     found: dict[str, str] = {}
-    left = {column: _words(column) for column in columns}
+    left = [*columns]
     for role in roles:
         names = {*ALIASES[role]} - LISTS
-        for column, words in left.items():
-            if any("".join(words[start:]) in names for start in range(1, len(words))):
-                found[role] = column
-                del left[column]
-                break
+        column = next((column for column in left if ends_with(column, names)), None)
+        if column is not None:
+            found[role] = column
+            left.remove(column)
     return found
+
+
+def ends_with(column: str, names: Collection[str]) -> bool:
+    """Whether the name of a column ends, from its second word on or later, with one of these folded names."""
+    words = _words(column)
+    return any("".join(words[start:]) in names for start in range(1, len(words)))
 
 
 def _words(name: str) -> list[str]:

@@ -54,12 +54,16 @@ class Table:
 
     def raw(self, columns: Mapping[str, str]) -> RawTable:
         """The columns asked for (new name → column) with the line of every row; rows without any cell are dropped."""
-        line = self.lines if self.lines is not None else self._counted()
+        line = self.line_numbers()
         frame = self.frame.select(pl.col(column).alias(name) for name, column in columns.items())
         frame = frame.with_columns(line.cast(pl.Int64).alias(LINE))
         if len(columns) and self.lines is None and frame[next(iter(columns))].null_count():
             frame = frame.filter(~self.frame.select(pl.all_horizontal(pl.all().is_null())).to_series())
         return RawTable(self.name, frame, self.broken, "")
+
+    def line_numbers(self) -> pl.Series:
+        """The line of every row in its file."""
+        return self.lines if self.lines is not None else self._counted()
 
     def _counted(self) -> pl.Series:
         rows = pl.int_range(self.first, self.first + self.frame.height, dtype=pl.Int64, eager=True)
