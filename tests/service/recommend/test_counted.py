@@ -23,7 +23,12 @@ from training.run import RunOptions, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-RECIPES = {"item_knn": ["method.last=3"], "hybrid_knn": ["method.neighbours=6"], "markov": [], "popularity": []}
+RECIPES = {
+    "item_knn": ["method.last=3"],
+    "hybrid_knn": ["method.last=3", "method.neighbours=6"],
+    "markov": [],
+    "popularity": [],
+}
 HISTORY = [3, 11, 5, 8]
 
 
