@@ -1,8 +1,10 @@
 """Recommenders counted from interactions: popularity, first-order Markov transitions, and item-to-item similarity.
 
-All three have the same form. The score of an item is its prior plus the weighted entries of an N × N table, in the rows
-of the newest items of the history. There is no gradient training and no network. The "user vector" names those items,
-and the index is the table (`index.tables.table`), so that they are served as artifacts with item vectors are.
+Similarity is that of the users who took two items (``item-knn``), or that of titles and of what stands near in
+histories, added (``hybrid-knn``). All have the same form. The score of an item is its prior plus the weighted entries
+of an N × N table, in the rows of the newest items of the history. There is no gradient training and no network. The
+"user vector" names those items, and the index is the table (`index.tables.table`), so that they are served as
+artifacts with item vectors are.
 
 Shape legend: N items, E entries of the table.
 """
@@ -31,7 +33,7 @@ from modeling.inference.int8_linear import Precision
 from modeling.methods.base import HistoryEncoder, LoadContext, Method, Record, VectorMethod
 
 COUNTS = "counts.safetensors"
-Rule = Literal["popularity", "markov", "item-knn"]
+Rule = Literal["popularity", "markov", "item-knn", "hybrid-knn"]
 
 
 class CountsRecord(Record):

@@ -63,6 +63,7 @@ RUNS: dict[str, tuple[str, bool, list[str]]] = {
     "popularity": ("popularity", False, []),
     "markov": ("markov", False, []),
     "item_knn": ("item_knn", False, ["method.neighbours=5"]),
+    "hybrid_knn": ("hybrid_knn", False, []),
     "item_softmax": ("item_softmax", True, DENSE),
     "e4srec": ("e4srec", True, DENSE),
     "e4srec, tied": ("e4srec", True, [*DENSE, "items.untied=false", "projector.kind=linear"]),

@@ -35,7 +35,7 @@ FULL_TABLE = 100_000_000
 """Pairs of items of a user up to which item-to-item similarities are all kept; beyond, the nearest of each item."""
 NEAREST = 200
 MANY_ITEMS = 100_000
-"""Items above which the softmax is over sampled items."""
+"""Items above which the softmax is over sampled items, and not all pairs of items are compared."""
 NAMED = 0.5
 """Least share of items with a title of their own for titles to be read."""
 WIDE = 0.2
@@ -83,8 +83,12 @@ def candidates_for(dataset: Dataset, speed: Speed) -> list[Candidate]:
     """What is tried on a data set, the cheapest first."""
     sampled = ("method.objective.kind=sampled",) if dataset.n_items > MANY_ITEMS else ()
     counted = [Candidate(name, get_recipe(name), 0.0, "only counts") for name in ("popularity", "markov")]
+    counted.append(_neighbours(dataset))
     named = share_named(dataset) >= NAMED
-    return [*counted, _neighbours(dataset), *(_titled if named else _untitled)(dataset, speed, sampled)]
+    if len(set(dataset.titles)) > 1 and dataset.n_items <= MANY_ITEMS:
+        why = "only counts, and compares titles, which differ"
+        counted.append(Candidate("hybrid_knn", get_recipe("hybrid_knn"), 0.0, why))
+    return [*counted, *(_titled if named else _untitled)(dataset, speed, sampled)]
 
 
 def _neighbours(dataset: Dataset) -> Candidate:

@@ -22,18 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from index.text import terms
 from modeling.methods.counts import CountsModel
 from training.data.cooccurrence import neighbour_vectors
 from training.data.splits import FittedOn, Part, Split
 from training.evaluation.counting import (
     DECAY,
     LAST,
-    inverse,
     item_knn_counts,
-    lengths,
     markov_counts,
     popularity_counts,
+    title_words,
 )
 from training.evaluation.metrics import Floats, Ints, Metrics, rank_report, target_ranks
 
@@ -79,7 +77,7 @@ def _scorer(model: CountsModel) -> Scorer:
 
 def title_tfidf(split: Split, fitted_on: FittedOn = "train") -> Scorer:
     """Cosine between titles, summed over the decayed recent history; titles need no fitting."""
-    words_NV = _tfidf(split.dataset.titles)
+    words_NV = title_words(split.dataset.titles)
 
     def score(histories: Histories) -> Floats:
         profile_BV = _weights(histories, split.dataset.n_items) @ words_NV
@@ -172,19 +170,3 @@ def _weights(histories: Histories, items: int) -> Any:
     users = np.repeat(np.arange(len(recent)), lengths)
     ages = np.concatenate([np.arange(length)[::-1] for length in lengths])
     return sp.csr_array((DECAY**ages, (users, np.concatenate(recent))), shape=(len(recent), items))
-
-
-def _tfidf(titles: Sequence[str]) -> Any:
-    """Sparse [N, V], rows of length 1 (all 0 for a title without a word)."""
-    vocabulary: dict[str, int] = {}
-    rows, words = [], []
-    for row, title in enumerate(titles):
-        for word in terms(title):
-            rows.append(row)
-            words.append(vocabulary.setdefault(word, len(vocabulary)))
-    counts_NV = sp.csr_array((np.ones(len(rows)), (rows, words)), shape=(len(titles), max(len(vocabulary), 1)))
-    counts_NV.sum_duplicates()
-    counts_NV.data = 1 + np.log(counts_NV.data)
-    titles_with_word = np.maximum(np.bincount(counts_NV.indices, minlength=counts_NV.shape[1]), 1)
-    weighted_NV = counts_NV @ sp.diags_array(np.log(1 + len(titles) / titles_with_word))
-    return sp.csr_array(sp.diags_array(inverse(lengths(weighted_NV, axis=1))) @ weighted_NV)

@@ -13,7 +13,14 @@ from modeling.artifact.manifest import Manifest
 from modeling.methods.counts import CountsModel, Rule
 from training.data.splits import FittedOn
 from training.effects import Effect
-from training.evaluation.counting import DECAY, LAST, item_knn_counts, markov_counts, popularity_counts
+from training.evaluation.counting import (
+    DECAY,
+    LAST,
+    hybrid_knn_counts,
+    item_knn_counts,
+    markov_counts,
+    popularity_counts,
+)
 from training.evaluation.full_ranking import evaluate
 from training.evaluation.metrics import Metrics
 from training.export import write_counted_artifact
@@ -21,28 +28,39 @@ from training.loop.fit import FitOptions, Trained
 from training.methods.base import Job, TrainingMethod
 from training.recipe import MethodSettings, Recipe, RecipeError
 
+SIMILARITY = {"item-knn": item_knn_counts, "hybrid-knn": hybrid_knn_counts}
+"""Rules that compare items, and what computes the table of each."""
+
 
 class CountsSettings(MethodSettings):
     """Settings of count-based recommenders; ``rule``: kind of counts."""
 
     kind: Literal["counts"] = "counts"
     rule: Rule = "popularity"
-    last: int = Field(LAST, ge=1, description="number of newest items used, item-knn only")
-    decay: float = Field(DECAY, gt=0, le=1, description="weight of an item relative to the newer one, item-knn only")
+    last: int = Field(LAST, ge=1, description="number of newest items used, item-knn and hybrid-knn only")
+    decay: float = Field(
+        DECAY, gt=0, le=1, description="weight of an item relative to the newer one, item-knn and hybrid-knn only"
+    )
     neighbours: int | None = Field(
-        None, ge=1, description="number of most similar items kept for each item; None: all; item-knn only"
+        None,
+        ge=1,
+        description="number of most similar items kept for each item; None: all; item-knn and hybrid-knn only",
     )
     learns: ClassVar[bool] = False
 
     @classmethod
     def effects(cls) -> Mapping[str, Effect]:
-        """``last``, ``decay`` and ``neighbours`` have an effect with ``rule='item-knn'`` only."""
+        """``last``, ``decay`` and ``neighbours`` have an effect with rules of similarity only."""
 
-        def item_knn(recipe: Recipe) -> bool:
-            return isinstance(recipe.method, CountsSettings) and recipe.method.rule == "item-knn"
+        def similarity(recipe: Recipe) -> bool:
+            return isinstance(recipe.method, CountsSettings) and recipe.method.rule in SIMILARITY
 
-        effect = Effect("method.rule='item-knn'", item_knn)
+        effect = Effect("method.rule='item-knn' or 'hybrid-knn'", similarity)
         return {"last": effect, "decay": effect, "neighbours": effect}
+
+    def reads_titles(self, recipe: Recipe) -> bool:
+        """See `MethodSettings.reads_titles`: ``hybrid-knn`` compares them."""
+        return self.rule == "hybrid-knn"
 
 
 def no_backbone(name: str, backbone: str) -> None:
@@ -73,9 +91,8 @@ class CountsTraining(TrainingMethod[CountsSettings]):
             return popularity_counts(self.split, fitted_on)
         if chosen.rule == "markov":
             return markov_counts(self.split, fitted_on)
-        return item_knn_counts(
-            self.split, fitted_on, last=chosen.last, decay=chosen.decay, neighbours=chosen.neighbours
-        )
+        count = SIMILARITY[chosen.rule]
+        return count(self.split, fitted_on, last=chosen.last, decay=chosen.decay, neighbours=chosen.neighbours)
 
     def validate(self, seed: int) -> Metrics:
         """See `TrainingMethod.validate`."""

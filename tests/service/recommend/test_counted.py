@@ -23,7 +23,12 @@ from training.run import RunOptions, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-RECIPES = {"item_knn": ["method.last=3"], "markov": [], "popularity": []}
+RECIPES = {
+    "item_knn": ["method.last=3"],
+    "hybrid_knn": ["method.last=3", "method.neighbours=6"],
+    "markov": [],
+    "popularity": [],
+}
 HISTORY = [3, 11, 5, 8]
 
 
@@ -109,7 +114,7 @@ async def test_a_batch_a_ranking_and_a_second_stage(served: Served, folders: dic
 
 
 async def test_similar_items_are_those_of_the_table(served: Served, folders: dict[str, Path]) -> None:
-    for name, some in (("item_knn", True), ("markov", True), ("popularity", False)):
+    for name, some in (("item_knn", True), ("hybrid_knn", True), ("markov", True), ("popularity", False)):
         answer = await served.client.get("/items/i7/similar", params={"k": 30, "artifact": name})
         columns, values = load(folders[name]).model.index().row(served.ids.index("i7"))
         wanted = sorted(zip((-values).tolist(), columns.tolist(), strict=True))

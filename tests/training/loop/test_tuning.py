@@ -17,7 +17,7 @@ from training.recipes import get_recipe, recipe_names
 from training.search_space.ranges import ends, space_of
 from training.tuning import search as tuning
 
-WITH_SPACE = ["anyo", "item_knn", "item_softmax", "sasrec", "tiger"]
+WITH_SPACE = ["anyo", "hybrid_knn", "item_knn", "item_softmax", "sasrec", "tiger"]
 
 
 @pytest.fixture

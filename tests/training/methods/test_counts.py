@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from rich.console import Console
@@ -18,14 +20,16 @@ from modeling.methods.base_ranking import ranker_of
 from modeling.methods.counts import CountsModel, CountsTable
 from testing.datasets import ring_dataset
 from training.data.dataset import Dataset
+from training.data.report import DataError
 from training.data.splits import leave_one_out
 from training.evaluation import counting
 from training.evaluation.baselines import FLOORS, measure_baseline
-from training.evaluation.counting import item_knn_counts
+from training.evaluation.counting import hybrid_knn_counts, item_knn_counts
 from training.recipes import RecipeError, get_recipe
 from training.run import RunOptions, run
 
 QUIET = Console(quiet=True)
+NEAR = ["a b lamp", "old b lamp", "a lamp, c d e", "f lamp: b c", "d e f lamp", "a c e g", "b d old f g", "g c d"]
 FLOOR_OF = {"popularity": "popularity", "markov": "markov-1", "item_knn": "item-knn"}
 
 
@@ -77,6 +81,47 @@ def test_only_the_nearest_neighbours_are_kept(ring: Dataset, monkeypatch: pytest
         kept = np.flatnonzero(cut_N)
         assert np.array_equal(whole_N[kept], cut_N[kept])
         assert whole_N[cut_N == 0].max() <= whole_N[kept].min()
+
+
+@pytest.fixture(scope="module")
+def titled(ring: Dataset) -> Dataset:
+    """Titles that share words, each with the next few."""
+    titles = [f"{NEAR[row % len(NEAR)]} {NEAR[row // 3]}" for row in range(ring.n_items)]
+    return replace(ring, items=ring.items.with_columns(pl.Series("title", titles)))
+
+
+def test_titles_and_neighbours_together_rank_as_their_floor_does(titled: Dataset, tmp_path: Path) -> None:
+    run(get_recipe("hybrid_knn"), titled, RunOptions(out=tmp_path / "a"), QUIET)
+    model: CountsModel = load(tmp_path / "a").model
+    split = leave_one_out(titled)
+    histories = list(split.validation.histories())
+    floor_BN = FLOORS["hybrid-knn"](split, "train")(histories)
+    for history, floor_N in zip(histories, floor_BN, strict=True):
+        open_N = np.isin(np.arange(titled.n_items), history, invert=True)
+        _, (found,) = model.index().search(model.index().queries([history]), 10, exclude=[history])
+        best = np.sort(floor_N[open_N])[::-1][:10]
+        np.testing.assert_allclose(floor_N[found[: len(best)]], best, atol=1e-5)  # of equal scores any may be first
+        assert len(set(found.tolist())) == len(found)
+
+
+def test_of_the_nearest_by_titles_and_neighbours_the_distance_to_the_next_is_kept(
+    titled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "BLOCK_NUMBERS", 7 * 20)
+    split = leave_one_out(titled)
+    cut_NN = dense(hybrid_knn_counts(split, neighbours=3))
+    for row, cut_N in enumerate(cut_NN):
+        (similar_N,) = FLOORS["hybrid-knn"](split, "train")([np.array([row], np.int32)])
+        similar_N[row] = -np.inf
+        fourth = np.sort(similar_N)[-4]
+        np.testing.assert_allclose(cut_N, (similar_N - fourth).clip(min=0), atol=1e-6)
+    assert ((cut_NN > 0).sum(1) <= 3).all() and (cut_NN > 0).any(1).all()
+
+
+def test_titles_that_are_all_alike_are_refused(ring: Dataset, tmp_path: Path) -> None:
+    alike = replace(ring, items=ring.items.with_columns(title=pl.lit("Product")))
+    with pytest.raises(DataError, match="all 20 titles are 'Product', and recipe 'hybrid_knn' reads titles"):
+        run(get_recipe("hybrid_knn"), alike, RunOptions(out=tmp_path / "a"), QUIET)
 
 
 @pytest.mark.parametrize("damage", ["a column outside", "rows that overlap", "a count below 0"])

@@ -36,6 +36,7 @@ ODD = [
 ]  # fmt: skip
 SETTINGS: dict[str, list[str]] = {
     "sasrec": ["items.dim=32", "backbone.width=32"],
+    "hybrid_knn": ["method.neighbours=5"],
     "anyo": ["items.dim=16"],
     "contriever": ["items.dim=16", "history.title_tokens=12"],
     "genre": ["history.title_tokens=12"],
