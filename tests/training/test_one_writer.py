@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -102,6 +104,57 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(OSError, match="symbolic links"), one_writer(tmp_path / "shop"):
         pass
     assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    os.symlink("shop", tmp_path / "alias")
+    with one_writer(tmp_path / "shop"), pytest.raises(BeingWrittenError, match="alias"), one_writer(tmp_path / "alias"):
+        pass
+    with (
+        one_writer(tmp_path / "alias"),
+        pytest.raises(BeingWrittenError, match="shop"),
+        one_writer(tmp_path / "shop"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=["no right", "read-only"])
+def test_a_folder_with_nothing_writable_beside_it_is_its_own_lock(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a volume that is mounted at the root of a container, and written by a user who is not root."""
+    real, target = os.open, tmp_path / "volume"
+
+    def opened(path: Any, flags: int, *rest: Any) -> int:
+        if flags & os.O_CREAT and Path(path).parent == tmp_path:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(OSError, match="volume.lock"), one_writer(target):
+        pass
+    target.mkdir()
+    for _ in range(2):
+        with one_writer(target), pytest.raises(BeingWrittenError, match="^another process writes"), one_writer(target):
+            pass
+    assert os.listdir(tmp_path) == ["volume"] and not os.listdir(target)
+    (tmp_path / ".volume.lock").write_text("another user's")
+    with pytest.raises(OSError, match="volume.lock"), one_writer(target):
+        pass
+
+
+def test_a_file_system_without_locks_is_written_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with one_writer(tmp_path / "shop"):
+        said = capsys.readouterr()
+    assert not said.out and "no locks on the file system" in said.err and str(tmp_path / "shop") in said.err
+    assert os.listdir(tmp_path) == []
 
 
 def test_every_command_that_goes_on_is_alone_at_its_target(ring: Dataset, tmp_path: Path) -> None:
