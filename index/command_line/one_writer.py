@@ -14,9 +14,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""Errors of file systems without locks: NFS without its lock service, Lustre mounted without ``flock``, FUSE."""
+
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""Errors of file systems without locks: NFS without its lock service, Lustre mounted without ``flock``, some in FUSE."""
+"""Errors of file systems without locks: NFS without its lock service, Lustre without ``flock``, some in FUSE."""
 
 
 class BeingWrittenError(RuntimeError):

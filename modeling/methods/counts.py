@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from modeling.inference.int8_linear import Precision
 from modeling.methods.base import HistoryEncoder, LoadContext, Method, Record, VectorMethod
 
 COUNTS = "counts.safetensors"
+KINDS = {"prior_N": np.float64, "offsets_N1": np.int64, "columns_E": np.int32, "values_E": np.float32}
 Rule = Literal["popularity", "markov", "item-knn", "hybrid-knn"]
 
 
@@ -174,24 +175,17 @@ class Counts(Method[CountsRecord]):
         return CountsRecord(rule=model.rule, last=model.last, decay=model.decay, entries=len(model.table.columns_E))
 
     def load(self, record: CountsRecord, context: LoadContext) -> CountsModel:
-        """Raises `ArtifactError` for a table of another catalog, or one whose entries lie outside it."""
+        """Raises `ArtifactError` for a table of another catalog, or one that `CountsTable` does not describe."""
         arrays, size, name = context.files.arrays(COUNTS), context.manifest.catalog_size, context.name
         entries = (record.entries,)
         expected = {"prior_N": (size,), "offsets_N1": (size + 1,), "columns_E": entries, "values_E": entries}
         found = {key: array.shape for key, array in arrays.items()}
         if found != expected:
             raise ArtifactError(f"{COUNTS} of {name} holds arrays of shapes {found}, and {expected} are expected")
-        offsets_N1, columns_E = arrays["offsets_N1"], arrays["columns_E"]
-        rising = (np.diff(offsets_N1) >= 0).all() and offsets_N1[0] == 0 and offsets_N1[-1] == record.entries
-        inside = not len(columns_E) or (columns_E.min() >= 0 and columns_E.max() < size)
-        if not rising or not inside:
-            raise ArtifactError(f"{COUNTS} of {name} is no table of {size} items: its entries lie outside")
-        for key in ("prior_N", "values_E"):
-            if (arrays[key] < 0).any():
-                raise ArtifactError(f"{COUNTS} of {name} holds a number below 0 in {key}")
+        _check_table(arrays, size, record, f"{COUNTS} of {name}")
         if size > MOST_ITEMS:
             raise ArtifactError(f"{COUNTS} of {name} is a table of {size:,} items; at most {MOST_ITEMS:,} are allowed")
-        table = CountsTable(arrays["prior_N"], offsets_N1, columns_E, arrays["values_E"])
+        table = CountsTable(arrays["prior_N"], arrays["offsets_N1"], arrays["columns_E"], arrays["values_E"])
         return CountsModel(table, record.rule, last=record.last, decay=record.decay)
 
     def check_sizes(self, files: Files, catalog_size: int, record: CountsRecord) -> None:
@@ -203,6 +197,37 @@ class Counts(Method[CountsRecord]):
     def precisions(self, record: CountsRecord) -> tuple[Precision, ...]:
         """Nothing is computed by a network."""
         return ("fp32",)
+
+
+def _check_table(arrays: Mapping[str, NDArray[Any]], size: int, record: CountsRecord, where: str) -> None:
+    """Raise `ArtifactError` for arrays of the right shapes that are no table of ``size`` items."""
+    for key, kind in KINDS.items():
+        if arrays[key].dtype != kind:
+            raise ArtifactError(f"{where} holds {key} as {arrays[key].dtype}; {np.dtype(kind)} is expected")
+    offsets_N1, columns_E = arrays["offsets_N1"], arrays["columns_E"]
+    rising = (offsets_N1[1:] >= offsets_N1[:-1]).all() and offsets_N1[0] == 0 and offsets_N1[-1] == record.entries
+    inside = not len(columns_E) or (columns_E.min() >= 0 and columns_E.max() < size)
+    if not rising or not inside:
+        raise ArtifactError(f"{where} is no table of {size} items: its entries lie outside")
+    if any_twice(offsets_N1, columns_E):
+        raise ArtifactError(f"{where} is no table of {size} items: a row names an item twice")
+    for key in ("prior_N", "values_E"):
+        if (arrays[key] < 0).any():
+            raise ArtifactError(f"{where} holds a number below 0 in {key}")
+    largest = float(arrays["prior_N"].max(initial=0)) + record.last * float(arrays["values_E"].max(initial=0))
+    if largest > float(np.finfo(np.float32).max):
+        raise ArtifactError(f"{where} holds numbers whose sums, up to {largest:.1e}, do not fit float32")
+
+
+def any_twice(offsets_N1: NDArray[np.int64], columns_E: NDArray[np.int32]) -> bool:
+    """Whether a row names a column more than once; quick where the columns of each row ascend."""
+    ascending = columns_E[1:] > columns_E[:-1]
+    begins_N = offsets_N1[1:-1]
+    ascending[begins_N[(begins_N > 0) & (begins_N < len(columns_E))] - 1] = True
+    if ascending.all():
+        return False
+    rows_E = np.repeat(np.arange(len(offsets_N1) - 1), np.diff(offsets_N1))
+    return len(np.unique(rows_E * len(offsets_N1) + columns_E)) < len(columns_E)
 
 
 METHOD = Counts()

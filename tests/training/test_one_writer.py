@@ -132,15 +132,15 @@ def test_a_folder_with_nothing_writable_beside_it_is_its_own_lock(
         return real(path, flags, *rest)
 
     monkeypatch.setattr(os, "open", opened)
-    with pytest.raises(OSError, match="volume.lock"), one_writer(target):
+    with pytest.raises(OSError, match=r"volume\.lock"), one_writer(target):
         pass
     target.mkdir()
     for _ in range(2):
-        with one_writer(target), pytest.raises(BeingWrittenError, match="^another process writes"), one_writer(target):
+        with one_writer(target), pytest.raises(BeingWrittenError, match=r"^another process writes"), one_writer(target):
             pass
     assert os.listdir(tmp_path) == ["volume"] and not os.listdir(target)
     (tmp_path / ".volume.lock").write_text("another user's")
-    with pytest.raises(OSError, match="volume.lock"), one_writer(target):
+    with pytest.raises(OSError, match=r"volume\.lock"), one_writer(target):
         pass
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from modeling.artifact.golden import WrittenCase, write_golden
 from modeling.artifact.manifest import read_manifest, seal
 from modeling.methods import load
 from modeling.methods.base_ranking import ranker_of
-from modeling.methods.counts import CountsModel, CountsTable
+from modeling.methods.counts import CountsModel, CountsTable, any_twice
 from testing.datasets import ring_dataset
 from training.data.dataset import Dataset
 from training.data.report import DataError
@@ -124,22 +126,63 @@ def test_titles_that_are_all_alike_are_refused(ring: Dataset, tmp_path: Path) ->
         run(get_recipe("hybrid_knn"), alike, RunOptions(out=tmp_path / "a"), QUIET)
 
 
-@pytest.mark.parametrize("damage", ["a column outside", "rows that overlap", "a count below 0"])
-def test_a_table_of_other_items_is_refused(damage: str, ring: Dataset, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
+def _set(name: str, place: int | slice, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda arrays: arrays[name].__setitem__(place, value)
 
-    run(get_recipe("markov"), ring, RunOptions(out=tmp_path / "a"), QUIET)
+
+def _turn(arrays: dict[str, Any]) -> None:
+    """Offsets whose differences are above 0 only because they overflow."""
+    arrays["offsets_N1"][1:4] = [np.iinfo(np.int64).max, np.iinfo(np.int64).min, -5]
+
+
+def _unsigned(arrays: dict[str, Any]) -> None:
+    arrays["offsets_N1"] = arrays["offsets_N1"].astype(np.uint64)
+
+
+def _broken(arrays: dict[str, Any]) -> None:
+    arrays["columns_E"] = arrays["columns_E"].astype(np.float32) + np.float32(0.5)
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "a column outside": (_set("columns_E", 0, 20), "no table of 20 items: its entries lie outside"),
+    "a count below 0": (_set("values_E", 0, -1), "a number below 0 in values_E"),
+    "rows that overlap": (_set("offsets_N1", 1, 1 << 40), "no table of 20 items: its entries lie outside"),
+    "offsets that overflow": (_turn, "no table of 20 items: its entries lie outside"),
+    "offsets without signs": (_unsigned, "offsets_N1 as uint64; int64 is expected"),
+    "columns with fractions": (_broken, "columns_E as float32; int32 is expected"),
+    "an item twice in a row": (_set("columns_E", slice(None), 3), "a row names an item twice"),
+    "counts without a sum": (_set("values_E", slice(None), 3.4e38), "do not fit float32"),
+    "a prior above float32": (_set("prior_N", 0, 1e300), "do not fit float32"),
+}
+
+
+@pytest.fixture(scope="module")
+def knn(ring: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts") / "a"
+    run(get_recipe("item_knn", ["method.last=3"]), ring, RunOptions(out=folder), QUIET)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_table_of_other_items_is_refused(damage: str, knn: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(knn, tmp_path / "a")
     arrays = load_file(tmp_path / "a" / "counts.safetensors")
-    if damage == "a column outside":
-        arrays["columns_E"][0] = 20
-    elif damage == "a count below 0":
-        arrays["values_E"][0] = -1
-    else:
-        arrays["offsets_N1"][1] = arrays["offsets_N1"][-1]
+    change, message = DAMAGES[damage]
+    change(arrays)
     save_file(arrays, tmp_path / "a" / "counts.safetensors")
     seal(tmp_path / "a", read_manifest(tmp_path / "a"))
-    with pytest.raises(ArtifactError, match=r"no table of 20 items|a number below 0 in values_E"):
+    with pytest.raises(ArtifactError, match=message):
         load(tmp_path / "a")
+
+
+def test_the_order_of_the_entries_of_a_row_is_free() -> None:
+    offsets = np.array([0, 2, 2, 4])
+    assert not any_twice(offsets, np.array([2, 1, 2, 0], np.int32))
+    assert not any_twice(offsets, np.array([1, 2, 0, 2], np.int32))
+    assert any_twice(offsets, np.array([1, 1, 0, 2], np.int32)) and any_twice(offsets, np.array([0, 1, 2, 2], np.int32))
+    assert not any_twice(np.zeros(4, np.int64), np.empty(0, np.int32))
 
 
 def test_the_table_is_counted_as_memory() -> None:
