@@ -38,6 +38,7 @@ class ChangedItem:
         open: whether it may be recommended.
         trained_row: its row in the artifact's catalog; None where that has no such item.
         popularity: that of the artifact's catalog; 0 for an item that it does not have.
+        live: whether it may be shown. One that may be, but that the artifact cannot find, is live and not open.
     """
 
     item_id: str
@@ -47,6 +48,7 @@ class ChangedItem:
     open: bool = True
     trained_row: int | None = None
     popularity: int = 0
+    live: bool = True
 
 
 class _Column(Generic[T]):
@@ -188,6 +190,18 @@ class LiveCatalog:
         if row < len(self.trained):
             return row >= 0 and row not in self._closed
         return row in self._open
+
+    def is_live(self, row: int) -> bool:
+        """Whether the item of a row may be shown, as it is now: open, or one that the artifact cannot find itself."""
+        if self.is_open(row):
+            return True
+        item = self._changed.get(row)
+        return item is not None and item.live and self._row_of.get(item.item_id) == row
+
+    def live_row(self, item_id: str) -> int | None:
+        """The row of an item that may be shown; None for one that may not, or does not exist."""
+        row = self.row(item_id)
+        return row if row is not None and self.is_live(row) else None
 
     def item(self, row: int) -> ChangedItem | None:
         """The content of a changed item; None for a row of the artifact."""

@@ -156,10 +156,11 @@ class ArtifactItems:
             return None
         trained = self.catalog.trained_row(item.item_id)
         popularity = 0 if trained is None else int(self.catalog.trained.popularity[trained])
+        live = content.state == "live"
         # One that this artifact cannot find is not recommended as a popular one either.
-        may = content.state == "live" and prepared.refusal is None
+        may = live and prepared.refusal is None
         return ChangedItem(
-            item.item_id, content.title, content.categories, content.attributes, may, trained, popularity
+            item.item_id, content.title, content.categories, content.attributes, may, trained, popularity, live
         )
 
     def _change_index(self, added: Sequence[tuple[int, Keys]], closed: Sequence[int]) -> None:

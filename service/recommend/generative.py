@@ -128,17 +128,20 @@ class GenerativeRecommender(BaseRecommender):
                 code="wrong_kind",
             )
         history = await self.histories.of(query)
-        found = resolve_candidates(query, catalog)
+        found = resolve_candidates(query, catalog, by_title="text" in model.reads)
         asked = self._as_trained(found.parts)
+        distinct = list(dict.fromkeys(asked))  # new items and free titles may share a title, which is scored once
         if not history.parts:
             return ranked_by_popularity(found, catalog, history)
         started = time.monotonic()
         readable = await self.histories.readable(history, deadline)
-        candidates = await self.histories.read(asked, deadline, "candidates")
+        candidates = await self.histories.read(distinct, deadline, "candidates")
         prompt = model.prepare_candidates(readable, candidates, query.user_id)
         assembled = time.monotonic() - started
         key = (tuple(history.parts), query.user_id, tuple(found.parts))
-        scores_C, taken = await self._scores(prompt, key, deadline)
+        scores_D, taken = await self._scores(prompt, key, deadline)
+        place_of = {part: place for place, part in enumerate(distinct)}
+        scores_C = scores_D[[place_of[part] for part in asked]]
         return ranked(found, scores_C, "model", history, history.seconds | {"assemble": assembled} | taken)
 
     async def _scores(

@@ -26,7 +26,7 @@ from service.recommend.requests import RankQuery, TitledItem
 class CandidateItems:
     """Candidates of a request: rows and free titles, none twice, and those left out with the reason.
 
-    `filtered` ones do not pass the filter `wanted`.
+    `filtered` ones do not pass the filter `wanted`. With `by_title` rows may be of items that the artifact cannot find.
     """
 
     rows: list[int]
@@ -35,6 +35,7 @@ class CandidateItems:
     repeated: list[str]
     filtered: list[str] = field(default_factory=list)
     wanted: Filter | None = None
+    by_title: bool = False
 
     @property
     def parts(self) -> list[int | str]:
@@ -57,7 +58,8 @@ class Ranking:
     def shown(self, catalog: LiveCatalog) -> Ranking:
         """Return it without the items that may not be shown any more, which are unknown now; of an item that changed,
         the row that it has now. Call it when nothing is awaited until it is sent."""
-        if all(isinstance(item, str) or catalog.is_open(item) for item in self.items):
+        may_be_shown = catalog.is_live if self.candidates.by_title else catalog.is_open
+        if all(isinstance(item, str) or may_be_shown(item) for item in self.items):
             return self
         now = [item if isinstance(item, str) else self._now(catalog, item) for item in self.items]
         kept = [(item, score) for item, score in zip(now, self.scores, strict=True) if item is not None]
@@ -72,13 +74,19 @@ class Ranking:
 
     def _now(self, catalog: LiveCatalog, row: int) -> int | None:
         """The row of an item now; None where it may not be shown, or does not pass the filter any more."""
-        now, wanted = catalog.current(row), self.candidates.wanted
+        wanted = self.candidates.wanted
+        if self.candidates.by_title:
+            now = next((new for new in catalog.latest((row,)) if catalog.is_live(new)), None)
+        else:
+            now = catalog.current(row)
         return now if now is None or now == row or wanted is None or catalog.passes(wanted, now) else None
 
 
-def resolve_candidates(query: RankQuery, catalog: LiveCatalog) -> CandidateItems:
+def resolve_candidates(query: RankQuery, catalog: LiveCatalog, *, by_title: bool = False) -> CandidateItems:
     """Return the candidates of a request; one that is given several times counts once, one that may not be recommended
-    now is unknown. Raises NothingUsable where none of them can be ranked."""
+    now is unknown. With `by_title` an item that may be shown, and that the artifact cannot find, is a candidate: for a
+    ranker that reads its title. Raises NothingUsable where none of them can be ranked."""
+    row_of = catalog.live_row if by_title else catalog.open_row
     rows: dict[int, None] = {}
     titles: dict[str, None] = {}
     filtered: dict[str, None] = {}
@@ -89,7 +97,7 @@ def resolve_candidates(query: RankQuery, catalog: LiveCatalog) -> CandidateItems
             name, again = item.title, item.title in titles
             passes = query.filter is None or matches(query.filter, {}, ())
             (titles if passes else filtered)[name] = None
-        elif (row := catalog.open_row(item)) is not None:
+        elif (row := row_of(item)) is not None:
             name, again = item, row in rows
             if query.filter is None or catalog.passes(query.filter, row):
                 rows[row] = None
@@ -115,7 +123,9 @@ def resolve_candidates(query: RankQuery, catalog: LiveCatalog) -> CandidateItems
             field="candidates",
             code="no_usable_candidates",
         )
-    return CandidateItems(sorted(rows), sorted(titles), list(unknown), list(repeated), list(filtered), query.filter)
+    return CandidateItems(
+        sorted(rows), sorted(titles), list(unknown), list(repeated), list(filtered), query.filter, by_title
+    )
 
 
 def ranked(

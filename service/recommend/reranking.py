@@ -2,8 +2,8 @@
 among it avoids repetition.
 
 The dense answer is worth more than none. Where the ranking, or an explanation, does not end in its time, is refused
-under load or fails, the answer comes without it and `degraded` says so; likewise where the ranker's catalog lacks a
-candidate.
+under load or fails, the answer comes without it and `degraded` says so; likewise where the ranker cannot score a
+candidate: its catalog lacks it, or it was added since and the ranker reads no titles.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Stages:
         try:
             ranking = await second.ranker.rank(asked, self._until(deadline))
             if ranking.source == "popular" or ranking.candidates.unknown:
-                raise NothingUsable(f"its catalog lacks {len(ranking.candidates.unknown)} candidates, or all history")
+                raise NothingUsable(
+                    f"it cannot score {len(ranking.candidates.unknown)} candidates, or knows nothing of the history"
+                )
         except TooLarge as error:
             raise TooLarge(error.message, field="rerank.candidates") from error
         except PASSING as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,65 @@ async def test_what_cannot_be_divided_or_queued_is_refused_with_the_setting_to_c
             body = {"history": served.named(HISTORY), "rerank": {"artifact": name, "candidates": 50}}
             error = (await served.client.post("/recommend", json=body)).json()["error"]
             assert (error["code"], error["field"]) == ("too_large", "rerank.candidates")
+
+
+async def test_items_added_while_serving_are_ranked_by_their_titles(artifacts: list[Path]) -> None:
+    title, given = "a lamp of no catalog", {"second_stage_ms": 30_000, "item_store": "sqlite:///:memory:"}
+    async with serving(*artifacts, **given) as served:
+        added = {"title": title, "vector": [0.0] * served.service.recommender(None).parts.index.dim}
+        for name in ("new", "twin"):
+            put = await served.client.put(f"/items/{name}", json=added)
+            assert put.status_code == 200, put.text
+        everything = {*served.named(list(range(ITEMS))), "new", "twin"}
+        known = served.named([row for row in range(ITEMS) if row not in HISTORY])
+        for ranker in RANKERS:
+            free = await served.rank([*known, {"title": title}], HISTORY, artifact=ranker)
+            score_of = {item["item_id"] or title: item["score"] for item in free.json()["items"]}
+            found = (await served.rank(["twin", *known, {"title": title}, "new"], HISTORY, artifact=ranker)).json()
+            assert found["unknown_candidates"] == [] and len(found["items"]) == len(known) + 3
+            same = [item for item in found["items"] if item["title"] == title]
+            assert [item["item_id"] for item in same] == ["new", "twin", None]
+            for item in found["items"]:
+                assert item["score"] == pytest.approx(
+                    score_of[item["item_id"] if item not in same else title], abs=1e-5
+                )
+            stage = {"artifact": ranker, "candidates": len(everything)}
+            again = await served.recommend(HISTORY, k=len(everything), exclude_seen=False, rerank=stage)
+            assert again["degraded"] == [] and {item["item_id"] for item in again["items"]} == everything
+            expected = (await served.rank(sorted(everything), HISTORY, artifact=ranker)).json()["items"]
+            assert [item["score"] for item in again["items"]] == pytest.approx([item["score"] for item in expected])
+        assert (await served.client.patch("/items/new", json={"state": "hidden"})).status_code == 200
+        hidden = (await served.rank(["new", "twin"], HISTORY, artifact="tallrec")).json()
+        assert hidden["unknown_candidates"] == ["new"] and [item["item_id"] for item in hidden["items"]] == ["twin"]
+
+
+async def test_an_item_withdrawn_while_its_title_is_scored_is_not_answered(
+    artifacts: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(*artifacts[:2], item_store="sqlite:///:memory:") as served:
+        vector = [0.0] * served.service.recommender(None).parts.index.dim
+        for name in ("gone", "kept"):
+            await served.client.put(f"/items/{name}", json={"title": f"a lamp that is {name}", "vector": vector})
+        device, scoring = served.service.registry.device, threading.Event()
+        turn = device.turn
+
+        def one() -> int:
+            return 1
+
+        def announced(*given: Any) -> Any:
+            scoring.set()
+            return turn(*given)
+
+        monkeypatch.setattr(device, "turn", announced)
+        device.watch(one)  # a dense request that always waits: the ranker does not get the device
+        waiting = asyncio.create_task(served.rank(["gone", "kept"], HISTORY, artifact="tallrec"))
+        async with asyncio.timeout(10):
+            while not scoring.is_set():
+                await asyncio.sleep(0.01)
+        assert (await served.client.delete("/items/gone")).status_code == 200
+        changed = await served.client.patch("/items/kept", json={"title": "a lamp that is blue"})
+        assert changed.status_code == 200, changed.text
+        device.unwatch(one)
+        found = (await waiting).json()
+        assert [item["title"] for item in found["items"]] == ["a lamp that is blue"]
+        assert found["unknown_candidates"] == ["gone"]

@@ -318,6 +318,19 @@ async def test_past_its_time_the_dense_order_is_answered(dense: Path, chain: Pat
         assert again["degraded"] == EMPTY, "only that stage was late"
 
 
+async def test_an_added_item_is_unknown_to_a_ranker_that_reads_ids_only(dense: Path, chain: Path) -> None:
+    async with serving(dense, chain, item_store="sqlite:///:memory:") as anyo:
+        plain = await anyo.recommend(HISTORY, k=20)
+        best = (anyo.model.encoder.encode([anyo.model.encoder.prepare(HISTORY)])[0] * 9).tolist()
+        put = await anyo.client.put("/items/new", json={"title": "New", "vector": best})
+        assert put.status_code == 200, put.text
+        found = (await anyo.rank(["new", anyo.ids[7]], artifact="chain")).json()
+        assert found["unknown_candidates"] == ["new"] and len(found["items"]) == 1
+        answer = await anyo.recommend(HISTORY, k=21, rerank={"artifact": "chain", "candidates": 21})
+        assert answer["degraded"] == ["rerank"] and answer["rerank"] is None
+        assert [item["item_id"] for item in answer["items"]] == ["new", *(item["item_id"] for item in plain["items"])]
+
+
 async def test_a_second_stage_that_cannot_be_is_refused(served: Served) -> None:
     for status, field, body in (
         (404, "rerank.artifact", {"rerank": {"artifact": "other"}}),
