@@ -36,7 +36,6 @@ ODD = [
 ]  # fmt: skip
 SETTINGS: dict[str, list[str]] = {
     "sasrec": ["items.dim=32", "backbone.width=32"],
-    "hybrid_knn": ["method.neighbours=5"],
     "anyo": ["items.dim=16"],
     "contriever": ["items.dim=16", "history.title_tokens=12"],
     "genre": ["history.title_tokens=12"],
@@ -54,6 +53,7 @@ OTHERWISE = {
     **dict.fromkeys(
         ("popularity", "markov", "item_knn", "dllm2rec", "e4srec", "sracl", "cllmrec"), "reads no titles by itself"
     ),
+    "hybrid_knn": "splits titles into words by itself, in training only",
     **dict.fromkeys(("tallrec", "llamarec"), "labels are words of its tokenizer, which these titles do not give"),
 }
 
