@@ -50,7 +50,8 @@ def _index_engine(settings: Settings, metrics: Metrics) -> ServedEngine | None:
         from service.artifacts.qdrant import ServedEngine
     except ImportError as error:
         raise StartError(
-            f"ANYO_QDRANT_URL is set, and its client is not installed ({error}); `pip install 'anyo[qdrant]'` brings it"
+            f"ANYO_QDRANT_URL is set, and its client is not installed ({error}); install the extra qdrant: "
+            "pip install -e '.[cpu,qdrant]'"
         ) from None
     return ServedEngine(settings, metrics)
 
