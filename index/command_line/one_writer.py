@@ -30,15 +30,16 @@ class BeingWrittenError(RuntimeError):
 def one_writer(target: Path) -> Iterator[None]:
     """Hold ``target``, a folder that may not be there yet, as the only process that writes it.
 
-    The lock is on the file ``.<name>.lock`` beside the folder, links resolved, which is removed on leaving; on the
-    folder itself where nothing can be written beside it, as with a volume that is mounted in a container. It may not be
-    taken twice, not even in one process. On a file system without locks a note on standard error says so.
+    The lock is on the file ``.<name>.lock`` beside the folder, links resolved, which is removed on leaving, with the
+    empty folders that were made for it; on the folder itself where nothing can be written beside it, as with a volume
+    that is mounted in a container. It may not be taken twice, not even in one process. On a file system without locks
+    a note on standard error says so.
 
     Raises:
         BeingWrittenError: another process, which is named, holds it.
     """
     place = Path(os.path.realpath(target))
-    place.parent.mkdir(parents=True, exist_ok=True)
+    missing = [parent for parent in place.parents if not parent.exists()]
     path = place.with_name(f".{place.name}.lock")
     try:
         descriptor = _locked(path, target)
@@ -53,12 +54,19 @@ def one_writer(target: Path) -> Iterator[None]:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # a folder with something in it
+            for parent in missing:
+                parent.rmdir()
 
 
 def _locked(path: Path, target: Path) -> int:
-    """The open file of the lock."""
+    """The open file of the lock, in a folder that is made where it is missing."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:  # whoever made the folder has left and taken it away
+            continue
         _lock(descriptor, target)
         if _is_at(path, descriptor):
             os.ftruncate(descriptor, 0)

@@ -19,7 +19,7 @@ from testing.redis_server import redis_server
 from testing.running import Process, processes
 
 REPLICAS = 3
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 CALLERS = 6
 
 
