@@ -51,9 +51,14 @@ class Watch:
         while time.monotonic() < end and await asyncio.to_thread(self.look) != enough:
             await asyncio.sleep(LOOK_S)
 
-    def first(self, count: int, after: float = 0.0) -> float | None:
-        """Return the seconds until the number was ``count`` for the first time after ``after``, or None."""
-        return next((at for at, number in self.changes if number == count and at >= after), None)
+    def grown(self) -> float | None:
+        """Return the seconds until there was more than one encoder, or None."""
+        return next((at for at, number in self.changes if number > 1), None)
+
+    def least(self) -> float | None:
+        """Return the seconds until there was one encoder again, or None."""
+        grown = self.grown()
+        return next((at for at, number in self.changes if number == 1 and grown is not None and at > grown), None)
 
 
 async def scaled(
@@ -66,13 +71,11 @@ async def scaled(
         return isinstance(found, list) and len(found) == bodies[at]["k"]
 
     loaded = await under_load(program.url, bodies, right, clients, lambda: watch.until(seconds))
-    ended, largest = watch.changes[-1][0], max(count for _, count in watch.changes)
+    largest = max(count for _, count in watch.changes)
     quiet = await under_load(program.url, bodies, right, 1, lambda: watch.until(seconds, enough=1))
     return {
-        "load": {**loaded, "clients": clients, "second_encoder_s": watch.first(2), "most_encoders": largest},
-        "after it": {
-            **quiet, "clients": 1, "back_at_one": watch.look() == 1, "back_after_s": watch.first(1, after=ended),
-        },
+        "load": {**loaded, "clients": clients, "grown_s": watch.grown(), "most_encoders": largest},
+        "after it": {**quiet, "clients": 1, "back_at_one": watch.look() == 1, "back_s": watch.least()},
         "all": {"version": version("ray"), "changes": watch.changes, "limit": most},
     }  # fmt: skip
 
