@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ async def export(service: Service, histories: Histories | None, out: Path, optio
         BeingWrittenError: another process lists the users for longer than a minute.
     """
     recommender = service.recommender(None)
-    users = await _listed(service, recommender, histories, out, options, say)
+    users = await _alone(partial(_begin, service, recommender, histories, out, options, say), out)
     count = -(-len(users) // options.part_users)
     paths = [out / f"part-{number:05d}.parquet" for number in range(count)]
     with contextlib.closing(parts_to_make(paths)) as numbers:
@@ -84,20 +84,13 @@ async def export(service: Service, histories: Histories | None, out: Path, optio
     return len(users)
 
 
-async def _listed(
-    service: Service,
-    recommender: DenseRecommender,
-    histories: Histories | None,
-    out: Path,
-    options: ExportOptions,
-    say: Say,
-) -> Sequence[str]:
-    """Return the users, whom one process lists."""
+async def _alone(begin: Callable[[], Awaitable[Sequence[str]]], out: Path) -> Sequence[str]:
+    """Return what ``begin`` gives, while no other process begins."""
     end = time.monotonic() + LISTING_S
     while True:
         try:
             with one_writer(out):
-                return await _begin(service, recommender, histories, out, options, say)
+                return await begin()
         except BeingWrittenError:
             if time.monotonic() > end:
                 raise

@@ -11,7 +11,6 @@ Shape legend: P positions of all texts, H width, B texts of a batch, T tokens.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,13 +26,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from index.command_line.one_writer import BeingWrittenError, one_writer
 from modeling.artifact.atomic import replaced_folder
 from modeling.artifact.tensor_files import save_arrays
 from training.recipe import RecipeError
 
 STATES, TEXTS = "states.npy", "texts.safetensors"
-PASSES, LOCK = "passes", "lock"
-"""Of unfinished states: a byte for each pass, 1 where its states are on the disk; and what only one process holds."""
+PASSES = "passes"
+"""Of unfinished states: a byte for each pass, 1 where its states are on the disk."""
 FLUSH_S = 30.0
 """Between two times at which states go to the disk."""
 POSITIONS = 2048
@@ -163,21 +163,19 @@ def _work(folder: Path) -> Iterator[Path]:
     """The folder in which states are written until they take ``folder``'s place: that of a process that was ended, or
     a new one. While another process writes in it, a folder of this process alone, which is not kept."""
     part = folder.with_name(f"{folder.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    with (part / LOCK).open("w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with replaced_folder(folder, "new") as work:
-                yield work
+            held.enter_context(one_writer(part))
+        except BeingWrittenError:
+            yield held.enter_context(replaced_folder(folder, "new"))
             return
+        part.mkdir(exist_ok=True)
         try:
             yield part
         except TooLarge:
             shutil.rmtree(part)
             raise
-        for name in (PASSES, LOCK):
-            (part / name).unlink()
+        (part / PASSES).unlink()
         if folder.exists():  # another process was faster
             shutil.rmtree(part)
         else:

@@ -3,7 +3,6 @@ frozen layers once."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 import modeling.backbone.loading as loading
+from index.command_line.one_writer import one_writer
 from modeling.artifact.manifest import ArtifactError
 from modeling.backbone.adapters import adapter_of
 from modeling.backbone.split import CannotCut, SplitBackbone
@@ -258,8 +258,7 @@ def test_states_of_an_ended_process_are_not_computed_again(tmp_path: Path) -> No
         keep(texts)
     (part,) = tmp_path.glob("*.part")
     ended = False
-    with (part / "lock").open("w") as file:  # another process goes on with them
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with one_writer(part):  # another process goes on with them
         assert keep(texts).batch(texts)[..., 0].tolist() == [[5, 6, 7], [8, 9, 0], [1, 0, 0]]
         assert sorted(calls) == [[1], [1], [5, 6, 7], [8, 9]], "all of them, in a folder of its own"
     shutil.rmtree(tmp_path / part.stem)
