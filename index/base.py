@@ -80,6 +80,15 @@ class FolderEntry:
     sha256: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Eligible:
+    """Rows that a search may answer with; the fields are checked arguments of `ItemIndex.search`."""
+
+    exclude: Sequence[RowArray] | None = None
+    allowed: RowArray | None = None
+    wanted: Hashable | None = None
+
+
 class ItemIndex(ABC):
     """Top-k over N items by the score that each has for a query of width D.
 
@@ -177,7 +186,7 @@ class ItemIndex(ABC):
             )
         lists = None if exclude is None else self._checked_lists(exclude)
         rows = None if allowed is None else self._checked_rows(allowed, "allowed")
-        return self._search_filtered(checked_BD, k, lists, rows, wanted)
+        return self._search(checked_BD, k, Eligible(lists, rows, wanted))
 
     def trouble(self) -> str | None:
         """Why searches fail until something outside this process comes back; None while they do not."""
@@ -185,31 +194,18 @@ class ItemIndex(ABC):
 
     # -- for subclasses ------------------------------------------------------------------------------------------
 
-    def _search_filtered(
-        self,
-        queries_BD: FloatArray,
-        k: int,
-        exclude: Sequence[RowArray] | None,
-        allowed: RowArray | None,
-        wanted: Hashable | None,
-    ) -> tuple[FloatArray, RowArray]:
-        """`search` with arguments that have been checked, for what has a use for the filter itself."""
-        return self._search(queries_BD, k, exclude, allowed)
-
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         """The k best of the ``eligible`` >= k rows that are set in ``open_N`` (None: all), sorted by (-score, row)."""
         raise NotImplementedError
 
-    def _search(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-    ) -> tuple[FloatArray, RowArray]:
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
         """`search` with arguments that have been checked.
 
         A few excluded rows are dropped from a longer answer; many are left out of the search itself.
         """
         scores_BK = np.full((len(queries_BD), k), -np.inf, dtype=np.float32)
         rows_BK = np.full((len(queries_BD), k), -1, dtype=np.int64)
-        for queries, open_N, excluded in self._groups(len(queries_BD), exclude, self._mask(allowed)):
+        for queries, open_N, excluded in self._groups(len(queries_BD), among.exclude, self._mask(among.allowed)):
             eligible = self.size if open_N is None else int(np.count_nonzero(open_N))
             if eligible == 0:
                 continue

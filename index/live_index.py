@@ -7,12 +7,12 @@ is a value: a change makes a new one, and whoever searches an older one goes on 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from index.base import FloatArray, ItemIndex, Keys, Mask, RowArray, SearchError, VectorIndex
+from index.base import Eligible, FloatArray, ItemIndex, Keys, Mask, RowArray, SearchError, VectorIndex
 from index.kinds.flat import FlatIndex
 
 MOST_DELTA = 256
@@ -193,18 +193,9 @@ class LiveIndex(ItemIndex):
         """Why the main index cannot be searched; None while it can."""
         return self._main.trouble()
 
-    def _search_filtered(
-        self,
-        queries_BD: FloatArray,
-        k: int,
-        exclude: Sequence[RowArray] | None,
-        allowed: RowArray | None,
-        wanted: Hashable | None,
-    ) -> tuple[FloatArray, RowArray]:
-        found = [self._in_main(queries_BD, k, exclude, allowed, wanted)]
-        found += [
-            _in_added(part, queries_BD, k, exclude, allowed) for part in (self._merged, self._delta) if part.index
-        ]
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
+        found = [self._in_main(queries_BD, k, among)]
+        found += [_in_added(part, queries_BD, k, among) for part in (self._merged, self._delta) if part.index]
         if len(found) == 1:
             return found[0]
         scores = np.concatenate([scores for scores, _ in found], axis=1)
@@ -212,36 +203,26 @@ class LiveIndex(ItemIndex):
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def _in_main(
-        self,
-        queries_BD: FloatArray,
-        k: int,
-        exclude: Sequence[RowArray] | None,
-        allowed: RowArray | None,
-        wanted: Hashable | None,
-    ) -> tuple[FloatArray, RowArray]:
-        size, open_N = self._main.size, self._main_open
-        if exclude is not None:
-            exclude = [rows[rows < size] for rows in exclude]
+    def _in_main(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
+        size, open_N, allowed = self._main.size, self._main_open, among.allowed
+        exclude = None if among.exclude is None else [rows[rows < size] for rows in among.exclude]
         if allowed is not None:
             allowed = allowed[allowed < size]
             allowed = allowed if open_N is None else allowed[open_N[allowed]]
         elif open_N is not None:
             allowed = np.flatnonzero(open_N)
-        return self._main.search(queries_BD, k, exclude, allowed, wanted)
+        return self._main.search(queries_BD, k, exclude, allowed, among.wanted)
 
 
-def _in_added(
-    part: Added, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-) -> tuple[FloatArray, RowArray]:
+def _in_added(part: Added, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
     assert part.index is not None
     places: RowArray | None = None
-    if allowed is not None:
-        places = part.places(allowed)
+    if among.allowed is not None:
+        places = part.places(among.allowed)
         places = places[part.open[places]]
     elif not part.open.all():
         places = np.flatnonzero(part.open)
-    lists = None if exclude is None else [part.places(rows) for rows in exclude]
+    lists = None if among.exclude is None else [part.places(rows) for rows in among.exclude]
     scores, found = part.index.search(queries_BD, k, lists, places)
     return scores, np.where(found < 0, -1, part.rows[found])
 

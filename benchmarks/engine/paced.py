@@ -64,6 +64,7 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
     import numpy as np
     import torch
 
+    from index.base import Eligible
     from modeling.inference.torch_index import TorchIndex
     from modeling.inference.varlen import SIZES, VarlenForward
     from modeling.methods.dense import GoldenCase
@@ -107,7 +108,8 @@ def serve(folder: Path, port: int, pass_ms: tuple[float, float]) -> None:
         return replace(parts, golden=tuple(golden), index=PacedIndex(nothing_ND, "cpu"))
 
     class PacedIndex(TorchIndex):
-        def _search(self, queries_BD: Any, k: int, exclude: Any, allowed: Any) -> Any:
+        def _search(self, queries_BD: Any, k: int, among: Eligible) -> Any:
+            exclude = among.exclude or []
             np.stack([np.repeat(np.arange(len(exclude)), [len(each) for each in exclude]), np.concatenate(exclude)])
             time.sleep(SEARCH_S)
             shape = len(queries_BD), k

@@ -7,7 +7,6 @@ complete), and a single query runs on one OpenMP thread (on a busy machine sever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from index.base import (
     Content,
+    Eligible,
     FloatArray,
     FolderEntry,
     IndexSpec,
@@ -102,16 +102,15 @@ class FlatIndex(StoredIndex):
         """Inner products of a query with the vectors of some rows [R], which must be there."""
         return products(query_D, faiss.rev_swig_ptr(self._index.get_xb(), self.size * self.dim), rows_R)
 
-    def _search(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-    ) -> tuple[FloatArray, RowArray]:
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
         share = GATHERED_SHARE if len(queries_BD) < MANY else GATHERED_SHARE_OF_MANY
+        allowed = among.allowed
         if allowed is None or not 0 < len(allowed) <= share * self.size:
-            return super()._search(queries_BD, k, exclude, allowed)
+            return super()._search(queries_BD, k, among)
         rows = allowed if (np.diff(allowed) > 0).all() else np.unique(allowed)
         part = FlatIndex.make(self.spec, self.vectors(rows))
-        lists = None if exclude is None else [_places(rows, each) for each in exclude]
-        scores, places = super(FlatIndex, part)._search(queries_BD, k, lists, None)
+        lists = None if among.exclude is None else [_places(rows, each) for each in among.exclude]
+        scores, places = super(FlatIndex, part)._search(queries_BD, k, Eligible(lists))
         return scores, np.where(places < 0, -1, rows[places])
 
     def _top(self, queries_BD: FloatArray, k: int, eligible: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:

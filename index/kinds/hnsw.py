@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from index.approximate import ApproximateIndex
-from index.base import Content, FloatArray, FolderEntry, IndexSpec, Mask, RowArray
+from index.base import Content, Eligible, FloatArray, FolderEntry, IndexSpec, Mask, RowArray
 from index.faiss_calls import Bytes, one_thread, selector
 from index.kinds.flat import FlatIndex
 
@@ -104,12 +104,10 @@ class HnswIndex(ApproximateIndex):
         """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]."""
         return self._flat.vectors(rows_R)
 
-    def _search(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-    ) -> tuple[FloatArray, RowArray]:
-        if allowed is not None and self._narrow(k, len(allowed)):
-            return self._flat._search(queries_BD, k, exclude, allowed)
-        return super()._search(queries_BD, k, exclude, allowed)
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
+        if among.allowed is not None and self._narrow(k, len(among.allowed)):
+            return self._flat._search(queries_BD, k, among)
+        return super()._search(queries_BD, k, among)
 
     def _candidates(self, queries_BD: FloatArray, k: int, open_N: Mask | None) -> tuple[FloatArray, RowArray]:
         given = {"efSearch": self.effort} | ({} if open_N is None else {"sel": selector(open_N)})

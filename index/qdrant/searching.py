@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 from qdrant_client import models
 
-from index.base import FEW, FloatArray, Mask, RowArray, SearchError, VectorIndex, in_order
+from index.base import FEW, Eligible, FloatArray, Mask, RowArray, SearchError, VectorIndex, in_order
 from index.filters.language import Filter
 from index.qdrant.engine import Engine
 from index.qdrant.filling import Held
@@ -80,31 +80,24 @@ class QdrantIndex(VectorIndex):
         """A copy of the item vectors, float32 [N, D], or of those of some rows, [R, D]; the engine is not asked."""
         return self._vectors.vectors(None if rows_R is None else self._checked_rows(rows_R, "rows"))
 
-    def _search_filtered(
-        self,
-        queries_BD: FloatArray,
-        k: int,
-        exclude: Sequence[RowArray] | None,
-        allowed: RowArray | None,
-        wanted: Hashable | None,
-    ) -> tuple[FloatArray, RowArray]:
-        open_N = self._mask(allowed)
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
+        open_N = self._mask(among.allowed)
         eligible = self.size if open_N is None else int(np.count_nonzero(open_N))
-        unknown = wanted is None and 2 * eligible < self.size  # rows alone: most candidates would be none of them
+        unknown = among.wanted is None and 2 * eligible < self.size  # rows alone: most candidates would be none of them
         if open_N is not None and (eligible <= max(NARROW_ROWS, 4 * k) or unknown):
-            return self._vectors._search(queries_BD, k, exclude, allowed)
-        question = _Question(queries_BD, k, exclude, open_N, eligible)
-        passing = None if open_N is None else cast("Filter | None", wanted)
+            return self._vectors._search(queries_BD, k, among)
+        question = _Question(queries_BD, k, among.exclude, open_N, eligible)
+        passing = None if open_N is None else cast("Filter | None", among.wanted)
         try:
             self._ask(question, None if passing is None else self._held.payload.condition(passing))
         except SearchUnavailable:
             if self._options.refuse:
                 raise
             self._fell_back()
-            return self._vectors._search(queries_BD, k, exclude, allowed)
+            return self._vectors._search(queries_BD, k, among)
         for query in question.pending:
-            own = None if exclude is None else [exclude[query]]
-            scores_1K, rows_1K = self._vectors._search(queries_BD[query : query + 1], k, own, allowed)
+            own = None if among.exclude is None else [among.exclude[query]]
+            scores_1K, rows_1K = self._vectors._search(queries_BD[query : query + 1], k, replace(among, exclude=own))
             question.scores_BK[query], question.rows_BK[query] = scores_1K[0], rows_1K[0]
         return question.scores_BK, question.rows_BK
 

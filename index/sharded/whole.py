@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from index.base import FloatArray, RowArray, SearchError, VectorIndex, in_order
+from index.base import Eligible, FloatArray, RowArray, SearchError, VectorIndex, in_order
 from index.sharded.shard import ReadShard, SearchShard, ShardAnswer, ShardCall
 
 Scatter = Callable[[Mapping[int, ShardCall]], Mapping[int, ShardAnswer]]
@@ -55,14 +55,12 @@ class ShardedIndex(VectorIndex):
             found_RD[here[number]] = vectors
         return found_RD
 
-    def _search(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-    ) -> tuple[FloatArray, RowArray]:
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
         calls: dict[int, ShardCall] = {}
         for number in range(self._count):
-            places = None if allowed is None else self._places(allowed, number)
+            places = None if among.allowed is None else self._places(among.allowed, number)
             if places is None or len(places):
-                lists = None if exclude is None else [self._places(rows, number) for rows in exclude]
+                lists = None if among.exclude is None else [self._places(rows, number) for rows in among.exclude]
                 calls[number] = SearchShard(queries_BD, k, lists, places)
         # An empty column of every kind, so that few rows, or none, fill the answer too.
         scores = [np.full((len(queries_BD), k), -np.inf, np.float32)]

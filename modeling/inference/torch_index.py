@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from index.base import FloatArray, RowArray, SearchError, VectorIndex, checked_vectors, in_order
+from index.base import Eligible, FloatArray, RowArray, SearchError, VectorIndex, checked_vectors, in_order
 
 LARGEST_SCORES = 1 << 28
 """Elements of one block of scores: 2^28 floats are 1 GiB."""
@@ -58,20 +58,16 @@ class TorchIndex(VectorIndex):
         return found
 
     @torch.inference_mode()
-    def _search(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-    ) -> tuple[FloatArray, RowArray]:
+    def _search(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
         """Rules rows out on the device, where their scores are."""
         with torch.cuda.stream(self._stream):  # None: where it is
-            return self._in_blocks(queries_BD, k, exclude, allowed)
+            return self._in_blocks(queries_BD, k, among)
 
-    def _in_blocks(
-        self, queries_BD: FloatArray, k: int, exclude: Sequence[RowArray] | None, allowed: RowArray | None
-    ) -> tuple[FloatArray, RowArray]:
+    def _in_blocks(self, queries_BD: FloatArray, k: int, among: Eligible) -> tuple[FloatArray, RowArray]:
         closed_N = None
-        if allowed is not None:
+        if among.allowed is not None:
             closed_N = torch.ones(self.size, dtype=torch.bool, device=self._vectors_ND.device)
-            closed_N[torch.from_numpy(allowed).to(closed_N.device)] = False
+            closed_N[torch.from_numpy(among.allowed).to(closed_N.device)] = False
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         rows_BK = np.full((len(queries_BD), k), -1, np.int64)
         block = max(1, LARGEST_SCORES // self.size)
@@ -81,8 +77,8 @@ class TorchIndex(VectorIndex):
             scores_BN = given @ self._vectors_ND.T
             if closed_N is not None:
                 scores_BN[:, closed_N] = -torch.inf
-            if exclude is not None:
-                _close(scores_BN, exclude[part])
+            if among.exclude is not None:
+                _close(scores_BN, among.exclude[part])
             scores, rows_found = self._best(scores_BN, min(k, self.size))
             scores_BK[part, : scores.shape[1]] = scores
             rows_BK[part, : scores.shape[1]] = np.where(np.isneginf(scores), -1, rows_found)
